@@ -1,0 +1,1 @@
+"""The words of the package: facts, states, leases and policies, without I/O and without a clock."""

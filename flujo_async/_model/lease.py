@@ -1,0 +1,52 @@
+"""Who may write a run: leases, and what one asks for when claiming."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from flujo_async._model.state import RunStatus
+
+CLAIMABLE: frozenset[RunStatus] = frozenset({"pending", "running"})
+"""The statuses in which a run can go on by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to append to one run's log, until somebody claims the run anew.
+
+    Attributes:
+        run_id: the run.
+        token: the fencing token; it grows with every claim of the run and is compared inside every write.
+        owner: who holds it; opaque to stores.
+        expires_at: from this moment on anybody may claim the run.
+    """
+
+    run_id: str
+    token: int
+    owner: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimQuery:
+    """Which runs a claimant asks for.
+
+    Attributes:
+        run_id: this run and no other; ``None`` asks for any run that is due.
+        statuses: only runs in one of these.
+        queues: only runs dispatched to one of these queues; ``None`` asks for runs of any queue and of none.
+        dead_owners: owners known to be dead, whose leases count as expired.
+        limit: at most so many runs.
+    """
+
+    run_id: str | None = None
+    statuses: frozenset[RunStatus] = CLAIMABLE
+    queues: frozenset[str] | None = None
+    dead_owners: frozenset[str] = frozenset()
+    limit: int = 1
+
+
+ANY_RUN: Final = ClaimQuery()
+"""Asks for one run, whichever is due first."""

@@ -1,0 +1,95 @@
+"""Which runs a query asks for, and in which order: the same on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.state import RunSummary
+from flujo_async._model.stored import RunQuery
+
+
+def is_claimable(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
+    """Tell whether a claimant who asks for ``query`` at ``now`` may have the run."""
+    return (
+        summary.status in query.statuses
+        and (query.queues is None or summary.queue in query.queues)
+        and _is_asked_for(summary, query, now)
+        and _is_free(summary, query, now)
+    )
+
+
+def claim_order(summary: RunSummary) -> tuple[int, datetime, str]:
+    """Return the sort key of claims: higher priority first, then the older run."""
+    return -summary.priority, summary.created_at, summary.run_id
+
+
+def matches(summary: RunSummary, query: RunQuery) -> bool:
+    """Tell whether a listing that asks for ``query`` shows the run; ``limit`` and ``offset`` do not count."""
+    return (
+        query.run_id in (None, "", summary.run_id)
+        and query.status in (None, "", summary.status)
+        and query.pipeline_name in (None, "", summary.pipeline_name)
+        and query.parent_run_id in (None, "", summary.parent_run_id)
+        and contains(summary.metadata, query.metadata)
+    )
+
+
+def listing_order(summary: RunSummary) -> tuple[float, int, str]:
+    """Return the sort key of listings: newest ``created_at`` first, ties by ascending ``run_id``."""
+    # Two parts, since one float holds a timestamp only to about a microsecond.
+    whole_seconds = summary.created_at.replace(microsecond=0).timestamp()
+    return -whole_seconds, -summary.created_at.microsecond, summary.run_id
+
+
+def select(summaries: Iterable[RunSummary], query: RunQuery) -> list[RunSummary]:
+    """Return what a listing shows of ``summaries``: filtered, ordered, then cut to one page."""
+    found = sorted((summary for summary in summaries if matches(summary, query)), key=listing_order)
+    end = None if query.limit is None else query.offset + query.limit
+    return found[query.offset : end]
+
+
+def choose(summaries: Iterable[RunSummary], query: ClaimQuery, now: datetime) -> list[RunSummary]:
+    """Return the runs that a claimant who asks for ``query`` at ``now`` gets, in the order of claims."""
+    claimable = (summary for summary in summaries if is_claimable(summary, query, now))
+    return sorted(claimable, key=claim_order)[: query.limit]
+
+
+def contains(whole: Any, part: Any) -> bool:
+    """Tell whether the JSON value ``whole`` contains ``part``: objects key by key, all else by equality.
+
+    >>> contains({"team": {"name": "a", "size": 3}, "beta": True}, {"team": {"size": 3}})
+    True
+    >>> contains({"beta": True}, {"beta": 1})
+    False
+    """
+    if _is_object(part):
+        return _is_object(whole) and all(key in whole and contains(whole[key], part[key]) for key in part)
+    if _is_list(part):
+        return _is_list(whole) and len(whole) == len(part) and all(map(_equal, whole, part))
+    return isinstance(whole, bool) == isinstance(part, bool) and bool(whole == part)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return contains(one, other) and contains(other, one)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _is_asked_for(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
+    if query.run_id is not None:
+        return summary.run_id == query.run_id
+    return summary.wake_at is None or summary.wake_at <= now
+
+
+def _is_free(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
+    lease = summary.lease
+    return lease is None or lease.expires_at <= now or lease.owner in query.dead_owners

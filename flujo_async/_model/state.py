@@ -1,0 +1,165 @@
+"""What can be read of a run: statuses, step records, summaries and the folded state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from flujo_async._model.lease import Lease
+
+RunStatus: TypeAlias = Literal["pending", "running", "paused", "completed", "failed", "cancelled"]
+"""Where a run stands."""
+
+RUN_STATUSES: frozenset[RunStatus] = frozenset({"pending", "running", "paused", "completed", "failed", "cancelled"})
+TERMINAL: frozenset[RunStatus] = frozenset({"completed", "failed", "cancelled"})
+RESTING: frozenset[RunStatus] = frozenset({*TERMINAL, "paused"})
+"""A resting run executes nothing and holds no lease."""
+
+
+class StepStatus(StrEnum):
+    """Where a step stands."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Something that a paused run waits for.
+
+    Attributes:
+        kind: ``signal``, ``decision``, ``pause`` or ``definition``.
+        name: the name of the wait, or of the step that needs a decision.
+        since: when the waiting began.
+        prompt: what to ask a person, if anything.
+        schema: the JSON schema of the answer, if it has one.
+        deadline: when it ends without an answer, if ever.
+    """
+
+    kind: Literal["signal", "decision", "pause", "definition"]
+    name: str
+    since: datetime
+    prompt: str | None = None
+    schema: dict[str, Any] | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a run, as its log tells it.
+
+    Attributes:
+        key: the structural key of the step in the run, such as ``map_each/3/parse``.
+        name: the step's name.
+        status: how it ended.
+        attempts: how many tries it took.
+        input: the value it was given.
+        output: the value it returned; ``None`` unless it succeeded.
+        error: ``type: message`` of the exception that ended it, if one did.
+        started_at: when its last attempt began.
+        finished_at: when its outcome was recorded.
+    """
+
+    key: str
+    name: str
+    status: StepStatus
+    attempts: int
+    input: Any
+    output: Any
+    error: str | None
+    started_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from the start of the last attempt to the outcome, if there is one."""
+        return (self.finished_at - self.started_at).total_seconds() if self.finished_at else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """The head of a run, as listings show it; a cached part of the fold of its log.
+
+    Attributes:
+        run_id: the run.
+        pipeline_name: the definition that it runs.
+        pipeline_version: the version of the definition, or the fingerprint of its structure.
+        status: where it stands.
+        created_at: when it was created.
+        updated_at: when its log last grew.
+        last_seq: the last sequence number of its log.
+        current_step_index: how many top-level steps have completed.
+        metadata: what the caller attached, plain JSON.
+        error_message: why it failed, in one line.
+        waiting_for: what it waits for, while it is paused.
+        attempts: how often it was claimed.
+        parent_run_id: the run that started it, if one did.
+        queue: the queue it was dispatched to, if any.
+        priority: higher goes first.
+        wake_at: when it wants to be claimed, if it sleeps.
+        lease: who has it, if anybody.
+    """
+
+    run_id: str
+    pipeline_name: str
+    pipeline_version: str
+    status: RunStatus
+    created_at: datetime
+    updated_at: datetime
+    last_seq: int = 0
+    current_step_index: int = 0
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    error_message: str | None = None
+    waiting_for: list[Waiting] = field(default_factory=list[Waiting])
+    attempts: int = 0
+    parent_run_id: str | None = None
+    queue: str | None = None
+    priority: int = 0
+    wake_at: datetime | None = None
+    lease: Lease | None = None
+
+
+class WorkflowState(BaseModel):
+    """The state of a run at one point of its log: the fold of its facts up to there.
+
+    Attributes:
+        pipeline_id: identifies the definition's structure: its fingerprint.
+        current_step_index: how many top-level steps have completed; the same with and without a crash.
+        pipeline_context: the context, field by field.
+        last_step_output: the output of the step that completed last.
+        step_history: the records of the steps, in the order of their completion.
+        version: the ``seq`` of the last fact in it; grows with every fact.
+        hash: the hash of that fact, which seals all facts before it.
+        prev_hash: the hash of the fact before.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
+
+    run_id: str
+    pipeline_id: str
+    pipeline_name: str
+    pipeline_version: str
+    current_step_index: int
+    pipeline_context: dict[str, Any]
+    last_step_output: Any | None
+    step_history: list[StepRecord]
+    status: RunStatus
+    created_at: datetime
+    updated_at: datetime
+    error_message: str | None = None
+    metadata: dict[str, Any]
+    parent_run_id: str | None = None
+    waiting_for: list[Waiting]
+    version: int
+    hash: str
+    prev_hash: str

@@ -1,0 +1,97 @@
+"""What goes through the port: sealed records, the head of a run, signals and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from flujo_async._model.state import RunStatus, RunSummary, Waiting
+from flujo_async._model.tree import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One fact, sealed for storage.
+
+    Attributes:
+        seq: its position in the log, from 1, without gaps.
+        body: the fact as one line of JSON; stores keep it byte for byte.
+        hash: hex SHA-256 over the hash of the record before and this body.
+    """
+
+    seq: int
+    body: bytes
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunUpdate:
+    """What an append changes in the head of the run; goes down in the same write as the records."""
+
+    status: RunStatus
+    updated_at: datetime
+    current_step_index: int = 0
+    pipeline_version: str | None = None
+    error_message: str | None = None
+    waiting_for: tuple[Waiting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created: its head, and the first records of its log (``seq`` from 1)."""
+
+    summary: RunSummary
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """An answer posted to a run from outside.
+
+    Attributes:
+        run_id: the run.
+        signal_id: names this posting; the same id twice is one signal.
+        name: which wait it answers.
+        payload: the encoded answer.
+        at: when it was posted.
+    """
+
+    run_id: str
+    signal_id: str
+    name: str
+    payload: Json
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """All that a store knows of a run, read at one instant."""
+
+    summary: RunSummary
+    records: tuple[Record, ...]
+    signals: tuple[Signal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunQuery:
+    """Which runs a listing asks for; ``None`` and ``""`` mean any.
+
+    Attributes:
+        run_id: this run only.
+        status: only runs in this status.
+        pipeline_name: only runs of this definition.
+        parent_run_id: only children of this run.
+        metadata: only runs whose metadata contain this, recursively.
+        limit: at most so many, after all filters; ``None`` is no limit.
+        offset: leave out so many at the front.
+    """
+
+    run_id: str | None = None
+    status: RunStatus | None = None
+    pipeline_name: str | None = None
+    parent_run_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    limit: int | None = None
+    offset: int = 0

@@ -1,0 +1,76 @@
+"""How a verb of the port changes the head of a run: the same on every backend that computes it in Python."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from flujo_async._model.lease import Lease
+from flujo_async._model.state import RESTING, RunSummary
+from flujo_async._model.stored import RunUpdate
+from flujo_async.errors import SequenceConflict, StaleLease
+
+
+def created(summary: RunSummary, owner: str | None, ttl: timedelta) -> RunSummary:
+    """Return the head of a run as ``create_run`` stores it."""
+    unowned = replace(summary, attempts=0, lease=None)
+    return unowned if owner is None else claimed(unowned, owner, summary.created_at, ttl)[0]
+
+
+def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> tuple[RunSummary, Lease]:
+    """Return the head of a run that ``owner`` has just claimed, and the lease."""
+    # Every claim counts an attempt and nothing else does, so the number of attempts is the last token.
+    token = summary.attempts + 1
+    lease = Lease(summary.run_id, token, owner, now + ttl)
+    return replace(summary, attempts=token, wake_at=None, lease=lease), lease
+
+
+def renewed(summary: RunSummary, lease: Lease, expires_at: datetime) -> tuple[RunSummary, Lease]:
+    """Return the head of a run whose lease, which ``lease`` is, lasts until ``expires_at``, and that lease."""
+    longer = replace(lease, expires_at=expires_at)
+    return replace(summary, lease=longer), longer
+
+
+def released(summary: RunSummary, wake_at: datetime | None) -> RunSummary:
+    """Return the head without a lease, to be claimed from ``wake_at`` on."""
+    return replace(summary, lease=None, wake_at=wake_at)
+
+
+def advanced(summary: RunSummary, last_seq: int, update: RunUpdate) -> RunSummary:
+    """Return the head after an append; a resting run gives up its lease."""
+    return replace(
+        summary,
+        last_seq=last_seq,
+        status=update.status,
+        updated_at=update.updated_at,
+        current_step_index=update.current_step_index,
+        pipeline_version=summary.pipeline_version if update.pipeline_version is None else update.pipeline_version,
+        error_message=update.error_message,
+        waiting_for=list(update.waiting_for),
+        lease=None if update.status in RESTING else summary.lease,
+    )
+
+
+def is_held(summary: RunSummary, lease: Lease) -> bool:
+    """Tell whether ``lease`` is the one that the run has now, expired or not."""
+    # The owner counts as well: a run that was deleted and created anew starts again with token 1.
+    current = summary.lease
+    return current is not None and (current.token, current.owner) == (lease.token, lease.owner)
+
+
+def check_append(summary: RunSummary, lease: Lease, expected_seq: int) -> None:
+    """Let an append go ahead, or not.
+
+    Raises:
+        StaleLease: the lease is not the run's; this comes first, since its holder has to stop.
+        SequenceConflict: the log is not where the caller believes.
+    """
+    if not is_held(summary, lease):
+        raise lost(lease)
+    if summary.last_seq != expected_seq:
+        raise SequenceConflict(f"run {lease.run_id!r}: the log is at seq {summary.last_seq}, not {expected_seq}")
+
+
+def lost(lease: Lease) -> StaleLease:
+    """Return the error for a lease that is not, or no longer, its run's."""
+    return StaleLease(f"run {lease.run_id!r}: the lease of {lease.owner!r} (token {lease.token}) is lost")
