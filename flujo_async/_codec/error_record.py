@@ -1,0 +1,268 @@
+"""What is kept of an exception, and the exception that comes of it.
+
+A record is ``{type, message, args, attributes, notes, traceback, cause, members}``, without what is empty. It is built
+back without running an ``__init__``: that of many exceptions takes other arguments than those in ``args``.
+"""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from contextlib import suppress
+from types import GetSetDescriptorType, MemberDescriptorType
+from typing import Any, cast
+
+from flujo_async import errors
+from flujo_async._codec.builtin_shapes import is_unicode
+from flujo_async._codec.class_shapes import stored_name
+from flujo_async._codec.misfit import Misfit
+from flujo_async._codec.shape import Coder, check_names, get_fields, put_fields, table
+from flujo_async._codec.tree import PAYLOAD, TAG
+from flujo_async._model.tree import Json
+
+MAX_TRACEBACK = 20_000
+"""Characters kept of a traceback: its end, where the cause is."""
+
+MAX_CHAIN = 16
+"""How many causes of causes are kept."""
+
+_SLOTS = frozenset({"type", "message", "args", "attributes", "notes", "traceback", "cause", "members"})
+
+
+def _native_errors() -> dict[str, type[Exception]]:
+    found = [*vars(builtins).values(), *vars(errors).values()]
+    return {stored_name(cls): cls for cls in found if isinstance(cls, type) and issubclass(cls, Exception)}
+
+
+NATIVE_ERRORS = _native_errors()
+"""The exceptions that need no annotation: Python's own and this package's."""
+
+
+class ErrorShape:
+    """Exceptions as values: nothing of theirs may be lost, but they need no traceback."""
+
+    tag = "error"
+
+    def encode(self, value: Any, coder: Coder, depth: int) -> Json:
+        """Return the tagged record."""
+        return {TAG: self.tag, PAYLOAD: Recorder(coder, strict=True).record(value, depth + 1)}
+
+    def decode(self, tree: dict[str, Json], coder: Coder) -> Any:
+        """Return the exception, or a ``RecordedError``."""
+        check_names(tree, {TAG, PAYLOAD})
+        return rebuild(tree[PAYLOAD], coder)
+
+
+ERROR_SHAPE = ErrorShape()
+
+
+class Recorder:
+    """Makes the record of one exception and of those that it came from.
+
+    Args:
+        coder: stores the arguments and attributes.
+        strict: what cannot be stored raises ``Misfit``; otherwise it is left out, and tracebacks are kept.
+    """
+
+    def __init__(self, coder: Coder, *, strict: bool) -> None:
+        self._coder = coder
+        self._strict = strict
+        self._seen: set[int] = set()
+
+    def record(self, error: BaseException, depth: int, chain: int = 0) -> dict[str, Json]:
+        """Return the record; where an exception is met again, it is told without what it came from."""
+        put = self._coder.put
+        tree = {"type": put(stored_name(type(error)), depth), "message": put(message_of(error), depth)}
+        tree |= self._state(error, depth + 1)
+        if id(error) in self._seen or chain > MAX_CHAIN:
+            return tree
+        self._seen.add(id(error))
+        return tree | self._origin(error, depth + 1, chain + 1)
+
+    def _state(self, error: BaseException, depth: int) -> dict[str, Json]:
+        tree = self._storable({"args": _args_of(error)}, depth)
+        if attributes := self._attributes(error, depth + 1):
+            tree["attributes"] = attributes
+        if notes := _notes_of(error):
+            tree |= self._storable({"notes": notes}, depth)
+        if not self._strict:
+            tree["traceback"] = self._coder.put(_traceback_text(error), depth)
+        return tree
+
+    def _attributes(self, error: BaseException, depth: int) -> dict[str, Json]:
+        native = {name: getattr(error, name, None) for name in _native_names(type(error))}
+        own = {name: item for name, item in vars(error).items() if not name.startswith("__") and is_unicode(name)}
+        # What the interpreter attaches, such as `AttributeError.obj`, is no reason to refuse the exception.
+        kept = _put_storable({name: item for name, item in native.items() if item is not None}, self._coder, depth)
+        return kept | self._storable(own, depth)
+
+    def _storable(self, values: dict[str, Any], depth: int) -> dict[str, Json]:
+        if self._strict:
+            return put_fields(values.items(), self._coder, depth)
+        return _put_storable(values, self._coder, depth)
+
+    def _origin(self, error: BaseException, depth: int, chain: int) -> dict[str, Json]:
+        tree: dict[str, Json] = {}
+        cause = error.__context__ if error.__cause__ is None and not error.__suppress_context__ else error.__cause__
+        if cause is not None:
+            tree["cause"] = self.record(cause, depth, chain)
+        if isinstance(error, BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            tree["members"] = [self._member(member, depth + 1, chain) for member in group.exceptions]
+        return tree
+
+    def _member(self, error: BaseException, depth: int, chain: int) -> Json:
+        if self._strict and self._coder.error_class(stored_name(type(error))) is not type(error):
+            raise Misfit(f"the group has a {stored_name(type(error))}, which is neither annotated nor registered")
+        return self.record(error, depth, chain)
+
+
+def message_of(error: BaseException) -> str:
+    """Return ``str(error)``, or a stand-in where the class cannot say it."""
+    try:
+        return str.__str__(str(error))  # twice, because a class may return a subclass of `str`
+    except Exception:  # whatever a stranger's `__str__` raises, the error itself must be told
+        return f"<{type(error).__qualname__} without a message: its __str__ failed>"
+
+
+def rebuild(tree: Json, coder: Coder) -> Exception:
+    """Return the exception of a record, or a ``RecordedError`` where its class is not known here.
+
+    Raises:
+        Misfit: the record is malformed.
+    """
+    if type(tree) is not dict:
+        raise Misfit("the record of an exception is not a dict")
+    check_names(tree, _SLOTS)
+    try:
+        return _rebuild(tree, coder)
+    except Misfit:
+        raise
+    except Exception as error:  # attributes of a wrong type, members that are no exceptions, …
+        raise Misfit(f"the record of an exception is malformed ({type(error).__name__})") from error
+
+
+def _rebuild(tree: dict[str, Json], coder: Coder) -> Exception:
+    error = _known_error(tree, coder) or _recorded_error(tree, coder)
+    for note in _get_list(tree, "notes", coder):
+        error.add_note(note)
+    if "cause" in tree:
+        error.__cause__ = rebuild(tree["cause"], coder)
+    return error
+
+
+class _Shown(str):
+    """Text that is its own ``repr``, for exceptions such as ``KeyError`` whose text is the ``repr`` of an argument."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _known_error(tree: dict[str, Json], coder: Coder) -> Exception | None:
+    cls = coder.error_class(get_text(tree, "type", coder))
+    if cls is None:
+        return None
+    # The first builtin base is asked, so that a `__new__` of the user's does not run either.
+    native: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    if issubclass(cls, ExceptionGroup):
+        return _group(tree, coder, cast("type[Exception]", cls), native)
+    error: Exception = native.__new__(cls)
+    _set_attributes(error, tree, coder)
+    _set_args(error, tree, coder)
+    return error
+
+
+def _group(tree: dict[str, Json], coder: Coder, cls: type[Exception], native: Any) -> Exception | None:
+    trees = tree.get("members", [])
+    if type(trees) is not list:
+        raise Misfit("the members of a recorded group are not a list")
+    if not trees:
+        return None  # cut off by `MAX_CHAIN`, and a group cannot be empty
+    message = next(iter(_get_list(tree, "args", coder)), "")
+    error: Exception = native.__new__(cls, message, [rebuild(member, coder) for member in trees])
+    _set_attributes(error, tree, coder)
+    return error
+
+
+def _recorded_error(tree: dict[str, Json], coder: Coder) -> errors.RecordedError:
+    text = get_text(tree, "traceback", coder) if "traceback" in tree else ""
+    return errors.RecordedError(get_text(tree, "type", coder), get_text(tree, "message", coder), text)
+
+
+def _set_attributes(error: Exception, tree: dict[str, Json], coder: Coder) -> None:
+    native = _native_names(type(error))
+    for name, value in get_fields(table(tree, "attributes"), coder).items():
+        if name in native:
+            setattr(error, name, value)
+        else:
+            error.__dict__[name] = value
+
+
+def _set_args(error: Exception, tree: dict[str, Json], coder: Coder) -> None:
+    """Give the recorded arguments; where they could not be stored, one with which the message stays the same."""
+    if "args" in tree:
+        error.args = tuple(_get_list(tree, "args", coder))
+        return
+    message = get_text(tree, "message", coder)
+    error.args = (message,)
+    if message_of(error) != message:
+        error.args = (_Shown(message),)
+
+
+def get_text(tree: Json, name: str, coder: Coder) -> str:
+    """Return a text of a record, such as its ``message``.
+
+    Raises:
+        Misfit: the record has no such text.
+    """
+    text = coder.get(tree.get(name)) if type(tree) is dict else None
+    if type(text) is not str:
+        raise Misfit(f"a recorded exception without a text for {name!r}")
+    return text
+
+
+def _get_list(tree: dict[str, Json], name: str, coder: Coder) -> list[Any]:
+    items: list[Any] = coder.get(tree.get(name, []))
+    if type(items) is not list:
+        raise Misfit(f"{name!r} of a recorded exception is not a list")
+    return items
+
+
+def _native_names(cls: type) -> list[str]:
+    """Return the attributes that live in the C structure or in slots, outside ``__dict__`` and ``args``."""
+    bases = [base for base in cls.__mro__ if base not in (BaseException, BaseExceptionGroup, object)]
+    return [name for base in bases for name, item in vars(base).items() if _is_native(name, item)]
+
+
+def _is_native(name: str, item: object) -> bool:
+    return isinstance(item, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__")
+
+
+def _put_storable(values: dict[str, Any], coder: Coder, depth: int) -> dict[str, Json]:
+    """Return the trees of the values that can be stored."""
+    tree: dict[str, Json] = {}
+    for name, value in values.items():
+        with suppress(Misfit):
+            tree[name] = coder.put(value, depth)
+    return tree
+
+
+def _args_of(error: BaseException) -> list[Any]:
+    # A group's second argument are its members, which have records of their own.
+    return [error.message] if isinstance(error, BaseExceptionGroup) else list(error.args)
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    notes: list[Any] = getattr(error, "__notes__", [])  # anybody may set it to anything
+    return [note for note in notes if type(note) is str] if type(notes) is list else []
+
+
+def _traceback_text(error: BaseException) -> str:
+    try:
+        # Without its causes: they have records of their own.
+        lines = traceback.TracebackException(type(error), error, error.__traceback__, compact=True).format(chain=False)
+        return "".join(lines)[-MAX_TRACEBACK:]
+    except Exception:  # a stranger's `__str__` or `__repr__`; a missing traceback is better than a lost error
+        return ""

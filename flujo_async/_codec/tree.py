@@ -1,0 +1,61 @@
+"""JSON trees and their bytes."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import orjson
+
+from flujo_async._model.tree import Json
+from flujo_async.errors import SerializationError
+
+TAG = "$"
+"""The key that makes a JSON object a tagged value: a plain ``dict`` is never stored with it."""
+
+PAYLOAD = "v"
+"""The key of what a tagged value holds."""
+
+MAX_DEPTH = 200
+"""How many levels a stored tree may have; orjson writes 254, and what a tree is wrapped in needs some too."""
+
+# Without these orjson would quietly write a dataclass, a date or a ``str`` subclass as something simpler.
+_EXACT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+def dumps(tree: Json) -> bytes:
+    """Return the bytes of a tree; ``dumps(loads(data)) == data`` for all data made here.
+
+    Its floats are finite, as those of every tree that ``Codec`` makes: JSON has no others, and writes ``null``.
+
+    Raises:
+        SerializationError: the tree is too deep, or holds something that is not JSON.
+    """
+    return _write(tree, _EXACT)
+
+
+def loads(data: bytes) -> Json:
+    """Return the tree that the bytes hold.
+
+    Raises:
+        SerializationError: the bytes are not JSON in UTF-8, or nested too deep.
+    """
+    try:
+        return cast("Json", orjson.loads(data))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"not JSON: {error}") from error
+
+
+def canonical(tree: Json) -> bytes:
+    """Return bytes that are the same for dictionaries that differ only in the order of their keys.
+
+    Raises:
+        SerializationError: as in ``dumps``.
+    """
+    return _write(tree, _EXACT | orjson.OPT_SORT_KEYS)
+
+
+def _write(tree: Json, option: int) -> bytes:
+    try:
+        return orjson.dumps(tree, option=option)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(f"not a JSON tree: {error}") from error
