@@ -1,0 +1,54 @@
+"""Structural step keys: where a step stands in its run, whatever the order in which things happen.
+
+A key is a path of labels joined by ``/``. In a pipeline a step's label is its name, a combinator's its
+kind; an element that occurs more than once carries its position (``fetch@3``). Below a combinator stand the
+branch, the index of the item or the turn: ``parallel/summarise``, ``map_each/7/parse``, ``loop/0/refine``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+RESERVED = "/@[]"
+"""What a step's name may not have: these characters separate the parts of keys and sources."""
+
+RUN_INPUT = ""
+"""Stands for the input of the run where the key of a step is meant as the source of a value."""
+
+MAIN_SCOPE = ""
+"""The scope of the run's own context."""
+
+
+def child(path: str, label: str | int) -> str:
+    """Return the key of ``label`` below ``path``."""
+    return f"{path}/{label}" if path else str(label)
+
+
+def escape(label: str) -> str:
+    """Return any text as one label, which no numbering of ``number_repeated`` can equal."""
+    return label.replace("%", "%25").replace("/", "%2F").replace("@", "%40")
+
+
+def number_repeated(labels: Sequence[str]) -> list[str]:
+    """Return labels made unique: those that occur more than once get their position, from 1."""
+    count = Counter(labels)
+    return [f"{label}@{place}" if count[label] > 1 else label for place, label in enumerate(labels, 1)]
+
+
+def is_top_level(key: str) -> bool:
+    """Return whether a key belongs to an element of the outermost sequence."""
+    return "/" not in key
+
+
+def item_source(source: str | None, index: int) -> str | None:
+    """Return the source of one item of a collection that came from ``source``; items of items have none."""
+    return None if source is None or source.endswith("]") else f"{source}[{index}]"
+
+
+def split_source(source: str) -> tuple[str, int | None]:
+    """Return the key in a source, and the index of the item if it is one."""
+    if not source.endswith("]"):
+        return source, None
+    key, _, index = source[:-1].rpartition("[")
+    return key, int(index)
