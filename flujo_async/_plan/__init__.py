@@ -1,0 +1,1 @@
+"""Definitions as data: steps, combinators, their checks, and the registry. Pure."""

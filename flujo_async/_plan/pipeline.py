@@ -1,0 +1,191 @@
+"""Pipelines: elements one after the other, checked when they are joined."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import InitVar, dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar
+
+from flujo_async._log.keys import RESERVED, number_repeated
+from flujo_async._model.tree import Json
+from flujo_async._plan.assignable import describe_type, is_assignable
+from flujo_async.errors import DefinitionError
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+Next = TypeVar("Next")
+
+_NAMED_IN_FULL: Final = 3
+
+
+class End(NamedTuple):
+    """One end of an element, where values flow in or out: the step that stands there, and the type."""
+
+    step: str
+    type: Any
+
+
+class Chain(ABC, Generic[In, Out]):
+    """Whatever can stand in a pipeline. Immutable; ``a >> b`` makes the output of ``a`` the input of ``b``."""
+
+    name: str
+    """What logs and keys call it."""
+
+    has_own_name: ClassVar[bool] = False
+    """Whether the author chose the name, so that another element may not have it too."""
+
+    @abstractmethod
+    def inlets(self) -> list[End]:
+        """Return where a value flows in: every step that is given the input."""
+
+    @abstractmethod
+    def outlets(self) -> list[End]:
+        """Return where the output may come from."""
+
+    @abstractmethod
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        """Return the pipelines inside, each with its label; none for a step."""
+
+    def elements(self) -> tuple[Chain[Any, Any], ...]:
+        """Return what this contributes to a pipeline that it is joined to."""
+        return (self,)
+
+    def structure(self) -> Json:
+        """Return what makes a recorded run fit: names and order, not source text."""
+        return [type(self).__name__, self.name, [[label, body.structure()] for label, body in self.bodies()]]
+
+    def walk(self) -> Iterator[Chain[Any, Any]]:
+        """Yield this and everything inside it."""
+        yield self
+        for _, body in self.bodies():
+            yield from body.walk()
+
+    def __rshift__(self, other: Chain[Out, Next]) -> Pipeline[In, Next]:
+        left = self.elements()
+        return Pipeline((*left, *as_chain(other, ">>").elements()), fitting=len(left))
+
+    if not TYPE_CHECKING:  # for a type checker this would be a way to join anything
+
+        def __rrshift__(self, other):
+            return as_chain(other, ">>") >> self
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Pipeline(Chain[In, Out], Generic[In, Out]):
+    """Elements that run one after the other.
+
+    Attributes:
+        sequence: the elements.
+        fitting: so many elements at the front are known to fit; a long chain is not checked anew for each ``>>``.
+        labels: the label of each, unique in the pipeline.
+        name: the names of the elements, joined.
+
+    Raises:
+        DefinitionError: there are none, two different ones have the same name, or what one returns is not what
+            the next one takes.
+    """
+
+    sequence: tuple[Chain[Any, Any], ...]
+    fitting: InitVar[int] = 1
+    labels: tuple[str, ...] = field(init=False)
+    name: str = field(init=False)
+
+    def __post_init__(self, fitting: int) -> None:
+        if not self.sequence:
+            raise DefinitionError("a pipeline has at least one step")
+        _check_names(self.sequence)
+        for left, right in pairwise(self.sequence[fitting - 1 :]):
+            check_flow(left.outlets(), right.inlets())
+        names = [element.name for element in self.sequence]
+        shown = names if len(names) <= _NAMED_IN_FULL else [names[0], "…", names[-1]]
+        object.__setattr__(self, "labels", tuple(number_repeated(names)))
+        object.__setattr__(self, "name", " >> ".join(shown))
+
+    def inlets(self) -> list[End]:
+        """Return the inlets of the first element."""
+        return self.sequence[0].inlets()
+
+    def outlets(self) -> list[End]:
+        """Return the outlets of the last element."""
+        return self.sequence[-1].outlets()
+
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        """Return nothing: the elements are not bodies."""
+        return []
+
+    def elements(self) -> tuple[Chain[Any, Any], ...]:
+        """Return the elements one by one: joining is associative."""
+        return self.sequence
+
+    def structure(self) -> Json:
+        """Return the labelled structure of each element."""
+        return [[label, element.structure()] for label, element in zip(self.labels, self.sequence, strict=True)]
+
+    def walk(self) -> Iterator[Chain[Any, Any]]:
+        """Yield each element and everything inside it."""
+        for element in self.sequence:
+            yield from element.walk()
+
+    def __repr__(self) -> str:
+        return f"<pipeline {' >> '.join(element.name for element in self.sequence)}>"
+
+
+def as_chain(value: object, place: str) -> Chain[Any, Any]:
+    """Return ``value`` if it can stand in a pipeline.
+
+    Raises:
+        DefinitionError: it cannot; ``place`` says where it was given.
+    """
+    if isinstance(value, Chain):
+        return value  # pyright: ignore[reportUnknownVariableType] -- the parameters of a Chain are not kept at run time
+    hint = "; decorate it with @step" if callable(value) else ""
+    raise DefinitionError(f"{place} takes steps and pipelines, not {value!r}{hint}")
+
+
+def as_pipeline(value: object, place: str) -> Pipeline[Any, Any]:
+    """Return a step or pipeline as a pipeline.
+
+    Raises:
+        DefinitionError: it is neither.
+    """
+    chain = as_chain(value, place)
+    return chain if isinstance(chain, Pipeline) else Pipeline(chain.elements())
+
+
+def check_name(name: object, what: str) -> None:
+    """Check that ``name`` can be a label in keys; ``what`` says in an error whose name it is.
+
+    Raises:
+        DefinitionError: it cannot.
+    """
+    if not isinstance(name, str) or not name:
+        raise DefinitionError(f"the name of {what} is text that is not empty, not {name!r}")
+    if set(name) & set(RESERVED):
+        raise DefinitionError(f"the name of {what} has none of {' '.join(RESERVED)}: {name!r}")
+
+
+def check_flow(outlets: Sequence[End], inlets: Sequence[End]) -> None:
+    """Check that whatever flows out of one element can flow into the next.
+
+    Raises:
+        DefinitionError: it cannot; names both steps and both types.
+    """
+    for source in outlets:
+        for target in inlets:
+            if not is_assignable(source.type, target.type):
+                raise DefinitionError(
+                    f"step {source.step!r} returns {describe_type(source.type)}, "
+                    f"but step {target.step!r} takes {describe_type(target.type)}"
+                )
+
+
+def _check_names(sequence: Sequence[Chain[Any, Any]]) -> None:
+    named: dict[str, Chain[Any, Any]] = {}
+    for element in sequence:
+        other = named.setdefault(element.name, element)
+        if other is not element and (element.has_own_name or other.has_own_name):
+            raise DefinitionError(
+                f"two different elements of one pipeline are called {element.name!r}; rename one: @step(name=…)"
+            )
