@@ -1,0 +1,202 @@
+"""The port of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import anyio
+
+from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import RunSummary
+from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async.abc.documents import DocumentRuns, ThreeMethods
+
+_VERBS = frozenset(
+    {"create_run", "load", "append", "claim", "renew", "release", "post", "query_runs", "read_events", "delete_run"}
+)
+_THREE_METHODS = frozenset({"save_state", "load_state", "delete_state"})
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond the contract.
+
+    Attributes:
+        durable: what a verb has acknowledged survives the end of the process.
+        multi_process: several processes may use one store at the same time. Where it is false, an owner in
+            another process counts as dead, and leases are not renewed.
+    """
+
+    durable: bool = True
+    multi_process: bool = True
+
+
+class StateBackend:
+    """Where runs live: for each run a log of records, a head, a lease and the signals posted to it.
+
+    A run's log only grows, by ``append``. Every verb is atomic: it takes effect as a whole and for good
+    before it returns, or not at all, however the process ends. ``now`` is always an argument: a store
+    never reads a clock. Verbs may be awaited concurrently and from several event loops in several threads
+    (leases are renewed from a thread of their own). A cancelled verb leaves the store usable; its write may
+    or may not have happened.
+
+    A subclass implements all the verbs, or only ``save_state(run_id, state)``, ``load_state(run_id)`` and
+    ``delete_state(run_id)`` over plain JSON dictionaries. The verbs are then derived from these three, for
+    one process at a time.
+
+    A backend works entered (``async with``) or not, can be shared between runtimes and entered again.
+
+    Every verb raises ``BackendError``, with the driver's error as its ``__cause__``, when the store fails.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        inherited = frozenset(name for name in _VERBS if getattr(cls, name) is not getattr(StateBackend, name))
+        if inherited == _VERBS:
+            return
+        if any(not hasattr(cls, name) for name in _THREE_METHODS):
+            missing = ", ".join(sorted(_VERBS - inherited))
+            raise TypeError(
+                f"{cls.__name__} is no backend yet: it lacks {missing}; "
+                f"implement these, or save_state, load_state and delete_state"
+            )
+        if "capabilities" not in vars(cls):
+            cls.capabilities = Capabilities(multi_process=False)
+
+    async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        """Create a run with its head and its first records, and lease it to ``owner`` if one is given.
+
+        Args:
+            run: ``run.summary.created_at`` is the present moment; ``run.summary.last_seq`` equals the number
+                of records.
+            owner: who gets the lease, with token 1 and ``summary.attempts`` 1; ``None`` leaves the run to be
+                claimed.
+            ttl: how long the lease lasts.
+
+        Raises:
+            RunExists: the ``run_id`` is taken; nothing was written.
+        """
+        return await self._documents().create_run(run, owner=owner, ttl=ttl)
+
+    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+        """Return all that is stored of a run, read at one instant; ``None`` if there is no such run.
+
+        The bodies come back byte for byte. The number of queries does not grow with the log.
+
+        Args:
+            run_id: the run.
+            until: leave out the records after this ``seq``; the head is that of the whole log.
+        """
+        return await self._documents().load(run_id, until=until)
+
+    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+        """Append records to a run's log and update its head, all or nothing; return the new last ``seq``.
+
+        An ``update`` to a resting status (``paused`` or terminal) also gives up the lease, in the same write.
+
+        Args:
+            lease: proof of ownership; its token is compared *inside* the write. A lease that has expired but
+                that nobody else has claimed still counts.
+            records: one or more, ``seq`` from ``expected_seq + 1``.
+            expected_seq: the last ``seq`` that the caller has seen; compared inside the write.
+            update: the head after these records; fields that are ``None`` there become ``None``, except
+                ``pipeline_version``, which ``None`` leaves alone.
+
+        Raises:
+            StaleLease: somebody else has claimed the run since, or it was released or deleted: stop at once.
+                Goes before ``SequenceConflict`` where both are true.
+            SequenceConflict: the log moved on: load again, then decide again.
+        """
+        return await self._documents().append(lease, records, expected_seq=expected_seq, update=update)
+
+    async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
+        """Lease runs to ``owner`` and return the leases; each run goes to one claimant.
+
+        A run can be claimed if it is in one of ``query.statuses``, and its lease is free: it has none, or
+        it has expired (``expires_at <= now``), or it belongs to one of ``query.dead_owners``. A run asked for
+        by ``run_id`` can be claimed before its ``wake_at``, others only from then on. Higher priority goes
+        first, then the older run (``created_at``, then ``run_id``).
+
+        A claim counts an attempt in the head, whose number is also the lease's token, and forgets ``wake_at``. A run
+        that was deleted and created again starts anew, so leases are compared by token and owner.
+        """
+        return await self._documents().claim(owner, now=now, ttl=ttl, query=query)
+
+    async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
+        """Let leases last until ``now + ttl`` and return them renewed.
+
+        A lease whose token is no longer the run's is left out of the answer: it is lost.
+        """
+        return await self._documents().renew(leases, now=now, ttl=ttl)
+
+    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
+        """Give up a lease, so that the run can be claimed at once, or from ``wake_at`` on.
+
+        A lease that is no longer the run's is left alone: the run belongs to somebody else.
+        """
+        await self._documents().release(lease, wake_at=wake_at)
+
+    async def post(self, signal: Signal) -> None:
+        """Keep a signal for its run; it comes back from ``load`` in the order of posting.
+
+        Posting the same ``signal_id`` to the same run again changes nothing.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        await self._documents().post(signal)
+
+    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
+        """Return the heads of the runs that match, newest ``created_at`` first, ties by ascending ``run_id``.
+
+        Filters apply before ``offset`` and ``limit``.
+        """
+        return await self._documents().query_runs(query)
+
+    async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
+        """Return the records of a run with ``seq`` above ``after``, in order; empty if there is no such run."""
+        return await self._documents().read_events(run_id, after=after, limit=limit)
+
+    async def delete_run(self, run_id: str) -> None:
+        """Remove a run with all that belongs to it. Removing one that does not exist changes nothing.
+
+        Whoever holds its lease learns of it by ``StaleLease``.
+        """
+        await self._documents().delete_run(run_id)
+
+    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
+        """Return soon after something in the store may have changed, after ``timeout`` seconds at the latest.
+
+        A hint, not a promise: it may return early for nothing, or miss a change. Callers look again.
+
+        Args:
+            run_id: the run that the caller is interested in; ``None`` is any.
+            timeout: seconds of real time.
+        """
+        await anyio.sleep(min(timeout, _POLL_SECONDS))
+
+    async def shutdown(self) -> None:
+        """Give back threads, files and connections. May be called again; the next verb opens them anew."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+
+    def _documents(self) -> DocumentRuns:
+        # Made on first use, since a three-method class need not call super().__init__().
+        runs = self.__dict__.get("_document_runs")
+        if runs is None:
+            assert isinstance(self, ThreeMethods)
+            runs = self.__dict__["_document_runs"] = DocumentRuns(self)
+        return runs

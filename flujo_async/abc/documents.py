@@ -1,0 +1,272 @@
+"""All verbs of the port over three methods that keep JSON documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+
+from flujo_async._codec import heads
+from flujo_async._codec.tree import dumps, loads
+from flujo_async._model import selection, transition
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import RunSummary
+from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async.abc.turn import Turn
+from flujo_async.errors import BackendError, InvalidArgument, RunExists, RunNotFound, SchemaTooNew
+
+T = TypeVar("T")
+State: TypeAlias = dict[str, Any]
+
+INDEX_ID = "flujo-async.index"
+"""The document under this id lists the ids of all runs; no run may have it."""
+
+FORMAT = 1
+"""The version of the documents."""
+
+
+@runtime_checkable
+class ThreeMethods(Protocol):
+    """What a user's class has to implement at the least; states are plain JSON (``json.dumps`` takes them)."""
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        """Keep ``state`` under ``run_id``, in place of what was there."""
+        ...
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        """Return what was saved under ``run_id``, or ``None``."""
+        ...
+
+    async def delete_state(self, run_id: str) -> None:
+        """Forget what was saved under ``run_id``, if anything was."""
+        ...
+
+
+class DocumentRuns:
+    """Keeps each run as one document: its head, the records of its log and the signals posted to it.
+
+    The keys of the head are those of ``WorkflowState`` where both have them, so that a person who looks at a
+    saved state understands it. The body of a record is text, so that it survives a store that orders keys or
+    rewrites numbers (``sort_keys``, JSONB). One more document, ``INDEX_ID``, lists the ids of all runs; it is
+    gone when the last run is.
+
+    What holds: the three methods are called one at a time, whatever the event loops and threads of the
+    callers, so they need no locks of their own; a call that has begun is carried to its end. What does not:
+    two processes, or two instances, on one store would overwrite each other's changes. An append costs as
+    much as loading and saving the whole run, listing as much as loading all of them.
+    """
+
+    def __init__(self, store: ThreeMethods) -> None:
+        self._store = store
+        self._turn = Turn()
+
+    async def create_run(self, run: NewRun, *, owner: str | None, ttl: timedelta) -> Lease | None:
+        """As in ``StateBackend``; refuses the id of the index."""
+        run_id = check_run_id(run.summary.run_id)
+        if run_id == INDEX_ID:
+            raise InvalidArgument(f"{INDEX_ID!r} is reserved by backends that implement the three methods")
+        document = _Document.new(transition.created(run.summary, owner, ttl), run.records)
+        await self._turn.run(self._create(run_id, document))
+        return document.summary.lease
+
+    async def load(self, run_id: str, *, until: int | None) -> StoredRun | None:
+        """As in ``StateBackend``."""
+        document = await self._turn.run(self._read(run_id))
+        return None if document is None else document.stored(until)
+
+    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+        """As in ``StateBackend``."""
+        last_seq = expected_seq + len(records)
+
+        def change(document: _Document | None) -> _Document:
+            if document is None:
+                raise transition.lost(lease)
+            transition.check_append(document.summary, lease, expected_seq)
+            return document.with_records(transition.advanced(document.summary, last_seq, update), records)
+
+        await self._turn.run(self._change(lease.run_id, change))
+        return last_seq
+
+    async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
+        """As in ``StateBackend``."""
+        return await self._turn.run(self._claim(owner, now, ttl, query))
+
+    async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
+        """As in ``StateBackend``."""
+        return await self._turn.run(self._renew(leases, now + ttl))
+
+    async def release(self, lease: Lease, *, wake_at: datetime | None) -> None:
+        """As in ``StateBackend``."""
+
+        def change(document: _Document | None) -> _Document | None:
+            if document is None or not transition.is_held(document.summary, lease):
+                return None
+            return document.with_head(transition.released(document.summary, wake_at))
+
+        await self._turn.run(self._change(lease.run_id, change))
+
+    async def post(self, signal: Signal) -> None:
+        """As in ``StateBackend``."""
+
+        def change(document: _Document | None) -> _Document | None:
+            if document is None:
+                raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
+            return document.with_signal(signal)
+
+        await self._turn.run(self._change(signal.run_id, change))
+
+    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
+        """As in ``StateBackend``."""
+        documents = await self._turn.run(self._documents(query.run_id))
+        return selection.select((document.summary for document in documents), query)
+
+    async def read_events(self, run_id: str, *, after: int, limit: int | None) -> list[Record]:
+        """As in ``StateBackend``."""
+        document = await self._turn.run(self._read(run_id))
+        end = None if limit is None else after + limit
+        return list(document.records(after, end)) if document else []
+
+    async def delete_run(self, run_id: str) -> None:
+        """As in ``StateBackend``."""
+        if _may_exist(run_id):
+            await self._turn.run(self._delete(run_id))
+
+    # What follows runs in turn.
+
+    async def _create(self, run_id: str, document: _Document) -> None:
+        if await self._read(run_id):
+            raise RunExists(f"run {run_id!r} exists")
+        # The index first: it may name a run that is not there, but a run that it lacks would be lost.
+        run_ids = await self._run_ids()
+        if run_id not in run_ids:
+            await self._write_index([*run_ids, run_id])
+        await self._write(document)
+
+    async def _delete(self, run_id: str) -> None:
+        await _explain(self._store.delete_state(run_id), run_id)
+        run_ids = await self._run_ids()
+        if run_id in run_ids:
+            await self._write_index([other for other in run_ids if other != run_id])
+
+    async def _claim(self, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
+        documents = {document.summary.run_id: document for document in await self._documents(query.run_id)}
+        leases: list[Lease] = []
+        for summary in selection.choose((each.summary for each in documents.values()), query, now):
+            claimed, lease = transition.claimed(summary, owner, now, ttl)
+            await self._write(documents[summary.run_id].with_head(claimed))
+            leases.append(lease)
+        return leases
+
+    async def _renew(self, leases: Iterable[Lease], expires_at: datetime) -> list[Lease]:
+        renewed: list[Lease] = []
+        for lease in leases:
+            document = await self._read(lease.run_id)
+            if document and transition.is_held(document.summary, lease):
+                summary, longer = transition.renewed(document.summary, lease, expires_at)
+                await self._write(document.with_head(summary))
+                renewed.append(longer)
+        return renewed
+
+    async def _change(self, run_id: str, change: Callable[[_Document | None], _Document | None]) -> None:
+        changed = change(await self._read(run_id))
+        if changed:
+            await self._write(changed)
+
+    async def _documents(self, run_id: str | None) -> list[_Document]:
+        run_ids = [run_id] if run_id else await self._run_ids()
+        found = [await self._read(each) for each in run_ids]
+        return [document for document in found if document]
+
+    async def _read(self, run_id: str) -> _Document | None:
+        if not _may_exist(run_id):
+            return None
+        state = await _explain(self._store.load_state(run_id), run_id)
+        return None if state is None else _Document.of(run_id, state)
+
+    async def _write(self, document: _Document) -> None:
+        run_id = document.summary.run_id
+        await _explain(self._store.save_state(run_id, document.state), run_id)
+
+    async def _run_ids(self) -> list[str]:
+        state = await _explain(self._store.load_state(INDEX_ID), INDEX_ID)
+        return [] if state is None else list(_checked(INDEX_ID, state)["run_ids"])
+
+    async def _write_index(self, run_ids: list[str]) -> None:
+        if run_ids:
+            index = {"format": FORMAT, "run_ids": run_ids}
+            await _explain(self._store.save_state(INDEX_ID, index), INDEX_ID)
+        else:
+            await _explain(self._store.delete_state(INDEX_ID), INDEX_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """One run, as it is saved (``state``) and with its head read. Never changed in place: stores may share it."""
+
+    summary: RunSummary
+    state: State
+
+    @classmethod
+    def new(cls, summary: RunSummary, records: Iterable[Record]) -> _Document:
+        state = {"format": FORMAT, "records": list(map(heads.encode_record, records)), "signals": []}
+        return cls(summary, state).with_head(summary)
+
+    @classmethod
+    def of(cls, run_id: str, state: State) -> _Document:
+        summary = heads.decode_summary(_checked(run_id, state))
+        if summary.run_id != run_id or not all(isinstance(state.get(key), list) for key in ("records", "signals")):
+            raise BackendError(f"what load_state({run_id!r}) returned is not the whole state of this run")
+        return cls(summary, state)
+
+    def with_head(self, summary: RunSummary) -> _Document:
+        return _Document(summary, {**self.state, **_pure(heads.encode_summary(summary))})
+
+    def with_records(self, summary: RunSummary, records: Iterable[Record]) -> _Document:
+        grown = [*self.state["records"], *map(heads.encode_record, records)]
+        return _Document(summary, {**self.state, "records": grown}).with_head(summary)
+
+    def with_signal(self, signal: Signal) -> _Document | None:
+        """Return the run with one more signal; ``None`` if it has this one."""
+        if any(tree["signal_id"] == signal.signal_id for tree in self.state["signals"]):
+            return None
+        grown = [*self.state["signals"], _pure(heads.encode_signal(signal))]
+        return _Document(self.summary, {**self.state, "signals": grown})
+
+    def stored(self, until: int | None) -> StoredRun:
+        signals = tuple(map(heads.decode_signal, self.state["signals"]))
+        return StoredRun(self.summary, self.records(end=until), signals)
+
+    def records(self, start: int = 0, end: int | None = None) -> tuple[Record, ...]:
+        return tuple(map(heads.decode_record, self.state["records"][start:end]))
+
+
+def _may_exist(run_id: str) -> bool:
+    try:
+        return check_run_id(run_id) != INDEX_ID
+    except InvalidArgument:
+        return False
+
+
+def _checked(run_id: str, state: State) -> State:
+    version = state.get("format")
+    if not isinstance(version, int):
+        raise BackendError(f"what load_state({run_id!r}) returned was not written by this package")
+    if version > FORMAT:
+        raise SchemaTooNew(f"the document {run_id!r} has format {version}; this version reads up to {FORMAT}")
+    return state
+
+
+def _pure(tree: State) -> State:
+    # Tuples, other mappings and what the caller still holds: gone after one pass through the codec.
+    return cast("State", loads(dumps(tree)))
+
+
+async def _explain(call: Coroutine[Any, Any, T], run_id: str) -> T:
+    try:
+        return await call
+    except BackendError:
+        raise
+    except Exception as error:  # whatever a user's own store may raise is the store's trouble
+        raise BackendError(f"the store failed on {run_id!r}: {error!r}") from error

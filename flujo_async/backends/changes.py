@@ -1,0 +1,61 @@
+"""Telling waiting coroutines that something in a store has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+
+class Changes:
+    """Wakes whoever waits for changes, in any event loop of any thread.
+
+    A change that nobody waits for is forgotten: this is a hint, and waiters look at the store again.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiters: dict[_Waiter, str | None] = {}
+
+    def announce(self, run_id: str) -> None:
+        """Wake those who wait for a change of ``run_id``, or of any run. May be called from any thread."""
+        if not self._waiters:  # the usual case, and a read of a dict needs no lock
+            return
+        with self._guard:
+            concerned = [waiter for waiter, wanted in self._waiters.items() if wanted in (None, run_id)]
+        for waiter in concerned:
+            waiter.wake()
+
+    async def wait(self, run_id: str | None = None, *, timeout: float) -> None:
+        """Return when ``run_id`` changes (``None``: any run), or after ``timeout`` seconds."""
+        with self._registered(run_id) as waiter:
+            await waiter.sleep(timeout)
+
+    @contextmanager
+    def _registered(self, run_id: str | None) -> Generator[_Waiter]:
+        waiter = _Waiter()
+        with self._guard:
+            self._waiters[waiter] = run_id
+        try:
+            yield waiter
+        finally:
+            with self._guard:
+                del self._waiters[waiter]
+
+
+class _Waiter:
+    """One coroutine that waits, and the event loop that it waits in."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # its loop was closed in between: nobody waits there any more
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def sleep(self, timeout: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._event.wait()

@@ -1,0 +1,42 @@
+"""Run ids as file names that every file system takes and keeps apart."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from urllib.parse import unquote
+
+SUFFIX = ".jsonl"
+
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
+_MAX_STEM = 200
+_HEAD_OF_LONG = 100
+# Windows takes these for devices, whatever the suffix.
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
+
+
+def file_name(run_id: str) -> str:
+    """Return the name of the file that holds the log of a run.
+
+    Lower-case letters, digits, ``-``, ``_`` and ``.`` stay, all else is percent-encoded: capitals too, since
+    some file systems do not tell them from small letters. A name that would get too long ends in the digest
+    of the id.
+
+    >>> file_name("order-17"), file_name("Order/17")
+    ('order-17.jsonl', '%4frder%2f17.jsonl')
+    """
+    raw = run_id.encode("utf-8", "surrogatepass")
+    stem = "".join(map(_encode, raw))
+    if stem.startswith(".") or stem.partition(".")[0] in _DEVICES:
+        stem = f"%{raw[0]:02x}{stem[1:]}"
+    if len(stem) > _MAX_STEM:
+        stem = f"{stem[:_HEAD_OF_LONG]}~{sha256(raw).hexdigest()}"
+    return stem + SUFFIX
+
+
+def run_id_of(name: str) -> str:
+    """Return the run id that a file name tells; of a long one only the beginning and the digest are known."""
+    return unquote(name.removesuffix(SUFFIX))
+
+
+def _encode(byte: int) -> str:
+    return chr(byte) if byte in _PLAIN else f"%{byte:02x}"

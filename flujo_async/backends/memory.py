@@ -1,0 +1,149 @@
+"""Runs in the memory of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from typing_extensions import override
+
+from flujo_async._codec import heads
+from flujo_async._model import selection, transition
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import RunSummary
+from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.backends.changes import Changes
+from flujo_async.errors import RunExists, RunNotFound
+
+
+class _Run:
+    """All that is kept of one run."""
+
+    __slots__ = ("records", "signals", "summary")
+
+    def __init__(self, summary: RunSummary, records: Iterable[Record]) -> None:
+        self.summary = summary
+        self.records = list(records)
+        self.signals: dict[str, Signal] = {}
+
+
+class InMemoryBackend(StateBackend):
+    """Keeps runs in dictionaries, for tests and for work that need not survive the process.
+
+    The other backends are compared with this one. No verb waits for anything, so none can be cancelled
+    half way.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(durable=False, multi_process=False)
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()  # never held across an await
+        self._runs: dict[str, _Run] = {}
+        self._changes = Changes()
+
+    @override
+    async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        run_id = check_run_id(run.summary.run_id)
+        # Through the codec: the store shares nothing with its caller, and refuses what other stores refuse.
+        summary = heads.load_summary(heads.dump_summary(transition.created(run.summary, owner, ttl)))
+        with self._guard:
+            if run_id in self._runs:
+                raise RunExists(f"run {run_id!r} exists")
+            self._runs[run_id] = _Run(summary, run.records)
+        self._changes.announce(run_id)
+        return summary.lease
+
+    @override
+    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+        with self._guard:
+            run = self._runs.get(run_id)
+            if run is None:
+                return None
+            return StoredRun(run.summary, tuple(run.records[:until]), tuple(run.signals.values()))
+
+    @override
+    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+        last_seq = expected_seq + len(records)
+        with self._guard:
+            run = self._runs.get(lease.run_id)
+            if run is None:
+                raise transition.lost(lease)
+            transition.check_append(run.summary, lease, expected_seq)
+            run.records.extend(records)
+            run.summary = transition.advanced(run.summary, last_seq, update)
+        self._changes.announce(lease.run_id)
+        return last_seq
+
+    @override
+    async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
+        leases: list[Lease] = []
+        with self._guard:
+            for summary in selection.choose(self._summaries(query.run_id), query, now):
+                run = self._runs[summary.run_id]
+                run.summary, lease = transition.claimed(summary, owner, now, ttl)
+                leases.append(lease)
+        return leases
+
+    @override
+    async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
+        with self._guard:
+            return [self._renew(run, lease, now + ttl) for lease in leases if (run := self._held(lease))]
+
+    @override
+    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
+        with self._guard:
+            run = self._held(lease)
+            if run is None:
+                return
+            run.summary = transition.released(run.summary, wake_at)
+        self._changes.announce(lease.run_id)
+
+    @override
+    async def post(self, signal: Signal) -> None:
+        with self._guard:
+            run = self._runs.get(signal.run_id)
+            if run is None:
+                raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
+            run.signals.setdefault(signal.signal_id, signal)
+        self._changes.announce(signal.run_id)
+
+    @override
+    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
+        with self._guard:
+            return selection.select(self._summaries(query.run_id), query)
+
+    @override
+    async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
+        with self._guard:
+            run = self._runs.get(run_id)
+            if run is None:
+                return []
+            return run.records[after : None if limit is None else after + limit]
+
+    @override
+    async def delete_run(self, run_id: str) -> None:
+        with self._guard:
+            self._runs.pop(run_id, None)
+        self._changes.announce(run_id)
+
+    @override
+    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
+        await self._changes.wait(run_id, timeout=timeout)
+
+    def _summaries(self, run_id: str | None) -> list[RunSummary]:
+        if not run_id:
+            return [run.summary for run in self._runs.values()]
+        run = self._runs.get(run_id)
+        return [run.summary] if run else []
+
+    def _held(self, lease: Lease) -> _Run | None:
+        run = self._runs.get(lease.run_id)
+        return run if run and transition.is_held(run.summary, lease) else None
+
+    def _renew(self, run: _Run, lease: Lease, expires_at: datetime) -> Lease:
+        run.summary, renewed = transition.renewed(run.summary, lease, expires_at)
+        return renewed

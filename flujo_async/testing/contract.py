@@ -1,0 +1,67 @@
+"""What every store has to do, as tests to inherit: one behaviour each, with time as an argument."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+import pytest_asyncio
+
+from flujo_async.abc.backend import StateBackend
+from flujo_async.testing.contract_lease import LeaseContract
+from flujo_async.testing.contract_log import LogContract
+from flujo_async.testing.contract_store import StoreContract
+from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
+
+__all__ = [
+    "LOG",
+    "T0",
+    "TTL",
+    "BackendContract",
+    "append",
+    "claim",
+    "create",
+    "load",
+    "new_run",
+    "sealed",
+    "signal",
+    "update",
+]
+
+
+class BackendContract(LogContract, LeaseContract, StoreContract):
+    """Inherit this, override ``backend``, and ``reopen`` if the store outlives its object, and run it by pytest.
+
+    ```python
+    class TestMyBackend(BackendContract):
+        @pytest.fixture
+        def backend(self, tmp_path):
+            return MyBackend(tmp_path / "runs.db")
+
+        def reopen(self, backend):
+            return MyBackend(backend.path)
+    ```
+
+    Needs ``pytest-asyncio``. What the tests are made of is in ``flujo_async.testing.samples``; the names that
+    tests of one store's own need most are here as well.
+    """
+
+    pytestmark: ClassVar[Any] = pytest.mark.asyncio
+
+    @pytest.fixture
+    def backend(self) -> Any:
+        """Return the backend under test, with nothing stored."""
+        raise NotImplementedError("override the fixture `backend`")
+
+    def reopen(self, backend: StateBackend) -> StateBackend | None:
+        """Return another object for the same store, as another process would make it; ``None`` if there is none."""
+        return None
+
+    @pytest_asyncio.fixture
+    async def second(self, backend: StateBackend) -> Any:
+        """Return another object for the same store."""
+        other = self.reopen(backend)
+        if other is None:
+            pytest.skip("the store does not outlive its object")
+        yield other
+        await other.shutdown()

@@ -1,0 +1,235 @@
+"""The contract of a store, second part: who may write."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import RUN_STATUSES, RunStatus
+from flujo_async._model.stored import RunQuery
+from flujo_async.abc.backend import StateBackend
+from flujo_async.testing.samples import (
+    SECOND,
+    T0,
+    TTL,
+    append,
+    claim,
+    claimed_ids,
+    create,
+    head,
+    new_run,
+)
+
+
+class LeaseContract:
+    """Claiming, renewing, releasing."""
+
+    # ------------------------------------------------------------------------------------------------------- claim
+
+    async def test_a_claim_takes_the_run_and_counts_an_attempt(self, backend: StateBackend) -> None:
+        """The lease is for the asker, until ``now + ttl``."""
+        await backend.create_run(new_run())
+        lease = await claim(backend, "w2", now=T0 + SECOND)
+        assert lease == Lease("run", 1, "w2", T0 + SECOND + TTL)
+        summary = await head(backend)
+        assert (summary.lease, summary.attempts, summary.updated_at) == (lease, 1, T0)
+
+    async def test_tokens_grow_with_every_claim(self, backend: StateBackend) -> None:
+        """No two owners ever have the same token, whatever happened to the leases before."""
+        lease: Lease | None = await create(backend)
+        for turn in range(2, 6):
+            assert lease is not None
+            if turn % 2:
+                await backend.release(lease)
+            lease = await claim(backend, now=T0 + turn * TTL)
+            assert lease is not None
+            assert (lease.token, (await head(backend)).attempts) == (turn, turn)
+
+    async def test_tokens_grow_over_a_rest(self, backend: StateBackend) -> None:
+        """A run that rested and was woken does not start again with token 1."""
+        lease = await create(backend)
+        await append(backend, lease, status="paused")
+        again = await claim(backend, statuses=frozenset({"paused"}))
+        assert again is not None
+        assert again.token == 2
+
+    async def test_a_leased_run_cannot_be_claimed_before_the_lease_expires(self, backend: StateBackend) -> None:
+        """At ``expires_at`` it can, a microsecond before it cannot."""
+        await create(backend)
+        assert await claim(backend, now=T0 + TTL - timedelta(microseconds=1)) is None
+        assert await claim(backend, now=T0 + TTL) is not None
+
+    async def test_the_owner_itself_cannot_claim_twice(self, backend: StateBackend) -> None:
+        """A lease is a lease, also towards its holder."""
+        await create(backend, owner="w1")
+        assert await claim(backend, "w1") is None
+
+    async def test_a_dead_owners_run_can_be_claimed_at_once(self, backend: StateBackend) -> None:
+        """A restart does not wait for leases of the process before."""
+        await create(backend, owner="w1")
+        assert await claim(backend, dead_owners=frozenset({"w0"})) is None
+        lease = await claim(backend, dead_owners=frozenset({"w0", "w1"}))
+        assert lease is not None
+        assert lease.token == 2
+
+    async def test_a_sleeping_run_is_claimed_when_it_is_due(self, backend: StateBackend) -> None:
+        """At ``wake_at`` it is due, a microsecond before it is not."""
+        await backend.create_run(new_run(wake_at=T0 + TTL))
+        assert await claimed_ids(backend, now=T0 + TTL - timedelta(microseconds=1)) == []
+        assert await claimed_ids(backend, now=T0 + TTL) == ["run"]
+
+    async def test_a_sleeping_run_can_be_claimed_by_its_id(self, backend: StateBackend) -> None:
+        """A signal wakes a run before its time, and the claim forgets that time."""
+        await backend.create_run(new_run(wake_at=T0 + TTL))
+        assert await claim(backend) is not None
+        assert (await head(backend)).wake_at is None
+
+    async def test_a_claim_by_id_takes_no_other_run(self, backend: StateBackend) -> None:
+        """If the one cannot be had, none is."""
+        await backend.create_run(new_run("other"))
+        await create(backend)
+        assert await claim(backend) is None
+        assert await claim(backend, run_id="nobody") is None
+        assert (await head(backend, "other")).lease is None
+
+    @pytest.mark.parametrize("status", sorted(RUN_STATUSES))
+    async def test_finished_and_paused_runs_are_not_claimed_unasked(
+        self, backend: StateBackend, status: RunStatus
+    ) -> None:
+        """By default a claim takes what can go on by itself, and nothing else, by id or not."""
+        await backend.create_run(new_run(status=status))
+        can_go_on = status in ("pending", "running")
+        assert bool(await claimed_ids(backend)) == can_go_on
+        await backend.create_run(new_run("by-id", status=status))
+        assert bool(await claim(backend, run_id="by-id")) == can_go_on
+
+    @pytest.mark.parametrize("status", sorted(RUN_STATUSES))
+    async def test_a_claim_takes_the_statuses_it_asks_for(self, backend: StateBackend, status: RunStatus) -> None:
+        """A redrive claims failed runs, a worker pending ones."""
+        for each in sorted(RUN_STATUSES):
+            await backend.create_run(new_run(each, status=each))
+        assert await claimed_ids(backend, statuses=frozenset({status})) == [status]
+
+    async def test_a_claim_takes_the_queues_it_asks_for(self, backend: StateBackend) -> None:
+        """A run without a queue belongs to none of them."""
+        for run_id, queue in {"a": "mail", "b": "bulk", "c": None}.items():
+            await backend.create_run(new_run(run_id, queue=queue))
+        assert await claimed_ids(backend, queues=frozenset()) == []
+        assert await claimed_ids(backend, queues=frozenset({"mail", "none"})) == ["a"]
+        assert await claimed_ids(backend, queues=None) == ["b", "c"]
+
+    async def test_higher_priority_goes_first_then_the_older_run(self, backend: StateBackend) -> None:
+        """Ties of both are broken by the run id."""
+        heads: dict[str, dict[str, Any]] = {
+            "late": {"created_at": T0 + SECOND},
+            "b": {},
+            "a": {},
+            "low": {"priority": -1, "created_at": T0 - SECOND},
+            "high": {"priority": 5, "created_at": T0 + 2 * SECOND},
+        }
+        for run_id, fields in heads.items():
+            await backend.create_run(new_run(run_id, **fields))
+        now = T0 + TTL
+        assert await claimed_ids(backend, now=now, limit=2) == ["high", "a"]
+        assert await claimed_ids(backend, now=now, limit=100) == ["b", "late", "low"]
+
+    async def test_a_claim_takes_no_more_than_its_limit(self, backend: StateBackend) -> None:
+        """By default that is one."""
+        for i in range(5):
+            await backend.create_run(new_run(f"run{i}"))
+        assert len(await backend.claim("w", now=T0, ttl=TTL)) == 1
+        assert len(await claimed_ids(backend, limit=3)) == 3
+        assert len(await claimed_ids(backend, limit=3)) == 1
+
+    async def test_simultaneous_claimants_get_each_run_once(self, backend: StateBackend) -> None:
+        """Whatever they ask for at once, no run is given to two of them, and none is forgotten."""
+        for i in range(12):
+            await backend.create_run(new_run(f"run{i:02}"))
+        query = ClaimQuery(limit=2)
+        calls = [backend.claim(f"w{i}", now=T0, ttl=TTL, query=query) for i in range(10)]
+        leases = [lease for taken in await asyncio.gather(*calls) for lease in taken]
+        # Some may come away with less, having been overtaken; who asks again gets the rest.
+        rest = await backend.claim("w", now=T0, ttl=TTL, query=ClaimQuery(limit=100))
+        assert sorted(lease.run_id for lease in [*leases, *rest]) == [f"run{i:02}" for i in range(12)]
+        for lease in [*leases, *rest]:
+            assert (await head(backend, lease.run_id)).lease == lease
+
+    # ---------------------------------------------------------------------------------------------- renew, release
+
+    async def test_a_renewed_lease_lasts_longer(self, backend: StateBackend) -> None:
+        """Renewing changes when it ends, and neither the token nor the count of attempts."""
+        lease = await create(backend)
+        renewed = replace(lease, expires_at=T0 + SECOND + TTL)
+        assert await backend.renew([lease], now=T0 + SECOND, ttl=TTL) == [renewed]
+        summary = await head(backend)
+        assert (summary.lease, summary.attempts) == (renewed, 1)
+        assert await claim(backend, now=T0 + TTL) is None
+        assert await append(backend, lease) == 2
+
+    async def test_a_lost_lease_is_not_renewed(self, backend: StateBackend) -> None:
+        """The others in the call are, and the new owner keeps what it has."""
+        lost = await create(backend, new_run("lost"))
+        kept = await create(backend, new_run("kept"))
+        gone = await create(backend, new_run("gone"))
+        await backend.delete_run("gone")
+        now = T0 + TTL
+        new = await claim(backend, run_id="lost", now=now)
+        answer = await backend.renew([lost, gone, kept], now=now, ttl=2 * TTL)
+        assert answer == [replace(kept, expires_at=now + 2 * TTL)]
+        assert (await head(backend, "lost")).lease == new
+
+    async def test_an_expired_lease_that_nobody_took_is_renewed(self, backend: StateBackend) -> None:
+        """A process that was stopped for a while goes on if it was not missed."""
+        lease = await create(backend)
+        assert len(await backend.renew([lease], now=T0 + 5 * TTL, ttl=TTL)) == 1
+
+    async def test_a_released_or_rested_lease_is_not_renewed(self, backend: StateBackend) -> None:
+        """There is nothing left to renew, and no lease comes into being."""
+        released = await create(backend, new_run("released"))
+        rested = await create(backend, new_run("rested"))
+        await backend.release(released)
+        await append(backend, rested, status="completed")
+        assert await backend.renew([released, rested], now=T0, ttl=TTL) == []
+        assert [summary.lease for summary in await backend.query_runs(RunQuery())] == [None, None]
+
+    async def test_renewing_nothing_renews_nothing(self, backend: StateBackend) -> None:
+        """An empty call is a valid call."""
+        assert await backend.renew([], now=T0, ttl=TTL) == []
+
+    async def test_a_released_run_can_be_claimed_at_once(self, backend: StateBackend) -> None:
+        """Without ``wake_at`` it is due."""
+        await backend.release(await create(backend))
+        summary = await head(backend)
+        assert (summary.lease, summary.wake_at, summary.attempts) == (None, None, 1)
+        assert await claimed_ids(backend) == ["run"]
+
+    async def test_a_run_released_until_later_sleeps(self, backend: StateBackend) -> None:
+        """It holds no lease, and is due at ``wake_at``."""
+        await backend.release(await create(backend), wake_at=T0 + SECOND)
+        summary = await head(backend)
+        assert (summary.lease, summary.wake_at, summary.status) == (None, T0 + SECOND, "running")
+        assert await claimed_ids(backend) == []
+        assert await claimed_ids(backend, now=T0 + SECOND) == ["run"]
+
+    async def test_releasing_a_lost_lease_changes_nothing(self, backend: StateBackend) -> None:
+        """A late worker cannot take the run from its new owner."""
+        old = await create(backend)
+        new = await claim(backend, now=T0 + TTL)
+        await backend.release(old, wake_at=T0 + 9 * TTL)
+        summary = await head(backend)
+        assert (summary.lease, summary.wake_at) == (new, None)
+
+    async def test_releasing_twice_or_after_deletion_changes_nothing(self, backend: StateBackend) -> None:
+        """A second release does not move the time to wake up, and a release makes no run."""
+        lease = await create(backend)
+        await backend.release(lease)
+        await backend.release(lease, wake_at=T0 + TTL)
+        assert (await head(backend)).wake_at is None
+        await backend.delete_run("run")
+        await backend.release(lease)
+        assert await backend.load("run") is None

@@ -1,0 +1,129 @@
+"""Runs, records and signals to test stores with, and short ways to say what a test does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flujo_async._log.chain import GENESIS, next_hash
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import RunStatus, RunSummary
+from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async.abc.backend import StateBackend
+
+T0 = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+TTL = timedelta(seconds=30)
+
+ODD_IDS = (
+    "a",
+    "A",
+    ".",
+    "..",
+    "a/b",
+    "a\\b",
+    "a%2fb",
+    "con",
+    "a b",
+    " ",
+    "~",
+    "-rf",
+    "*",
+    "'; DROP TABLE runs; --",
+    "line\nbreak",
+    "\u00e9",
+    "e\u0301",
+    "\U0001f600",
+    "x.jsonl",
+    "x.json",
+    "x" * 512,
+    "x" * 511 + "y",
+    "X" * 512,
+    "\U0001f600" * 512,
+)
+"""Run ids that are one and the same, or none at all, to a store that is careless with them."""
+
+
+def sealed(bodies: Sequence[bytes], *, after: Sequence[Record] = ()) -> tuple[Record, ...]:
+    """Return bodies as records that continue the log ``after``."""
+    prev_hash = after[-1].hash if after else GENESIS
+    records: list[Record] = []
+    for seq, body in enumerate(bodies, len(after) + 1):
+        prev_hash = next_hash(prev_hash, body)
+        records.append(Record(seq, body, prev_hash))
+    return tuple(records)
+
+
+LOG = sealed([b'{"kind":"Test","n":%d}' % n for n in range(1, 33)])
+"""A log to take records from: ``LOG[:1]`` is what ``new_run`` starts with."""
+
+
+def new_run(run_id: str = "run", *, records: Sequence[Record] = LOG[:1], **head: Any) -> NewRun:
+    """Return a run to create, ``running`` since ``T0``."""
+    fields: dict[str, Any] = {
+        "pipeline_name": "hello",
+        "pipeline_version": "1.0.0",
+        "status": "running",
+        "created_at": T0,
+        "updated_at": T0,
+        "last_seq": len(records),
+    }
+    return NewRun(RunSummary(run_id=run_id, **fields | head), tuple(records))
+
+
+def update(status: RunStatus = "running", *, updated_at: datetime = T0 + SECOND, **fields: Any) -> RunUpdate:
+    """Return a change of the head."""
+    return RunUpdate(status=status, updated_at=updated_at, **fields)
+
+
+def signal(signal_id: str = "s1", run_id: str = "run", payload: Any = None) -> Signal:
+    """Return an answer to the wait ``approval``."""
+    return Signal(run_id=run_id, signal_id=signal_id, name="approval", payload=payload, at=T0)
+
+
+async def create(backend: StateBackend, run: NewRun | None = None, *, owner: str = "w1") -> Lease:
+    """Create a run that ``owner`` has leased."""
+    lease = await backend.create_run(run or new_run(), owner=owner, ttl=TTL)
+    assert lease is not None
+    return lease
+
+
+async def claim(
+    backend: StateBackend, owner: str = "w2", *, now: datetime = T0, run_id: str | None = "run", **query: Any
+) -> Lease | None:
+    """Claim one run, if it can be had."""
+    leases = await backend.claim(owner, now=now, ttl=TTL, query=ClaimQuery(run_id=run_id, **query))
+    assert len(leases) <= 1
+    return leases[0] if leases else None
+
+
+async def claimed_ids(backend: StateBackend, *, now: datetime = T0, limit: int = 100, **query: Any) -> list[str]:
+    """Claim what is due and return the run ids, in the order of the claims."""
+    leases = await backend.claim("w", now=now, ttl=TTL, query=ClaimQuery(limit=limit, **query))
+    return [lease.run_id for lease in leases]
+
+
+async def append(backend: StateBackend, lease: Lease, *, after: int = 1, count: int = 1, **fields: Any) -> int:
+    """Append the next ``count`` records of ``LOG``."""
+    records = LOG[after : after + count]
+    return await backend.append(lease, records, expected_seq=after, update=update(**fields))
+
+
+async def load(backend: StateBackend, run_id: str = "run") -> StoredRun:
+    """Load a run that exists."""
+    run = await backend.load(run_id)
+    assert run is not None
+    return run
+
+
+async def head(backend: StateBackend, run_id: str = "run") -> RunSummary:
+    """Return the head of a run that exists; loading and listing tell the same."""
+    run = await load(backend, run_id)
+    assert await backend.query_runs(RunQuery(run_id=run_id)) == [run.summary]
+    return run.summary
+
+
+async def listed(backend: StateBackend, **query: Any) -> list[str]:
+    """Return the ids that a listing shows."""
+    return [summary.run_id for summary in await backend.query_runs(RunQuery(**query))]

@@ -1,0 +1,415 @@
+"""What ``FileBackend`` does with files: torn lines, broken ones, full disks, several processes, sudden ends."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal as signals
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.state import RUN_STATUSES
+from flujo_async._model.stored import RunQuery
+from flujo_async.backends.file import FileBackend
+from flujo_async.backends.file_name import file_name, run_id_of
+from flujo_async.errors import BackendError, IntegrityError, SchemaTooNew
+from flujo_async.testing.samples import (
+    LOG,
+    ODD_IDS,
+    T0,
+    TTL,
+    append,
+    claimed_ids,
+    create,
+    listed,
+    load,
+    new_run,
+    signal,
+)
+
+PRELUDE = """
+import asyncio, os, sys
+from flujo_async.backends.file import FileBackend
+from flujo_async.errors import BackendError
+from flujo_async.testing.samples import *
+backend = FileBackend(sys.argv[1])
+"""
+
+
+def script(body: str, directory: Path) -> subprocess.Popen[str]:
+    code = PRELUDE + textwrap.dedent(body)
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=50)
+    assert process.returncode == 0
+    return out
+
+
+async def grown(backend: FileBackend) -> None:
+    """A run with four records in three lines, and a signal in a fourth one."""
+    lease = await create(backend)
+    await append(backend, lease)
+    await append(backend, lease, after=2, count=2)
+    await backend.post(signal())
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+async def test_a_log_is_one_readable_line_per_write(tmp_path: Path) -> None:
+    await grown(FileBackend(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert [[record["seq"] for record in line.get("records", [])] for line in lines] == [[1], [2], [3, 4], []]
+    assert lines[2]["records"][0]["fact"] == {"kind": "Test", "n": 3}
+    assert lines[3]["signal"]["name"] == "approval"
+    assert [line["head"]["last_seq"] for line in lines] == [1, 2, 4, 4]
+    assert "created_at" not in lines[1]["head"]
+
+
+async def test_a_line_grows_with_the_change_and_not_with_the_history(tmp_path: Path) -> None:
+    lease = await create(backend := FileBackend(tmp_path), new_run(metadata={"big": "x" * 10_000}))
+    for seq in range(1, 21):
+        await append(backend, lease, after=seq)
+    lengths = [len(line) for line in (tmp_path / "run.jsonl").read_bytes().splitlines()]
+    assert max(lengths[1:]) - min(lengths[1:]) < 10
+    assert max(lengths[1:]) < 500
+
+
+async def test_a_write_that_ends_anywhere_never_happened(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever part of the last line reached the disk: it is dropped, said so, and the next append follows on."""
+    await grown(FileBackend(tmp_path))
+    path = tmp_path / "run.jsonl"
+    whole = path.read_bytes()
+    line_ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    seqs = [1, 2, 4, 4]
+    for cut in range(line_ends[0], len(whole)):
+        caplog.clear()
+        path.write_bytes(whole[:cut])
+        complete = sum(end <= cut for end in line_ends)
+        run = await load(backend := FileBackend(tmp_path))
+        assert run.records == LOG[: seqs[complete - 1]]
+        assert bool(caplog.records) == (cut not in line_ends)
+        assert path.stat().st_size == max(end for end in line_ends if end <= cut)
+        assert run.summary.lease is not None
+        await append(backend, run.summary.lease, after=len(run.records))
+        assert (await load(FileBackend(tmp_path))).records == LOG[: len(run.records) + 1]
+    assert {record.name for record in caplog.records} == {"flujo_async"}
+
+
+async def test_a_creation_that_ends_anywhere_never_happened(tmp_path: Path) -> None:
+    """There is no such run, and the next creation is not in its way."""
+    backend = FileBackend(tmp_path)
+    await create(backend)
+    path = tmp_path / "run.jsonl"
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 7):
+        path.write_bytes(whole[:cut])
+        assert await FileBackend(tmp_path).load("run") is None
+        assert await listed(FileBackend(tmp_path)) == []
+        await create(FileBackend(tmp_path))
+        assert path.read_bytes() == whole
+
+
+async def test_an_object_that_knows_the_log_drops_a_torn_line_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lease = await create(backend := FileBackend(tmp_path))
+    with (tmp_path / "run.jsonl").open("ab") as file:
+        file.write(b'{"records":[{"seq":2')
+    assert await append(backend, lease) == 2
+    assert caplog.record_tuples == [
+        ("flujo_async", logging.WARNING, "run 'run': dropped 20 bytes of an unfinished write")
+    ]
+    assert (await load(FileBackend(tmp_path))).records == LOG[:2]
+
+
+@pytest.mark.parametrize(("line", "seq"), [(0, 1), (1, 2), (2, 3), (3, 5)], ids=["first", "second", "third", "signal"])
+async def test_a_broken_line_is_named(tmp_path: Path, line: int, seq: int) -> None:
+    """A line that is not JSON raises, whoever reads it; the run is not lost from listings."""
+    await grown(FileBackend(tmp_path))
+    path = tmp_path / "run.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = b"\xff" + lines[line][1:]
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(IntegrityError) as caught:
+        await FileBackend(tmp_path).load("run")
+    assert (caught.value.run_id, caught.value.seq) == ("run", seq)
+    assert await listed(FileBackend(tmp_path)) == ["run"]
+
+
+async def test_a_lost_line_is_named(tmp_path: Path) -> None:
+    await grown(FileBackend(tmp_path))
+    path = tmp_path / "run.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:1] + lines[2:]))
+    with pytest.raises(IntegrityError) as caught:
+        await FileBackend(tmp_path).load("run")
+    assert caught.value.seq == 2
+
+
+async def test_a_log_under_a_wrong_name_is_broken(tmp_path: Path) -> None:
+    await create(FileBackend(tmp_path))
+    (tmp_path / "run.jsonl").rename(tmp_path / "other.jsonl")
+    with pytest.raises(IntegrityError, match="log of run 'run'"):
+        await FileBackend(tmp_path).load("other")
+
+
+async def test_a_broken_log_stops_nothing_but_itself(tmp_path: Path) -> None:
+    """It is listed as failed, and neither listing nor claiming of the others suffers; it can be deleted."""
+    backend = FileBackend(tmp_path)
+    await backend.create_run(new_run("good"))
+    (tmp_path / "bad.jsonl").write_text("rubbish\n")
+    [bad] = await backend.query_runs(RunQuery(status="failed"))
+    assert bad.run_id == "bad"
+    assert "rubbish" in (bad.error_message or "") or "not" in (bad.error_message or "")
+    assert sorted(await listed(backend)) == ["bad", "good"]
+    assert await claimed_ids(backend, statuses=RUN_STATUSES) == ["good"]
+    with pytest.raises(IntegrityError):
+        await backend.claim("w", now=T0, ttl=TTL, query=ClaimQuery(run_id="bad"))
+    await backend.delete_run("bad")
+    assert await listed(backend) == ["good"]
+
+
+async def test_a_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    await create(FileBackend(tmp_path))
+    path = tmp_path / "run.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":2'))
+    with pytest.raises(SchemaTooNew):
+        await FileBackend(tmp_path).load("run")
+
+
+async def test_listing_does_not_read_what_has_not_changed(tmp_path: Path) -> None:
+    """The proof: a file whose content was spoilt without any other sign of a change."""
+    backend = FileBackend(tmp_path)
+    await create(backend)
+    path = tmp_path / "run.jsonl"
+    assert await listed(backend) == ["run"]
+    await backend.shutdown()
+    stat = path.stat()
+    path.write_bytes(b"x" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert await listed(backend, status="running") == ["run"]
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def test_names_of_files_are_safe_and_apart_on_every_file_system() -> None:
+    names = [file_name(run_id) for run_id in ODD_IDS]
+    assert len({name.lower() for name in names}) == len(ODD_IDS)
+    for run_id, name in zip(ODD_IDS, names, strict=True):
+        assert name.isascii()
+        assert len(name) <= 255
+        assert not set(name) & set('/\\:*?"<>| ')
+        assert not name.startswith(".")
+        assert "~" in name or run_id_of(name) == run_id
+    assert file_name("order-17.b_2") == "order-17.b_2.jsonl"
+
+
+async def test_a_directory_appears_with_the_first_run_and_only_then(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path / "a" / "b")
+    assert await listed(backend) == []
+    assert await backend.load("run") is None
+    await backend.delete_run("run")
+    await backend.shutdown()
+    assert not (tmp_path / "a").exists()
+    await create(backend)
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["run.jsonl"]
+
+
+async def test_deletion_leaves_no_file(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path)
+    await grown(backend)
+    await backend.delete_run("run")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_an_error_of_the_system_is_a_backend_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(BackendError) as caught:
+        await create(FileBackend(blocked / "runs"))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+async def test_the_number_of_open_files_is_bounded(tmp_path: Path) -> None:
+    def open_files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files()
+    backend = FileBackend(tmp_path)
+    for i in range(150):
+        await create(backend, new_run(f"run{i}"))
+    assert 50 < open_files() - before < 80
+    await backend.shutdown()
+    assert open_files() - before < 10
+
+
+# -------------------------------------------------------------------------------------------------------- processes
+
+
+@pytest.mark.parametrize("verb", [append, listed, load], ids=["append", "listing", "load"])
+async def test_a_verb_waits_for_the_process_that_has_the_lock(tmp_path: Path, verb: Any) -> None:
+    """Nobody looks at a log while somebody else writes it."""
+    lease = await create(FileBackend(tmp_path))
+    arguments = [FileBackend(tmp_path), lease] if verb is append else [FileBackend(tmp_path)]
+    with (tmp_path / "run.jsonl").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(verb(*arguments))
+        await asyncio.wait([waiting], timeout=0.1)
+        assert not waiting.done()
+    await waiting
+
+
+TURNS = 40
+
+WORK = """
+async def work(turns):
+    while turns:
+        lease = await claim(backend, f"w{os.getpid()}", run_id=None)
+        if lease is None:  # the other processes have all runs
+            continue
+        seq = (await load(backend, lease.run_id)).summary.last_seq
+        await backend.append(lease, [Record(seq + 1, b"{}", str(lease.token))], expected_seq=seq, update=update())
+        await backend.release(lease)
+        turns -= 1
+"""
+
+
+@pytest.mark.parametrize("forked", [False, True])
+async def test_processes_that_share_a_directory_never_have_a_run_at_the_same_time(tmp_path: Path, forked: bool) -> None:
+    """Three processes, or two that are forks of one that has files open, take turns on two runs: none is lost."""
+    backend = FileBackend(tmp_path)
+    for run_id in "ab":
+        await backend.create_run(new_run(run_id))
+    # Ready, and then all at once.
+    begin = "print('ready', flush=True); sys.stdin.readline()"
+    fork = "asyncio.run(load(backend, 'a')); pid = os.fork()" if forked else "pid = 0"
+    join = "if pid: assert os.waitpid(pid, 0)[1] == 0"
+    body = f"{WORK}\n{begin}\n{fork}\nasyncio.run(work({TURNS}))\n{join}"
+    processes = [script(body, tmp_path) for _ in range(1 if forked else 3)]
+    for process in processes:
+        assert process.stdout is not None
+        await asyncio.to_thread(process.stdout.readline)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    await asyncio.gather(*(asyncio.to_thread(finished, process) for process in processes))
+    turns = 0
+    for run_id in "ab":
+        run = await load(backend, run_id)
+        turns += run.summary.attempts
+        assert [record.hash for record in run.records[1:]] == [str(n + 1) for n in range(run.summary.attempts)]
+    assert turns == TURNS * (2 if forked else 3)
+
+
+def test_a_fork_does_not_share_its_parents_locks(tmp_path: Path) -> None:
+    """The system sees a descriptor and its copy in a forked child as one holder of a lock."""
+    body = """
+    asyncio.run(create(backend))
+    locked, done = os.pipe(), os.pipe()
+    if not os.fork():
+        with backend._logs.using("run.jsonl"):
+            os.write(locked[1], b"x")
+            os.read(done[0], 1)
+        os._exit(0)
+
+    async def work():
+        os.read(locked[0], 1)
+        waiting = asyncio.create_task(load(backend))
+        await asyncio.wait([waiting], timeout=0.1)
+        print(waiting.done())
+        os.write(done[1], b"x")
+        await waiting
+    asyncio.run(work())
+    os.wait()
+    """
+    assert finished(script(body, tmp_path)) == "False\n"
+
+
+@pytest.mark.parametrize("acknowledged", [1, 7, 20])
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, acknowledged: int) -> None:
+    """After ``SIGKILL`` the log ends at the last acknowledged append, or at the one under way."""
+    body = """
+    async def work():
+        lease = await create(backend)
+        for seq in range(1, 10_000):
+            await backend.append(lease, sealed([b'{"n":1}'] * (seq + 1))[seq:], expected_seq=seq, update=update())
+            print(seq + 1, flush=True)
+    asyncio.run(work())
+    """
+    process = script(body, tmp_path)
+    assert process.stdout is not None
+    for _ in range(acknowledged):
+        process.stdout.readline()
+    process.send_signal(signals.SIGKILL)
+    last = int((process.stdout.read().splitlines() or [str(acknowledged + 1)])[-1])
+    process.communicate()
+    run = asyncio.run(load(FileBackend(tmp_path)))
+    assert run.summary.last_seq in (last, last + 1)
+    assert len(run.records) == run.summary.last_seq
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
+    """The write that did not fit is gone, and when there is room again, the run goes on."""
+    body = """
+    import resource
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    async def fails(verb):
+        try:
+            await verb
+        except BackendError as error:
+            assert isinstance(error.__cause__, OSError)
+            return True
+        return False
+
+    async def work():
+        lease = await create(backend)
+        size = os.path.getsize(sys.argv[1] + "/run.jsonl")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
+        assert await fails(append(backend, lease, count=5))
+        assert os.path.getsize(sys.argv[1] + "/run.jsonl") == size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        assert await fails(create(backend, new_run("other")))
+        assert os.listdir(sys.argv[1]) == ["run.jsonl"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert await append(backend, lease, count=5) == 6
+        assert (await load(backend)).records == LOG[:6]
+        print("ok")
+    asyncio.run(work())
+    """
+    assert finished(script(body, tmp_path)) == "ok\n"
+
+
+def test_a_process_ends_on_its_own_without_closing(tmp_path: Path) -> None:
+    body = """
+    async def work():
+        await create(backend)
+        asyncio.create_task(backend.wait_for_work(timeout=1000))
+        await asyncio.sleep(0)
+        print("ok")
+    asyncio.run(work())
+    """
+    assert finished(script(body, tmp_path)) == "ok\n"
