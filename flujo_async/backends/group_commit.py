@@ -1,0 +1,229 @@
+"""One thread that writes: whatever waits at the same time goes down in one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from flujo_async.backends.reply import Outcome, Reply, send
+
+T = TypeVar("T")
+Work: TypeAlias = Callable[[sqlite3.Connection], T]
+
+MOST_IN_ONE_TRANSACTION = 1000
+
+
+class OpenDatabase(Protocol):
+    """A database that is open for writing; all of it is used in the writer's thread."""
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection that the work is done on; it begins and commits nothing by itself."""
+        ...
+
+    def tend(self) -> float | None:
+        """Do what is to be done between transactions.
+
+        Returns:
+            After how many seconds without work to do so again; ``None`` is not before the next transaction.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class Database(Protocol):
+    """A database that can be opened."""
+
+    def open(self) -> OpenDatabase:
+        """Open it for writing."""
+        ...
+
+    def explain(self, error: Exception) -> Exception:
+        """Return the exception that a caller gets for ``error``: a new one for each caller."""
+        ...
+
+
+class GroupCommit:
+    """Does work on one connection, in one daemon thread that starts when there is something to do.
+
+    Work is a function of the connection. All work that waits when the connection is free shares one
+    transaction, and each caller is released with its own result when that transaction is durable. A cancelled
+    caller stops waiting; its work may still be done. Callers may live in several event loops.
+
+    A connection with which something went wrong is closed, and the next work opens another.
+
+    Args:
+        database: what to open, and how to explain its errors.
+        refusal: what work raises to say no *before it has written anything*: its caller gets the exception, and
+            the transaction goes on. Any other exception undoes the whole transaction; all of its work is then
+            done again, each piece behind a savepoint, and the caller of the one that fails again gets the
+            explanation. So work may be done twice, and does nothing but use the connection.
+    """
+
+    def __init__(self, database: Database, *, refusal: type[Exception]) -> None:
+        self._database = database
+        self._refusal = refusal
+        self._guard = threading.Lock()  # never held for longer than it takes to start a thread
+        self._writer: _Writer | None = None
+
+    async def put(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
+        """Have work done, wait until it is durable and return its result.
+
+        Args:
+            work: what to do.
+            then: called in the writer's thread once the work is durable, whether its caller still waits or not.
+        """
+        reply = Reply[T]()
+        self._hand_in(_Job(work, reply, then))
+        return await reply.get()
+
+    async def open(self) -> None:
+        """Open the database, unless it is open."""
+        reply = Reply[None]()
+        self._hand_in(_Job(_nothing, reply, only_reads=True))
+        await reply.get()
+
+    def look(self, work: Work[object]) -> None:
+        """Have something read on the connection some time soon; whether that succeeds is not told."""
+        self._hand_in(_Job(work, None, only_reads=True))
+
+    async def stop(self) -> None:
+        """Finish the work that waits, close the database and end the thread."""
+        with self._guard:
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            reply = Reply[None]()
+            writer.inbox.put(_Stop(reply))
+            await reply.get()
+
+    def _hand_in(self, job: _Job) -> None:
+        with self._guard:
+            if self._writer is None:
+                self._writer = _Writer(self._database, self._refusal)
+            self._writer.inbox.put(job)
+
+    def __del__(self) -> None:
+        if self._writer is not None:
+            self._writer.inbox.put(_Stop(None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    work: Work[Any]
+    reply: Reply[Any] | None
+    then: Callable[[], None] | None = None
+    only_reads: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    reply: Reply[None] | None
+
+
+class _Writer:
+    """The thread: takes what waits, commits it, answers."""
+
+    def __init__(self, database: Database, refusal: type[Exception]) -> None:
+        self.inbox: SimpleQueue[_Job | _Stop] = SimpleQueue()
+        self._database = database
+        self._refusal = refusal
+        self._open: OpenDatabase | None = None
+        self._stop: _Stop | None = None
+        # A daemon: what was acknowledged is durable, so nothing has to hold the process up.
+        threading.Thread(target=self._run, name="flujo-writer", daemon=True).start()
+
+    def _run(self) -> None:
+        pause = None
+        while self._stop is None:
+            jobs = self._take(pause)
+            if jobs:
+                self._answer(jobs, self._commit(jobs))
+            pause = self._tend()
+        self._close()
+        if self._stop.reply is not None:
+            send([(self._stop.reply, (None, None))])
+
+    def _take(self, pause: float | None) -> list[_Job]:
+        """Wait for a job, ``pause`` seconds at most, and return it with those behind it."""
+        jobs: list[_Job] = []
+        try:
+            item = self.inbox.get(timeout=pause)
+            while isinstance(item, _Job):
+                jobs.append(item)
+                if len(jobs) == MOST_IN_ONE_TRANSACTION:
+                    return jobs
+                item = self.inbox.get_nowait()
+            self._stop = item
+        except Empty:
+            pass
+        return jobs
+
+    def _commit(self, jobs: Sequence[_Job]) -> list[Outcome]:
+        try:
+            if self._open is None:
+                self._open = self._database.open()
+            return self._transact(self._open.connection, jobs)
+        except Exception as error:  # handed on to every caller
+            self._close()  # whatever was begun is undone
+            return [(None, self._database.explain(error)) for _ in jobs]
+
+    def _transact(self, db: sqlite3.Connection, jobs: Sequence[_Job]) -> list[Outcome]:
+        if all(job.only_reads for job in jobs):  # no need to wait for the write lock
+            return [self._do(db, job) for job in jobs]
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            outcomes = [self._do(db, job) for job in jobs]
+        except Exception:  # it comes again, to its own caller
+            db.rollback()
+            db.execute("BEGIN IMMEDIATE")
+            outcomes = [self._do_apart(db, job) for job in jobs]
+        db.execute("COMMIT")
+        return outcomes
+
+    def _do(self, db: sqlite3.Connection, job: _Job) -> Outcome:
+        try:
+            return job.work(db), None
+        except self._refusal as refusal:
+            return None, refusal
+
+    def _do_apart(self, db: sqlite3.Connection, job: _Job) -> Outcome:
+        db.execute("SAVEPOINT job")
+        try:
+            outcome = self._do(db, job)
+        except Exception as error:  # handed on to its caller
+            if not db.in_transaction:
+                raise  # SQLite gave up the transaction, and with it the others' work
+            db.execute("ROLLBACK TO job")
+            outcome = None, self._database.explain(error)
+        db.execute("RELEASE job")
+        return outcome
+
+    def _answer(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+        answers = list(zip(jobs, outcomes, strict=True))
+        for job, (_, error) in answers:
+            if job.then is not None and error is None:
+                job.then()
+        send((job.reply, outcome) for job, outcome in answers if job.reply is not None)
+
+    def _tend(self) -> float | None:
+        try:
+            return None if self._open is None else self._open.tend()
+        except sqlite3.Error:  # nobody waits for this; whoever comes next finds out with a new connection
+            self._close()
+            return None
+
+    def _close(self) -> None:
+        database, self._open = self._open, None
+        if database is not None:
+            database.close()
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    pass

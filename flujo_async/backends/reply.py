@@ -1,0 +1,56 @@
+"""Answers that coroutines wait for and another thread gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Generic, TypeAlias, TypeVar, cast
+
+T = TypeVar("T")
+
+Outcome: TypeAlias = tuple[Any, Exception | None]
+"""What became of a request: its result, or the exception that its caller gets."""
+
+
+class Reply(Generic[T]):
+    """The answer to one request, made by the coroutine that waits for it."""
+
+    __slots__ = ("_future", "loop")
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._future: asyncio.Future[T] = self.loop.create_future()
+
+    async def get(self) -> T:
+        """Wait for the answer."""
+        return await self._future
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the answer; only in the thread of ``loop``. Whoever was cancelled does not get it."""
+        result, error = outcome
+        if self._future.done():
+            return
+        if error is None:
+            self._future.set_result(cast("T", result))
+        else:
+            self._future.set_exception(error)
+
+
+Answer: TypeAlias = tuple[Reply[Any], Outcome]
+
+
+def send(answers: Iterable[Answer]) -> None:
+    """Give answers from any thread, with one wake-up for each event loop."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_loop[answer[0].loop].append(answer)
+    for loop, theirs in by_loop.items():
+        with suppress(RuntimeError):  # that loop was closed in between: nobody waits there any more
+            loop.call_soon_threadsafe(_settle, theirs)
+
+
+def _settle(answers: Iterable[Answer]) -> None:
+    for reply, outcome in answers:
+        reply.settle(outcome)

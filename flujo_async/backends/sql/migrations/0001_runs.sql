@@ -1,0 +1,57 @@
+-- Moments are microseconds since 1970 in UTC. Facts and signals name their run by its short key.
+-- To look around:  SELECT run_id, seq, body FROM facts JOIN runs ON runs.id = facts.run ORDER BY run, seq;
+
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    pipeline_name TEXT NOT NULL,
+    pipeline_version TEXT NOT NULL,
+    status TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    current_step_index INTEGER NOT NULL,
+    metadata TEXT NOT NULL,                 -- JSON
+    error_message TEXT,
+    waiting_for TEXT NOT NULL,              -- JSON
+    attempts INTEGER NOT NULL,              -- also the token of the last lease: each claim makes one more
+    parent_run_id TEXT,
+    queue TEXT,
+    priority INTEGER NOT NULL,
+    wake_at INTEGER,
+    lease_owner TEXT,                       -- a run that is leased has no wake_at
+    lease_expires_at INTEGER,
+    due_at INTEGER GENERATED ALWAYS AS (coalesce(lease_expires_at, wake_at)) VIRTUAL
+) STRICT;
+
+-- Claims: what is ready now, in the order of claims; what becomes due; what dead owners left behind.
+CREATE INDEX runs_ready ON runs (status, queue, priority DESC, created_at, run_id) WHERE due_at IS NULL;
+CREATE INDEX runs_due ON runs (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX runs_leased ON runs (lease_owner) WHERE lease_owner IS NOT NULL;
+
+-- Listings.
+CREATE INDEX runs_created ON runs (created_at DESC, run_id);
+CREATE INDEX runs_status ON runs (status, created_at DESC, run_id);
+CREATE INDEX runs_pipeline ON runs (pipeline_name, created_at DESC, run_id);
+CREATE INDEX runs_parent ON runs (parent_run_id, created_at DESC, run_id) WHERE parent_run_id IS NOT NULL;
+
+-- Facts are appended at the end of the table, whatever their run: a transaction that serves a hundred runs
+-- writes a few pages. Clustered by run (WITHOUT ROWID) it wrote seven times as many, and took three times as long.
+CREATE TABLE facts (
+    id INTEGER PRIMARY KEY,
+    run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    body TEXT NOT NULL,                     -- JSON, byte for byte
+    hash TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX facts_of_run ON facts (run, seq);
+
+CREATE TABLE signals (
+    id INTEGER PRIMARY KEY,                 -- the order of posting
+    run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    signal_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    payload TEXT NOT NULL,                  -- JSON
+    at INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX signals_of_run ON signals (run, signal_id);

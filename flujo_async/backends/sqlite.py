@@ -1,0 +1,167 @@
+"""Runs in one SQLite file, which several processes may share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import aiosqlite
+from typing_extensions import override
+
+from flujo_async._model import transition
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import RunSummary
+from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async.abc.backend import StateBackend
+from flujo_async.backends import sqlite_rows as rows
+from flujo_async.backends import sqlite_work as work
+from flujo_async.backends.changes import Changes
+from flujo_async.backends.group_commit import GroupCommit, Work
+from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_file import SQLiteFile, Synchronous
+from flujo_async.backends.sqlite_readers import Readers
+from flujo_async.backends.sqlite_watch import Watch
+from flujo_async.errors import FlujoError, InvalidArgument
+
+_SQL = queries("sqlite.sql")
+_NO_LIMIT = -1
+
+
+class SQLiteBackend(StateBackend):
+    """Keeps runs in a SQLite database, which is created at first use.
+
+    All writes go through one thread with one connection, and those that wait at the same time share a
+    transaction, so a store under load is faster than one at rest. Reads have connections of their own and wait
+    for no writer. Several processes may use one file, on one machine: a network file system does not lock well
+    enough. Beside the file lie its write-ahead log (``-wal``) and the index of that (``-shm``); they belong to
+    the database, and go when its last connection is closed.
+
+    Args:
+        path: the database file, in a directory that exists.
+        synchronous: ``full`` waits for the disk at every commit; ``normal`` survives the death of the process
+            as well, but the failure of power or operating system may take the last commits away.
+        busy_timeout: how long a verb waits while other processes write, before it raises ``BackendError``.
+
+    Raises:
+        InvalidArgument: ``path`` names no file, or another argument is none of the above.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "full",
+        busy_timeout: timedelta = timedelta(seconds=10),
+    ) -> None:
+        if synchronous not in ("full", "normal"):
+            raise InvalidArgument(f"synchronous is 'full' or 'normal', not {synchronous!r}")
+        if os.fspath(path) in ("", ":memory:"):
+            raise InvalidArgument(f"{path!r} names no file; InMemoryBackend keeps runs in memory")
+        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self._changes = Changes()
+        self._watch = Watch(self._changes)
+        self._file = SQLiteFile(self.path, synchronous=synchronous, busy_timeout=busy_timeout, watch=self._watch)
+        self._commits = GroupCommit(self._file, refusal=FlujoError)
+        self._readers = Readers(partial(_open_reader, self._commits, self._file), self._file.explain)
+
+    @override
+    async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        run_id = check_run_id(run.summary.run_id)
+        summary = transition.created(run.summary, owner, ttl)
+        head = rows.head(summary)
+        await self._write(run_id, lambda db: work.create(db, head, run.records))
+        return summary.lease
+
+    @override
+    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+        values = {"run_id": run_id, "until": sys.maxsize if until is None else until}
+        return rows.stored_run(await self._readers.fetch(_SQL["load"], values))
+
+    @override
+    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+        last_seq = expected_seq + len(records)
+        change = rows.change(update, last_seq)
+        await self._write(lease.run_id, lambda db: work.append(db, lease, records, expected_seq, change))
+        return last_seq
+
+    @override
+    async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
+        return await self._commits.put(lambda db: work.claim(db, owner, now, ttl, query))
+
+    @override
+    async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
+        longer = [replace(lease, expires_at=now + ttl) for lease in leases]
+        return await self._commits.put(lambda db: work.renew(db, longer))
+
+    @override
+    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
+        wake_micros = rows.optional_micros(wake_at)
+        await self._write(lease.run_id, lambda db: work.release(db, lease, wake_micros))
+
+    @override
+    async def post(self, signal: Signal) -> None:
+        values = rows.signal_values(signal)
+        await self._write(signal.run_id, lambda db: work.post(db, signal.run_id, values))
+
+    @override
+    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
+        found = await self._readers.fetch(*_listing(query))
+        return [rows.summary(row) for row in found]
+
+    @override
+    async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
+        values = {"run_id": run_id, "after": after, "limit": _NO_LIMIT if limit is None else limit}
+        return rows.records(await self._readers.fetch(_SQL["events"], values))
+
+    @override
+    async def delete_run(self, run_id: str) -> None:
+        await self._write(run_id, lambda db: work.delete(db, run_id))
+
+    @override
+    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
+        with self._watch.waiting(run_id):
+            self._commits.look(self._watch.start)
+            await self._changes.wait(run_id, timeout=timeout)
+
+    @override
+    async def shutdown(self) -> None:
+        # The connection that writes comes last: one that only reads could not checkpoint the file.
+        await self._readers.stop()
+        await self._commits.stop()
+
+    async def _write(self, run_id: str, write: Work[None]) -> None:
+        await self._commits.put(write, then=partial(self._changes.announce, run_id))
+
+
+async def _open_reader(commits: GroupCommit, file: SQLiteFile) -> aiosqlite.Connection:
+    await commits.open()  # which creates the file, or brings it up to date
+    return await file.open_reader()
+
+
+def _listing(query: RunQuery) -> tuple[str, rows.Values]:
+    """Return the statement that answers a query, and its values."""
+    wanted = {
+        "run_id = :run_id": query.run_id,
+        "status = :status": query.status,
+        "pipeline_name = :pipeline_name": query.pipeline_name,
+        "parent_run_id = :parent_run_id": query.parent_run_id,
+        "json_contains(metadata, :metadata)": query.metadata,
+    }
+    conditions = [condition for condition, value in wanted.items() if value]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    values = {
+        "run_id": query.run_id,
+        "status": query.status,
+        "pipeline_name": query.pipeline_name,
+        "parent_run_id": query.parent_run_id,
+        "metadata": rows.json_text(dict(query.metadata)),
+        "limit": _NO_LIMIT if query.limit is None else query.limit,
+        "offset": query.offset,
+    }
+    return f"{_SQL['list_runs']} {where} {_SQL['in_order']}", values

@@ -1,0 +1,228 @@
+"""The database file: whose it is, how it is opened, migrated and checkpointed, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import aiosqlite
+
+from flujo_async._codec.tree import loads
+from flujo_async._model.selection import contains
+from flujo_async.backends.sql import migrations, queries
+from flujo_async.backends.sqlite_watch import Watch
+from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
+
+Synchronous: TypeAlias = Literal["full", "normal"]
+
+APPLICATION_ID: Final = 0x666C756A
+"""``fluj``, in the header of each of our files."""
+
+CHECKPOINT_EVERY = 1000
+"""Rows changed, or pages added, between two checkpoints: a write-ahead log of some megabytes."""
+
+_MIGRATIONS = migrations()
+_WHOSE = queries("sqlite.sql")["whose"]
+_LARGEST_IDLE_WAL = 16 * 2**20
+_RETRY_SECONDS = 0.01
+
+_WHAT_TO_DO = {
+    sqlite3.SQLITE_BUSY: "another process holds the database for longer than {busy_timeout} seconds; "
+    "nothing was written, try again, or give a longer busy_timeout",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; its directory has to exist, and to be writable",
+    sqlite3.SQLITE_READONLY: "the file, or its directory, is read-only; a store has to be writable even to be read",
+    sqlite3.SQLITE_FULL: "the disk is full; nothing was written",
+    sqlite3.SQLITE_IOERR: "the file system failed; nothing was written, the system's log may tell more",
+    sqlite3.SQLITE_NOTADB: "the file is not a database; it was left as it is, choose another path",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged; it was left as it is, restore it from a backup",
+}
+
+
+class SQLiteFile:
+    """A database file that may not exist yet. Nothing touches the disk before it is opened.
+
+    Args:
+        path: where it is.
+        synchronous: whether each commit waits for the disk.
+        busy_timeout: how long to wait for other processes.
+        watch: looks at the database between transactions.
+    """
+
+    def __init__(self, path: Path, *, synchronous: Synchronous, busy_timeout: timedelta, watch: Watch) -> None:
+        self.path = path
+        self._synchronous: Synchronous = synchronous
+        self._busy_seconds = busy_timeout.total_seconds()
+        self._watch = watch
+
+    def open(self) -> OpenFile:
+        """Open the file for writing; create it, or bring it up to date, if need be.
+
+        Raises:
+            SchemaTooNew: a newer version of this package wrote it.
+            BackendError: another application did.
+        """
+        self._look_before_touching()
+        db = self.connect("rwc")
+        try:
+            self._set_up(db)
+        except BaseException:
+            db.close()
+            raise
+        return OpenFile(self, db, self._watch)
+
+    def connect(self, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
+        """Open one connection, which begins no transactions by itself."""
+        return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
+
+    async def open_reader(self) -> aiosqlite.Connection:
+        """Open one connection for reading; it knows the function ``json_contains(whole, part)``."""
+        reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
+        # aiosqlite leaves open what type a function has.
+        await reader.create_function(  # pyright: ignore[reportUnknownMemberType]
+            "json_contains", 2, _json_contains, deterministic=True
+        )
+        return reader
+
+    def explain(self, error: Exception) -> FlujoError:
+        """Return what to tell a caller about an error: a new exception for each."""
+        if isinstance(error, BackendError):
+            explained: FlujoError = type(error)(*error.args)
+        elif isinstance(error, UnicodeEncodeError):
+            explained = SerializationError(f"text that is not Unicode cannot be stored: {error.object!r}")
+        else:
+            explained = BackendError(f"{self.path}: {self._what_to_do(error)}")
+        explained.__cause__ = error
+        return explained
+
+    def _what_to_do(self, error: Exception) -> str:
+        sentence = _WHAT_TO_DO.get(_code(error))
+        return f"{sentence.format(busy_timeout=self._busy_seconds)} ({error})" if sentence else f"{error!r}"
+
+    def _uri(self, mode: str) -> str:
+        return f"{self.path.as_uri()}?mode={mode}"
+
+    def _look_before_touching(self) -> None:
+        # Whoever closes the last connection that can write also checkpoints, which would change a stranger's file.
+        if self.path.is_dir():
+            raise BackendError(f"{self.path}: this is a directory, a SQLite store is a file")
+        if not self.path.exists() or not self.path.stat().st_size:
+            return
+        with closing(self.connect("ro")) as db:
+            try:
+                self._version(db)
+            except sqlite3.OperationalError as error:
+                # A crash has left a journal that only a writer can undo; then there is no looking without touching.
+                if _code(error) != sqlite3.SQLITE_READONLY:
+                    raise
+
+    def _version(self, db: sqlite3.Connection) -> int:
+        """Return the version of the schema; 0 is an empty database."""
+        row: tuple[int, int, int] = db.execute(_WHOSE).fetchone()
+        application, version, has_tables = row
+        newest = len(_MIGRATIONS)
+        if application == APPLICATION_ID and version <= newest:
+            return version
+        if application == APPLICATION_ID:
+            raise SchemaTooNew(
+                f"{self.path}: the database has schema version {version}, and this version of flujo_async "
+                f"knows versions up to {newest}: upgrade flujo_async"
+            )
+        if application or version or has_tables:
+            raise BackendError(
+                f"{self.path}: the database belongs to another application; it was left as it is, choose another path"
+            )
+        return 0
+
+    def _set_up(self, db: sqlite3.Connection) -> None:
+        self._version(db)
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        self._switch_to_wal(db)
+        db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL}")
+        while self._version(db) < len(_MIGRATIONS):
+            self._migrate(db)
+
+    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
+        # SQLite does not wait by itself here when two processes open a new file at once.
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        """Take one step, unless another process has just taken it."""
+        db.execute("BEGIN IMMEDIATE")
+        version = self._version(db)
+        if version < len(_MIGRATIONS):
+            for statement in _MIGRATIONS[version]:
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {version + 1}")
+        db.execute("COMMIT")
+
+
+class OpenFile:
+    """A file that is open for writing.
+
+    Automatic checkpoints are off. SQLite before 3.51.3 can corrupt a database when one connection checkpoints
+    while another starts the write-ahead log anew, so checkpoints are made only while this process has the write
+    lock, on a second connection: the one that writes may not checkpoint inside its own transaction.
+    """
+
+    def __init__(self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch) -> None:
+        self.connection = connection
+        self._file = file
+        self._watch = watch
+        self._checkpointer: sqlite3.Connection | None = None
+        self._rows, self._pages = self._progress()
+
+    def tend(self) -> float | None:
+        """Checkpoint if enough has been written, and look for changes that others have made."""
+        rows, pages = self._progress()
+        if max(rows - self._rows, pages - self._pages) >= CHECKPOINT_EVERY:
+            self._checkpoint()
+            self._rows, self._pages = rows, pages
+        return self._watch.look(self.connection)
+
+    def close(self) -> None:
+        """Close the connections; the last one to a file checkpoints it."""
+        for connection in (self._checkpointer, self.connection):
+            if connection is not None:
+                with suppress(sqlite3.Error):  # what was committed is in the write-ahead log
+                    connection.close()
+
+    def _progress(self) -> tuple[int, int]:
+        return self.connection.total_changes, _pragma(self.connection, "page_count")
+
+    def _checkpoint(self) -> None:
+        if self._checkpointer is None:
+            self._checkpointer = self._file.connect("rw")
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        finally:
+            self.connection.execute("ROLLBACK")
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    value: int = db.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _code(error: Exception) -> int:
+    """Return SQLite's code of an error, without the details of extended codes; 0 if it has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _json_contains(whole: str, part: str) -> bool:
+    return contains(loads(whole.encode()), loads(part.encode()))

@@ -1,0 +1,157 @@
+"""Heads, records and signals as rows of SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import Any, TypeAlias, cast
+
+from flujo_async._codec.heads import decode_waiting, encode_waiting
+from flujo_async._codec.tree import dumps, loads
+from flujo_async._model.lease import Lease
+from flujo_async._model.state import RESTING, RunStatus, RunSummary, Waiting
+from flujo_async._model.stored import Record, RunUpdate, Signal, StoredRun
+from flujo_async.errors import SerializationError
+
+Row: TypeAlias = Sequence[Any]
+Values: TypeAlias = dict[str, Any]
+"""The named values of a query."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FACT, _SIGNAL = 1, 2  # kinds of the rows of ``load``; 0 is the head
+
+
+def micros(moment: datetime) -> int:
+    """Return a moment as microseconds since 1970.
+
+    Raises:
+        SerializationError: the moment is naive.
+    """
+    if moment.tzinfo is None:
+        raise SerializationError(f"a stored moment needs a time zone, {moment} has none")
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def optional_micros(moment: datetime | None) -> int | None:
+    """Return what ``micros`` returns, for a moment that may be missing."""
+    return None if moment is None else micros(moment)
+
+
+def moment(micros: int) -> datetime:
+    """Return the moment that ``micros`` wrote."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def json_text(tree: Any) -> str:
+    """Return a tree as JSON text."""
+    return dumps(tree).decode()
+
+
+def head(summary: RunSummary) -> Values:
+    """Return the values of ``insert_run``."""
+    lease = summary.lease
+    return {
+        "run_id": summary.run_id,
+        "pipeline_name": summary.pipeline_name,
+        "pipeline_version": summary.pipeline_version,
+        "status": summary.status,
+        "created_at": micros(summary.created_at),
+        "updated_at": micros(summary.updated_at),
+        "last_seq": summary.last_seq,
+        "current_step_index": summary.current_step_index,
+        "metadata": json_text(dict(summary.metadata)),
+        "error_message": summary.error_message,
+        "waiting_for": _waiting_text(summary.waiting_for),
+        "attempts": summary.attempts,
+        "parent_run_id": summary.parent_run_id,
+        "queue": summary.queue,
+        "priority": summary.priority,
+        "wake_at": optional_micros(summary.wake_at),
+        "lease_owner": None if lease is None else lease.owner,
+        "lease_expires_at": None if lease is None else micros(lease.expires_at),
+    }
+
+
+def change(update: RunUpdate, last_seq: int) -> Values:
+    """Return the values of ``advance`` and ``advance_to_status``, those of the lease left out."""
+    return {
+        "last_seq": last_seq,
+        "status": update.status,
+        "is_resting": update.status in RESTING,
+        "updated_at": micros(update.updated_at),
+        "current_step_index": update.current_step_index,
+        "pipeline_version": update.pipeline_version,
+        "error_message": update.error_message,
+        "waiting_for": _waiting_text(update.waiting_for),
+    }
+
+
+def held(lease: Lease) -> Values:
+    """Return the values of the condition ``held``."""
+    return {"run_id": lease.run_id, "token": lease.token, "owner": lease.owner}
+
+
+def signal_values(signal: Signal) -> Values:
+    """Return the values of ``insert_signal``, the run's short key left out."""
+    return {
+        "signal_id": signal.signal_id,
+        "name": signal.name,
+        "payload": json_text(signal.payload),
+        "at": micros(signal.at),
+    }
+
+
+def summary(row: Row) -> RunSummary:
+    """Return the head that the columns ``head`` tell."""
+    run_id, attempts, owner, expires_at = row[0], row[11], row[16], row[17]
+    return RunSummary(
+        run_id=run_id,
+        pipeline_name=row[1],
+        pipeline_version=row[2],
+        status=cast("RunStatus", row[3]),
+        created_at=moment(row[4]),
+        updated_at=moment(row[5]),
+        last_seq=row[6],
+        current_step_index=row[7],
+        metadata=cast("dict[str, Any]", loads(row[8])),
+        error_message=row[9],
+        waiting_for=decode_waiting(loads(row[10])),
+        attempts=attempts,
+        parent_run_id=row[12],
+        queue=row[13],
+        priority=row[14],
+        wake_at=None if row[15] is None else moment(row[15]),
+        lease=None if owner is None else Lease(run_id, attempts, owner, moment(expires_at)),
+    )
+
+
+def records(rows: Iterable[Row]) -> list[Record]:
+    """Return the records that the rows of ``events`` tell."""
+    return [Record(seq, body, hash_) for seq, body, hash_ in rows]
+
+
+def stored_run(rows: Iterable[Row]) -> StoredRun | None:
+    """Return the run that the rows of ``load`` tell, if there is one."""
+    in_order = sorted(rows, key=itemgetter(0, 1))
+    if not in_order:
+        return None
+    loaded = summary(_columns(in_order[0]))
+    log = tuple(records(row[1:] for row in in_order if row[0] == _FACT))
+    signals = tuple(_signal(loaded.run_id, _columns(row)) for row in in_order if row[0] == _SIGNAL)
+    return StoredRun(loaded, log, signals)
+
+
+def _signal(run_id: str, columns: Row) -> Signal:
+    signal_id, name, payload, at = columns
+    return Signal(run_id=run_id, signal_id=signal_id, name=name, payload=loads(payload), at=moment(at))
+
+
+def _columns(row: Row) -> Row:
+    return cast("Row", loads(row[2]))
+
+
+def _waiting_text(waiting: Iterable[Waiting]) -> str:
+    waits = list(waiting)
+    return json_text(encode_waiting(waits)) if waits else "[]"

@@ -1,0 +1,589 @@
+"""What is special about the SQLite store: the file, its writer and its readers, and other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import shutil
+import signal as signals
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import RESTING, RUN_STATUSES, RunStatus
+from flujo_async._model.stored import RunQuery
+from flujo_async.backends import sqlite as verbs
+from flujo_async.backends.changes import Changes
+from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite import SQLiteBackend
+from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.backends.sqlite_watch import Watch
+from flujo_async.errors import (
+    BackendError,
+    InvalidArgument,
+    RunExists,
+    RunNotFound,
+    SchemaTooNew,
+    SequenceConflict,
+    SerializationError,
+    StaleLease,
+)
+from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
+
+ROOT = Path(__file__).parents[2]
+PRELUDE = """
+import asyncio, os, sys
+from flujo_async._model.lease import ClaimQuery
+from flujo_async.backends.sqlite import SQLiteBackend
+from flujo_async.testing.samples import *
+path = sys.argv[1]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture
+async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
+    backend = SQLiteBackend(path)
+    yield backend
+    await backend.shutdown()
+
+
+@contextmanager
+def processes(count: int, script: str, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
+    """Run ``script`` after ``PRELUDE`` in real processes; its last argument is the number of the process."""
+    command = [sys.executable, "-c", PRELUDE + script, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    started = [
+        subprocess.Popen([*command, str(i)], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+        for i in range(count)
+    ]
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def outputs(count: int, script: str, *arguments: object) -> list[str]:
+    """Return what the processes print, which start at the same moment and end well."""
+    with processes(count, "print(flush=True); input()" + script, *arguments) as started:
+        for process in started:
+            assert process.stdout is not None
+            process.stdout.readline()
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        ends = [(*process.communicate(timeout=50), process.returncode) for process in started]
+    assert [(errors, code) for _, errors, code in ends] == [("", 0)] * count
+    return [output for output, _, _ in ends]
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir())
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def wal_size(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+# ----------------------------------------------------------------------------------------------------------- the writer
+
+
+async def append_many(backend: SQLiteBackend, lease: Lease, first: int, last: int) -> None:
+    for seq in range(first, last + 1):
+        record = sealed([b"{}"])[0]
+        await backend.append(
+            lease, [type(record)(seq, record.body, record.hash)], expected_seq=seq - 1, update=update()
+        )
+
+
+async def test_concurrent_appends_share_transactions(backend: SQLiteBackend, path: Path) -> None:
+    leases = [await create(backend, new_run(f"run{i}")) for i in range(100)]
+    empty = wal_size(path)
+    for lease in leases:
+        await append(backend, lease)
+    alone = wal_size(path) - empty
+    await asyncio.gather(*(append(backend, lease, after=2) for lease in leases))
+    together = wal_size(path) - empty - alone
+    assert together < alone / 3
+
+
+async def test_each_caller_gets_its_own_refusal(backend: SQLiteBackend) -> None:
+    good, behind = await create(backend, new_run("good")), await create(backend, new_run("behind"))
+    stale = await create(backend, new_run("stale"))
+    await claim(backend, now=T0 + TTL, run_id="stale")
+    results = await asyncio.gather(
+        append(backend, stale),
+        append(backend, good),
+        append(backend, behind, after=2),
+        backend.create_run(new_run("good")),
+        backend.post(signal(run_id="nobody")),
+        backend.post(signal(run_id="good")),
+        backend.create_run(new_run("new", error_message="\ud800")),
+        backend.create_run(new_run("newer", priority=2**70)),
+        backend.create_run(new_run("newest")),
+        return_exceptions=True,
+    )
+    kinds = [result if result is None or isinstance(result, int) else type(result) for result in results]
+    refusals = [StaleLease, 2, SequenceConflict, RunExists, RunNotFound, None, SerializationError, BackendError, None]
+    assert kinds == refusals
+    heads = {summary.run_id: summary.last_seq for summary in await backend.query_runs(RunQuery())}
+    assert heads == {"good": 2, "behind": 1, "stale": 1, "newest": 1}
+
+
+async def test_a_bad_record_takes_its_whole_append_with_it(backend: SQLiteBackend) -> None:
+    lease = await create(backend)
+    with pytest.raises(BackendError):
+        await backend.append(lease, [LOG[1], LOG[1]], expected_seq=1, update=update("completed"))
+    assert (await load(backend)).summary.last_seq == 1
+    assert await append(backend, lease) == 2
+
+
+@pytest.mark.parametrize("status", sorted(RESTING))
+async def test_an_append_that_rests_gives_up_the_lease_even_if_the_status_stays(
+    backend: SQLiteBackend, status: RunStatus
+) -> None:
+    lease = await create(backend, new_run(status=status))
+    await append(backend, lease, status=status)
+    assert (await load(backend)).summary.lease is None
+
+
+async def test_text_comes_back_whatever_is_in_it(backend: SQLiteBackend) -> None:
+    await backend.create_run(new_run(error_message="a\0b\u2028\U0001f600", pipeline_name="'\"\\"))
+    summary = (await load(backend)).summary
+    assert (summary.error_message, summary.pipeline_name) == ("a\0b\u2028\U0001f600", "'\"\\")
+
+
+async def test_cancelled_verbs_leave_the_store_usable(path: Path) -> None:
+    backend, dice = SQLiteBackend(path), random.Random(7)
+    leases = [await create(backend, new_run(f"run{i}")) for i in range(60)]
+    for lease in leases:
+        verb = backend.load(lease.run_id) if dice.random() < 0.5 else append(backend, lease)
+        call: asyncio.Task[Any] = asyncio.create_task(verb)
+        for _ in range(dice.randrange(40)):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.wait([call])
+    for lease in leases:
+        seq = (await load(backend, lease.run_id)).summary.last_seq
+        assert await append(backend, lease, after=seq) == seq + 1
+    await backend.shutdown()
+    del backend
+    gc.collect()  # a connection that was lost would warn, and warnings are errors
+
+
+async def test_a_loop_that_ends_meanwhile_is_no_trouble(backend: SQLiteBackend) -> None:
+    await create(backend)
+
+    async def leave() -> None:
+        calls = [asyncio.create_task(verb) for verb in (backend.load("run"), backend.wait_for_work(timeout=99))]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+
+    for _ in range(10):
+        await asyncio.to_thread(asyncio.run, leave())
+    assert (await load(backend)).summary.last_seq == 1
+
+
+# ------------------------------------------------------------------------------------------------------------- the file
+
+
+async def test_nothing_is_on_disk_before_the_first_verb_nor_beside_it_after_shutdown(tmp_path: Path) -> None:
+    path = tmp_path / "odd name?#%41 é.db"
+    backend = SQLiteBackend(str(path))
+    assert files(tmp_path) == []
+    await backend.shutdown()
+    assert files(tmp_path) == []
+    assert await backend.load("run") is None
+    await backend.shutdown()
+    assert files(tmp_path) == [path]
+
+
+async def test_shutdown_ends_the_threads(path: Path) -> None:
+    before = set(threading.enumerate())
+    backend = SQLiteBackend(path)
+    await asyncio.gather(create(backend), *(backend.load("run") for _ in range(9)))
+    ours = set(threading.enumerate()) - before
+    assert 2 <= len(ours) <= 5
+    assert all(thread.daemon for thread in ours)
+    await backend.shutdown()
+    for thread in ours:
+        await asyncio.to_thread(thread.join, 20)
+    assert not any(thread.is_alive() for thread in ours)
+
+
+def test_a_path_stays_what_it_was_when_the_working_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backend = SQLiteBackend("runs.db")
+    monkeypatch.chdir(ROOT)
+    assert backend.path == tmp_path / "runs.db"
+
+
+@pytest.mark.parametrize("path", ["", ":memory:"])
+def test_what_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArgument):
+        SQLiteBackend(path)
+
+
+async def test_synchronous_is_full_or_normal(path: Path) -> None:
+    with pytest.raises(InvalidArgument):
+        SQLiteBackend(path, synchronous="off")  # type: ignore[arg-type]
+    async with SQLiteBackend(path, synchronous="normal") as backend:
+        lease = await create(backend)
+        assert await append(backend, lease) == 2
+
+
+async def test_the_log_can_be_read_with_the_shell(backend: SQLiteBackend, path: Path) -> None:
+    await create(backend)
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT run_id, seq, json_extract(body, '$.kind') FROM facts JOIN runs ON runs.id = run")
+        assert rows.fetchall() == [("run", 1, "Test")]
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        await create(backend)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    before = content(path)
+    async with SQLiteBackend(path) as backend:
+        for verb in (backend.load("run"), backend.create_run(new_run("other"))):
+            with pytest.raises(SchemaTooNew, match=r"version 99.*upgrade"):
+                await verb
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+async def test_another_applications_database_is_refused_and_left_alone(path: Path, journal_mode: str) -> None:
+    with closing(sqlite3.connect(path)) as theirs:
+        theirs.execute(f"PRAGMA journal_mode = {journal_mode}")
+        theirs.execute("CREATE TABLE notes (text)")
+        before = content(path)
+        async with SQLiteBackend(path) as backend:
+            with pytest.raises(BackendError, match="another application"):
+                await create(backend)
+            with pytest.raises(BackendError, match="another application"):
+                await backend.load("run")
+        assert content(path) == before
+
+
+@pytest.fixture
+def diary(path: Path) -> bytes:
+    path.write_bytes(b"Dear diary, " * 1000)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_what_a_crash_left_half_written_is_undone(path: Path, ours: bool) -> None:
+    async with SQLiteBackend(path) as backend:
+        await backend.create_run(new_run(metadata={"text": "x" * 100_000}))
+    crashed = path.with_name("crashed.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        if not ours:
+            db.execute("PRAGMA application_id = 7")
+        db.execute("PRAGMA cache_size = 1")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE runs SET metadata = replace(metadata, 'x', 'y')")
+        for suffix in ("", "-journal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+        db.execute("ROLLBACK")
+    assert b"yyyy" in content(crashed)
+    async with SQLiteBackend(crashed) as backend:
+        with nullcontext() if ours else pytest.raises(BackendError, match="another application"):
+            assert (await load(backend)).summary.metadata == {"text": "x" * 100_000}
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path, diary: bytes) -> None:
+    async with SQLiteBackend(path) as backend:
+        with pytest.raises(BackendError, match="not a database") as caught:
+            await create(backend)
+    assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
+    assert content(path) == diary
+
+
+async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    async with SQLiteBackend(tmp_path / "missing" / "runs.db") as backend:
+        with pytest.raises(BackendError, match="directory has to exist") as caught:
+            await create(backend)
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+    assert files(tmp_path) == []
+
+
+async def test_a_directory_is_no_store(tmp_path: Path) -> None:
+    async with SQLiteBackend(tmp_path) as backend:
+        with pytest.raises(BackendError, match="is a directory"):
+            await backend.load("run")
+    assert files(tmp_path) == []
+
+
+def test_a_failing_disk_is_told_and_the_writer_goes_on_when_it_is_well_again(path: Path) -> None:
+    script = """
+import resource
+from flujo_async.errors import BackendError
+async def main():
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        seq = 1
+        try:
+            while True:
+                seq = await append(backend, lease, after=seq)
+        except BackendError as error:
+            assert (await load(backend)).summary.last_seq == seq, error
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert await append(backend, lease, after=seq) == seq + 1
+        print(seq + 1)
+asyncio.run(main())
+"""
+    [output] = outputs(1, script, path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM facts").fetchone() == (int(output),)
+
+
+async def test_a_store_that_others_keep_locked_is_told_and_loses_nothing(path: Path) -> None:
+    async with SQLiteBackend(path, busy_timeout=timedelta(milliseconds=50)) as backend:
+        lease = await create(backend)
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(BackendError, match="another process holds the database"):
+                await append(backend, lease)
+            assert (await load(backend)).summary.last_seq == 1  # readers do not mind
+        assert await append(backend, lease) == 2
+
+
+async def test_one_damaged_run_does_not_keep_others_from_being_claimed(backend: SQLiteBackend, path: Path) -> None:
+    for i in range(3):
+        await backend.create_run(new_run(f"run{i}"))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE runs SET metadata = '{' WHERE run_id = 'run0'")
+    leases = await backend.claim("w", now=T0, ttl=TTL, query=ClaimQuery(limit=9))
+    assert [lease.run_id for lease in leases] == ["run0", "run1", "run2"]
+
+
+async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
+    async with SQLiteBackend(path, synchronous="normal") as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 2500)
+        grown = wal_size(path)
+        await append_many(backend, lease, 2501, 7500)
+        assert wal_size(path) <= grown  # begun anew several times
+        assert len(content(path)) > 500_000
+        assert len((await load(backend)).records) == 7500
+
+
+def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None:
+    file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
+    opened = file.open()
+    opened.connection.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+        "INSERT INTO runs (run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, "
+        "current_step_index, metadata, waiting_for, attempts, priority) "
+        "SELECT i, '', '', '', 0, 0, 0, 0, '{}', '[]', 0, 0 FROM n"
+    )
+    before = len(content(path))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            opened.tend()
+        assert len(content(path)) == before
+        other.execute("ROLLBACK")
+        opened.tend()
+        assert len(content(path)) > before
+    opened.close()
+
+
+async def test_large_records_are_checkpointed_sooner(path: Path) -> None:
+    async with SQLiteBackend(path, synchronous="normal") as backend:
+        lease = await create(backend)
+        body = b'"' + b"x" * 1_000_000 + b'"'
+        for seq in range(2, 62):
+            record = type(LOG[0])(seq, body, "0" * 64)
+            await backend.append(lease, [record], expected_seq=seq - 1, update=update())
+        assert wal_size(path) < 16_000_000
+
+
+# ------------------------------------------------------------------------------------------------------- query plans
+
+
+CLAIMS = ["claimable_run", "ready_in_queue", "ready_anywhere", "due", "left_by_dead_owners"]
+
+
+@pytest.fixture
+async def plans(path: Path) -> AsyncIterator[sqlite3.Connection]:
+    async with SQLiteBackend(path) as backend:
+        await create(backend)
+    with closing(sqlite3.connect(path)) as db:
+        db.create_function("json_contains", 2, lambda whole, part: True)
+        yield db
+
+
+def plan(db: sqlite3.Connection, sql: str, **values: Any) -> str:
+    return "\n".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_claims_use_indexes(plans: sqlite3.Connection, name: str) -> None:
+    names = ["status", "queue", "now", "limit", "statuses", "queues", "dead_owners", "run_id"]
+    found = plan(plans, queries("sqlite.sql")[name], **dict.fromkeys(names))
+    assert "SEARCH runs USING INDEX" in found
+    assert "SCAN runs" not in found
+
+
+def test_what_is_ready_is_found_in_the_order_of_claims(plans: sqlite3.Connection) -> None:
+    found = plan(plans, queries("sqlite.sql")["ready_in_queue"], status="pending", queue="q", limit=1)
+    assert "runs_ready" in found
+    assert "TEMP B-TREE" not in found
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"run_id": "run"},
+        {"pipeline_name": "hello"},
+        {"parent_run_id": "parent"},
+        {"metadata": {"a": 1}},
+        *({"status": status} for status in sorted(RUN_STATUSES)),
+    ],
+)
+def test_listings_walk_an_index(plans: sqlite3.Connection, asked: dict[str, Any]) -> None:
+    sql, values = verbs._listing(RunQuery(**asked))
+    found = plan(plans, sql, **values)
+    assert "INDEX" in found
+    assert "TEMP B-TREE" not in found
+
+
+# --------------------------------------------------------------------------------------------------- other processes
+
+
+async def test_a_waiter_hears_of_what_others_commit_to_its_run(backend: SQLiteBackend, path: Path) -> None:
+    one, other = await create(backend, new_run("one")), await create(backend, new_run("other"))
+    async with SQLiteBackend(path) as elsewhere:
+        # The first look of all finds that everything is new, so the waiters start over once.
+        await elsewhere.post(signal(run_id="one"))
+        async with asyncio.timeout(20):
+            await backend.wait_for_work(timeout=1000)
+        waiter = asyncio.create_task(backend.wait_for_work("one", timeout=1000))
+        bystander = asyncio.create_task(backend.wait_for_work("other", timeout=1000))
+        await backend.renew([one, other], now=T0, ttl=TTL)  # the writer has taken notice of both
+        await append(elsewhere, one)
+        async with asyncio.timeout(20):
+            await waiter
+        assert not bystander.done()
+        await elsewhere.delete_run("other")
+        async with asyncio.timeout(20):
+            await bystander
+
+
+def test_processes_that_open_a_new_file_at_once_make_one_database(path: Path) -> None:
+    script = """
+async def main():
+    backend = SQLiteBackend(path)
+    await backend.create_run(new_run(sys.argv[2]))
+    assert await backend.load(sys.argv[2])
+asyncio.run(main())
+"""
+    outputs(6, script, path)
+    with closing(sqlite3.connect(path)) as db:
+        assert [row[0] for row in db.execute("SELECT run_id FROM runs ORDER BY 1")] == list("012345")
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_processes_that_claim_at_once_get_each_run_once(path: Path) -> None:
+    async def prepare() -> None:
+        async with SQLiteBackend(path) as backend:
+            await asyncio.gather(*(backend.create_run(new_run(f"run{i}", status="pending")) for i in range(200)))
+
+    script = """
+async def main():
+    async with SQLiteBackend(path) as backend:
+        while leases := await backend.claim(sys.argv[2], now=T0, ttl=TTL, query=ClaimQuery(limit=3)):
+            for lease in leases:
+                await append(backend, lease)
+                print(lease.run_id)
+asyncio.run(main())
+"""
+    asyncio.run(prepare())
+    claimed = [run_id for output in outputs(4, script, path) for run_id in output.split()]
+    assert sorted(claimed) == sorted(f"run{i}" for i in range(200))
+
+
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+def test_a_killed_process_loses_nothing_that_was_acknowledged(path: Path, synchronous: str) -> None:
+    script = """
+async def main():
+    backend = SQLiteBackend(path, synchronous=sys.argv[2])
+    lease = await create(backend)
+    for seq in range(2, 10**9):
+        await backend.append(lease, [type(LOG[0])(seq, b"{}", "h")], expected_seq=seq - 1, update=update())
+        print(seq, flush=True)
+asyncio.run(main())
+"""
+    with processes(1, script, path, synchronous) as [process]:
+        assert process.stdout is not None
+        acknowledged = [int(process.stdout.readline()) for _ in range(1500)]
+        process.send_signal(signals.SIGKILL)
+        acknowledged += map(int, process.stdout.read().split())
+
+    async def records() -> list[int]:
+        async with SQLiteBackend(path) as backend:
+            return [record.seq for record in (await load(backend)).records]
+
+    found = asyncio.run(records())
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) - acknowledged[-1] in (0, 1)  # the last one may have been durable before it was printed
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("last_words", ["", "reading.cancel()", "os.chdir('/')", "raise SystemExit(0)"])
+def test_a_process_ends_without_close(path: Path, last_words: str) -> None:
+    script = f"""
+backend = SQLiteBackend(path)
+async def main():
+    lease = await create(backend)
+    await append(backend, lease)
+    await asyncio.gather(*(backend.load("run") for _ in range(5)))
+    waiting = asyncio.create_task(backend.wait_for_work(timeout=1000))
+    writing = asyncio.create_task(append(backend, lease, after=2))
+    reading = asyncio.create_task(backend.load("run"))
+    await asyncio.sleep(0)
+    {last_words}
+asyncio.run(main())
+"""
+    with processes(1, script, path) as [process]:
+        output, errors = process.communicate(timeout=50)
+        assert (output, errors, process.returncode) == ("", "", 0)
+
+    async def last_seq() -> int:
+        async with SQLiteBackend(path) as backend:
+            return (await load(backend)).summary.last_seq
+
+    assert asyncio.run(last_seq()) >= 2

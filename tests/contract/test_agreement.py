@@ -1,0 +1,203 @@
+"""Whatever verbs are called in whatever order, every store answers and ends up as ``InMemoryBackend`` does."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import RUN_STATUSES
+from flujo_async._model.stored import RunQuery
+from flujo_async.abc.backend import StateBackend
+from flujo_async.backends.file import FileBackend
+from flujo_async.backends.memory import InMemoryBackend
+from flujo_async.backends.sqlite import SQLiteBackend
+from flujo_async.errors import BackendError, RunNotFound
+from flujo_async.testing.samples import T0, new_run, sealed, signal, update
+
+Open = Callable[[Path], StateBackend]
+Verb = Callable[[StateBackend], Awaitable[Any]]
+
+
+class _Documents(StateBackend):
+    """A user's three methods over a dictionary."""
+
+    def __init__(self, states: dict[str, Any]) -> None:
+        self.states = states
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        self.states[run_id] = state
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        return self.states.get(run_id)
+
+    async def delete_state(self, run_id: str) -> None:
+        self.states.pop(run_id, None)
+
+
+def _three_methods() -> Open:
+    stores: dict[Path, dict[str, Any]] = {}
+    return lambda directory: _Documents(stores.setdefault(directory, {}))
+
+
+STORES: dict[str, Open] = {
+    "file": FileBackend,
+    "sqlite": lambda directory: SQLiteBackend(directory / "runs.db"),
+    "three methods": _three_methods(),
+}
+
+RUN_IDS = st.sampled_from(["a", "A", "b/c"])
+OWNERS = st.sampled_from(["w1", "w2"])
+STATUSES = st.sampled_from(sorted(RUN_STATUSES))
+SECONDS = st.integers(0, 4).map(lambda n: timedelta(seconds=n))
+MOMENTS = SECONDS.map(lambda after: T0 + after)
+METADATA = st.sampled_from([{}, {"a": 1}, {"a": {"b": [1, None]}, "c": "é"}, {"a": {}}])
+FEW = st.integers(0, 4)
+
+
+class Agreement(RuleBasedStateMachine):
+    """The model and a store side by side; leases are kept for ever, so that most of them are stale."""
+
+    def __init__(self, open_store: Open) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.open = partial(open_store, Path(self.directory.name))
+        self.runner = asyncio.Runner()
+        self.model: StateBackend = InMemoryBackend()
+        self.store = self.open()
+        self.leases: list[Lease] = []
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.shutdown())
+        self.runner.close()
+        self.directory.cleanup()
+
+    def both(self, verb: Verb) -> Any:
+        expected, found = self.runner.run(_outcome(verb, self.model)), self.runner.run(_outcome(verb, self.store))
+        assert found == expected
+        return expected
+
+    def lease(self, pick: int) -> Lease | None:
+        # Counted from the newest, which is the likeliest to be valid.
+        return self.leases[-1 - pick % len(self.leases)] if self.leases else None
+
+    @rule(
+        run_id=RUN_IDS,
+        owner=st.none() | OWNERS,
+        ttl=SECONDS,
+        count=st.integers(1, 3),
+        head=st.fixed_dictionaries(
+            {
+                "status": STATUSES,
+                "created_at": MOMENTS,
+                "priority": st.integers(-1, 1),
+                "queue": st.sampled_from([None, "q"]),
+                "metadata": METADATA,
+                "wake_at": st.none() | MOMENTS,
+            }
+        ),
+    )
+    def create_run(self, run_id: str, owner: str | None, ttl: timedelta, count: int, head: dict[str, Any]) -> None:
+        run = new_run(run_id, records=_log(count), **head)
+        self.keep([self.both(lambda store: store.create_run(run, owner=owner, ttl=ttl))])
+
+    @rule(pick=FEW, behind=st.sampled_from([0, 0, 0, 0, 1, -1]), count=st.integers(1, 3), status=STATUSES, step=FEW)
+    def append(self, pick: int, behind: int, count: int, status: Any, step: int) -> None:
+        lease = self.lease(pick)
+        if lease is None:
+            return
+        run = self.both(lambda store: store.load(lease.run_id))
+        seq = max(0, (run.summary.last_seq if run else 0) - behind)
+        change = update(status, current_step_index=step, error_message="oh" if step else None)
+        records = _log(seq + count)[seq:]
+        self.both(lambda store: store.append(lease, records, expected_seq=seq, update=change))
+
+    @rule(
+        owner=OWNERS,
+        now=MOMENTS,
+        ttl=SECONDS,
+        run_id=st.none() | RUN_IDS,
+        statuses=st.sampled_from([ClaimQuery().statuses, RUN_STATUSES]),
+        queues=st.sampled_from([None, frozenset({"q"})]),
+        dead=st.frozensets(OWNERS),
+        limit=st.integers(0, 3),
+    )
+    def claim(self, owner: str, now: Any, ttl: timedelta, dead: frozenset[str], **asked: Any) -> None:
+        query = ClaimQuery(dead_owners=dead, **asked)
+        self.keep(self.both(lambda store: store.claim(owner, now=now, ttl=ttl, query=query)))
+
+    @rule(picks=st.lists(FEW, max_size=3, unique=True), now=MOMENTS, ttl=SECONDS)
+    def renew(self, picks: list[int], now: Any, ttl: timedelta) -> None:
+        leases = [lease for lease in map(self.lease, picks) if lease]
+        self.keep(self.both(lambda store: store.renew(leases, now=now, ttl=ttl)))
+
+    @rule(pick=FEW, wake_at=st.none() | MOMENTS)
+    def release(self, pick: int, wake_at: Any) -> None:
+        lease = self.lease(pick)
+        if lease:
+            self.both(lambda store: store.release(lease, wake_at=wake_at))
+
+    @rule(run_id=RUN_IDS, signal_id=st.sampled_from(["s1", "s2"]), payload=METADATA)
+    def post(self, run_id: str, signal_id: str, payload: Any) -> None:
+        self.both(lambda store: store.post(signal(signal_id, run_id, payload)))
+
+    @rule(run_id=RUN_IDS)
+    def delete_run(self, run_id: str) -> None:
+        self.both(lambda store: store.delete_run(run_id))
+
+    @rule(run_id=RUN_IDS, until=FEW, after=FEW, limit=st.none() | FEW)
+    def read_a_part(self, run_id: str, until: int, after: int, limit: int | None) -> None:
+        self.both(lambda store: store.load(run_id, until=until))
+        self.both(lambda store: store.read_events(run_id, after=after, limit=limit))
+
+    @rule(status=st.none() | STATUSES, metadata=METADATA, limit=st.none() | FEW, offset=FEW)
+    def list_a_part(self, **asked: Any) -> None:
+        self.both(lambda store: store.query_runs(RunQuery(**asked)))
+
+    @rule(close=st.booleans())
+    def restart(self, close: bool) -> None:
+        if close:
+            self.runner.run(self.store.shutdown())
+        self.store = self.open()
+
+    @invariant()
+    def everything_is_the_same(self) -> None:
+        for summary in self.both(lambda store: store.query_runs(RunQuery())):
+            self.both(partial(_load, run_id=summary.run_id))
+
+    def keep(self, leases: Any) -> None:
+        if isinstance(leases, list):
+            self.leases += [lease for lease in leases if isinstance(lease, Lease)]
+
+
+def _log(count: int) -> Any:
+    return sealed([b'{"kind":"Test","n":%d}' % n for n in range(count)])
+
+
+async def _load(store: StateBackend, run_id: str) -> Any:
+    return await store.load(run_id)
+
+
+async def _outcome(verb: Verb, store: StateBackend) -> Any:
+    try:
+        return await verb(store)
+    except (BackendError, RunNotFound) as error:
+        return type(error)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", sorted(STORES))
+def test_a_store_agrees_with_memory(name: str) -> None:
+    limits = settings(max_examples=40, stateful_step_count=40)
+    machine: Any = partial(Agreement, STORES[name])  # it asks for a class, and only calls it
+    run_state_machine_as_test(machine, settings=limits)
