@@ -1,0 +1,1 @@
+"""What makes definitions run: one execution mechanism over a journal."""

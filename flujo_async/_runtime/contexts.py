@@ -1,0 +1,135 @@
+"""The typed context of a run: its encoded form, the copies of branches, and their merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
+
+from pydantic import BaseModel
+
+from flujo_async._codec.values import Codec
+from flujo_async._log.delta import apply, diff
+from flujo_async._log.keys import MAIN_SCOPE
+from flujo_async._model.facts import Patch
+from flujo_async._model.tree import Json, JsonObject
+from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument
+from flujo_async.reducers import Reducer
+
+
+class Scope:
+    """The context that a sequence of steps works on: the run's, or the copy of a branch or an item.
+
+    Attributes:
+        path: the key of the branch or item; ``""`` for the run's own.
+        fields: the encoded fields now. Never changed in place: a branch starts with its parent's.
+    """
+
+    __slots__ = ("fields", "path")
+
+    def __init__(self, path: str, fields: JsonObject) -> None:
+        self.path: str = path
+        self.fields: JsonObject = fields
+
+    def change(self, patch: Patch) -> None:
+        """Take in what a step or a merge changed."""
+        self.fields = apply(self.fields, patch)
+
+
+class ContextType:
+    """How contexts of one type are made, stored and merged."""
+
+    def __init__(self, context_type: type[Any] | None, codec: Codec) -> None:
+        self._type: type[Any] = dict if context_type is None else context_type
+        self._class = _class_of(self._type)
+        self._codec = codec
+        self._reducers = _reducers(self._type)
+
+    def first(self, context: Any) -> JsonObject:
+        """Return the encoded fields of the context that a run starts with; ``None`` is the default context.
+
+        Raises:
+            InvalidArgument: it is not of the context type, or there is none and the type has no default.
+        """
+        if context is None:
+            context = self._default()
+        if type(context) is not self._class:
+            raise InvalidArgument(f"context= is a {self._type.__name__}, not a {type(context).__name__}")
+        return self.encode(context)
+
+    def _default(self) -> Any:
+        try:
+            return self._class()
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"{self._type.__name__}() is no context by itself: pass context=") from error
+
+    def encode(self, context: Any) -> JsonObject:
+        """Return the encoded fields of a context."""
+        return self._codec.encode_fields(context, at="context")
+
+    def decode(self, fields: JsonObject) -> Any:
+        """Return a fresh context."""
+        return self._codec.decode_fields(self._type, fields, at="context")
+
+    def merge(self, base: Scope, branches: Sequence[Scope]) -> Patch:
+        """Return what the branches changed together, in their order.
+
+        Raises:
+            ContextConflict: two changed one field that names no reducer.
+        """
+        merged: dict[str, Json] = {}
+        writers: dict[str, str] = {}
+        for scope in branches:
+            if scope.fields is base.fields:
+                continue
+            for name, change in diff(base.fields, scope.fields).items():
+                if name in writers:
+                    change = self._reduce(name, base, merged[name], change, (writers[name], scope.path))
+                merged[name] = change
+                writers[name] = scope.path
+        return merged
+
+    def _reduce(self, name: str, base: Scope, ours: Json, theirs: Json, paths: tuple[str, str]) -> Json:
+        reducer = self._reducers.get(name)
+        if reducer is None:
+            raise ContextConflict(
+                f"{paths[0]} and {paths[1]} both changed the context's field {name!r}; let it name a reducer: "
+                f"{name}: Annotated[…, append]"
+            )
+        values = (self._codec.decode(tree) for tree in (base.fields.get(name), _value(ours), _value(theirs)))
+        return ["set", self._codec.encode(reducer(*values), at=f"context.{name}")]
+
+
+def _class_of(context_type: type[Any]) -> type[Any]:
+    if is_typeddict(context_type):
+        return dict
+    is_known = context_type is dict or is_dataclass(context_type) or BaseModel in getattr(context_type, "__mro__", ())
+    if not is_known:
+        raise DefinitionError(f"context_type= is a pydantic model, a dataclass or a TypedDict, not {context_type!r}")
+    return context_type
+
+
+def main_scope(fields: JsonObject) -> Scope:
+    """Return the scope of a run's own context."""
+    return Scope(MAIN_SCOPE, fields)
+
+
+def _value(change: Json) -> Json:
+    match change:
+        case ["set", tree]:
+            return tree
+        case _:
+            return None
+
+
+def _reducers(context_type: type[Any]) -> Mapping[str, Reducer]:
+    hints = get_type_hints(context_type, include_extras=True)
+    found = {name: _reducer(annotation) for name, annotation in hints.items()}
+    return {name: reducer for name, reducer in found.items() if reducer is not None}
+
+
+def _reducer(annotation: Any) -> Reducer | None:
+    if get_origin(annotation) is not Annotated:
+        return None
+    functions = [item for item in get_args(annotation)[1:] if callable(item) and not isinstance(item, type)]
+    return functions[0] if functions else None

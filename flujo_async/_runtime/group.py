@@ -1,0 +1,64 @@
+"""Members of a ``parallel`` or ``map_each``, run at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from flujo_async._plan.nodes import OnError
+from flujo_async._runtime.execution import Fault, Value
+
+Member: TypeAlias = Callable[[], Awaitable[Value]]
+Outcome: TypeAlias = Value | Fault
+
+
+class Group:
+    """Runs members, at most so many at the same time, and gathers how each one ended.
+
+    A plain failure of a member is a ``Fault``. Any other exception, such as the store's, stops the group and
+    is raised as it is.
+    """
+
+    def __init__(self, members: Sequence[Member], *, max_concurrency: int | None, on_error: OnError) -> None:
+        self._members = members
+        self._lanes = min(len(members), max_concurrency or len(members))
+        self._on_error = on_error
+        self._outcomes: dict[int, Outcome] = {}
+        self._broken: Exception | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> dict[int, Outcome]:
+        """Return the outcome of each member by its index, in order.
+
+        Raises:
+            Fault: a member failed, unless failures are ignored; the first one, in the order of the members.
+        """
+        todo = iter(enumerate(self._members))
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = [tasks.create_task(self._lane(todo)) for _ in range(self._lanes)]
+        if self._broken is not None:
+            raise self._broken
+        faults = [outcome for _, outcome in sorted(self._outcomes.items()) if isinstance(outcome, Fault)]
+        if faults and self._on_error != "ignore":
+            raise faults[0]
+        return dict(sorted(self._outcomes.items()))
+
+    async def _lane(self, todo: Any) -> None:
+        for index, member in todo:
+            try:
+                self._outcomes[index] = await member()
+            except Fault as fault:
+                self._outcomes[index] = fault
+                if self._on_error == "cancel":
+                    self._stop()
+                    return
+            except Exception as error:  # raised by run(); a TaskGroup would wrap it
+                self._broken = self._broken or error
+                self._stop()
+                return
+
+    def _stop(self) -> None:
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()

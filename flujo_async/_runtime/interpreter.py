@@ -1,0 +1,185 @@
+"""A pipeline as a coroutine over a journal.
+
+What the journal has is taken from there, in any order; what it does not have is executed and recorded. A replay
+is the same walk with a fuller journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, assert_never, cast
+
+from flujo_async._codec.exceptions import decode_error
+from flujo_async._codec.items import item_trees, mapping_tree
+from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, child, is_top_level, item_source
+from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch, StepFailed
+from flujo_async._model.tree import Json
+from flujo_async._plan.nodes import Block, Branch, Loop, MapEach, Node, Parallel, Question
+from flujo_async._plan.pipeline import Pipeline
+from flujo_async._plan.step import Step
+from flujo_async._runtime.attempt import StepCall
+from flujo_async._runtime.contexts import Scope, main_scope
+from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.group import Group, Outcome
+from flujo_async.errors import AllBranchesFailed, ContextConflict, LoopExhausted, NoBranch, SerializationError
+
+
+class Interpreter:
+    """Walks a pipeline for one run."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._journal = execution.journal
+
+    async def run(self, pipeline: Pipeline[Any, Any]) -> Json:
+        """Run the pipeline on the run's input and return its encoded output.
+
+        Raises:
+            Fault: a step failed for good, or the pipeline could not go on.
+        """
+        fold = self._journal.fold
+        scope = main_scope(fold.started.context)
+        for patch, _ in fold.migrations:
+            scope.change(patch)
+        return (await self._sequence(pipeline, Value(fold.started.input, RUN_INPUT), scope, "")).tree
+
+    async def _sequence(self, pipeline: Pipeline[Any, Any], value: Value, scope: Scope, path: str) -> Value:
+        for label, element in zip(pipeline.labels, pipeline.sequence, strict=True):
+            key = child(path, label)
+            value = await self._element(cast("Node", element), value, scope, key)
+            self._migrate(scope, key)
+        return value
+
+    def _migrate(self, scope: Scope, key: str) -> None:
+        """Change the run's own context again where a migration came after ``key``, whose replay has undone that."""
+        if scope.path == MAIN_SCOPE:
+            for patch, done in self._journal.fold.migrations:
+                if key in done:
+                    scope.change(patch)
+
+    async def _element(self, node: Node, value: Value, scope: Scope, key: str) -> Value:
+        match node:
+            case Step():
+                return await self._step(node, value, scope, key)
+            case Parallel():
+                return await self._parallel(node, value, scope, key)
+            case MapEach():
+                return await self._map_each(node, value, scope, key)
+            case Branch():
+                value = await self._branch(node, value, scope, key)
+            case Loop():
+                value = await self._loop(node, value, scope, key)
+            case Block():
+                value = await self._sequence(node.body, value, scope, key)
+            case _:
+                assert_never(node)
+        self._complete_block(key, scope, {})
+        return value
+
+    async def _step(self, step: Step[Any, Any], value: Value, scope: Scope, key: str) -> Value:
+        outcome = self._journal.fold.outcomes.get(key)
+        if outcome is None:
+            outcome = await StepCall(self._execution, step, key, value, scope).perform()
+        if isinstance(outcome, StepFailed):
+            raise Fault(decode_error(self._execution.codec, outcome.error))
+        scope.change(outcome.patch)
+        return Value(outcome.output, key)
+
+    async def _parallel(self, node: Parallel, value: Value, scope: Scope, key: str) -> Value:
+        scopes = [Scope(child(key, name), scope.fields) for name, _ in node.branches]
+        members = [
+            partial(self._sequence, branch, value, inner, _body_path(key, name, branch))
+            for (name, branch), inner in zip(node.branches, scopes, strict=True)
+        ]
+        outcomes = await Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error).run()
+        done = self._join(node, outcomes, scopes, scope, key)
+        return Value(mapping_tree({node.branches[index][0]: output.tree for index, output in done.items()}))
+
+    async def _map_each(self, node: MapEach, value: Value, scope: Scope, key: str) -> Value:
+        items = self._items(value, key)
+        scopes = [Scope(child(key, index), scope.fields) for index in range(len(items))]
+        members = [
+            partial(self._sequence, node.body, item, inner, inner.path)
+            for item, inner in zip(items, scopes, strict=True)
+        ]
+        outcomes = await Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error).run()
+        done = self._join(node, outcomes, scopes, scope, key)
+        return Value([output.tree for output in done.values()])
+
+    def _items(self, value: Value, key: str) -> list[Value]:
+        try:
+            trees = item_trees(value.tree)
+        except SerializationError as error:
+            found = type(self._execution.codec.decode(value.tree)).__name__
+            raise Fault(TypeError(f"{key!r} takes a list, tuple, set or frozenset, not a {found}")) from error
+        return [Value(tree, item_source(value.source, index)) for index, tree in enumerate(trees)]
+
+    def _join(
+        self, node: Parallel | MapEach, outcomes: Mapping[int, Outcome], scopes: list[Scope], scope: Scope, key: str
+    ) -> dict[int, Value]:
+        """Merge what the members changed in the context, and return the outputs of those that succeeded."""
+        done = {index: outcome for index, outcome in outcomes.items() if isinstance(outcome, Value)}
+        if outcomes and not done:
+            faults = [outcome.error for outcome in outcomes.values() if isinstance(outcome, Fault)]
+            failure = AllBranchesFailed(f"all {len(faults)} members of {key!r} failed; the first: {faults[0]!r}")
+            failure.__cause__ = faults[0]
+            raise Fault(failure)
+        patch = self._journal.fold.blocks.get(key)
+        if patch is None:
+            try:
+                patch = self._execution.contexts.merge(scope, [scopes[index] for index in done])
+            except ContextConflict as conflict:
+                raise Fault(conflict) from conflict
+        scope.change(patch)
+        self._complete_block(key, scope, patch)
+        return done
+
+    async def _branch(self, node: Branch, value: Value, scope: Scope, key: str) -> Value:
+        choice = self._journal.fold.choices.get(key)
+        if choice is None:
+            choice = self._choose(node, value, scope, key)
+            self._journal.note(ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice))
+        case = dict(node.cases)[str(choice)]
+        return await self._sequence(case, value, scope, _body_path(key, str(choice), case))
+
+    def _choose(self, node: Branch, value: Value, scope: Scope, key: str) -> str:
+        chosen = self._ask(node.selector, value, scope)
+        for known, label in node.keys:
+            if known == chosen:
+                return label
+        if node.default is None:
+            known_keys = ", ".join(repr(known) for known, _ in node.keys)
+            raise Fault(NoBranch(f"{key!r}: the selector returned {chosen!r}; there are {known_keys}, and no default"))
+        return node.default
+
+    async def _loop(self, node: Loop, value: Value, scope: Scope, key: str) -> Value:
+        for turn in range(node.max_iterations):
+            path = child(key, turn)
+            value = await self._sequence(node.body, value, scope, path)
+            is_done = self._journal.fold.choices.get(path)
+            if is_done is None:
+                is_done = bool(self._ask(node.until, value, scope))
+                self._journal.note(ChoiceMade(at=self._execution.clock.now(), key=path, choice=is_done))
+            if is_done:
+                return value
+        raise Fault(LoopExhausted(f"{key!r} made all its {node.max_iterations} turns, and until= was never true"))
+
+    def _ask(self, question: Question, value: Value, scope: Scope) -> Any:
+        """Return what a selector or predicate answers, on copies of the value and the context."""
+        arguments = [self._execution.codec.decode(value.tree)]
+        if question.takes_context:
+            arguments.append(self._execution.contexts.decode(scope.fields))
+        try:
+            return question.function(*arguments)
+        except Exception as error:
+            raise Fault(error) from error
+
+    def _complete_block(self, key: str, scope: Scope, patch: Patch) -> None:
+        if key not in self._journal.fold.blocks and (patch or is_top_level(key)):
+            self._journal.note(BlockCompleted(at=self._execution.clock.now(), key=key, scope=scope.path, patch=patch))
+
+
+def _body_path(key: str, label: str, body: Pipeline[Any, Any]) -> str:
+    """Return the path of a body's elements; a lone step that is called like its branch needs no level of its own."""
+    return key if body.labels == (label,) else child(key, label)

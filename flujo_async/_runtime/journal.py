@@ -1,0 +1,90 @@
+"""The journal of one leased run: what is recorded, and the one way to record more."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flujo_async._log.chain import seal
+from flujo_async._log.fold import Fold
+from flujo_async._model.facts import Fact
+from flujo_async._model.lease import Lease
+from flujo_async._model.state import RESTING
+from flujo_async._runtime.shield import settle
+from flujo_async.abc.backend import StateBackend
+
+
+class Journal:
+    """The log of a run in the hands of its only writer.
+
+    Attributes:
+        fold: the state after all facts, those on their way to the store included.
+    """
+
+    def __init__(self, backend: StateBackend, lease: Lease, fold: Fold) -> None:
+        self.fold = fold
+        self._backend = backend
+        self._lease = lease
+        self._noted: list[Fact] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the store knows that the run rests."""
+        return self._failure is None and self.fold.status in RESTING
+
+    def note(self, fact: Fact) -> None:
+        """Put a fact into the next commit: nothing depends on it before that."""
+        self._noted.append(fact)
+
+    async def commit(self, *facts: Fact) -> None:
+        """Record facts, after all that was noted; they are durable when this returns.
+
+        Commits that meet while the store is busy go down together. A caller that is cancelled stops waiting;
+        its facts are written all the same.
+
+        Raises:
+            BackendError: the store failed, now or earlier: nothing more can be recorded through this journal.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._noted.extend(facts)
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(durable)
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        await durable
+
+    async def settle(self) -> None:
+        """Return when nothing is on its way to the store any more."""
+        if self._writer is not None:
+            await settle(self._writer)
+
+    async def _write(self) -> None:
+        while self._waiting and self._failure is None:
+            waiting, self._waiting = self._waiting, []
+            try:
+                await self._append()
+            except BaseException as failure:  # handed to every caller; whatever it is, the log is unknown now
+                self._failure = failure
+                waiting += self._waiting
+            self._answer(waiting)
+        self._writer = None
+
+    def _answer(self, waiting: list[asyncio.Future[None]]) -> None:
+        for durable in waiting:
+            if durable.done():
+                continue
+            if self._failure is None:
+                durable.set_result(None)
+            else:
+                durable.set_exception(self._failure)
+
+    async def _append(self) -> None:
+        facts, self._noted = self._noted, []
+        expected_seq = self.fold.seq
+        records = seal(facts, after=expected_seq, prev_hash=self.fold.hash)
+        for fact, record in zip(facts, records, strict=True):
+            self.fold.apply(fact, record)
+        await self._backend.append(self._lease, records, expected_seq=expected_seq, update=self.fold.update())

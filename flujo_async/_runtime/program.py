@@ -1,0 +1,200 @@
+"""A definition made ready to run, and the choice of the one that a recorded run goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from flujo_async._codec.exceptions import decode_error
+from flujo_async._codec.tree import canonical, dumps, loads
+from flujo_async._codec.values import Codec
+from flujo_async._log.delta import diff
+from flujo_async._log.fold import Fold
+from flujo_async._log.keys import MAIN_SCOPE
+from flujo_async._log.views import step_records, workflow_state
+from flujo_async._model.facts import RunMigrated, RunStarted
+from flujo_async._model.result import RunResult
+from flujo_async._model.state import WorkflowState
+from flujo_async._model.tree import Json, JsonObject
+from flujo_async._plan.assignable import is_assignable
+from flujo_async._plan.definition import Definition
+from flujo_async._plan.registry import PipelineRegistry
+from flujo_async._runtime.contexts import ContextType
+from flujo_async._runtime.request import Request
+from flujo_async.errors import InvalidArgument, RunConflict, SerializationError, VersionMismatch
+
+Migrate: TypeAlias = Callable[[WorkflowState], Mapping[str, Any] | None]
+"""Takes the state of a run recorded under another definition; returns the fields of the context to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A definition with the codec that knows its types."""
+
+    definition: Definition
+    codec: Codec
+    contexts: ContextType
+
+    @classmethod
+    def of(cls, definition: Definition, context_type: type[Any] | None) -> Program:
+        """Make a definition ready."""
+        codec = definition.codec(context_type)
+        return cls(definition, codec, ContextType(context_type, codec))
+
+    def begin(self, request: Request, now: datetime) -> RunStarted:
+        """Return the first fact of a run.
+
+        Raises:
+            InvalidArgument: the definition needs an input and there is none, or the context is of a wrong type.
+            SerializationError: the input, the context or the metadata cannot be stored.
+        """
+        return RunStarted(
+            at=now,
+            run_id=request.run_id,
+            pipeline_name=self.definition.name,
+            pipeline_version=self.definition.version,
+            fingerprint=self.definition.fingerprint,
+            input=self._encode_input(request),
+            context=self.contexts.first(request.context),
+            metadata=_plain_metadata(request.metadata),
+        )
+
+    def _encode_input(self, request: Request) -> Json:
+        if request.input is not ...:
+            return self.codec.encode(request.input, at="input")
+        for end in self.definition.pipeline.inlets():
+            if not is_assignable(None, end.type):
+                raise InvalidArgument(
+                    f"there is no run {request.run_id!r} to resume, and to start one, step {end.step!r} needs an input"
+                )
+        return None
+
+    def check_same_request(self, request: Request, fold: Fold) -> None:
+        """Check that a request for a run that exists asks for the same as it was started with.
+
+        Raises:
+            RunConflict: another input, or another context.
+        """
+        started = fold.started
+        if request.input is not ... and not _equal(self.codec.encode(request.input, at="input"), started.input):
+            raise _conflict(fold, "input")
+        if request.context is not None and not _equal(dict(self.contexts.first(request.context)), started.context):
+            raise _conflict(fold, "context")
+
+    def result(self, fold: Fold, error: Exception | None = None) -> RunResult[Any]:
+        """Return what a run at rest left; ``error`` is the live exception that failed it, if it is at hand."""
+        if error is None and fold.error is not None:
+            error = decode_error(self.codec, fold.error)
+        return RunResult(
+            run_id=fold.run_id,
+            status=fold.status,
+            output=self.codec.decode(fold.output, at="output"),
+            context=self.contexts.decode(fold.contexts[MAIN_SCOPE]),
+            steps=step_records(fold, self.codec),
+            error=error,
+            waiting_for=list(fold.waiting_for),
+            started_at=fold.started.at,
+            finished_at=fold.finished_at,
+        )
+
+
+class Catalogue:
+    """The definitions that a runtime can run: its own, and the registered versions of it."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        *,
+        registry: PipelineRegistry | None,
+        context_type: type[Any] | None,
+        migrate: Migrate | None,
+    ) -> None:
+        self.current: Program = Program.of(definition, context_type)
+        self._registry = registry
+        self._context_type = context_type
+        self._migrate = migrate
+        self._others: dict[str, Program] = {}
+
+    def reading(self, fold: Fold) -> Program:
+        """Return what best knows the values of a recorded run."""
+        return self._registered(fold) or self.current
+
+    def running(self, fold: Fold) -> Program:
+        """Return what a recorded run goes on with.
+
+        Raises:
+            VersionMismatch: nothing here fits what was recorded, and there is no ``migrate``.
+        """
+        for program in (self._registered(fold), self.current):
+            if program is not None and _fits(program.definition, fold):
+                return program
+        if self._migrate is None:
+            raise VersionMismatch(_mismatch(self.current.definition, fold), run_id=fold.run_id)
+        return self.current
+
+    def migration(self, program: Program, fold: Fold, now: datetime) -> RunMigrated | None:
+        """Return the fact that takes a run over to ``program``; ``None`` if it is recorded under it already."""
+        if _fits(program.definition, fold) or self._migrate is None:
+            return None
+        changes = self._migrate(workflow_state(fold, program.codec)) or {}
+        before = fold.contexts[MAIN_SCOPE]
+        after: JsonObject = before | {name: program.codec.encode(value, at=name) for name, value in changes.items()}
+        program.contexts.decode(after)  # what does not fit the context type is refused before anything executes
+        return RunMigrated(
+            at=now,
+            pipeline_version=program.definition.version,
+            fingerprint=program.definition.fingerprint,
+            patch=diff(before, after),
+        )
+
+    def _registered(self, fold: Fold) -> Program | None:
+        name, version = fold.started.pipeline_name, fold.pipeline_version
+        if self._registry is None or name != self.current.definition.name:
+            return None
+        definition = self._registry.find(name, version)
+        if definition is None:
+            return None
+        if version not in self._others:
+            self._others[version] = Program.of(definition, self._context_type)
+        return self._others[version]
+
+
+def _fits(definition: Definition, fold: Fold) -> bool:
+    recorded = (fold.started.pipeline_name, fold.pipeline_version, fold.fingerprint)
+    return recorded == (definition.name, definition.version, definition.fingerprint)
+
+
+def _mismatch(definition: Definition, fold: Fold) -> str:
+    recorded = f"{fold.started.pipeline_name!r} {fold.pipeline_version}"
+    given = f"{definition.name!r} {definition.version}"
+    if recorded == given:
+        given += ", whose structure has changed since (raise its version)"
+    return (
+        f"run {fold.run_id!r} was recorded by {recorded}, and this is {given}; "
+        f"register the recorded version as well, or give Flujo(migrate=…)"
+    )
+
+
+def _equal(one: Json, other: Json) -> bool:
+    return canonical(one) == canonical(other)
+
+
+def _conflict(fold: Fold, what: str) -> RunConflict:
+    return RunConflict(
+        f"run {fold.run_id!r} exists and was started with another {what}; leave the {what} out to resume it, "
+        f"or take another run_id",
+        run_id=fold.run_id,
+    )
+
+
+def _plain_metadata(metadata: Mapping[str, Any]) -> JsonObject:
+    """Return metadata as stored: they are searched, so they are plain JSON and nothing else."""
+    try:
+        plain = loads(dumps(dict(metadata)))
+    except SerializationError as error:
+        raise SerializationError(f"not plain JSON: {error}", path="metadata") from error
+    if plain != metadata or not isinstance(plain, dict):
+        raise SerializationError("not plain JSON: text, numbers, lists and dictionaries", path="metadata")
+    return plain

@@ -1,0 +1,112 @@
+"""Reading runs: their state, history, steps and events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from flujo_async._log.chain import verify
+from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.state import RESTING, RunSummary, StepRecord, WorkflowState
+from flujo_async._model.stored import RunQuery, StoredRun
+from flujo_async._runtime.program import Catalogue
+from flujo_async.abc.backend import StateBackend
+from flujo_async.errors import InvalidArgument, RunNotFound
+
+_EVENTS_AT_ONCE: Final = 500
+_LOOK_AGAIN_SECONDS: Final = 1.0
+"""News from a store are hints; whoever waits looks again after this time at the latest."""
+
+
+class Reader:
+    """Reads what is stored of runs, verified and decoded."""
+
+    def __init__(self, backend: StateBackend, catalogue: Catalogue) -> None:
+        self._backend = backend
+        self._catalogue = catalogue
+
+    async def find(self, run_id: str, *, until: int | None = None) -> Fold | None:
+        """Return the state of a run, at the end of its log or at ``until``; ``None`` if there is no such run.
+
+        Raises:
+            IntegrityError: its log is broken.
+        """
+        stored = await self._find(run_id, until=until)
+        return None if stored is None else fold_log(run_id, stored.records)
+
+    async def get(self, run_id: str, *, until: int | None = None) -> Fold:
+        """Return the state of a run.
+
+        Raises:
+            RunNotFound: there is no such run.
+            InvalidArgument: its log has no fact ``until``.
+            IntegrityError: its log is broken.
+        """
+        return fold_log(run_id, (await self._get(run_id, until=until)).records)
+
+    async def summary(self, run_id: str) -> RunSummary | None:
+        """Return the head of a run, ``None`` if there is no such run."""
+        found = await self._backend.query_runs(RunQuery(run_id=check_run_id(run_id)))
+        return found[0] if found else None
+
+    async def state(self, run_id: str, *, at: int | None = None) -> WorkflowState:
+        """Return the state of a run, at the end of its log or at ``at``."""
+        fold = await self.get(run_id, until=at)
+        return workflow_state(fold, self._catalogue.reading(fold).codec)
+
+    async def history(self, run_id: str) -> list[Commit]:
+        """Return all facts of a run."""
+        return commits((await self._get(run_id)).records)
+
+    async def steps(self, run_id: str) -> list[StepRecord]:
+        """Return the steps of a run."""
+        fold = await self.get(run_id)
+        return step_records(fold, self._catalogue.reading(fold).codec)
+
+    async def events(
+        self, run_id: str, *, after: int, follow: bool, driver: asyncio.Task[None] | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield what was committed after ``after``; with ``follow`` go on until the run rests, or its driver fails."""
+        codec = self._catalogue.reading(await self.get(run_id)).codec
+        while True:
+            # Asked before reading: nothing can be added to a run at rest, so what is read then is all.
+            is_over = not follow or has_failed(driver) or await self._is_at_rest(run_id)
+            records = await self._backend.read_events(run_id, after=after, limit=_EVENTS_AT_ONCE)
+            for record in records:
+                yield event_of(record, codec)
+                after = record.seq
+            if records:
+                continue
+            if is_over:
+                return
+            await self.wait(run_id)
+
+    async def wait(self, run_id: str) -> None:
+        """Return when there may be news of a run."""
+        await self._backend.wait_for_work(run_id, timeout=_LOOK_AGAIN_SECONDS)
+
+    async def _is_at_rest(self, run_id: str) -> bool:
+        summary = await self.summary(run_id)
+        return summary is None or summary.status in RESTING
+
+    async def _get(self, run_id: str, *, until: int | None = None) -> StoredRun:
+        stored = await self._find(run_id, until=until)
+        if stored is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        if until is not None and not 1 <= until <= stored.summary.last_seq:
+            raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
+        return stored
+
+    async def _find(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+        stored = await self._backend.load(check_run_id(run_id), until=until)
+        if stored is not None:
+            verify(run_id, stored.records)
+        return stored
+
+
+def has_failed(driver: asyncio.Task[None] | None) -> bool:
+    """Return whether the task that drove a run could not go on, as when the store failed."""
+    return driver is not None and driver.done() and not driver.cancelled() and driver.exception() is not None

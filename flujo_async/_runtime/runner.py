@@ -1,0 +1,330 @@
+"""Runs of one runtime: started, taken up, attached to, and driven until they rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+import anyio
+
+from flujo_async._codec.facts import decode_fact
+from flujo_async._log.chain import GENESIS, seal, verify
+from flujo_async._log.fold import Fold
+from flujo_async._model.facts import Fact, RunResumed
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.result import RunResult
+from flujo_async._model.state import RESTING, RunSummary
+from flujo_async._model.stored import NewRun
+from flujo_async._runtime.drive import Drive
+from flujo_async._runtime.execution import Execution
+from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.lease_keeper import LeaseKeeper
+from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.program import Catalogue, Program
+from flujo_async._runtime.reader import Reader
+from flujo_async._runtime.request import Request
+from flujo_async._runtime.shield import acquire, finish, settle
+from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.clock import Clock
+from flujo_async.errors import RunCancelled, RunExists, RunFailed, RunNotFound, StaleLease, VersionMismatch
+
+_log: Final = logging.getLogger("flujo_async")
+_THREADS: Final = 32
+"""How many steps of one runtime may use threads at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run that this runtime has the lease of, ready to be driven.
+
+    Attributes:
+        first: facts that go into its next commit.
+    """
+
+    lease: Lease
+    fold: Fold
+    program: Program
+    first: tuple[Fact, ...] = ()
+
+
+class Runner:
+    """Does what a ``Flujo`` is asked to do."""
+
+    def __init__(self, backend: StateBackend, catalogue: Catalogue, clock: Clock, lease_ttl: timedelta) -> None:
+        self.reader: Reader = Reader(backend, catalogue)
+        self._backend = backend
+        self._catalogue = catalogue
+        self._clock = clock
+        self._ttl = lease_ttl
+        self._keeper = LeaseKeeper(backend, clock, lease_ttl)
+        self._owner = Owner.here()
+        self._threads: anyio.CapacityLimiter | None = None
+        self._engaged: dict[object, tuple[str, asyncio.AbstractEventLoop]] = {}
+        self._background: dict[asyncio.Task[None], str] = {}
+        _RUNNERS[self._owner.runtime] = self
+
+    async def complete(self, request: Request, exists: Callable[[], None] = lambda: None) -> RunResult[Any]:
+        """Start a run or take it up, and return when it rests, whoever drives it.
+
+        Args:
+            request: what is asked for.
+            exists: called as soon as the run is in the store.
+
+        Raises:
+            RunFailed: it failed.
+            RunCancelled: it was cancelled.
+        """
+        find = self._prepare
+        while True:
+            with self._engage(request.run_id), suppress(StaleLease):  # whoever has it now is attached to
+                found = await find(request)
+                exists()
+                if isinstance(found, Fold):
+                    return self._outcome(found)
+                if found is not None:
+                    return await self._drive(found)
+            find = self._find_again
+            await self._until_free(request.run_id)
+
+    async def launch(self, request: Request) -> asyncio.Task[None]:
+        """Do as ``complete`` in the background; the run is in the store when this returns.
+
+        Returns:
+            The task, which ends when the run rests, with the exception of a store that failed.
+        """
+        exists = asyncio.Event()
+        task = asyncio.create_task(self._complete_quietly(request, exists), name=f"flujo run {request.run_id}")
+        for former in self._tasks_of(request.run_id):
+            if former.done():
+                del self._background[former]
+        self._background[task] = request.run_id
+        task.add_done_callback(self._is_done)
+        task.add_done_callback(lambda _: exists.set())
+        try:
+            await exists.wait()
+        except asyncio.CancelledError:
+            await self.interrupt(task)
+            raise
+        if task.done():
+            self._background.pop(task, None)
+            task.result()
+        return task
+
+    async def interrupt(self, task: asyncio.Task[None]) -> None:
+        """End what ``launch`` began; a run that it drove can be resumed."""
+        task.cancel()
+        await settle(task)
+
+    async def result(self, run_id: str) -> RunResult[Any]:
+        """Wait until a run rests, and return what it left. Drives nothing.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunFailed: it failed.
+            RunCancelled: it was cancelled.
+            BackendError: it was driven in the background here, and the store failed.
+        """
+        while True:
+            for task in self._tasks_of(run_id):
+                await asyncio.wait({task})
+                if not task.cancelled():  # an interruption of the run is none of who waits for it
+                    task.result()
+            summary = await self.reader.summary(run_id)
+            if summary is None:
+                raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            if summary.status in RESTING:
+                return self._outcome(await self.reader.get(run_id))
+            await self.reader.wait(run_id)
+
+    async def aclose(self) -> None:
+        """Interrupt the runs in the background; they can be resumed."""
+        tasks = list(self._background)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            await settle(task)
+        self._background.clear()
+
+    async def _complete_quietly(self, request: Request, exists: asyncio.Event) -> None:
+        """Complete a run whose outcome is read from the store."""
+        try:
+            with suppress(RunFailed, RunCancelled):
+                await self.complete(request, exists.set)
+        except Exception as error:
+            if exists.is_set():  # else it reaches the caller of launch()
+                _log.error("run %r could not go on: %r", request.run_id, error)
+            raise
+
+    def _tasks_of(self, run_id: str) -> list[asyncio.Task[None]]:
+        return [task for task, theirs in self._background.items() if theirs == run_id]
+
+    def _is_done(self, task: asyncio.Task[None]) -> None:
+        # One that failed is kept for whoever asks for the result.
+        if task.cancelled() or task.exception() is None:
+            self._background.pop(task, None)
+
+    async def _prepare(self, request: Request) -> Ready | Fold | None:
+        """Create the run that is asked for, or claim it if it exists and goes on.
+
+        Returns:
+            What to drive; or the state of a run at rest; or ``None`` if somebody else has the run.
+
+        Raises:
+            RunConflict: the run exists with another input or context.
+            VersionMismatch: the run was recorded by another definition.
+        """
+        check_run_id(request.run_id)
+        if request.input is not ... and (created := await self._create(request)):
+            return created
+        fold = await self.reader.find(request.run_id)
+        return await self._create(request) if fold is None else await self._take_up(request, fold)
+
+    async def _find_again(self, request: Request) -> Ready | Fold | None:
+        """Claim a run that existed a moment ago; one that was deleted is not created again."""
+        return await self._take_up(request, await self.reader.get(request.run_id))
+
+    async def _create(self, request: Request) -> Ready | None:
+        program = self._catalogue.current
+        started = program.begin(request, self._clock.now())
+        records = seal([started], after=0, prev_hash=GENESIS)
+        fold = Fold(started)
+        fold.apply(started, records[0])
+        summary = RunSummary(
+            run_id=request.run_id,
+            pipeline_name=started.pipeline_name,
+            pipeline_version=started.pipeline_version,
+            status=fold.status,
+            created_at=started.at,
+            updated_at=started.at,
+            last_seq=fold.seq,
+            metadata=started.metadata,
+        )
+        new = NewRun(summary, tuple(records))
+        with suppress(RunExists):
+            lease = await acquire(self._backend.create_run(new, owner=str(self._owner), ttl=self._ttl), self._give_back)
+            return None if lease is None else Ready(lease, fold, program)
+        return None
+
+    async def _take_up(self, request: Request, fold: Fold) -> Ready | Fold | None:
+        self._catalogue.reading(fold).check_same_request(request, fold)
+        if fold.status in RESTING:
+            return fold
+        try:
+            self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
+        except VersionMismatch:
+            if await self._goes_on_elsewhere(request.run_id):
+                return None  # nothing would execute here, so the definition does not matter
+            raise
+        lease = await acquire(self._claim(request.run_id), self._give_back)
+        if lease is None:
+            return None
+        try:
+            return await self._ready(lease, fold)
+        except BaseException:
+            await finish(self._give_back(lease))
+            raise
+
+    async def _ready(self, lease: Lease, fold: Fold) -> Ready:
+        """Return a claimed run, brought up to what was committed before the claim."""
+        tail = await self._backend.read_events(fold.run_id, after=fold.seq)
+        verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
+        for record in tail:
+            fold.apply(decode_fact(record.body), record)
+        program = self._catalogue.running(fold)
+        now = self._clock.now()
+        resumed = RunResumed(at=now, owner=str(self._owner))
+        migrated = self._catalogue.migration(program, fold, now)
+        return Ready(lease, fold, program, (resumed,) if migrated is None else (resumed, migrated))
+
+    async def _claim(self, run_id: str) -> Lease | None:
+        query = ClaimQuery(run_id=run_id)
+        leases = await self._backend.claim(str(self._owner), now=self._clock.now(), ttl=self._ttl, query=query)
+        if leases:
+            return leases[0]
+        summary = await self.reader.summary(run_id)
+        if summary is None or summary.lease is None or not self._is_dead(summary.lease, besides=1):
+            return None
+        query = replace(query, dead_owners=frozenset({summary.lease.owner}))
+        leases = await self._backend.claim(str(self._owner), now=self._clock.now(), ttl=self._ttl, query=query)
+        return leases[0] if leases else None
+
+    async def _give_back(self, lease: Lease | None) -> None:
+        if lease is not None:
+            await self._backend.release(lease)
+
+    async def _drive(self, ready: Ready) -> RunResult[Any]:
+        journal = Journal(self._backend, ready.lease, ready.fold)
+        self._threads = self._threads or anyio.CapacityLimiter(_THREADS)
+        execution = Execution(
+            run_id=ready.fold.run_id,
+            journal=journal,
+            codec=ready.program.codec,
+            contexts=ready.program.contexts,
+            clock=self._clock,
+            threads=self._threads,
+        )
+        drive = Drive(execution, ready.lease, self._backend, self._keeper)
+        fold = await drive.run(ready.program.definition.pipeline, ready.first)
+        return self._outcome(fold, drive.error)
+
+    def _outcome(self, fold: Fold, error: Exception | None = None) -> RunResult[Any]:
+        result = self._catalogue.reading(fold).result(fold, error)
+        if fold.status == "failed":
+            raise RunFailed(f"run {fold.run_id!r} failed: {fold.error_message}", result=result) from result.error
+        if fold.status == "cancelled":
+            raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
+        return result
+
+    async def _until_free(self, run_id: str) -> None:
+        """Return when a run rests or waits for an executor."""
+        while (summary := await self.reader.summary(run_id)) is not None:
+            lease = summary.lease
+            if lease is None or lease.expires_at <= self._clock.now() or self._is_dead(lease):
+                return
+            await self.reader.wait(run_id)
+
+    async def _goes_on_elsewhere(self, run_id: str) -> bool:
+        """Return whether a run that this caller is engaged with needs nobody to drive it."""
+        summary = await self.reader.summary(run_id)
+        if summary is None or summary.status in RESTING:
+            return True
+        lease = summary.lease
+        return lease is not None and lease.expires_at > self._clock.now() and not self._is_dead(lease, besides=1)
+
+    # A run is engaged while this runtime is about to take it, or drives it. Another caller in this process must
+    # not take such a run's owner for dead, though the store shows the lease before its holder has heard of it.
+
+    @contextmanager
+    def _engage(self, run_id: str) -> Generator[None]:
+        token = object()
+        self._engaged[token] = (run_id, asyncio.get_running_loop())
+        try:
+            yield
+        finally:
+            del self._engaged[token]
+
+    def _engagements(self, run_id: str) -> int:
+        return sum(engaged == run_id and not loop.is_closed() for engaged, loop in self._engaged.values())
+
+    def _is_dead(self, lease: Lease, *, besides: int = 0) -> bool:
+        """Return whether the holder of a lease is gone; ``besides`` so many engagements of this runtime."""
+        owner = Owner.parse(lease.owner)
+        if owner is None:
+            return False
+        if not owner.is_in(self._owner):
+            return not self._backend.capabilities.multi_process or owner.is_gone()
+        runner = _RUNNERS.get(owner.runtime)
+        if runner is None:
+            return True
+        return runner._engagements(lease.run_id) <= (besides if runner is self else 0)
+
+
+_RUNNERS: Final[weakref.WeakValueDictionary[str, Runner]] = weakref.WeakValueDictionary()
+"""The runtimes of this process, by the name that their leases carry."""

@@ -1,0 +1,48 @@
+"""Work that a cancellation may not cut short."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``work``, which runs to its end even if the caller is cancelled meanwhile.
+
+    A cancellation is not lost: it is raised when the work is done.
+    """
+    task = asyncio.ensure_future(work)
+    await settle(task)
+    return task.result()
+
+
+async def settle(task: asyncio.Future[Any]) -> None:
+    """Return when ``task`` is done, however it ended; a cancellation of the caller is raised after that."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """Return what ``work`` acquires; a caller that is cancelled meanwhile leaves nothing acquired behind.
+
+    Args:
+        work: runs to its end even if the caller is cancelled.
+        undo: gives back what ``work`` returned, if nobody is there to take it.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await settle(task)
+    except asyncio.CancelledError:
+        if not task.cancelled() and task.exception() is None:
+            await finish(undo(task.result()))
+        raise
+    return task.result()

@@ -1,0 +1,57 @@
+"""Plain functions off the event loop.
+
+In daemon threads, one for each call: the threads of executors, asyncio's and anyio's hold up the end of the process
+until the function returns, and a step that was given up may never return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+async def run_in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+    """Return what ``work`` returns in a thread, with the caller's context variables.
+
+    A caller that is cancelled gives the thread up: it runs to its end, and nobody hears of it.
+    """
+    async with limiter:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        context = contextvars.copy_context()
+
+        def call() -> None:
+            result, error = _attempt(partial(context.run, work))
+            with suppress(RuntimeError):  # the loop was closed in between: nobody waits there any more
+                loop.call_soon_threadsafe(_settle, answer, result, error)
+
+        threading.Thread(target=call, name="flujo-step", daemon=True).start()
+        outcome: T = await answer
+        return outcome
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T, None] | tuple[None, BaseException]:
+    try:
+        return work(), None
+    except StopIteration as error:  # which no future takes
+        return None, RuntimeError(f"the function raised {error!r}")
+    except BaseException as error:  # handed to the caller, whatever it is
+        return None, error
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)

@@ -1,0 +1,20 @@
+"""What every test has: a loop that must not be blocked, and no limit on how slow a generated example may be."""
+
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+settings.register_profile("flujo_async", deadline=None, print_blob=True)
+settings.load_profile("flujo_async")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_is_never_blocked() -> Iterator[None]:
+    """A blocking call that the package makes on the event loop raises ``BlockingError`` where it stands."""
+    with blockbuster_ctx("flujo_async") as guard:
+        for function in guard.functions.values():
+            # /proc is no disk: the kernel answers in microseconds, sooner than a thread would begin.
+            function.can_block_in("flujo_async/_runtime/owner.py", {"_this_host", "_started", "_exists"})
+        yield

@@ -1,0 +1,86 @@
+"""A process that drives the zoo, and dies where it is told: ``python -m tests.crash.victim URL LOG WHERE NTH``.
+
+``WHERE`` is ``before`` or ``after`` (the n-th commit), ``step`` (inside the n-th execution of a step) or ``never``;
+``slow`` takes its time, to be killed from outside.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flujo_async.abc import StateBackend
+from flujo_async.backends import backend_from_url
+from tests.crash.zoo import INPUT, RUN, Effect, runtime, to_file
+from tests.runtime.pretend import Wrapped
+
+
+def die() -> None:
+    """End this process as the kernel would end it: no handler, no buffer, no exit."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly(Wrapped):
+    """Kills the process at the n-th append, before or after it."""
+
+    def __init__(self, inner: StateBackend, nth: int, *, after: bool) -> None:
+        super().__init__(inner)
+        self._left, self._after = nth, after
+
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        self._left -= verb == "append"
+        is_time = verb == "append" and self._left == 0
+        if is_time and not self._after:
+            die()
+        result = await call()
+        if is_time:
+            die()
+        return result
+
+
+def deadly(effect: Effect, nth: int) -> Effect:
+    """Return an effect that kills the process at its n-th call, when it has taken place."""
+    calls = 0
+
+    def effect_and_death(key: str, attempt: int) -> None:
+        nonlocal calls
+        effect(key, attempt)
+        calls += 1
+        if calls == nth:
+            die()
+
+    return effect_and_death
+
+
+def slow(effect: Effect) -> Effect:
+    """Return an effect that takes a while."""
+
+    def take_a_while(key: str, attempt: int) -> None:
+        effect(key, attempt)
+        time.sleep(0.005)
+
+    return take_a_while
+
+
+async def main(url: str, log: str, where: str, nth: int) -> None:
+    """Drive the run, or die."""
+    backend, effect = backend_from_url(url), to_file(Path(log))
+    match where:
+        case "before" | "after":
+            backend = Deadly(backend, nth, after=where == "after")
+        case "step":
+            effect = deadly(effect, nth)
+        case "slow":
+            effect = slow(effect)
+            print("ready", flush=True)
+        case _:
+            pass
+    await runtime(backend, effect).run(INPUT, run_id=RUN)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

@@ -1,0 +1,22 @@
+"""The stores that runs live in."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from flujo_async.abc import StateBackend
+from tests.runtime.stores import KINDS, Store
+
+
+@pytest_asyncio.fixture(params=KINDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store(request.param, tmp_path)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def backend(store: Store) -> StateBackend:
+    return store.open()

@@ -1,0 +1,146 @@
+"""Stores and owners that behave as a test wants: fakes behind the port, nothing is patched."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from typing_extensions import override
+
+from flujo_async._log.chain import seal
+from flujo_async._model.facts import Fact
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import RunStatus, RunSummary
+from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.errors import BackendError
+
+ANOTHER_HOST = "another-host:4711:12345:runtime"
+_ANY_RUN = ClaimQuery()
+
+
+class Wrapped(StateBackend):
+    """A store in front of another one; every verb goes through ``through``."""
+
+    def __init__(self, inner: StateBackend) -> None:
+        self.inner = inner
+        self.capabilities: Capabilities = inner.capabilities  # type: ignore[misc]
+
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        """Do what a verb does; subclasses fail, wait or count here."""
+        result = call()
+        return await result if inspect.isawaitable(result) else result
+
+    @override
+    async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        return await self.through("create_run", lambda: self.inner.create_run(run, owner=owner, ttl=ttl))
+
+    @override
+    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+        return await self.through("load", lambda: self.inner.load(run_id, until=until))
+
+    @override
+    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+        return await self.through(
+            "append", lambda: self.inner.append(lease, records, expected_seq=expected_seq, update=update)
+        )
+
+    @override
+    async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = _ANY_RUN) -> list[Lease]:
+        return await self.through("claim", lambda: self.inner.claim(owner, now=now, ttl=ttl, query=query))
+
+    @override
+    async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
+        return await self.through("renew", lambda: self.inner.renew(leases, now=now, ttl=ttl))
+
+    @override
+    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
+        await self.through("release", lambda: self.inner.release(lease, wake_at=wake_at))
+
+    @override
+    async def post(self, signal: Signal) -> None:
+        await self.through("post", lambda: self.inner.post(signal))
+
+    @override
+    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
+        return await self.through("query_runs", lambda: self.inner.query_runs(query))
+
+    @override
+    async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
+        return await self.through("read_events", lambda: self.inner.read_events(run_id, after=after, limit=limit))
+
+    @override
+    async def delete_run(self, run_id: str) -> None:
+        await self.through("delete_run", lambda: self.inner.delete_run(run_id))
+
+    @override
+    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
+        await self.inner.wait_for_work(run_id, timeout=timeout)
+
+
+class Failing(Wrapped):
+    """Fails at the n-th call of a verb, before or after it took effect; ``for_good``: and ever after, in all verbs."""
+
+    def __init__(
+        self, inner: StateBackend, verb: str, nth: int, *, after: bool = False, for_good: bool = False
+    ) -> None:
+        super().__init__(inner)
+        self.calls = 0
+        self.has_failed = False
+        self._verb, self._nth, self._after, self._for_good = verb, nth, after, for_good
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        if self.has_failed and self._for_good:
+            raise BackendError("the disk is still full")
+        self.calls += verb == self._verb
+        if verb != self._verb or self.calls != self._nth or self.has_failed:
+            return await call()
+        self.has_failed = True
+        if self._after:
+            await call()
+        raise BackendError("the disk is full") from OSError(28, "No space left on device")
+
+
+class Gated(Wrapped):
+    """Stops at a verb until it is let through, before and after it takes effect."""
+
+    def __init__(self, inner: StateBackend, verb: str, *, nth: int = 1, after: bool = False) -> None:
+        super().__init__(inner)
+        self.is_reached = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self._verb, self._left, self._after = verb, nth, after
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        self._left -= verb == self._verb
+        if verb != self._verb or self._left:
+            return await call()
+        if not self._after:
+            await self._stop()
+            return await call()
+        result = await call()
+        await self._stop()
+        return result
+
+    async def _stop(self) -> None:
+        self.is_reached.set()
+        await self.may_go_on.wait()
+
+
+async def append_fact(backend: StateBackend, run_id: str, fact: Fact, status: RunStatus, **update: Any) -> None:
+    """Put a fact at the end of a run's log through the port, as an owner on another host would."""
+    [lease] = await backend.claim(ANOTHER_HOST, now=fact.at, ttl=timedelta(seconds=30), query=ClaimQuery(run_id=run_id))
+    stored = await backend.load(run_id)
+    assert stored is not None
+    after = stored.summary.last_seq
+    records = seal([fact], after=after, prev_hash=stored.records[-1].hash)
+    change = RunUpdate(status=status, updated_at=fact.at, **update)
+    await backend.append(lease, records, expected_seq=after, update=change)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Return when something is so that no event tells of, because it happens in another thread or store."""
+    while not is_so():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)

@@ -1,0 +1,357 @@
+"""Cancelling is asyncio's (G5): it interrupts the run, arrives, and leaves nothing behind."""
+
+import asyncio
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import pytest
+
+from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
+from flujo_async.abc import StateBackend
+from flujo_async.errors import FlujoError, RunFailed, RunNotFound
+from flujo_async.testing import VirtualClock
+from tests.runtime.pretend import Gated
+from tests.runtime.stores import Store
+
+
+@step
+async def one(n: int) -> int:
+    await asyncio.sleep(0)
+    return n + 1
+
+
+@step
+async def two(n: int, ctx: StepContext) -> int:
+    ctx.state["two"] = n
+    await asyncio.sleep(0)
+    return n * 2
+
+
+@step(retry=Retry(max_attempts=2, base=0))
+async def flaky(n: int, ctx: StepContext) -> int:
+    if ctx.attempt == 1:
+        raise ValueError
+    return n
+
+
+IN_A_STEP: ContextVar[asyncio.Event | None] = ContextVar("IN_A_STEP", default=None)
+
+
+@step
+async def pair(values: Any) -> list[int]:
+    if is_in_a_step := IN_A_STEP.get():
+        is_in_a_step.set()
+        await asyncio.sleep(0)
+    return sorted(values.values())
+
+
+PIPELINE = (
+    as_step(one >> two, name="head")
+    >> parallel(one, flaky)
+    >> pair
+    >> map_each(branch(lambda n: n % 2 == 0, {True: one, False: loop(one, until=lambda n: n > 6, max_iterations=9)}))
+)
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """Return the tasks of the loop but for the one that asks."""
+    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+
+async def reference() -> tuple[Any, Any]:
+    """Return what an uninterrupted run ends with."""
+    result = await Flujo(PIPELINE).run(1)
+    return result.output, result.context
+
+
+async def test_cancelled_at_every_tick_a_run_can_be_resumed() -> None:
+    """Wherever the cancellation falls: it is raised, the lease is free, no task is left, the run ends alike."""
+    expected = await reference()
+    ticks = 0
+    while True:
+        flujo = Flujo(PIPELINE)
+        task = asyncio.create_task(flujo.run(1, run_id="r"))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        if task.done():
+            break
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert others() == set()
+        for summary in await flujo.list_runs():
+            assert summary.lease is None
+            assert summary.status in ("running", "completed")
+        result = await flujo.run(1, run_id="r")
+        assert (result.output, result.context) == expected
+        assert others() == set()
+        ticks += 1
+    assert ticks > 20
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("verb", "nth"), [("create_run", 1), ("append", 1), ("append", 3), ("append", 6)])
+async def test_cancelled_while_the_store_is_busy(store: Store, verb: str, nth: int, after: bool) -> None:
+    """In the middle of ``create_run`` and of a commit: the write ends, then the cancellation arrives."""
+    expected = await reference()
+    gated = Gated(store.open(), verb, nth=nth, after=after)
+    task = asyncio.create_task(Flujo(PIPELINE, state_backend=gated).run(1, run_id="r"))
+    await gated.is_reached.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done(), "the write is still under way"
+    gated.may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert others() == set()
+    flujo = Flujo(PIPELINE, state_backend=store.open())
+    [summary] = await flujo.list_runs()
+    assert (summary.status, summary.lease) == ("running", None)
+    result = await flujo.run(1, run_id="r")
+    assert (result.output, result.context) == expected
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("verb", ["claim", "read_events", "release"])
+async def test_cancelled_while_a_run_is_taken_up(store: Store, verb: str, after: bool) -> None:
+    """A claim that comes too late is given back."""
+    expected = await reference()
+    reached = Gated(store.open(), "append", nth=2)
+    task = asyncio.create_task(Flujo(PIPELINE, state_backend=reached).run(1, run_id="r"))
+    await reached.is_reached.wait()
+    task.cancel()
+    reached.may_go_on.set()
+    await asyncio.wait({task})
+
+    gated, is_in_a_step = Gated(store.open(), verb, after=after), asyncio.Event()
+    IN_A_STEP.set(is_in_a_step)
+    task = asyncio.create_task(Flujo(PIPELINE, state_backend=gated).run(1, run_id="r"))
+    if verb == "release":
+        await is_in_a_step.wait()
+        task.cancel()
+    await gated.is_reached.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    gated.may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await _lease(gated, "r") is None
+    assert others() == set()
+    result = await Flujo(PIPELINE, state_backend=store.open()).run(1, run_id="r")
+    assert (result.output, result.context) == expected
+
+
+async def _lease(backend: StateBackend, run_id: str) -> Any:
+    stored = await backend.load(run_id)
+    assert stored is not None
+    return stored.summary.lease
+
+
+class Stuck:
+    """A pipeline whose step waits, and tells what became of it."""
+
+    def __init__(self) -> None:
+        self.is_reached = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.fate: list[str] = []
+
+        @step
+        async def wait(n: int) -> int:
+            self.is_reached.set()
+            try:
+                await self.go_on.wait()
+            except asyncio.CancelledError:
+                self.fate.append("cancelled")
+                raise
+            self.fate.append("done")
+            return n
+
+        self.step = wait
+
+
+async def test_the_lease_is_free_at_once(store: Store) -> None:
+    """When the cancellation arrives at the caller, another process may have the run already."""
+    stuck, backend = Stuck(), store.open()
+    task = asyncio.create_task(Flujo(stuck.step, state_backend=backend).run(1, run_id="r"))
+    await stuck.is_reached.wait()
+    assert await _lease(backend, "r") is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (stuck.fate, await _lease(backend, "r")) == (["cancelled"], None)
+
+
+async def test_limits_of_the_callers_own_work(store: Store) -> None:
+    """``asyncio.timeout``, ``wait_for`` and anyio's scopes end as they always do."""
+    stuck = Stuck()
+    flujo = Flujo(map_each(stuck.step), state_backend=store.open())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await flujo.run([1, 2], run_id="r")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(flujo.run(run_id="r"), 0.01)
+    with anyio.move_on_after(0.01) as scope:
+        await flujo.run(run_id="r")
+    assert scope.cancelled_caught
+    assert set(stuck.fate) == {"cancelled"}
+    assert others() == set()
+    stuck.go_on.set()
+    assert (await flujo.run([1, 2], run_id="r")).output == [1, 2]
+
+
+async def test_a_failing_neighbour_in_a_task_group_interrupts_the_run() -> None:
+    """The group raises its neighbour's error, and the run can be resumed."""
+    stuck = Stuck()
+    flujo = Flujo(stuck.step)
+
+    async def fail() -> None:
+        await stuck.is_reached.wait()
+        raise LookupError
+
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 -- a group is two statements
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(flujo.run(1, run_id="r"))
+            tasks.create_task(fail())
+    assert [type(error) for error in caught.value.exceptions] == [LookupError]
+    stuck.go_on.set()
+    assert (await flujo.run(run_id="r")).output == 1
+
+
+async def test_a_failing_run_in_a_task_group_is_its_error() -> None:
+    """``RunFailed`` arrives in the group like any exception."""
+
+    @step
+    async def broken(n: int) -> int:
+        raise ValueError(n)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(Flujo(broken).run(1))
+    assert [type(error) for error in caught.value.exceptions] == [RunFailed]
+
+
+async def test_a_step_may_clean_up_when_it_is_cancelled() -> None:
+    """Its ``finally`` runs to its end before the cancellation arrives."""
+    is_reached, cleaned = asyncio.Event(), list[str]()
+
+    @step
+    async def tidy(n: int) -> int:
+        try:
+            is_reached.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            cleaned.append("clean")
+        return n
+
+    task = asyncio.create_task(Flujo(parallel(tidy)).run(1))
+    await is_reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned == ["clean"]
+
+
+async def test_cancelled_while_it_waits_for_a_retry() -> None:
+    """The wait is interrupted, not the count."""
+    clock = VirtualClock()
+
+    @step(retry=Retry(max_attempts=3, base=100, jitter=0))
+    async def broken(n: int) -> int:
+        raise ValueError
+
+    flujo = Flujo(broken, clock=clock)
+    task = asyncio.create_task(flujo.run(1, run_id="r"))
+    await clock.until_asleep()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert clock.sleepers == 0
+    assert others() == set()
+
+
+async def test_closing_the_runtime_interrupts_what_runs_in_the_background(store: Store) -> None:
+    """``aclose`` waits until the steps have stopped and the leases are free."""
+    stuck, backend = Stuck(), store.open()
+    async with Flujo(stuck.step, state_backend=backend) as flujo:
+        handles = [await flujo.start(n, run_id=f"r{n}") for n in range(3)]
+        await stuck.is_reached.wait()
+    assert stuck.fate == ["cancelled"] * 3
+    for handle in handles:
+        assert await handle.status() == "running"
+        assert await _lease(backend, handle.run_id) is None
+    assert others() == set()
+    stuck.go_on.set()
+    assert (await flujo.run(run_id="r1")).output == 1
+
+
+async def test_who_waits_for_a_result_is_not_cancelled_by_an_interruption() -> None:
+    """The run is interrupted, not its observers: they get the result of whoever takes it up."""
+    stuck = Stuck()
+    flujo = Flujo(stuck.step)
+    handle = await flujo.start(1, run_id="r")
+    waiting = asyncio.create_task(handle.result())
+    await stuck.is_reached.wait()
+    await flujo.aclose()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "nobody cancelled this one"
+    stuck.go_on.set()
+    await flujo.run(run_id="r")
+    assert (await waiting).output == 1
+
+
+class TestDelete:
+    """Removing a run."""
+
+    async def test_a_deleted_run_is_gone(self, store: Store) -> None:
+        """With its state and history; a second time is no error; its name is free."""
+        flujo = Flujo(one, state_backend=store.open())
+        await flujo.run(1, run_id="r")
+        for _ in range(2):
+            await flujo.delete("r")
+        assert await flujo.list_runs() == []
+        for read in (flujo.state, flujo.history, flujo.steps, flujo.resume):
+            with pytest.raises(RunNotFound):
+                await read("r")
+        for wait in (flujo.handle("r").status(), flujo.handle("r").result()):
+            with pytest.raises(RunNotFound):
+                await wait
+        assert (await flujo.run(7, run_id="r")).output == 8
+
+    async def test_deleting_a_run_that_is_driven_stops_it(self, store: Store) -> None:
+        """At its next commit, for good: its steps do not run again from the start."""
+        stuck, executed = Stuck(), list[int]()
+
+        @step
+        async def count(n: int) -> int:
+            executed.append(n)
+            return n
+
+        flujo = Flujo(count >> stuck.step >> one, state_backend=store.open())
+        driving = asyncio.create_task(flujo.run(1, run_id="r"))
+        await stuck.is_reached.wait()
+        other = Flujo(count >> stuck.step >> one, state_backend=store.open())
+        attached = asyncio.create_task(other.run(run_id="r"))
+        await flujo.handle("r").status()
+        await Flujo(one, state_backend=store.open()).delete("r")
+        stuck.go_on.set()
+        with pytest.raises(RunNotFound):
+            await driving
+        with pytest.raises(FlujoError, match="there is no run"):
+            await attached
+        assert executed == [1]
+
+    async def test_deleting_a_run_in_the_background_stops_it(self, backend: StateBackend) -> None:
+        """Its handle says that there is no such run."""
+        stuck = Stuck()
+        async with Flujo(stuck.step >> one, state_backend=backend) as flujo:
+            handle = await flujo.start(1, run_id="r")
+            await stuck.is_reached.wait()
+            await flujo.delete("r")
+            stuck.go_on.set()
+            with pytest.raises(RunNotFound):
+                await handle.result()

@@ -1,0 +1,214 @@
+"""Leases while a run is driven: renewed off the loop, lost, stolen (G3)."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, step
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.stored import RunUpdate
+from flujo_async.abc import Capabilities, StateBackend
+from flujo_async.backends.memory import InMemoryBackend
+from flujo_async.errors import StaleLease
+from tests.runtime.pretend import ANOTHER_HOST, Wrapped, until
+from tests.runtime.stores import Store, on_disk
+
+
+async def steal(backend: StateBackend, run_id: str) -> Lease:
+    """Claim a run whose owner is alive, as a host would that takes it for dead."""
+    stored = await backend.load(run_id)
+    assert stored is not None
+    assert stored.summary.lease is not None
+    query = ClaimQuery(run_id=run_id, dead_owners=frozenset({stored.summary.lease.owner}))
+    [lease] = await backend.claim(ANOTHER_HOST, now=datetime.now(UTC), ttl=timedelta(hours=1), query=query)
+    return lease
+
+
+class Thieved:
+    """A pipeline that is robbed of its lease in its first step, the first time."""
+
+    def __init__(self, backend: StateBackend, *, waits: bool) -> None:
+        self.fate: list[str] = []
+        self.stolen: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+
+        @step
+        async def first(n: int) -> int:
+            if self.stolen.done():
+                self.fate.append("again")
+                return n
+            self.stolen.set_result(await steal(backend, "r"))
+            try:
+                if waits:
+                    await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.fate.append("cancelled")
+                raise
+            self.fate.append("returned")
+            return n
+
+        @step
+        async def second(n: int) -> int:
+            self.fate.append("second")
+            return n + 1
+
+        self.pipeline = first >> second
+
+
+@on_disk
+@pytest.mark.parametrize("waits", [False, True], ids=["at the commit", "at the renewal"])
+async def test_a_run_whose_lease_was_stolen_stops(store: Store, waits: bool) -> None:
+    """At its next commit, or when the lease cannot be renewed; it attaches, and takes over when it is free."""
+    backend = store.open()
+    thieved = Thieved(backend, waits=waits)
+    flujo = Flujo(thieved.pipeline, state_backend=backend, lease_ttl=timedelta(milliseconds=60 if waits else 60_000))
+    driving = asyncio.create_task(flujo.run(1, run_id="r"))
+    lease = await thieved.stolen
+    stored = await backend.load("r")
+    assert stored is not None
+    await until(lambda: bool(thieved.fate))
+    assert thieved.fate == ["cancelled" if waits else "returned"]
+    assert len(stored.records) == 1, "what it did is not in the log"
+    assert not driving.done()
+    await backend.release(lease)
+    assert (await driving).output == 2
+    assert thieved.fate[1:] == ["again", "second"]
+    assert driving.cancelling() == 0
+
+
+@on_disk
+async def test_a_handle_waits_for_whoever_has_the_run_now(store: Store) -> None:
+    """A run in the background whose lease was stolen is no error of its observers."""
+    backend = store.open()
+    thieved = Thieved(backend, waits=False)
+    async with Flujo(thieved.pipeline, state_backend=backend) as flujo:
+        handle = await flujo.start(1, run_id="r")
+        await backend.release(await thieved.stolen)
+        await until(lambda: thieved.fate == ["returned"])
+        waiting = asyncio.create_task(handle.result())
+        assert (await Flujo(thieved.pipeline, state_backend=store.open()).run(run_id="r")).output == 2
+        assert (await waiting).output == 2
+
+
+@on_disk
+async def test_a_blocked_loop_does_not_lose_its_runs(store: Store) -> None:
+    """A step that hogs the loop for several times the life of a lease: it was renewed from elsewhere."""
+    backend = store.open()
+
+    @step
+    async def hog(n: int) -> int:
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            pass
+        return n
+
+    @step
+    async def look(n: int) -> bool:
+        stored = await backend.load("r")
+        assert stored is not None
+        assert stored.summary.lease is not None
+        return stored.summary.lease.expires_at > datetime.now(UTC) - timedelta(milliseconds=100)
+
+    flujo = Flujo(hog >> look, state_backend=backend, lease_ttl=timedelta(milliseconds=200))
+    assert (await flujo.run(1, run_id="r")).output is True
+    [summary] = await flujo.list_runs()
+    assert summary.attempts == 1
+
+
+class Shared(Wrapped):
+    """A store in memory that says that it is shared, so that leases are renewed; ``renew`` does as it is told."""
+
+    def __init__(self, inner: StateBackend) -> None:
+        super().__init__(inner)
+        self.capabilities = Capabilities(durable=False, multi_process=True)  # type: ignore[misc]
+        self.is_renewing = threading.Event()
+        self.may_renew = threading.Event()
+        self.answer: Callable[[Sequence[Lease]], list[Lease]] = lambda leases: []
+
+    async def renew(self, leases: Sequence[Lease], **when: Any) -> list[Lease]:
+        self.is_renewing.set()
+        await until(self.may_renew.is_set)  # in the keeper's own thread, and a loop of its own
+        return self.answer(leases)
+
+
+def keepers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "flujo-leases"]
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["lost", "error"])
+def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool) -> None:
+    """The keeper's thread ends in silence, and the next run on another loop has a keeper again."""
+    before = set(keepers())
+    backend = Shared(InMemoryBackend())
+
+    def answer(leases: Sequence[Lease]) -> list[Lease]:
+        if fails:
+            raise RuntimeError("a bug in the store")
+        return []
+
+    backend.answer = answer
+
+    @step(timeout=5)
+    async def wait(n: int) -> int:
+        await until(backend.is_renewing.is_set)
+        return n
+
+    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(milliseconds=30))
+    assert asyncio.run(flujo.run(1, run_id="r")).output == 1
+    backend.may_renew.set()
+    for thread in set(keepers()) - before:
+        thread.join()
+    backend.is_renewing.clear()
+    backend.answer = list
+    assert asyncio.run(flujo.run(2, run_id="s")).output == 2, "its lease is renewed"
+
+
+async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
+    """A renewal finds the lease gone since the run rests: that is no loss."""
+    backend = Shared(InMemoryBackend())
+    backend.answer = lambda leases: []
+
+    @step
+    async def last(n: int) -> int:
+        await until(backend.is_renewing.is_set)
+        backend.may_renew.set()
+        return n
+
+    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(milliseconds=30))
+    async with asyncio.timeout(10):
+        result = await flujo.run(1, run_id="r")
+    assert (result.output, result.status) == (1, "completed")
+
+
+async def test_a_stale_owner_cannot_write(store: Store) -> None:
+    """However late it wakes up."""
+    backend = store.open()
+    is_reached, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def wait(n: int) -> int:
+        is_reached.set()
+        await go_on.wait()
+        return n
+
+    flujo = Flujo(wait, state_backend=backend)
+    driving = asyncio.create_task(flujo.run(1, run_id="r"))
+    await is_reached.wait()
+    stored = await backend.load("r")
+    assert stored is not None
+    old = stored.summary.lease
+    assert old is not None
+    new = await steal(backend, "r")
+    assert new.token == old.token + 1
+    update = RunUpdate(status="running", updated_at=datetime.now(UTC))
+    with pytest.raises(StaleLease):
+        await backend.append(old, stored.records, expected_seq=1, update=update)
+    driving.cancel()
+    await asyncio.wait({driving})
+    after = await backend.load("r")
+    assert after is not None
+    assert after.summary.lease == new, "letting go does not take the lease from its new owner"

@@ -1,0 +1,165 @@
+"""A store that fails (G4): the caller hears of it, nothing is reported as done, the run can be resumed."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, StepContext, map_each, parallel, step
+from flujo_async.abc import StateBackend
+from flujo_async.errors import BackendError, RunNotFound
+from tests.runtime.pretend import Failing
+from tests.runtime.stores import Store
+
+
+def counted(executed: list[str]) -> Any:
+    """Return a pipeline of seven commits: three steps, two branches, the end."""
+
+    def named(name: str) -> Any:
+        async def call(value: Any, ctx: StepContext) -> str:
+            executed.append(name)
+            ctx.state[name] = True
+            return name
+
+        return step(name=name)(call)
+
+    return named("a") >> parallel(named("b"), named("c")) >> named("d")
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed(
+    store: Store, nth: int, after: bool, for_good: bool
+) -> None:
+    """Whichever commit it is, whether it took effect, and whether the store comes back."""
+    executed: list[str] = []
+    failing = Failing(store.open(), "append", nth, after=after, for_good=for_good)
+    flujo = Flujo(counted(executed), state_backend=failing)
+    with pytest.raises(BackendError, match="full") as caught:
+        await flujo.run("x", run_id="r")
+    assert isinstance(caught.value.__cause__, OSError) or for_good
+    healthy = Flujo(counted(executed), state_backend=store.open())
+    assert (await healthy.handle("r").status() == "completed") == (after and failing.calls == nth == 4)
+    result = await healthy.run("x", run_id="r")
+    assert (result.output, result.context) == ("d", dict.fromkeys("abcd", True))
+    assert (await healthy.state("r")).current_step_index == 3
+    assert len(executed) <= 4 + 2, "what was running at the failure ran again, and nothing else"
+
+
+async def test_the_runtime_that_saw_the_failure_can_resume_too(store: Store) -> None:
+    """Its own lease does not stand in its way."""
+    executed: list[str] = []
+    failing = Failing(store.open(), "append", 1)
+    flujo = Flujo(counted(executed), state_backend=failing)
+    with pytest.raises(BackendError):
+        await flujo.run("x", run_id="r")
+    assert (await flujo.run(run_id="r")).output == "d"
+    assert executed == ["a", "a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("callers", [1, 2, 3])
+async def test_a_lease_that_could_not_be_released_is_nobodys(store: Store, callers: int) -> None:
+    """The store failed when the run let go: whoever comes next, alone or together, takes it up."""
+
+    class NoRelease(Failing):
+        async def through(self, verb: str, call: Any) -> Any:
+            if verb == "release" and not self.has_recovered:
+                raise BackendError("still down")
+            return await super().through(verb, call)
+
+        has_recovered = False
+
+    executed: list[str] = []
+    failing = NoRelease(store.open(), "append", 2)
+    flujo = Flujo(counted(executed), state_backend=failing, lease_ttl=timedelta(hours=1))
+    with pytest.raises(BackendError):
+        await flujo.run("x", run_id="r")
+    failing.has_recovered = True
+    [summary] = await flujo.list_runs()
+    assert summary.lease is not None
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*(flujo.run(run_id="r") for _ in range(callers)))
+    assert [result.output for result in results] == ["d"] * callers
+    assert executed.count("d") == 1
+
+
+@pytest.mark.parametrize("verb", ["create_run", "load", "claim", "query_runs"])
+async def test_every_other_verb_that_fails_is_heard_of(backend: StateBackend, verb: str) -> None:
+    """As a ``BackendError``; the next call works."""
+    executed: list[str] = []
+    if verb != "create_run":
+        healthy = Flujo(counted([]), state_backend=Failing(backend, "append", 2))
+        with pytest.raises(BackendError):
+            await healthy.run("x", run_id="r")
+    flujo = Flujo(counted(executed), state_backend=Failing(backend, verb, 1))
+    with pytest.raises(BackendError):
+        await (flujo.resume("r") if verb == "query_runs" else flujo.run("x", run_id="r"))
+    assert executed == []
+    assert (await flujo.run("x", run_id="r")).output == "d"
+
+
+async def test_a_run_that_could_not_be_created_does_not_exist(backend: StateBackend) -> None:
+    """``start`` raises, and there is nothing to wait for."""
+    flujo = Flujo(counted([]), state_backend=Failing(backend, "create_run", 1))
+    with pytest.raises(BackendError):
+        await flujo.start("x", run_id="r")
+    with pytest.raises(RunNotFound):
+        await flujo.handle("r").result()
+
+
+async def test_a_failure_in_the_background_reaches_who_waits_for_the_result(backend: StateBackend) -> None:
+    """``handle.result()`` raises it instead of waiting for ever; a stream does too."""
+    go_on = asyncio.Event()
+
+    @step
+    async def wait(value: str) -> str:
+        await go_on.wait()
+        return value
+
+    flujo = Flujo(wait, state_backend=Failing(backend, "append", 1))
+    handle = await flujo.start("x", run_id="r")
+    waiting = asyncio.create_task(handle.result())
+    await handle.status()
+    go_on.set()
+    with pytest.raises(BackendError):
+        await waiting
+    assert (await flujo.run(run_id="r")).output == "x"
+
+    flujo = Flujo(wait, state_backend=Failing(backend, "append", 1))
+    with pytest.raises(BackendError):
+        async for _ in flujo.stream("x", run_id="s"):
+            pass
+
+
+async def test_a_failed_write_stops_everything_in_the_run() -> None:
+    """Siblings are cancelled; no step begins over a journal that is broken."""
+    executed: list[int] = []
+    cancelled: list[int] = []
+
+    @step
+    async def work(n: int) -> int:
+        executed.append(n)
+        if n == 0:
+            return n
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(n)
+            raise
+        return n
+
+    flujo = Flujo(map_each(work, on_error="ignore", max_concurrency=2), state_backend=_failing_memory())
+    with pytest.raises(BackendError):
+        await flujo.run([0, 1, 2, 3], run_id="r")
+    assert (executed, cancelled) == ([0, 1], [1])
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+def _failing_memory() -> StateBackend:
+    return Failing(Flujo(step(_nothing)).state_backend, "append", 1)
+
+
+async def _nothing(value: Any) -> Any:
+    return value
