@@ -1,0 +1,149 @@
+"""One run, on paper and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from flujo_async._codec.values import Codec
+from flujo_async._model.state import RunSummary, StepRecord, StepStatus
+from flujo_async.cli.screen import ago, as_json, brief, columns, duration, moment, plain, put, screen
+from flujo_async.cli.store import Found, is_interrupted
+
+_SHOWN: Final = 10
+"""How many steps are shown of a run that has many: the last ones, and the last of those that failed."""
+
+_CODEC: Final = Codec.lenient()
+_FINGERPRINT: Final = "sha256:"
+_FINGERPRINT_SHOWN: Final = 8
+_VALUES: Final = frozenset({"input", "output"})
+
+
+def print_run(found: Found, *, everything: bool) -> None:
+    """Print a run; ``everything`` leaves out no step, cuts no value, and adds the traceback of a failure."""
+    out = screen()
+    _print_pairs([*_head(found), *_whereabouts(found, everything=everything)], everything=True)
+    if everything and found.fold.error is not None:
+        lines = _error(found.fold.error)["traceback"].splitlines()
+        out.print("", *map(plain, lines), sep="\n", soft_wrap=True)
+    if found.state.pipeline_context:
+        out.print("\nContext", style="bold")
+        context = [(name, repr(value)) for name, value in found.state.pipeline_context.items()]
+        _print_pairs(context, everything=everything)
+    _print_steps(out, found.state.step_history, everything=everything)
+
+
+def run_as_json(found: Found, *, everything: bool) -> dict[str, Any]:
+    """Return what a summary does not tell of a run, as JSON; ``everything`` adds what went in and out of each step."""
+    error = found.fold.error
+    return {
+        "context": as_json(found.state.pipeline_context),
+        "output": as_json(found.output),
+        "error": None if error is None else _error(error),
+        "steps": [_step_as_json(step, everything=everything) for step in found.state.step_history],
+    }
+
+
+def summary_as_json(summary: RunSummary) -> dict[str, Any]:
+    """Return the head of a run as JSON, with whether it is interrupted instead of who has it."""
+    names = [field.name for field in fields(summary) if field.name != "lease"]
+    return {name: as_json(getattr(summary, name)) for name in names} | {"is_interrupted": is_interrupted(summary)}
+
+
+def standing(summary: RunSummary) -> str:
+    """Return the status of a run, where ``interrupted`` is one that is running and that nobody drives."""
+    return "interrupted" if is_interrupted(summary) else summary.status
+
+
+def version(summary: RunSummary) -> str:
+    """Return the version of a run's definition; of a fingerprint so much as tells it from others."""
+    name = summary.pipeline_version
+    if name.startswith(_FINGERPRINT):
+        name = f"{name[len(_FINGERPRINT) :][:_FINGERPRINT_SHOWN]}…"
+    return plain(name)
+
+
+def _head(found: Found) -> Iterator[tuple[str, str]]:
+    summary = found.summary
+    now = datetime.now(UTC)
+    yield "Run", summary.run_id
+    yield "Pipeline", f"{summary.pipeline_name} {version(summary)}"
+    if summary.parent_run_id:
+        yield "Parent", summary.parent_run_id
+    yield "Status", standing(summary)
+    yield "Created", f"{moment(summary.created_at)}, {ago(summary.created_at, now)}"
+    yield "Updated", f"{moment(summary.updated_at)}, {ago(summary.updated_at, now)}"
+    yield "Claimed", "once" if summary.attempts == 1 else f"{summary.attempts:,} times"
+    if summary.metadata:
+        yield "Metadata", repr(dict(summary.metadata))
+
+
+def _whereabouts(found: Found, *, everything: bool) -> Iterator[tuple[str, str]]:
+    """Tell why a run does not go on, or what came out of it."""
+    summary = found.summary
+    if is_interrupted(summary):
+        yield "Driven by", "nobody: running it again with this run_id takes it up"
+    elif summary.lease is not None:
+        yield "Driven by", summary.lease.owner
+    if summary.wake_at is not None:
+        yield "Sleeps", f"until {moment(summary.wake_at)}"
+    for waiting in summary.waiting_for:
+        until = f", until {moment(waiting.deadline)}" if waiting.deadline else ""
+        prompt = f": {waiting.prompt}" if waiting.prompt else ""
+        yield "Waits for", f"{waiting.kind} {waiting.name}, since {moment(waiting.since)}{until}{prompt}"
+    if summary.error_message is not None:
+        yield "Error", summary.error_message
+    if found.fold.reason:
+        yield "Reason", found.fold.reason
+    if summary.status == "completed":
+        yield "Output", repr(found.output) if everything else brief(repr(found.output))
+
+
+def _print_pairs(pairs: Iterable[tuple[str, str]], *, everything: bool) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in pairs:
+        table.add_row(plain(name), plain(text) if everything else brief(text))
+    put(table)
+
+
+def _print_steps(out: Console, steps: Sequence[StepRecord], *, everything: bool) -> None:
+    statuses = Counter(step.status.value.lower() for step in steps)
+    counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
+    out.print(f"\nSteps: {counts or 'none yet'}", style="bold")
+    shown = list(steps) if everything else _telling(steps)
+    if len(shown) < len(steps):
+        out.print(f"The last {_SHOWN}, and what did not succeed; --all shows every step.")
+    if not shown:
+        return
+    table = columns("Step", "Status", numbers=("Attempts", "Time"))
+    for step in shown:
+        error = f"\n{plain(step.error) if everything else brief(step.error)}" if step.error else ""
+        took = "" if step.duration is None else duration(step.duration)
+        table.add_row(f"{plain(step.key)}{error}", step.status.value.lower(), str(step.attempts), took)
+    put(table)
+
+
+def _telling(steps: Sequence[StepRecord]) -> list[StepRecord]:
+    """Return the steps that tell how a run stands."""
+    if len(steps) <= 2 * _SHOWN:
+        return list(steps)
+    trouble = [step for step in steps[:-_SHOWN] if step.status is not StepStatus.SUCCEEDED]
+    return [*trouble[-_SHOWN:], *steps[-_SHOWN:]]
+
+
+def _step_as_json(step: StepRecord, *, everything: bool) -> dict[str, Any]:
+    names = [field.name for field in fields(step) if everything or field.name not in _VALUES]
+    return {name: as_json(getattr(step, name)) for name in names} | {"duration": step.duration}
+
+
+def _error(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is legible of a recorded exception."""
+    return {name: str(_CODEC.decode(record.get(name, ""))) for name in ("type", "message", "traceback")}

@@ -1,0 +1,114 @@
+"""How text gets to a terminal, or into a pipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any, Final, cast
+
+from rich.console import Console
+from rich.table import Table
+
+_UNFOLDED: Final = 1000
+"""The width of a pipe: whoever searches the lines needs them whole."""
+
+_LONGEST: Final = 200
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """Return the console for results, or the one for everything else."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _UNFOLDED
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
+
+
+def say(text: str) -> None:
+    """Print one line on stderr: an error, or a word about what goes on."""
+    sys.stdout.flush()  # where both streams end in one place, this comes after what was printed before
+    screen(stderr=True).print(plain(text), soft_wrap=True)
+
+
+def columns(*names: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
+    """Return a table without frames: columns of words, then columns of numbers, under their headers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")  # not cut: somebody may want to copy it
+    for number in numbers:
+        table.add_column(number, justify="right", no_wrap=True)
+    return table
+
+
+def put(table: Table) -> None:
+    """Print a table on stdout, without the blanks that it would fill its lines with."""
+    out = screen()
+    with out.capture() as captured:
+        out.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def plain(text: str) -> str:
+    """Return text that is one line and cannot steer a terminal."""
+    line = " ".join(text.splitlines())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def brief(text: str) -> str:
+    """Return text on one line that is not too long."""
+    line = plain(text[: 2 * _LONGEST])
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time with its unit.
+
+    >>> [duration(seconds) for seconds in (0.0123, 3.21, 75, 7300, 20_000, 500_000)]
+    ['12 ms', '3.2 s', '75 s', '2.0 h', '5.6 h', '5.8 d']
+    """
+    for unit, length, limit in (("ms", 0.001, 1), ("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < limit:
+            return _amount(max(seconds, 0) / length, unit)
+    return _amount(seconds / 86_400, "d")
+
+
+def _amount(number: float, unit: str) -> str:
+    return f"{number:.1f} {unit}" if number < 10 and unit != "ms" else f"{number:.0f} {unit}"
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """Return how long ago a moment was."""
+    return f"{duration((now - at).total_seconds())} ago"
+
+
+def moment(at: datetime) -> str:
+    """Return a moment in local time, to the second."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout."""
+    sys.stdout.write(json.dumps(as_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def as_json(value: object) -> Any:
+    """Return what JSON can say of a value: records become objects, sets arrays, and the rest its text."""
+    match value:
+        case None | bool() | str() | int():
+            plain_value: Any = value
+        case float() if math.isfinite(value):
+            plain_value = value
+        case datetime():
+            plain_value = value.isoformat()
+        case Mapping():
+            entries = cast("Mapping[object, object]", value)
+            plain_value = {str(key): as_json(item) for key, item in entries.items()}
+        case list() | tuple() | Set():
+            plain_value = [as_json(item) for item in cast("Iterable[object]", value)]
+        case _ if is_dataclass(value):
+            plain_value = {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+        case _:
+            plain_value = str(value)
+    return plain_value

@@ -1,0 +1,115 @@
+"""The command as a whole: its help, its mistakes, and what it says where its extra is missing."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from flujo_async.cli.screen import as_json, brief, duration, plain
+from tests.faces.conftest import CommandLine, InProcess
+
+WITHOUT = "import runpy, sys; sys.modules[{name!r}] = None; runpy.run_module('flujo_async', run_name='__main__')"
+
+
+def test_help_names_the_commands(cli: CommandLine) -> None:
+    finished = cli("--help")
+    assert finished.code == 0
+    assert finished.err == ""
+    for command in ("demo", "runs"):
+        assert f"\n  {command} " in finished.out
+    assert max(len(line) for line in finished.out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["bogus"],
+        ["runs", "bogus"],
+        ["runs", "show"],
+        ["runs", "list", "--status", "finished"],
+        ["runs", "list", "--limit", "0"],
+        ["demo", "--top", "0"],
+        ["demo", "--crash-after", "0"],
+        ["demo", "--run-id", ""],
+        ["demo", "--bogus"],
+    ],
+)
+def test_a_mistake_in_the_arguments(call: InProcess, arguments: list[str]) -> None:
+    finished = call(*arguments)
+    assert (finished.code, finished.out) == (2, "")
+    assert "Traceback" not in finished.err
+    assert "rror: " in finished.err or finished.err.startswith("flujo-async: ")
+    assert list(call.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["typer", "rich", "rich.console"])
+def test_without_its_extra_it_says_how_to_get_it(cli: CommandLine, name: str) -> None:
+    script = WITHOUT.format(name=name)
+    finished = subprocess.run(
+        [sys.executable, "-c", script], env=cli.environment({}), capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 2
+    assert finished.stdout == ""
+    assert finished.stderr == "flujo-async needs its cli extra: pip install 'flujo-async[cli]'\n"
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_missing_extra(cli: CommandLine) -> None:
+    script = WITHOUT.format(name="flujo_async.cli.survey")
+    finished = subprocess.run(
+        [sys.executable, "-c", script], env=cli.environment({}), capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 1
+    assert "flujo_async.cli.survey" in finished.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(cli: CommandLine) -> None:
+    with cli.start("demo", "--help") as process:
+        assert process.stdout
+        process.stdout.close()
+        assert process.stderr
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0 ms"),
+        (0.0004, "0 ms"),
+        (0.25, "250 ms"),
+        (3.21, "3.2 s"),
+        (119, "119 s"),
+        (120, "2.0 min"),
+        (7199, "120 min"),
+        (7200, "2.0 h"),
+        (500_000, "5.8 d"),
+    ],
+)
+def test_durations_have_a_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_text_is_one_line_and_cannot_steer_a_terminal() -> None:
+    assert plain("a\nb\x1b[2J\x07é\ud800") == "a b\\x1b[2J\\x07é\\ud800"
+    assert brief("x" * 10_000) == "x" * 200 + "…"
+
+
+@dataclass
+class Point:
+    x: Decimal
+    tags: frozenset[str]
+
+
+def test_every_value_has_a_json_form() -> None:
+    value = {1: Point(Decimal("1.5"), frozenset({"a"})), "big": 2**70, "nan": float("nan"), "bytes": b"x", "none": None}
+    assert as_json(value) == {
+        "1": {"x": "1.5", "tags": ["a"]},
+        "big": 2**70,
+        "nan": "nan",
+        "bytes": "b'x'",
+        "none": None,
+    }
+    assert as_json((datetime(2026, 1, 2, tzinfo=UTC), Path("a"))) == ["2026-01-02T00:00:00+00:00", "a"]

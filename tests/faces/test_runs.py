@@ -1,0 +1,251 @@
+"""``runs list`` and ``runs show``: what can be told of runs whose definitions are not here."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flujo_async import Flujo, Retry, StateBackend, StepContext, map_each, step
+from flujo_async._log.chain import GENESIS, seal
+from flujo_async._model.facts import Fact, RunPaused, RunStarted
+from flujo_async._model.state import RunSummary, Waiting
+from flujo_async._model.stored import NewRun
+from flujo_async.backends import backend_from_url
+from flujo_async.errors import RunFailed
+from tests.faces.conftest import STORES, Finished, InProcess
+
+T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@dataclass
+class Cart:
+    """A class that the command line does not know."""
+
+    owner: str
+    items: int = 0
+
+
+@step
+async def pack(item: int, ctx: StepContext) -> Cart:
+    ctx.state.items = item
+    return Cart("\x1b[31mann", item)
+
+
+@step(retry=Retry(max_attempts=2, base=0))
+async def ship(cart: Cart) -> Cart:
+    if cart.items == 13:
+        raise ValueError("no [bold]boxes[/bold]\nare left")
+    return cart
+
+
+@step
+async def count(item: int) -> int:
+    return item
+
+
+many = map_each(count)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A store with runs in it, and the command line to look at it."""
+
+    db: str
+    call: InProcess
+
+    def __call__(self, *arguments: str) -> Finished:
+        return self.call("runs", *arguments, "--db", self.db)
+
+
+@pytest.fixture(params=STORES)
+def shop(request: pytest.FixtureRequest, call: InProcess) -> Shop:
+    db: str = request.param
+    asyncio.run(fill(backend_from_url(db)))
+    return Shop(db, call)
+
+
+async def fill(backend: StateBackend) -> None:
+    async with backend:
+        await Flujo(pack >> ship, state_backend=backend, context_type=Notes).run(
+            7, run_id="good", metadata={"shop": "Köln"}
+        )
+        with pytest.raises(RunFailed):
+            await Flujo(pack >> ship, state_backend=backend, context_type=Notes).run(13, run_id="bad")
+        await Flujo(many, pipeline_name="many", pipeline_version="2.0", state_backend=backend).run(
+            list(range(30)), run_id="long"
+        )
+        await create(backend, started("waiting"), paused())
+        await create(backend, started("left"))
+
+
+@dataclass
+class Notes:
+    items: int = 0
+
+
+def started(run_id: str) -> RunStarted:
+    return RunStarted(at=T0, run_id=run_id, pipeline_name="by hand", pipeline_version="1", fingerprint="f", input=None)
+
+
+def paused() -> RunPaused:
+    return RunPaused(at=T0, waiting_for=(Waiting(kind="signal", name="approval", since=T0, prompt="Ship it?"),))
+
+
+async def create(backend: StateBackend, first: RunStarted, *others: RunPaused) -> None:
+    facts: Sequence[Fact] = [first, *others]
+    summary = RunSummary(
+        run_id=first.run_id,
+        pipeline_name=first.pipeline_name,
+        pipeline_version=first.pipeline_version,
+        status="paused" if others else "running",
+        created_at=T0,
+        updated_at=T0,
+        last_seq=len(facts),
+        waiting_for=[waiting for fact in others for waiting in fact.waiting_for],
+    )
+    await backend.create_run(NewRun(summary, tuple(seal(facts, after=0, prev_hash=GENESIS))))
+
+
+def test_list_has_a_line_for_each_run_the_newest_first(shop: Shop) -> None:
+    finished = shop("list")
+    assert finished.code == 0
+    header, *lines = finished.out.splitlines()
+    assert header.split() == ["Run", "Pipeline", "Version", "Status", "Steps", "Created", "Updated"]
+    assert [line.split()[0] for line in lines] == ["long", "bad", "good", "left", "waiting"]
+    assert lines[0].split()[1:5] == ["many", "2.0", "completed", "1"]
+
+
+def test_a_running_run_that_nobody_drives_is_interrupted(shop: Shop) -> None:
+    assert "interrupted" in shop("list", "--status", "running").out
+    assert shop("list", "--status", "running", "--json").json[0]["is_interrupted"] is True
+    assert "running it again with this run_id takes it up" in shop("show", "left").out
+
+
+def test_list_filters(shop: Shop) -> None:
+    def ids(*arguments: str) -> list[str]:
+        return [run["run_id"] for run in shop("list", "--json", *arguments).json]
+
+    assert ids("--status", "failed") == ["bad"]
+    assert ids("--pipeline", "many") == ["long"]
+    assert ids("--limit", "2") == ["long", "bad"]
+    assert ids("--status", "cancelled") == []
+
+
+def test_list_says_what_it_leaves_out(shop: Shop) -> None:
+    assert shop("list", "--limit", "2").err == "there are more than 2; --limit shows them\n"
+    assert shop("list", "--limit", "5").err == ""
+    nothing = shop("list", "--status", "cancelled")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert nothing.err == f"there are no such runs in {shop.db}\n"
+
+
+def test_list_as_json_has_the_whole_head(shop: Shop) -> None:
+    good = next(run for run in shop("list", "--json").json if run["run_id"] == "good")
+    assert good["status"] == "completed"
+    assert good["metadata"] == {"shop": "Köln"}
+    assert good["current_step_index"] == 2
+    assert datetime.fromisoformat(good["created_at"]).tzinfo is not None
+
+
+def test_show_a_completed_run(shop: Shop) -> None:
+    finished = shop("show", "good")
+    assert finished.code == 0
+    assert "Status    completed\n" in finished.out
+    assert "Output    {'owner': '\\x1b[31mann', 'items': 7}\n" in finished.out
+    assert "Metadata  {'shop': 'Köln'}\n" in finished.out
+    assert "\nContext\nitems  7\n" in finished.out
+    assert "\nSteps: 2 succeeded\n" in finished.out
+    assert "\x1b" not in finished.out
+
+
+def test_show_why_a_run_failed(shop: Shop) -> None:
+    finished = shop("show", "bad")
+    assert finished.code == 0
+    assert "Status    failed\n" in finished.out
+    assert "Error     ValueError: no [bold]boxes[/bold] are left\n" in finished.out
+    assert "\nSteps: 1 succeeded, 1 failed\n" in finished.out
+    ship_line = next(line for line in finished.out.splitlines() if line.startswith("ship"))
+    assert ship_line.split()[1:3] == ["failed", "2"]
+    assert "Traceback" not in finished.out
+    assert "\nTraceback (most recent call last):\n" in shop("show", "bad", "--all").out
+
+
+def test_show_what_a_run_waits_for(shop: Shop) -> None:
+    finished = shop("show", "waiting")
+    assert "Waits for  signal approval, since " in finished.out
+    assert ": Ship it?\n" in finished.out
+    assert shop("show", "waiting", "--json").json["waiting_for"][0]["name"] == "approval"
+
+
+def test_show_the_last_of_many_steps(shop: Shop) -> None:
+    assert len(step_lines(shop("show", "long"))) == 10
+    everything = shop("show", "long", "--all")
+    assert len(step_lines(everything)) == 30
+    assert f"Output    {list(range(30))}\n" in everything.out
+
+
+def step_lines(finished: Finished) -> list[str]:
+    return [line for line in finished.out.splitlines() if line.startswith("map_each/")]
+
+
+def test_show_as_json(shop: Shop) -> None:
+    shown = shop("show", "bad", "--json").json
+    assert shown["context"] == {"items": 13}
+    assert shown["error"]["type"] == "builtins:ValueError"
+    assert shown["error"]["message"] == "no [bold]boxes[/bold]\nare left"
+    pack_step, ship_step = shown["steps"]
+    assert (ship_step["key"], ship_step["status"], ship_step["attempts"]) == ("ship", "FAILED", 2)
+    assert pack_step["duration"] >= 0
+    assert "output" not in pack_step
+    assert shop("show", "bad", "--json", "--all").json["steps"][0]["output"]["items"] == 13
+
+
+def test_there_is_no_such_run(shop: Shop) -> None:
+    finished = shop("show", "nobody")
+    assert (finished.code, finished.out) == (2, "")
+    assert finished.err == "flujo-async: there is no run 'nobody'; `flujo-async runs list` names them all\n"
+
+
+@pytest.mark.parametrize("db", ["runs.db", "sqlite:///runs.db", "file:///runs"])
+@pytest.mark.parametrize("command", [["list"], ["show", "demo"]])
+def test_looking_creates_nothing(call: InProcess, db: str, command: list[str]) -> None:
+    finished = call("runs", *command, "--db", db)
+    assert (finished.code, finished.out) == (2, "")
+    assert finished.err == f"flujo-async: there is no database {db}; --db or FLUJO_DB names another\n"
+    (call.directory / "runs.db").touch()
+    assert call("runs", *command, "--db", "runs.db").code == 2
+    assert [path.name for path in call.directory.iterdir()] == ["runs.db"]
+    assert (call.directory / "runs.db").stat().st_size == 0
+
+
+@pytest.mark.parametrize("db", ["memory://", "nosuch://x", "sqlite://x"])
+def test_a_store_that_cannot_be_looked_at(call: InProcess, db: str) -> None:
+    finished = call("runs", "list", "--db", db)
+    assert finished.code == 2
+    assert finished.err.startswith("flujo-async: ")
+    assert finished.err.count("\n") == 1
+
+
+def test_a_log_that_was_tampered_with_is_not_shown(call: InProcess) -> None:
+    asyncio.run(fill(backend_from_url("file:///runs")))
+    [path] = [path for path in (call.directory / "runs").iterdir() if path.name.startswith("good")]
+    path.write_bytes(path.read_bytes().replace(b'"items":7', b'"items":8'))
+    finished = call("runs", "show", "good", "--db", "runs")
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err.startswith("flujo-async: run 'good', seq ")
+
+
+def test_the_environment_names_the_store(call: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(fill(backend_from_url("sqlite:///elsewhere.db")))
+    monkeypatch.setenv("FLUJO_DB", "elsewhere.db")
+    assert call("runs", "show", "good").code == 0
+
+
+def test_the_demo_can_be_looked_at(call: InProcess, sources: Path) -> None:
+    assert call("demo", "--path", sources / "json").code == 0
+    shown = call("runs", "show", "demo").out
+    assert "Pipeline  survey 1.0.0\n" in shown
+    assert f"root     '{sources / 'json'}'\n" in shown
