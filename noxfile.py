@@ -1,0 +1,73 @@
+"""The one door to every check: `nox` runs what CI runs, `nox -l` lists the rest."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CODE = [name for name in ("flujo_async", "tests", "benchmarks", "noxfile.py") if Path(name).exists()]
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return what a dependency group holds; pip learned to read groups only lately."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after `--` go to pytest."""
+    session.install("-e", ".[cli]", *group("test"))
+    session.run("pytest", "-m", "not crash", "--ignore=tests/docs", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the direction of imports."""
+    session.install("-e", ".[cli]", *group("lint"))
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy and pyright, and that every public name has one."""
+    session.install("-e", ".[cli]", *group("types"))
+    session.run("mypy", "flujo_async", *(["tests/typing"] if Path("tests/typing").exists() else []))
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "flujo_async", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Execute every code block of README and docs against the built package, and follow the links."""
+    session.install(".[cli]", *group("docs"))
+    session.run("pytest", "tests/docs", *session.posargs)
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """Kill real processes at every commit and inside every step (long)."""
+    session.install("-e", ".[cli]", *group("test"))
+    session.run("pytest", "-m", "crash", "--timeout=900", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that the package accepts."""
+    project = PYPROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    session.install("-e", ".[cli]", *group("test"), *(pin.replace(">=", "==") for pin in wanted))
+    session.run("pytest", "-m", "not crash", "--ignore=tests/docs", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; arguments after `--` go to the benchmark."""
+    session.install(".")
+    session.run("python", "benchmarks/steps.py", *session.posargs)

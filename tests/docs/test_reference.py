@@ -1,0 +1,122 @@
+"""The reference pages name everything, as it is; the pages that name tests name real ones."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+
+import flujo_async
+from flujo_async import errors, testing
+from flujo_async._codec.builtin_shapes import BUILTIN_TAGS
+from flujo_async._codec.facts import _FIELDS
+from tests.docs.pages import PAGES, ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+TEST_NAME = re.compile(r"`(test_\w+)`")
+
+
+def text(name: str) -> str:
+    return (REFERENCE / name).read_text(encoding="utf-8")
+
+
+def shown(name: str, function: Callable[..., Any]) -> str:
+    """Return how a page shows a call: no annotations, no ``self``."""
+    signature = inspect.signature(function)
+    parameters = [
+        item.replace(annotation=item.empty, default=item.empty if item.default is item.empty else Shown(item.default))
+        for item in signature.parameters.values()
+        if item.name != "self"
+    ]
+    return f"{name}{signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)}"
+
+
+class Shown:
+    """A default as an author would write it."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        if self._value is ...:
+            return "..."
+        return self._value.__name__ if isinstance(self._value, type) else repr(self._value).removeprefix("datetime.")
+
+
+def calls() -> Iterator[str]:
+    """Yield every public call."""
+    for name in flujo_async.__all__:
+        thing = getattr(flujo_async, name)
+        if inspect.isfunction(thing):
+            yield shown(name, thing)
+    for cls in (flujo_async.Flujo, flujo_async.RunHandle, flujo_async.PipelineRegistry):
+        for name, function in inspect.getmembers(cls, inspect.isfunction):
+            if not name.startswith("_"):
+                yield shown(name, function)
+    for cls in (
+        flujo_async.Flujo,
+        flujo_async.Retry,
+        flujo_async.SQLiteBackend,
+        flujo_async.FileBackend,
+        flujo_async.InMemoryBackend,
+    ):
+        yield shown(cls.__name__, cls)
+
+
+@pytest.mark.parametrize("call", list(calls()))
+def test_every_call_is_shown_as_it_is(call: str) -> None:
+    assert f"`{call}`" in text("api.md")
+
+
+@pytest.mark.parametrize("name", [*flujo_async.__all__, *testing.__all__])
+def test_every_public_name_is_told(name: str) -> None:
+    assert re.search(rf"`(flujo_async\.)?{name}\b", text("api.md"))
+
+
+@pytest.mark.parametrize("name", [name for name, item in vars(errors).items() if inspect.isclass(item)])
+def test_every_error_is_told(name: str) -> None:
+    if issubclass(getattr(errors, name), Exception):
+        assert f"`{name}`" in text("api.md")
+
+
+def commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, f"{path} {name}")
+    if not hasattr(group, "commands"):
+        yield path, group
+
+
+def test_every_command_is_told_with_its_options() -> None:
+    """No more and no fewer than ``--help`` has."""
+    from flujo_async.cli.app import PROGRAM, app
+
+    assert isinstance(app, typer.Typer)
+    section = re.compile(r"^## `([\w -]+?)(?: [A-Z_]+)?`\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    sections = dict(section.findall(text("cli.md")))
+    found = dict(commands(get_command(app), PROGRAM))
+    assert sorted(sections) == sorted(found)
+    for path, command in found.items():
+        options = {option for item in command.params for option in item.opts if option.startswith("--")}
+        assert set(re.findall(r"^\| `(--[\w-]+)", sections[path], re.MULTILINE)) == options - {"--help"}, path
+
+
+@pytest.mark.parametrize("cls", _FIELDS, ids=lambda cls: cls.__name__)
+def test_every_fact_is_told_with_its_fields(cls: type) -> None:
+    row = next(line for line in text("log.md").splitlines() if line.startswith(f"| `{cls.__name__}` |"))
+    assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == {name for name, *_ in _FIELDS[cls]} - {"at"}
+
+
+@pytest.mark.parametrize("tag", BUILTIN_TAGS)
+def test_every_tag_is_told(tag: str) -> None:
+    assert f"`{tag}`" in text("values.md")
+
+
+def test_the_tests_that_pages_name_exist() -> None:
+    sources = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "flujo_async" / "testing").glob("*.py")]
+    tests = {name for path in sources for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))}
+    tests |= {path.stem for path in sources}
+    named = {(page.name, name) for page in PAGES for name in TEST_NAME.findall(page.read_text(encoding="utf-8"))}
+    assert sorted((page, name) for page, name in named if name not in tests) == []
