@@ -634,7 +634,12 @@ class TestMissing:
     async def test_what_cannot_be_stored_is_refused_before_the_run_exists(self, backend: StateBackend) -> None:
         """Input, context and metadata."""
         flujo = Flujo(step(_identity), state_backend=backend)
-        for arguments in ({"input": object()}, {"context": {"x": object()}}, {"metadata": {"x": {1, 2}}}):
+        unstorable: list[dict[str, Any]] = [
+            {"input": object()},
+            {"context": {"x": object()}},
+            {"metadata": {"x": {1, 2}}},
+        ]
+        for arguments in unstorable:
             given: Any = arguments.pop("input", 1)
             with pytest.raises(SerializationError):
                 await flujo.run(given, run_id="r", **arguments)
