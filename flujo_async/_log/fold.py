@@ -25,6 +25,7 @@ class Fold:
 
     Attributes:
         outcomes: how each finished step ended, by key, in the order of completion.
+        failures: the keys of the steps that failed for good.
         failed_attempts: the last failed attempt of each step that had one, by key.
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
@@ -49,6 +50,7 @@ class Fold:
         self.reason: str = ""
         self.waiting_for: tuple[Waiting, ...] = ()
         self.outcomes: dict[str, StepCompleted | StepFailed] = {}
+        self.failures: list[str] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
@@ -137,6 +139,7 @@ class Fold:
 
     def _step_failed(self, fact: facts.StepFailed) -> None:
         self.outcomes[fact.key] = fact
+        self.failures.append(fact.key)
 
     def _choice_made(self, fact: ChoiceMade) -> None:
         self.choices[fact.key] = fact.choice

@@ -41,6 +41,11 @@ def is_top_level(key: str) -> bool:
     return "/" not in key
 
 
+def is_within(key: str, path: str) -> bool:
+    """Return whether a key is ``path`` or stands below it."""
+    return key == path or key.startswith(f"{path}/")
+
+
 def item_source(source: str | None, index: int) -> str | None:
     """Return the source of one item of a collection that came from ``source``; items of items have none."""
     return None if source is None or source.endswith("]") else f"{source}[{index}]"

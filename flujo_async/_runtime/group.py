@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from flujo_async._plan.nodes import OnError
 from flujo_async._runtime.execution import Fault, Value
@@ -18,10 +18,20 @@ class Group:
 
     A plain failure of a member is a ``Fault``. Any other exception, such as the store's, stops the group and
     is raised as it is.
+
+    Args:
+        members: what to run.
+        max_concurrency: how many at the same time; ``None`` is all of them.
+        on_error: what a failure does.
+        ahead: the members to run before the others start: those that had failed when the process died, and with
+            ``"cancel"`` ended the group then.
     """
 
-    def __init__(self, members: Sequence[Member], *, max_concurrency: int | None, on_error: OnError) -> None:
+    def __init__(
+        self, members: Sequence[Member], *, max_concurrency: int | None, on_error: OnError, ahead: Sequence[int]
+    ) -> None:
         self._members = members
+        self._ahead = ahead
         self._lanes = min(len(members), max_concurrency or len(members))
         self._on_error = on_error
         self._outcomes: dict[int, Outcome] = {}
@@ -34,7 +44,9 @@ class Group:
         Raises:
             Fault: a member failed, unless failures are ignored; the first one, in the order of the members.
         """
-        todo = iter(enumerate(self._members))
+        for index in self._ahead:
+            self._outcomes[index] = await self._members[index]()
+        todo = iter([entry for entry in enumerate(self._members) if entry[0] not in self._outcomes])
         async with asyncio.TaskGroup() as tasks:
             self._tasks = [tasks.create_task(self._lane(todo)) for _ in range(self._lanes)]
         if self._broken is not None:
@@ -44,7 +56,7 @@ class Group:
             raise faults[0]
         return dict(sorted(self._outcomes.items()))
 
-    async def _lane(self, todo: Any) -> None:
+    async def _lane(self, todo: Iterator[tuple[int, Member]]) -> None:
         for index, member in todo:
             try:
                 self._outcomes[index] = await member()

@@ -6,13 +6,13 @@ is the same walk with a fuller journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, assert_never, cast
 
 from flujo_async._codec.exceptions import decode_error
 from flujo_async._codec.items import item_trees, mapping_tree
-from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, child, is_top_level, item_source
+from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, child, is_top_level, is_within, item_source
 from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch, StepFailed
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Block, Branch, Loop, MapEach, Node, Parallel, Question
@@ -21,7 +21,7 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.attempt import StepCall
 from flujo_async._runtime.contexts import Scope, main_scope
 from flujo_async._runtime.execution import Execution, Fault, Value
-from flujo_async._runtime.group import Group, Outcome
+from flujo_async._runtime.group import Group, Member, Outcome
 from flujo_async.errors import AllBranchesFailed, ContextConflict, LoopExhausted, NoBranch, SerializationError
 
 
@@ -92,7 +92,7 @@ class Interpreter:
             partial(self._sequence, branch, value, inner, _body_path(key, name, branch))
             for (name, branch), inner in zip(node.branches, scopes, strict=True)
         ]
-        outcomes = await Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error).run()
+        outcomes = await self._group(node, members, scopes)
         done = self._join(node, outcomes, scopes, scope, key)
         return Value(mapping_tree({node.branches[index][0]: output.tree for index, output in done.items()}))
 
@@ -103,9 +103,17 @@ class Interpreter:
             partial(self._sequence, node.body, item, inner, inner.path)
             for item, inner in zip(items, scopes, strict=True)
         ]
-        outcomes = await Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error).run()
+        outcomes = await self._group(node, members, scopes)
         done = self._join(node, outcomes, scopes, scope, key)
         return Value([output.tree for output in done.values()])
+
+    async def _group(
+        self, node: Parallel | MapEach, members: Sequence[Member], scopes: list[Scope]
+    ) -> dict[int, Outcome]:
+        failures = self._journal.fold.failures if node.on_error == "cancel" else []
+        ahead = [index for index, scope in enumerate(scopes) if any(is_within(key, scope.path) for key in failures)]
+        group = Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead)
+        return await group.run()
 
     def _items(self, value: Value, key: str) -> list[Value]:
         try:
@@ -139,7 +147,8 @@ class Interpreter:
         choice = self._journal.fold.choices.get(key)
         if choice is None:
             choice = self._choose(node, value, scope, key)
-            self._journal.note(ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice))
+            # Durable before the branch begins: asked again after a crash, a selector might answer something else.
+            await self._journal.commit(ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice))
         case = dict(node.cases)[str(choice)]
         return await self._sequence(case, value, scope, _body_path(key, str(choice), case))
 

@@ -1,15 +1,18 @@
 """Who holds a lease, and whether they are still alive.
 
-An owner names the host (its boot and its process namespace), the process and when it started, and the runtime in
+An owner names the host (its boot and its process namespace), the process and when it started, and the caller in
 it. A process that is gone from this host is dead at once; of other hosts nothing can be known, there the lease
 has to expire.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,23 +23,42 @@ _STATE_FIELD, _START_FIELD = 0, 19
 """Where /proc/PID/stat has them, counted after the name of the program; see proc(5)."""
 
 
+_WORKING: Final[dict[str, asyncio.AbstractEventLoop]] = {}
+"""The owners of this process that are at work, and the event loop of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The holder of leases. Its text is what stores keep."""
+    """The holder of a lease. Its text is what stores keep.
+
+    Attributes:
+        host: the machine, its boot and its process namespace.
+        pid: the process.
+        started: when the process started, in clock ticks since boot; empty where that cannot be known.
+        name: one caller in that process that takes a run and drives it.
+    """
 
     host: str
     pid: int
     started: str
-    runtime: str
+    name: str
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.pid}:{self.started}:{self.runtime}"
+        return f"{self.host}:{self.pid}:{self.started}:{self.name}"
 
     @classmethod
-    def here(cls) -> Owner:
-        """Return a new owner in this process."""
-        pid = os.getpid()
-        return cls(_this_host(), pid, _started(pid) or "", uuid.uuid4().hex)
+    @contextmanager
+    def at_work(cls) -> Generator[Owner]:
+        """Lend a new owner, which counts as alive until the block ends.
+
+        It is alive before it claims anything, so nobody who sees its lease in a store can take it for dead.
+        """
+        owner = cls(*_this_process(os.getpid()), uuid.uuid4().hex)
+        _WORKING[owner.name] = asyncio.get_running_loop()
+        try:
+            yield owner
+        finally:
+            del _WORKING[owner.name]
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
@@ -46,15 +68,23 @@ class Owner:
             return None
         return cls(parts[0], int(parts[1]), parts[2], parts[3])
 
-    def is_in(self, process: Owner) -> bool:
-        """Return whether this owner lives in the same process as ``process``."""
-        return (self.host, self.pid, self.started) == (process.host, process.pid, process.started)
+    def is_here(self) -> bool:
+        """Return whether this owner belongs to this process."""
+        return (self.host, self.pid, self.started) == _this_process(os.getpid())
 
-    def is_gone(self) -> bool:
-        """Return whether the owner's process is known to have ended."""
+    def is_dead(self) -> bool:
+        """Return whether the owner is known to have ended."""
+        if self.is_here():
+            loop = _WORKING.get(self.name)
+            return loop is None or loop.is_closed()
         if self.host != _this_host() or sys.platform == "win32":  # there, signal 0 is not a question but a Ctrl-C
             return False
         return not _exists(self.pid) if not self.started else _started(self.pid) != self.started
+
+
+@cache
+def _this_process(pid: int) -> tuple[str, int, str]:
+    return _this_host(), pid, _started(pid) or ""
 
 
 @cache

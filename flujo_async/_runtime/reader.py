@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 from flujo_async._log.chain import verify
@@ -13,6 +14,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import RESTING, RunSummary, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery, StoredRun
 from flujo_async._runtime.program import Catalogue
+from flujo_async._runtime.shield import settle
 from flujo_async.abc.backend import StateBackend
 from flujo_async.errors import InvalidArgument, RunNotFound
 
@@ -71,9 +73,8 @@ class Reader:
     ) -> AsyncIterator[Event]:
         """Yield what was committed after ``after``; with ``follow`` go on until the run rests, or its driver fails."""
         codec = self._catalogue.reading(await self.get(run_id)).codec
+        is_over = not follow
         while True:
-            # Asked before reading: nothing can be added to a run at rest, so what is read then is all.
-            is_over = not follow or has_failed(driver) or await self._is_at_rest(run_id)
             records = await self._backend.read_events(run_id, after=after, limit=_EVENTS_AT_ONCE)
             for record in records:
                 yield event_of(record, codec)
@@ -82,15 +83,25 @@ class Reader:
                 continue
             if is_over:
                 return
-            await self.wait(run_id)
+            # What is read once the run rests is all: nothing is added to it any more.
+            summary = await self.watch(run_id, partial(_has_news, after), driver)
+            is_over = summary is None or summary.status in RESTING or (driver is not None and driver.done())
 
-    async def wait(self, run_id: str) -> None:
-        """Return when there may be news of a run."""
-        await self._backend.wait_for_work(run_id, timeout=_LOOK_AGAIN_SECONDS)
-
-    async def _is_at_rest(self, run_id: str) -> bool:
-        summary = await self.summary(run_id)
-        return summary is None or summary.status in RESTING
+    async def watch(
+        self, run_id: str, is_reached: Callable[[RunSummary], bool], driver: asyncio.Task[None] | None = None
+    ) -> RunSummary | None:
+        """Return the head of a run once it is as asked for, or when ``driver`` ends; ``None`` if the run is gone."""
+        while True:
+            news = asyncio.create_task(self._backend.wait_for_work(run_id, timeout=_LOOK_AGAIN_SECONDS))
+            try:
+                await asyncio.sleep(0)  # from here on it listens, so that nothing is missed while we look
+                summary = await self.summary(run_id)
+                if summary is None or is_reached(summary) or (driver is not None and driver.done()):
+                    return summary
+                await asyncio.wait({news} if driver is None else {news, driver}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+                await settle(news)
 
     async def _get(self, run_id: str, *, until: int | None = None) -> StoredRun:
         stored = await self._find(run_id, until=until)
@@ -107,6 +118,5 @@ class Reader:
         return stored
 
 
-def has_failed(driver: asyncio.Task[None] | None) -> bool:
-    """Return whether the task that drove a run could not go on, as when the store failed."""
-    return driver is not None and driver.done() and not driver.cancelled() and driver.exception() is not None
+def _has_news(after: int, head: RunSummary) -> bool:
+    return head.last_seq > after or head.status in RESTING

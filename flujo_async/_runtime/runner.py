@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import weakref
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -64,11 +63,8 @@ class Runner:
         self._clock = clock
         self._ttl = lease_ttl
         self._keeper = LeaseKeeper(backend, clock, lease_ttl)
-        self._owner = Owner.here()
         self._threads: anyio.CapacityLimiter | None = None
-        self._engaged: dict[object, tuple[str, asyncio.AbstractEventLoop]] = {}
         self._background: dict[asyncio.Task[None], str] = {}
-        _RUNNERS[self._owner.runtime] = self
 
     async def complete(self, request: Request, exists: Callable[[], None] = lambda: None) -> RunResult[Any]:
         """Start a run or take it up, and return when it rests, whoever drives it.
@@ -83,8 +79,8 @@ class Runner:
         """
         find = self._prepare
         while True:
-            with self._engage(request.run_id), suppress(StaleLease):  # whoever has it now is attached to
-                found = await find(request)
+            with Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
+                found = await find(request, str(owner))
                 exists()
                 if isinstance(found, Fold):
                     return self._outcome(found)
@@ -131,17 +127,13 @@ class Runner:
             RunCancelled: it was cancelled.
             BackendError: it was driven in the background here, and the store failed.
         """
-        while True:
-            for task in self._tasks_of(run_id):
-                await asyncio.wait({task})
-                if not task.cancelled():  # an interruption of the run is none of who waits for it
-                    task.result()
-            summary = await self.reader.summary(run_id)
-            if summary is None:
-                raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-            if summary.status in RESTING:
-                return self._outcome(await self.reader.get(run_id))
-            await self.reader.wait(run_id)
+        for task in self._tasks_of(run_id):
+            await asyncio.wait({task})
+            if not task.cancelled():  # an interruption of the run is none of who waits for it
+                task.result()
+        if await self.reader.watch(run_id, lambda head: head.status in RESTING) is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        return self._outcome(await self.reader.get(run_id))
 
     async def aclose(self) -> None:
         """Interrupt the runs in the background; they can be resumed."""
@@ -170,7 +162,7 @@ class Runner:
         if task.cancelled() or task.exception() is None:
             self._background.pop(task, None)
 
-    async def _prepare(self, request: Request) -> Ready | Fold | None:
+    async def _prepare(self, request: Request, owner: str) -> Ready | Fold | None:
         """Create the run that is asked for, or claim it if it exists and goes on.
 
         Returns:
@@ -181,16 +173,16 @@ class Runner:
             VersionMismatch: the run was recorded by another definition.
         """
         check_run_id(request.run_id)
-        if request.input is not ... and (created := await self._create(request)):
+        if request.input is not ... and (created := await self._create(request, owner)):
             return created
         fold = await self.reader.find(request.run_id)
-        return await self._create(request) if fold is None else await self._take_up(request, fold)
+        return await (self._create(request, owner) if fold is None else self._take_up(request, owner, fold))
 
-    async def _find_again(self, request: Request) -> Ready | Fold | None:
+    async def _find_again(self, request: Request, owner: str) -> Ready | Fold | None:
         """Claim a run that existed a moment ago; one that was deleted is not created again."""
-        return await self._take_up(request, await self.reader.get(request.run_id))
+        return await self._take_up(request, owner, await self.reader.get(request.run_id))
 
-    async def _create(self, request: Request) -> Ready | None:
+    async def _create(self, request: Request, owner: str) -> Ready | None:
         program = self._catalogue.current
         started = program.begin(request, self._clock.now())
         records = seal([started], after=0, prev_hash=GENESIS)
@@ -208,11 +200,11 @@ class Runner:
         )
         new = NewRun(summary, tuple(records))
         with suppress(RunExists):
-            lease = await acquire(self._backend.create_run(new, owner=str(self._owner), ttl=self._ttl), self._give_back)
+            lease = await acquire(self._backend.create_run(new, owner=owner, ttl=self._ttl), self._give_back)
             return None if lease is None else Ready(lease, fold, program)
         return None
 
-    async def _take_up(self, request: Request, fold: Fold) -> Ready | Fold | None:
+    async def _take_up(self, request: Request, owner: str, fold: Fold) -> Ready | Fold | None:
         self._catalogue.reading(fold).check_same_request(request, fold)
         if fold.status in RESTING:
             return fold
@@ -222,7 +214,7 @@ class Runner:
             if await self._goes_on_elsewhere(request.run_id):
                 return None  # nothing would execute here, so the definition does not matter
             raise
-        lease = await acquire(self._claim(request.run_id), self._give_back)
+        lease = await acquire(self._claim(request.run_id, owner), self._give_back)
         if lease is None:
             return None
         try:
@@ -239,20 +231,20 @@ class Runner:
             fold.apply(decode_fact(record.body), record)
         program = self._catalogue.running(fold)
         now = self._clock.now()
-        resumed = RunResumed(at=now, owner=str(self._owner))
+        resumed = RunResumed(at=now, owner=lease.owner)
         migrated = self._catalogue.migration(program, fold, now)
         return Ready(lease, fold, program, (resumed,) if migrated is None else (resumed, migrated))
 
-    async def _claim(self, run_id: str) -> Lease | None:
+    async def _claim(self, run_id: str, owner: str) -> Lease | None:
         query = ClaimQuery(run_id=run_id)
-        leases = await self._backend.claim(str(self._owner), now=self._clock.now(), ttl=self._ttl, query=query)
+        leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         if leases:
             return leases[0]
         summary = await self.reader.summary(run_id)
-        if summary is None or summary.lease is None or not self._is_dead(summary.lease, besides=1):
+        if summary is None or summary.lease is None or not self._is_dead(summary.lease):
             return None
         query = replace(query, dead_owners=frozenset({summary.lease.owner}))
-        leases = await self._backend.claim(str(self._owner), now=self._clock.now(), ttl=self._ttl, query=query)
+        leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         return leases[0] if leases else None
 
     async def _give_back(self, lease: Lease | None) -> None:
@@ -283,48 +275,20 @@ class Runner:
         return result
 
     async def _until_free(self, run_id: str) -> None:
-        """Return when a run rests or waits for an executor."""
-        while (summary := await self.reader.summary(run_id)) is not None:
-            lease = summary.lease
-            if lease is None or lease.expires_at <= self._clock.now() or self._is_dead(lease):
-                return
-            await self.reader.wait(run_id)
+        """Return when a run rests or waits for an executor, or is gone."""
+        await self.reader.watch(run_id, lambda head: not self._is_held(head.lease))
 
     async def _goes_on_elsewhere(self, run_id: str) -> bool:
-        """Return whether a run that this caller is engaged with needs nobody to drive it."""
+        """Return whether a run needs nobody to drive it."""
         summary = await self.reader.summary(run_id)
-        if summary is None or summary.status in RESTING:
-            return True
-        lease = summary.lease
-        return lease is not None and lease.expires_at > self._clock.now() and not self._is_dead(lease, besides=1)
+        return summary is None or summary.status in RESTING or self._is_held(summary.lease)
 
-    # A run is engaged while this runtime is about to take it, or drives it. Another caller in this process must
-    # not take such a run's owner for dead, though the store shows the lease before its holder has heard of it.
+    def _is_held(self, lease: Lease | None) -> bool:
+        return lease is not None and lease.expires_at > self._clock.now() and not self._is_dead(lease)
 
-    @contextmanager
-    def _engage(self, run_id: str) -> Generator[None]:
-        token = object()
-        self._engaged[token] = (run_id, asyncio.get_running_loop())
-        try:
-            yield
-        finally:
-            del self._engaged[token]
-
-    def _engagements(self, run_id: str) -> int:
-        return sum(engaged == run_id and not loop.is_closed() for engaged, loop in self._engaged.values())
-
-    def _is_dead(self, lease: Lease, *, besides: int = 0) -> bool:
-        """Return whether the holder of a lease is gone; ``besides`` so many engagements of this runtime."""
+    def _is_dead(self, lease: Lease) -> bool:
         owner = Owner.parse(lease.owner)
         if owner is None:
             return False
-        if not owner.is_in(self._owner):
-            return not self._backend.capabilities.multi_process or owner.is_gone()
-        runner = _RUNNERS.get(owner.runtime)
-        if runner is None:
-            return True
-        return runner._engagements(lease.run_id) <= (besides if runner is self else 0)
-
-
-_RUNNERS: Final[weakref.WeakValueDictionary[str, Runner]] = weakref.WeakValueDictionary()
-"""The runtimes of this process, by the name that their leases carry."""
+        is_elsewhere = not self._backend.capabilities.multi_process and not owner.is_here()
+        return is_elsewhere or owner.is_dead()

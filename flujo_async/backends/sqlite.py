@@ -25,9 +25,9 @@ from flujo_async.backends.changes import Changes
 from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_file import SQLiteFile, Synchronous
-from flujo_async.backends.sqlite_readers import Readers
+from flujo_async.backends.sqlite_readers import Readers, Rows
 from flujo_async.backends.sqlite_watch import Watch
-from flujo_async.errors import FlujoError, InvalidArgument
+from flujo_async.errors import BackendError, FlujoError, InvalidArgument
 
 _SQL = queries("sqlite.sql")
 _NO_LIMIT = -1
@@ -81,7 +81,7 @@ class SQLiteBackend(StateBackend):
     @override
     async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
         values = {"run_id": run_id, "until": sys.maxsize if until is None else until}
-        return rows.stored_run(await self._readers.fetch(_SQL["load"], values))
+        return rows.stored_run(await self._read(_SQL["load"], values))
 
     @override
     async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
@@ -111,13 +111,13 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
-        found = await self._readers.fetch(*_listing(query))
+        found = await self._read(*_listing(query))
         return [rows.summary(row) for row in found]
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
         values = {"run_id": run_id, "after": after, "limit": _NO_LIMIT if limit is None else limit}
-        return rows.records(await self._readers.fetch(_SQL["events"], values))
+        return rows.records(await self._read(_SQL["events"], values))
 
     @override
     async def delete_run(self, run_id: str) -> None:
@@ -135,13 +135,26 @@ class SQLiteBackend(StateBackend):
         await self._readers.stop()
         await self._commits.stop()
 
+    async def _read(self, sql: str, values: rows.Values) -> Rows:
+        try:
+            return await self._readers.fetch(sql, values)
+        except BackendError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []  # looking at a store does not create it
+            raise
+
     async def _write(self, run_id: str, write: Work[None]) -> None:
         await self._commits.put(write, then=partial(self._changes.announce, run_id))
 
 
 async def _open_reader(commits: GroupCommit, file: SQLiteFile) -> aiosqlite.Connection:
-    await commits.open()  # which creates the file, or brings it up to date
-    return await file.open_reader()
+    reader = await file.open_reader()
+    try:
+        await commits.open()  # which brings the file up to date
+    except BaseException:
+        await reader.close()
+        raise
+    return reader
 
 
 def _listing(query: RunQuery) -> tuple[str, rows.Values]:

@@ -129,4 +129,4 @@ def is_interrupted(summary: RunSummary) -> bool:
     if lease is None or lease.expires_at <= datetime.now(UTC):
         return True
     owner = Owner.parse(lease.owner)
-    return owner is not None and owner.is_gone()
+    return owner is not None and owner.is_dead()

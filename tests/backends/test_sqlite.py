@@ -211,13 +211,17 @@ async def test_a_loop_that_ends_meanwhile_is_no_trouble(backend: SQLiteBackend) 
 # ------------------------------------------------------------------------------------------------------------- the file
 
 
-async def test_nothing_is_on_disk_before_the_first_verb_nor_beside_it_after_shutdown(tmp_path: Path) -> None:
+async def test_nothing_is_on_disk_before_the_first_write_nor_beside_it_after_shutdown(tmp_path: Path) -> None:
     path = tmp_path / "odd name?#%41 é.db"
     backend = SQLiteBackend(str(path))
     assert files(tmp_path) == []
     await backend.shutdown()
     assert files(tmp_path) == []
     assert await backend.load("run") is None
+    assert await backend.query_runs(RunQuery()) == []
+    assert files(tmp_path) == []  # looking at a store does not create it
+    await create(backend)
+    assert await backend.load("run") is not None
     await backend.shutdown()
     assert files(tmp_path) == [path]
 
