@@ -1,0 +1,76 @@
+"""What was decided before a crash stays decided (G1): answers of selectors, and failures that ended a group."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, InMemoryBackend, branch, parallel, step
+from flujo_async.errors import BackendError, RunFailed
+from tests.runtime.pretend import Wrapped
+
+
+class Dying(Wrapped):
+    """Stops at its n-th append and then answers nothing any more, as for a process that has died."""
+
+    def __init__(self, inner: InMemoryBackend, nth: int) -> None:
+        super().__init__(inner)
+        self.appends_left = nth
+
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        self.appends_left -= verb == "append"
+        if self.appends_left <= 0:
+            raise BackendError("the process has died")
+        return await super().through(verb, call)
+
+
+@pytest.mark.parametrize("nth", [2, 3])
+async def test_a_selector_is_not_asked_again_once_its_branch_has_begun(nth: int) -> None:
+    """One whose answer changes from call to call: the branch that has begun is the one that ends."""
+    begun: list[str] = []
+    answers = iter(["left", "right", "left"])
+
+    @step
+    async def left(n: int) -> str:
+        begun.append("left")
+        return "left"
+
+    @step
+    async def right(n: int) -> str:
+        begun.append("right")
+        return "right"
+
+    pipeline = branch(lambda _: next(answers), {"left": left, "right": right})
+    store = InMemoryBackend()
+    with pytest.raises(BackendError):
+        await Flujo(pipeline, state_backend=Dying(store, nth)).run(1, run_id="r")
+    result = await Flujo(pipeline, state_backend=store).run(1, run_id="r")
+    assert result.output == "left"
+    assert set(begun) == {"left"}
+
+
+async def test_a_member_that_had_failed_ends_its_group_before_the_others_start_again() -> None:
+    """Its siblings were cancelled; the process died before the run could say that it had failed."""
+    begun: list[str] = []
+
+    @step
+    async def slow(n: int) -> int:
+        begun.append("slow")
+        await never.wait()
+        return n
+
+    @step
+    async def bad(n: int) -> int:
+        raise ValueError("bad")
+
+    never = asyncio.Event()
+    pipeline = parallel(slow, bad)
+    store = InMemoryBackend()
+    with pytest.raises(BackendError):  # the first append is StepFailed, the second would be RunFailed
+        await Flujo(pipeline, state_backend=Dying(store, 2)).run(1, run_id="r")
+    assert begun == ["slow"]
+    with pytest.raises(RunFailed) as caught:
+        await Flujo(pipeline, state_backend=store).run(1, run_id="r")
+    assert str(caught.value.__cause__) == "bad"
+    assert begun == ["slow"]
