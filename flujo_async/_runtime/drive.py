@@ -16,8 +16,8 @@ from flujo_async._plan.pipeline import Pipeline
 from flujo_async._runtime.execution import Execution, Fault
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.lease_keeper import LeaseKeeper
-from flujo_async._runtime.shield import finish
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.shield import finish
 from flujo_async.errors import StaleLease
 
 

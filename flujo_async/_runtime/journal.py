@@ -9,8 +9,8 @@ from flujo_async._log.fold import Fold
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RESTING
-from flujo_async._runtime.shield import settle
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.shield import settle
 
 
 class Journal:

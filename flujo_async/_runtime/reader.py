@@ -14,8 +14,8 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import RESTING, RunSummary, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery, StoredRun
 from flujo_async._runtime.program import Catalogue
-from flujo_async._runtime.shield import settle
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.shield import settle
 from flujo_async.errors import InvalidArgument, RunNotFound
 
 _EVENTS_AT_ONCE: Final = 500

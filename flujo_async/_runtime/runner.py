@@ -29,9 +29,9 @@ from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
 from flujo_async._runtime.reader import Reader
 from flujo_async._runtime.request import Request
-from flujo_async._runtime.shield import acquire, finish, settle
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.shield import acquire, finish, settle
 from flujo_async.errors import RunCancelled, RunExists, RunFailed, RunNotFound, StaleLease, VersionMismatch
 
 _log: Final = logging.getLogger("flujo_async")

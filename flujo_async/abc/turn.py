@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import anyio
+from flujo_async.abc.shield import finish
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Turn:
         except BaseException:
             work.close()
             raise
-        return await _to_its_end(self._release_after(work))
+        return await finish(self._release_after(work))
 
     async def _release_after(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -77,23 +77,3 @@ class Turn:
                     return ticket
             self._taken = False
             return None
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.create_task(work)
-    # anyio repeats a cancellation until it is obeyed, hence its scope; asyncio's own comes through that.
-    with anyio.CancelScope(shield=True):
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await _outlast(task)
-            raise
-    return task.result()
-
-
-async def _outlast(task: asyncio.Task[Any]) -> None:
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            continue  # the caller is being cancelled already, and raises that when the task is done

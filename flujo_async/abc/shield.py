@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import anyio
+
 T = TypeVar("T")
 
 
@@ -22,11 +24,13 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 async def settle(task: asyncio.Future[Any]) -> None:
     """Return when ``task`` is done, however it ended; a cancellation of the caller is raised after that."""
     cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
+    # anyio repeats a cancellation until it is obeyed, hence its own shield; asyncio's comes through that.
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancelled = error
     if cancelled is not None:
         raise cancelled
 
