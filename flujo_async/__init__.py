@@ -7,7 +7,8 @@ from flujo_async._model import facts
 from flujo_async._model.context import StepContext
 from flujo_async._model.policy import Retry
 from flujo_async._model.result import RunResult
-from flujo_async._model.state import RunSummary, StepRecord, StepStatus, Waiting, WorkflowState
+from flujo_async._model.state import StepRecord, StepStatus, Waiting, WorkflowState
+from flujo_async._model.summary import RunSummary
 from flujo_async._plan.combinators import as_step, branch, loop, map_each, parallel
 from flujo_async._plan.pipeline import Pipeline
 from flujo_async._plan.registry import PipelineRegistry

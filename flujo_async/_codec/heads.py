@@ -9,8 +9,9 @@ from typing import Any, TypeAlias, cast
 
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RUN_STATUSES, RunStatus, RunSummary, Waiting
+from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Record, Signal
+from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SerializationError
 
 Tree: TypeAlias = dict[str, Any]

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from flujo_async._model.lease import ClaimQuery
-from flujo_async._model.state import RunSummary
 from flujo_async._model.stored import RunQuery
+from flujo_async._model.summary import RunSummary
 
 
 def is_claimable(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flujo_async._model.state import RunStatus, RunSummary, Waiting
+from flujo_async._model.state import RunStatus, Waiting
+from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json
 
 

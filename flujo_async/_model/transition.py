@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RESTING, RunSummary
+from flujo_async._model.state import RESTING
 from flujo_async._model.stored import RunUpdate
+from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SequenceConflict, StaleLease
 
 

@@ -12,8 +12,9 @@ from flujo_async._log.views import Commit, Event
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.policy import seconds
 from flujo_async._model.result import RunResult
-from flujo_async._model.state import RUN_STATUSES, RunStatus, RunSummary, StepRecord, WorkflowState
+from flujo_async._model.state import RUN_STATUSES, RunStatus, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery
+from flujo_async._model.summary import RunSummary
 from flujo_async._plan.definition import Definition
 from flujo_async._plan.pipeline import Chain, as_pipeline
 from flujo_async._plan.registry import LATEST, PipelineRegistry

@@ -11,8 +11,9 @@ from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.state import RESTING, RunSummary, StepRecord, WorkflowState
+from flujo_async._model.state import RESTING, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.program import Catalogue
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.shield import settle

@@ -19,8 +19,9 @@ from flujo_async._model.facts import Fact, RunResumed
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.result import RunResult
-from flujo_async._model.state import RESTING, RunSummary
+from flujo_async._model.state import RESTING
 from flujo_async._model.stored import NewRun
+from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.journal import Journal

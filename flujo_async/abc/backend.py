@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 import anyio
 
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
-from flujo_async._model.state import RunSummary
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.documents import DocumentRuns, ThreeMethods
 
 _VERBS = frozenset(

@@ -12,8 +12,8 @@ from flujo_async._codec.tree import dumps, loads
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RunSummary
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.turn import Turn
 from flujo_async.errors import BackendError, InvalidArgument, RunExists, RunNotFound, SchemaTooNew
 

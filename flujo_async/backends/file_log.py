@@ -21,8 +21,8 @@ from typing import Any, cast
 
 from flujo_async._codec import heads
 from flujo_async._codec.tree import dumps, loads
-from flujo_async._model.state import RunSummary
 from flujo_async._model.stored import Record, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.backends import file_lock
 from flujo_async.backends.file_name import file_name, run_id_of
 from flujo_async.errors import FlujoError, IntegrityError, SchemaTooNew, SerializationError

@@ -13,8 +13,8 @@ from flujo_async._codec import heads
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
-from flujo_async._model.state import RunSummary
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunExists, RunNotFound

@@ -16,8 +16,8 @@ from typing_extensions import override
 from flujo_async._model import transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
-from flujo_async._model.state import RunSummary
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work

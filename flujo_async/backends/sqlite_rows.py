@@ -10,8 +10,9 @@ from typing import Any, TypeAlias, cast
 from flujo_async._codec.heads import decode_waiting, encode_waiting
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RESTING, RunStatus, RunSummary, Waiting
+from flujo_async._model.state import RESTING, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SerializationError
 
 Row: TypeAlias = Sequence[Any]

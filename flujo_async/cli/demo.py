@@ -13,7 +13,7 @@ from typing import Annotated, Final, TypeAlias
 import anyio.to_thread
 import typer
 
-from flujo_async._model.state import RunSummary
+from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import Flujo
 from flujo_async.cli.progress import Follower
 from flujo_async.cli.report import print_report, print_report_json

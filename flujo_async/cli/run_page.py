@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from flujo_async._codec.values import Codec
-from flujo_async._model.state import RunSummary, StepRecord, StepStatus
+from flujo_async._model.state import StepRecord, StepStatus
+from flujo_async._model.summary import RunSummary
 from flujo_async.cli.screen import ago, as_json, brief, columns, duration, moment, plain, put, screen
 from flujo_async.cli.store import Found, is_interrupted
 

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from flujo_async._model.state import RunStatus, RunSummary
+from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.run_page import print_run, run_as_json, standing, summary_as_json, version
 from flujo_async.cli.screen import ago, columns, plain, print_json, put, say

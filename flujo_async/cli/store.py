@@ -14,8 +14,9 @@ from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.views import workflow_state
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.state import RESTING, RunSummary, WorkflowState
+from flujo_async._model.state import RESTING, WorkflowState
 from flujo_async._model.stored import RunQuery
+from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends import backend_from_url

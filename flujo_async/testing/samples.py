@@ -8,8 +8,9 @@ from typing import Any
 
 from flujo_async._log.chain import GENESIS, next_hash
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RunStatus, RunSummary
+from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
 
 T0 = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)

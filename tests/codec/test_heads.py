@@ -11,8 +11,9 @@ import pytest
 
 from flujo_async._codec import heads
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RunSummary, Waiting
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Record, Signal
+from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SerializationError
 
 AT = datetime(2026, 3, 29, 1, 30, 0, 5, tzinfo=UTC)

@@ -11,8 +11,9 @@ import pytest
 from flujo_async import Flujo, Retry, StateBackend, StepContext, map_each, step
 from flujo_async._log.chain import GENESIS, seal
 from flujo_async._model.facts import Fact, RunPaused, RunStarted
-from flujo_async._model.state import RunSummary, Waiting
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.backends import backend_from_url
 from flujo_async.errors import RunFailed
 from tests.faces.conftest import STORES, Finished, InProcess

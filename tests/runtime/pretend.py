@@ -11,8 +11,9 @@ from typing_extensions import override
 from flujo_async._log.chain import seal
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RunStatus, RunSummary
+from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.errors import BackendError
 
