@@ -181,7 +181,7 @@ class Interpreter:
             arguments.append(self._execution.contexts.decode(scope.fields))
         try:
             return question.function(*arguments)
-        except Exception as error:
+        except Exception as error:  # the user's function may raise anything
             raise Fault(error) from error
 
     def _complete_block(self, key: str, scope: Scope, patch: Patch) -> None:

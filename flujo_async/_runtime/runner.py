@@ -150,7 +150,7 @@ class Runner:
         try:
             with suppress(RunFailed, RunCancelled):
                 await self.complete(request, exists.set)
-        except Exception as error:
+        except Exception as error:  # told, and raised to whoever waits for the task
             if exists.is_set():  # else it reaches the caller of launch()
                 _log.error("run %r could not go on: %r", request.run_id, error)
             raise
