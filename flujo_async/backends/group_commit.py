@@ -41,8 +41,12 @@ class OpenDatabase(Protocol):
 class Database(Protocol):
     """A database that can be opened."""
 
-    def open(self) -> OpenDatabase:
-        """Open it for writing."""
+    def open(self, *, create: bool) -> OpenDatabase:
+        """Open it for writing.
+
+        Raises:
+            Exception: it does not exist, and ``create`` is false.
+        """
         ...
 
     def explain(self, error: Exception) -> Exception:
@@ -85,7 +89,7 @@ class GroupCommit:
         return await reply.get()
 
     async def open(self) -> None:
-        """Open the database, unless it is open."""
+        """Open the database, unless it is open; one that does not exist is not created."""
         reply = Reply[None]()
         self._hand_in(_Job(_nothing, reply, only_reads=True))
         await reply.get()
@@ -168,7 +172,7 @@ class _Writer:
     def _commit(self, jobs: Sequence[_Job]) -> list[Outcome]:
         try:
             if self._open is None:
-                self._open = self._database.open()
+                self._open = self._database.open(create=not all(job.only_reads for job in jobs))
             return self._transact(self._open.connection, jobs)
         except Exception as error:  # handed on to every caller
             self._close()  # whatever was begun is undone

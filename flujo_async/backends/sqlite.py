@@ -24,10 +24,10 @@ from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
-from flujo_async.backends.sqlite_file import SQLiteFile, Synchronous
+from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
 from flujo_async.backends.sqlite_readers import Readers, Rows
 from flujo_async.backends.sqlite_watch import Watch
-from flujo_async.errors import BackendError, FlujoError, InvalidArgument
+from flujo_async.errors import FlujoError, InvalidArgument
 
 _SQL = queries("sqlite.sql")
 _NO_LIMIT = -1
@@ -138,23 +138,16 @@ class SQLiteBackend(StateBackend):
     async def _read(self, sql: str, values: rows.Values) -> Rows:
         try:
             return await self._readers.fetch(sql, values)
-        except BackendError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return []  # looking at a store does not create it
-            raise
+        except NoFileYet:
+            return []
 
     async def _write(self, run_id: str, write: Work[None]) -> None:
         await self._commits.put(write, then=partial(self._changes.announce, run_id))
 
 
 async def _open_reader(commits: GroupCommit, file: SQLiteFile) -> aiosqlite.Connection:
-    reader = await file.open_reader()
-    try:
-        await commits.open()  # which brings the file up to date
-    except BaseException:
-        await reader.close()
-        raise
-    return reader
+    await commits.open()  # which brings the file up to date, or says that there is none
+    return await file.open_reader()
 
 
 def _listing(query: RunQuery) -> tuple[str, rows.Values]:

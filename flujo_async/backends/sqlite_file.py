@@ -29,7 +29,6 @@ _MIGRATIONS = migrations()
 _WHOSE = queries("sqlite.sql")["whose"]
 _LARGEST_IDLE_WAL = 16 * 2**20
 _RETRY_SECONDS = 0.01
-_ROWS_AT_ONCE = 64  # what aiosqlite takes by default
 
 _WHAT_TO_DO = {
     sqlite3.SQLITE_BUSY: "another process holds the database for longer than {busy_timeout} seconds; "
@@ -41,6 +40,10 @@ _WHAT_TO_DO = {
     sqlite3.SQLITE_NOTADB: "the file is not a database; it was left as it is, choose another path",
     sqlite3.SQLITE_CORRUPT: "the database is damaged; it was left as it is, restore it from a backup",
 }
+
+
+class NoFileYet(BackendError):
+    """Nothing has been written yet, and looking at a store does not create it."""
 
 
 class SQLiteFile:
@@ -59,14 +62,17 @@ class SQLiteFile:
         self._busy_seconds = busy_timeout.total_seconds()
         self._watch = watch
 
-    def open(self) -> OpenFile:
-        """Open the file for writing; create it, or bring it up to date, if need be.
+    def open(self, *, create: bool) -> OpenFile:
+        """Open the file for writing; bring it up to date, if need be.
 
         Raises:
             SchemaTooNew: a newer version of this package wrote it.
             BackendError: another application did.
+            NoFileYet: there is none, and ``create`` is false.
         """
         self._look_before_touching()
+        if not create and not self.path.exists():
+            raise NoFileYet(f"{self.path} does not exist yet")
         db = self.connect("rwc")
         try:
             self._set_up(db)
@@ -80,23 +86,13 @@ class SQLiteFile:
         return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
 
     async def open_reader(self) -> aiosqlite.Connection:
-        """Open one connection for reading; it knows the function ``json_contains(whole, part)``.
-
-        Raises:
-            FileNotFoundError: nothing has been written yet.
-        """
-        reader = await aiosqlite.Connection(self._connect_reader, _ROWS_AT_ONCE)
+        """Open one connection for reading; it knows the function ``json_contains(whole, part)``."""
+        reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
         # aiosqlite leaves open what type a function has.
         await reader.create_function(  # pyright: ignore[reportUnknownMemberType]
             "json_contains", 2, _json_contains, deterministic=True
         )
         return reader
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        self._look_before_touching()
-        if not self.path.exists():
-            raise FileNotFoundError(f"{self.path} does not exist yet")
-        return self.connect("ro")
 
     def explain(self, error: Exception) -> FlujoError:
         """Return what to tell a caller about an error: a new exception for each."""

@@ -28,7 +28,7 @@ class Ledger:
         self.closed = threading.Event()
         self.trouble: Exception | None = None
 
-    def open(self) -> Ledger:
+    def open(self, *, create: bool) -> Ledger:
         self.opened += 1
         if self.trouble:
             raise self.trouble

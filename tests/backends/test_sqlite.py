@@ -404,7 +404,7 @@ async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
 
 def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None:
     file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
-    opened = file.open()
+    opened = file.open(create=True)
     opened.connection.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
         "INSERT INTO runs (run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, "
