@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -83,6 +83,18 @@ class Fold:
         self.seq, self.prev_hash, self.hash = record.seq, self.hash, record.hash
         self.updated_at = fact.at
         self._APPLY[type(fact)](self, fact)
+
+    def extend(self, records: Sequence[Record]) -> None:
+        """Take in the records that continue the log; ``verify`` has passed them.
+
+        Raises:
+            IntegrityError: a body is no fact.
+        """
+        for record in records:
+            try:
+                self.apply(decode_fact(record.body), record)
+            except SerializationError as error:
+                raise _not_a_fact(self.run_id, record, error) from error
 
     def input_of(self, outcome: StepCompleted | StepFailed) -> Json:
         """Return the encoded input of a finished step.
@@ -183,22 +195,21 @@ class Fold:
     }
 
 
-def fold_log(run_id: str, records: Iterable[Record]) -> Fold:
+def fold_log(run_id: str, records: Sequence[Record]) -> Fold:
     """Return the state at the end of a log that ``verify`` has passed.
 
     Raises:
         IntegrityError: a body is no fact, or the log does not begin with ``RunStarted``.
     """
-    fold: Fold | None = None
-    for record in records:
-        try:
-            fact = decode_fact(record.body)
-            fold = fold or _begin(fact)
-            fold.apply(fact, record)
-        except SerializationError as error:
-            raise IntegrityError(f"not a fact: {error}", run_id=run_id, seq=record.seq) from error
-    if fold is None:
+    if not records:
         raise IntegrityError("the log is empty", run_id=run_id, seq=1)
+    try:
+        started = decode_fact(records[0].body)
+        fold = _begin(started)
+        fold.apply(started, records[0])
+    except SerializationError as error:
+        raise _not_a_fact(run_id, records[0], error) from error
+    fold.extend(records[1:])
     return fold
 
 
@@ -206,3 +217,7 @@ def _begin(fact: Fact) -> Fold:
     if not isinstance(fact, RunStarted):
         raise SerializationError(f"a log begins with RunStarted, not {fact.kind}")
     return Fold(fact)
+
+
+def _not_a_fact(run_id: str, record: Record, error: SerializationError) -> IntegrityError:
+    return IntegrityError(f"not a fact: {error}", run_id=run_id, seq=record.seq)

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import anyio
 
-from flujo_async._codec.facts import decode_fact
 from flujo_async._log.chain import GENESIS, seal, verify
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import Fact, RunResumed
@@ -228,8 +227,7 @@ class Runner:
         """Return a claimed run, brought up to what was committed before the claim."""
         tail = await self._backend.read_events(fold.run_id, after=fold.seq)
         verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
-        for record in tail:
-            fold.apply(decode_fact(record.body), record)
+        fold.extend(tail)
         program = self._catalogue.running(fold)
         now = self._clock.now()
         resumed = RunResumed(at=now, owner=lease.owner)
