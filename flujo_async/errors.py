@@ -9,10 +9,14 @@ FlujoError
 │   ├── RunConflict        the ``run_id`` is taken by a run with another input or context
 │   ├── RunNotFound        no run has this ``run_id``
 │   ├── VersionMismatch    the run was recorded by another definition
+│   ├── NonDeterminismError  the code of a workflow contradicts what is recorded
+│   ├── InvalidSignal      an answer that is not valid, or comes too late
+│   ├── WaitTimeout        nobody answered in time
 │   ├── NoBranch           a selector chose a key that no branch has
 │   ├── LoopExhausted      a loop made all its turns and was not done
 │   ├── ContextConflict    two branches changed one field of the context
 │   └── AllBranchesFailed  nothing was left of a parallel or a map that ignores failures
+├── ProcessDied            the process of a step ended before the step was done
 ├── RecordedError          stands in for a recorded exception whose class is not known here
 ├── SerializationError     a value that cannot be stored or read back, with the path of the field
 └── BackendError           the store's trouble
@@ -97,6 +101,21 @@ class VersionMismatch(RunError):
     """
 
 
+class NonDeterminismError(RunError):
+    """The code of a workflow asks for something else than it did when the run was recorded; the run is paused.
+
+    What the workflow does between its steps must be the same in a replay. The code that recorded the run resumes it.
+    """
+
+
+class InvalidSignal(RunError):
+    """An answer does not fit what is asked for, or the wait has another answer already. Nothing was consumed."""
+
+
+class WaitTimeout(RunError):
+    """Nobody answered a wait in time, and it has no default."""
+
+
 class NoBranch(RunError):
     """A ``branch`` selector returned a key that no branch has, and there is no default."""
 
@@ -111,6 +130,10 @@ class ContextConflict(RunError):
 
 class AllBranchesFailed(RunError):
     """Every member of a ``parallel`` or ``map_each`` with ``on_error="ignore"`` failed."""
+
+
+class ProcessDied(FlujoError):
+    """The process in which a step was executed ended before the step was done: it exited, or was killed."""
 
 
 class RecordedError(FlujoError):

@@ -21,17 +21,17 @@ def _default(item: Field[Any]) -> Any:
     return _UNSET if item.default is MISSING else item.default
 
 
+_MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline")
+_KEYS: Final = ("dropped", "keys")
 _ENCODE: Final[dict[str, Callable[[Any], Any]]] = {
-    "at": encode_moment,
-    "started_at": encode_moment,
-    "retry_at": encode_moment,
+    **dict.fromkeys(_MOMENTS, encode_moment),
     "waiting_for": encode_waiting,
+    **dict.fromkeys(_KEYS, list),
 }
 _DECODE: Final[dict[str, Callable[[Any], Any]]] = {
-    "at": decode_moment,
-    "started_at": decode_moment,
-    "retry_at": decode_moment,
+    **dict.fromkeys(_MOMENTS, decode_moment),
     "waiting_for": lambda tree: tuple(decode_waiting(tree)),
+    **dict.fromkeys(_KEYS, tuple),
 }
 _FIELDS: Final[dict[type[Any], tuple[tuple[str, Any, Callable[[Any], Any] | None], ...]]] = {
     cls: tuple((item.name, _default(item), _ENCODE.get(item.name)) for item in fields(cls)) for cls in _KINDS.values()

@@ -1,18 +1,18 @@
-"""Heads, leases, waits, signals and records as plain JSON objects; moments are ISO-8601 text in UTC."""
+"""Heads, leases, waits, signals, records and system states as plain JSON; moments are ISO-8601 text in UTC."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, cast
 
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
-from flujo_async._model.stored import Record, Signal
+from flujo_async._model.stored import Record, RunUpdate, Signal
 from flujo_async._model.summary import RunSummary
-from flujo_async.errors import SerializationError
+from flujo_async.errors import InvalidArgument, SerializationError
 
 Tree: TypeAlias = dict[str, Any]
 """A JSON object, as ``orjson`` reads and writes it."""
@@ -73,6 +73,7 @@ def encode_waiting(waiting: Iterable[Waiting]) -> list[Tree]:
             "prompt": wait.prompt,
             "schema": wait.schema,
             "deadline": _encode_optional(wait.deadline, "waiting_for.deadline"),
+            "run_id": wait.run_id,
         }
         for wait in waiting
     ]
@@ -127,6 +128,8 @@ def encode_summary(summary: RunSummary) -> Tree:
         "queue": summary.queue,
         "priority": summary.priority,
         "wake_at": _encode_optional(summary.wake_at, "wake_at"),
+        "signals": summary.signals,
+        "signals_read": summary.signals_read,
         "lease": None if summary.lease is None else encode_lease(summary.lease),
     }
 
@@ -155,6 +158,8 @@ def decode_summary(tree: Any) -> RunSummary:
         queue=fields.optional_text("queue"),
         priority=fields.number("priority"),
         wake_at=fields.optional_moment("wake_at"),
+        signals=fields.number("signals"),
+        signals_read=fields.number("signals_read"),
         lease=None if fields.get("lease") is None else decode_lease(fields.get("lease")),
     )
 
@@ -171,6 +176,46 @@ def dump_summary(summary: RunSummary) -> bytes:
 def load_summary(data: bytes) -> RunSummary:
     """Return the head that ``dump_summary`` wrote."""
     return decode_summary(loads(data))
+
+
+def own_update(update: RunUpdate) -> RunUpdate:
+    """Return an update that shares no metadata with its maker.
+
+    Raises:
+        SerializationError: its metadata are not plain JSON.
+    """
+    if update.metadata is None:
+        return update
+    return replace(update, metadata=load_object(dump_object(update.metadata)))
+
+
+def dump_object(value: Mapping[str, Any]) -> bytes:
+    """Return a JSON object as bytes.
+
+    Raises:
+        SerializationError: it holds something that is not plain JSON.
+    """
+    return dumps(dict(value))
+
+
+def load_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that ``dump_object`` wrote, as a new one."""
+    return cast("dict[str, Any]", loads(data))
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if system state can be kept under it.
+
+    Raises:
+        InvalidArgument: it is not a string, is empty, or holds NUL or a lone surrogate.
+    """
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        raise InvalidArgument(f"a key of system state is a string, not {type(key).__name__}")
+    if not key:
+        raise InvalidArgument("a key of system state may not be empty")
+    if "\0" in key or any("\ud800" <= char <= "\udfff" for char in key):
+        raise InvalidArgument(f"a key of system state may not hold NUL or a lone surrogate: {key!r}")
+    return key
 
 
 def encode_record(record: Record) -> Tree:
@@ -193,6 +238,7 @@ def _decode_wait(tree: Any, path: str) -> Waiting:
         prompt=fields.optional_text("prompt"),
         schema=None if fields.get("schema") is None else fields.mapping("schema"),
         deadline=fields.optional_moment("deadline"),
+        run_id=fields.optional_text("run_id"),
     )
 
 

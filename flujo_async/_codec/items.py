@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flujo_async._codec.tree import PAYLOAD, TAG
 from flujo_async._model.tree import Json
@@ -24,6 +24,22 @@ def item_trees(tree: Json) -> Sequence[Json]:
             return items
         case _:
             raise SerializationError("not a collection")
+
+
+def entry_trees(tree: Json) -> Mapping[str, Json]:
+    """Return the encoded values of the dictionary of ``tree``, as far as their keys are text.
+
+    Raises:
+        SerializationError: it is no dictionary.
+    """
+    match tree:
+        case {"$": "dict", "v": list(parts)}:
+            entries = zip(parts[::2], parts[1::2], strict=True)
+            return {key: value for key, value in entries if isinstance(key, str)}
+        case dict() if TAG not in tree:
+            return tree
+        case _:
+            raise SerializationError("not a dictionary")
 
 
 def mapping_tree(trees: dict[str, Json]) -> Json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, get_origin, is_typeddict
 
 from flujo_async._codec.builtin_shapes import (
@@ -37,8 +37,8 @@ _type_of: Callable[[object], type[Any]] = type
 class Codec:
     """Stores values as JSON trees and brings them back, equal and of the same type.
 
-    Immutable. It knows Python's own types, the registered ones, and the classes that its annotations lead to. It builds
-    nothing else, and refuses to store anything else.
+    It knows Python's own types, the registered ones, and the classes that its annotations lead to. It builds nothing
+    else, and refuses to store anything else.
 
     Args:
         annotations: what a step, a run or a context is annotated with; anything that ``typing`` allows.
@@ -53,7 +53,7 @@ class Codec:
     {'id': 1, 'tags': ('a', 'b')}
     """
 
-    __slots__ = ("_by_type", "_errors", "_is_lenient", "_shapes", "_tags")
+    __slots__ = ("_by_type", "_errors", "_is_lenient", "_shapes", "_sources", "_tags")
 
     def __init__(self, *annotations: object) -> None:
         self._by_type: dict[type, Shape] = dict.fromkeys(NATIVE_ERRORS.values(), ERROR_SHAPE)
@@ -61,8 +61,24 @@ class Codec:
         self._errors: _Names[type[Exception]] = _Names()
         self._tags: Mapping[str, Shape] = _TAGS
         self._is_lenient = False
+        self._sources: dict[int, object] = {}
+        self.learn(*annotations)
+
+    def learn(self, *annotations: object) -> None:
+        """Know the classes as well that these annotations lead to.
+
+        Raises:
+            DefinitionError: two different classes would be stored under one name.
+        """
         for cls in reachable_classes(annotations):
-            self._learn(cls)
+            if cls not in self._by_type:
+                self._learn(cls)
+
+    def learn_from(self, source: T, annotations: Callable[[T], Iterable[object]]) -> None:
+        """Know the classes that the annotations of ``source`` lead to; asked again for the same one, this is quick."""
+        if id(source) not in self._sources:
+            self.learn(*annotations(source))
+            self._sources[id(source)] = source
 
     @classmethod
     def lenient(cls) -> Codec:
@@ -75,6 +91,10 @@ class Codec:
         codec._tags = _LENIENT_TAGS
         codec._is_lenient = True
         return codec
+
+    def classes(self) -> list[type[Any]]:
+        """Return the classes that this codec has learned."""
+        return [cls for cls in self._by_type if not issubclass(cls, Exception)]
 
     def encode(self, value: Any, *, at: str = "value") -> Json:
         """Return the tree of a value, which later changes of the value do not change.

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, assert_never
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import decode_fact
-from flujo_async._codec.items import item_trees
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.delta import apply
-from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, is_top_level, split_source
+from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
-from flujo_async._model.state import RunStatus, Waiting
+from flujo_async._model.state import RunStatus, StepStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async.errors import IntegrityError, SerializationError
+
+Answer: TypeAlias = facts.TimerFired | facts.SignalReceived | facts.WaitTimedOut
+"""How a sleep or a wait ended."""
+
+_Change: TypeAlias = StepCompleted | facts.BlockCompleted | facts.StateChanged | facts.RunMigrated | facts.RunForked
 
 
 class Fold:
@@ -25,8 +30,28 @@ class Fold:
 
     Attributes:
         outcomes: how each finished step ended, by key, in the order of completion.
+        places: where in the log the outcome of each finished step, each choice and each change stands, by key.
+        deadline: when the run has to be over, if ever; a fork and a run that is tried again have the whole time.
         failures: the keys of the steps that failed for good.
+        failed_keys: those among them whose failure ended the run.
+        order: the keys of everything that a workflow may have waited for, in the order in which it came; from before
+            what a redrive has dropped, and from after it.
         failed_attempts: the last failed attempt of each step that had one, by key.
+        repeats: how often each step that had completed was begun anew by a redrive, by key.
+        once: attempts of steps that may have their effect only once, begun and not ended, by key.
+        decisions: what was decided on such steps, by key, until it is carried out.
+        heartbeats: the last details that a step told, by key.
+        not_run: the status of the steps of graphs that do not run, with their names, by key.
+        graphs: the names of the steps of each graph, by the key of the graph and then of the step.
+        timers: when each sleep is over, by key.
+        waits: what was waited for, by key.
+        answers: how each wait and each sleep ended, by key.
+        taken: the ids of the signals that were taken.
+        children: the runs that this one started, by key.
+        cancelled_calls: the keys of what the code of a workflow called, and cancelled before it had the result.
+        values: what was drawn, by key.
+        state_changes: what a workflow changed in its context between steps, by key.
+        rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
         migrations: what each migration changed there, with the keys of all that was done before it.
@@ -35,11 +60,14 @@ class Fold:
 
     def __init__(self, started: RunStarted) -> None:
         self.started = started
+        self.run_id: str = started.run_id
+        self.metadata: JsonObject = started.metadata
         self.pipeline_version: str = started.pipeline_version
         self.fingerprint: str = started.fingerprint
         self.status: RunStatus = "pending"
         self.updated_at: datetime = started.at
         self.finished_at: datetime | None = None
+        self.deadline: datetime | None = started.deadline
         self.seq: int = 0
         self.hash: str = GENESIS
         self.prev_hash: str = GENESIS
@@ -49,26 +77,54 @@ class Fold:
         self.error: JsonObject | None = None
         self.reason: str = ""
         self.waiting_for: tuple[Waiting, ...] = ()
+        self.wake_at: datetime | None = None
         self.outcomes: dict[str, StepCompleted | StepFailed] = {}
+        self.places: dict[str, int] = {}
         self.failures: list[str] = []
+        self.failed_keys: tuple[str, ...] = ()
+        self.order: list[str] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
+        self.repeats: Counter[str] = Counter()
+        self.once: dict[str, facts.StepStarted] = {}
+        self.decisions: dict[str, facts.StepDecided] = {}
+        self.heartbeats: dict[str, Json] = {}
+        self.not_run: dict[str, tuple[str, StepStatus]] = {}
+        self.graphs: dict[str, Mapping[str, str]] = {}
+        self.timers: dict[str, datetime] = {}
+        self.waits: dict[str, facts.WaitStarted] = {}
+        self.answers: dict[str, Answer] = {}
+        self.taken: set[str] = set()
+        self.children: dict[str, str] = {}
+        self.cancelled_calls: set[str] = set()
+        self.values: dict[str, Json] = {}
+        self.state_changes: dict[str, facts.StateChanged] = {}
+        self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
+        self._changes: list[_Change] = []
         self.migrations: list[tuple[Patch, frozenset[str]]] = []
         self.contexts: dict[str, JsonObject] = {MAIN_SCOPE: started.context}
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        return self.started.run_id
 
     @property
     def error_message(self) -> str | None:
         """The error in one line, if the run failed."""
         return None if self.error is None else describe_error(self.error)
 
-    def update(self) -> RunUpdate:
-        """Return the head that belongs to this state."""
+    def is_asleep(self, now: datetime) -> bool:
+        """Return whether something in the run waits for a moment, or for a child, which may.
+
+        Otherwise nothing but a runtime that has no use for the run keeps it waiting.
+        """
+        timers = (moment for key, moment in self.timers.items() if key not in self.answers)
+        retries = (fact.retry_at for key, fact in self.failed_attempts.items() if key not in self.outcomes)
+        return bool(self.children.keys() - self.outcomes.keys()) or any(moment > now for moment in (*timers, *retries))
+
+    def update(self, signals_read: int | None = None) -> RunUpdate:
+        """Return the head that belongs to this state.
+
+        Args:
+            signals_read: how many signals of the run its owner has read, if it lets the run go.
+        """
         return RunUpdate(
             status=self.status,
             updated_at=self.updated_at,
@@ -76,6 +132,9 @@ class Fold:
             pipeline_version=self.pipeline_version,
             error_message=self.error_message,
             waiting_for=self.waiting_for,
+            wake_at=self.wake_at,
+            signals_read=signals_read,
+            metadata=None if self.metadata is self.started.metadata else self.metadata,
         )
 
     def apply(self, fact: Fact, record: Record) -> None:
@@ -96,26 +155,6 @@ class Fold:
             except SerializationError as error:
                 raise _not_a_fact(self.run_id, record, error) from error
 
-    def input_of(self, outcome: StepCompleted | StepFailed) -> Json:
-        """Return the encoded input of a finished step.
-
-        Raises:
-            SerializationError: its source is not in the log.
-        """
-        if outcome.source is None:
-            return outcome.input
-        key, index = split_source(outcome.source)
-        value = self._value_at(key)
-        return value if index is None else item_trees(value)[index]
-
-    def _value_at(self, key: str) -> Json:
-        if key == RUN_INPUT:
-            return self.started.input
-        source = self.outcomes.get(key)
-        if not isinstance(source, StepCompleted):
-            raise SerializationError(f"an input comes from step {key!r}, which is not in the log")
-        return source.output
-
     def _change_context(self, scope: str, patch: Patch) -> None:
         if patch:
             self.contexts[scope] = apply(self.context_in(scope), patch)
@@ -131,48 +170,201 @@ class Fold:
             raise SerializationError("a second RunStarted")
         self.status = "running"
 
+    def _run_forked(self, fact: facts.RunForked) -> None:
+        self.run_id = fact.run_id
+        self.status = "pending"
+        self._rest_no_more(fact.at)
+        self.children = {key: run_id for key, run_id in self.children.items() if key in self.outcomes}
+        self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))
+        self._take_in(fact)
+
+    def _run_redriven(self, fact: facts.RunRedriven) -> None:
+        self.status = "running"
+        self._rest_no_more(fact.at)
+        self.repeats.update(key for key in fact.dropped if isinstance(self.outcomes.get(key), StepCompleted))
+        self._drop(frozenset(fact.dropped))
+
+    def _rest_no_more(self, now: datetime) -> None:
+        if self.started.deadline is not None:  # with the whole time again
+            self.deadline = now + (self.started.deadline - self.started.at)
+        self.waiting_for, self.wake_at = (), None
+        self.error, self.reason, self.finished_at, self.rollback = None, "", None, None
+        self.failed_keys = ()
+
+    def _drop(self, keys: frozenset[str]) -> None:
+        """Forget outcomes, with what the steps changed in the contexts."""
+        self.failures = [key for key in self.failures if key not in keys]
+        # What came after is kept, but the code of a workflow need not ask for it in this order any more, or at all.
+        oldest = min((self.places[key] for key in keys & self.places.keys()), default=self.seq)
+        self.order = [key for key in self.order if self.places[key] < oldest]
+        by_keys: tuple[dict[str, Any], ...] = (
+            self.outcomes,
+            self.failed_attempts,
+            self.not_run,
+            self.once,
+            self.blocks,
+            self.heartbeats,
+            self.timers,
+            self.waits,
+            self.answers,
+            self.choices,
+            self.state_changes,
+            self.places,
+        )
+        for by_key in by_keys:
+            for key in keys & by_key.keys():
+                del by_key[key]
+        self._fold_changes_again([fact for fact in self._changes if getattr(fact, "key", None) not in keys])
+
+    def _fold_changes_again(self, changes: list[_Change]) -> None:
+        self.contexts = {MAIN_SCOPE: self.started.context}
+        self.current_step_index, self.last_step_output = sum(map(is_top_level, self.answers)), None
+        self._changes = []
+        for fact in changes:
+            self._take_in(fact)
+
     def _run_resumed(self, fact: facts.RunResumed) -> None:
         self.status = "running"
-        self.waiting_for = ()
+        self.waiting_for, self.wake_at = (), None
 
     def _run_migrated(self, fact: facts.RunMigrated) -> None:
         self.pipeline_version, self.fingerprint = fact.pipeline_version, fact.fingerprint
-        self.migrations.append((fact.patch, frozenset(self.outcomes) | frozenset(self.blocks)))
-        self._change_context(MAIN_SCOPE, fact.patch)
+        self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))
+        self._take_in(fact)
+
+    def _metadata_set(self, fact: facts.MetadataSet) -> None:
+        self.metadata = {**self.metadata, **fact.metadata}
+        self.values[fact.key] = None
+
+    def _state_changed(self, fact: facts.StateChanged) -> None:
+        self.state_changes[fact.key] = fact
+        self.places[fact.key] = self.seq
+        self._take_in(fact)
+
+    def _value_drawn(self, fact: facts.ValueDrawn) -> None:
+        self.values[fact.key] = fact.value
+
+    def _step_started(self, fact: facts.StepStarted) -> None:
+        self.once[fact.key] = fact
+        self.decisions.pop(fact.key, None)
+
+    def _step_decided(self, fact: facts.StepDecided) -> None:
+        self.decisions[fact.key] = fact
+        self.status, self.waiting_for, self.wake_at = "running", (), None
+
+    def _heartbeat_recorded(self, fact: facts.HeartbeatRecorded) -> None:
+        self.heartbeats[fact.key] = fact.details
 
     def _attempt_failed(self, fact: facts.AttemptFailed) -> None:
         self.failed_attempts[fact.key] = fact
+        self.once.pop(fact.key, None)
+        self.decisions.pop(fact.key, None)
 
     def _step_completed(self, fact: facts.StepCompleted) -> None:
-        self.outcomes[fact.key] = fact
-        self.last_step_output = fact.output
-        self.current_step_index += is_top_level(fact.key)
-        self._change_context(fact.scope, fact.patch)
+        self._end_step(fact)
+        self._take_in(fact)
 
     def _step_failed(self, fact: facts.StepFailed) -> None:
-        self.outcomes[fact.key] = fact
+        self._end_step(fact)
         self.failures.append(fact.key)
 
+    def _end_step(self, fact: StepCompleted | StepFailed) -> None:
+        self.outcomes[fact.key] = fact
+        self.places[fact.key] = self.seq
+        self.order.append(fact.key)
+        self.once.pop(fact.key, None)
+        self.decisions.pop(fact.key, None)
+
+    def _take_in(self, fact: _Change) -> None:
+        """Do what a fact does to the contexts and the progress."""
+        self._changes.append(fact)
+        match fact:
+            case StepCompleted():
+                self.last_step_output = fact.output
+                self.current_step_index += self._is_progress(fact.key)
+                self._change_context(fact.scope, fact.patch)
+            case facts.BlockCompleted():
+                self.current_step_index += is_top_level(fact.key)
+                for scope in [scope for scope in self.contexts if scope.startswith(f"{fact.key}/")]:
+                    del self.contexts[scope]
+                self._change_context(fact.scope, fact.patch)
+            case facts.StateChanged():
+                self._change_context(fact.scope, fact.patch)
+            case facts.RunMigrated() | facts.RunForked():
+                self._change_context(MAIN_SCOPE, fact.patch)
+            case _:
+                assert_never(fact)
+
+    def _is_progress(self, key: str) -> bool:
+        """Return whether a step completes an element of the outermost sequence: itself, or the one it stands in for."""
+        while not is_top_level(key):
+            key, _, label = key.rpartition("/")
+            if fallback_of(key) != f"{key}/{label}" or not isinstance(self.outcomes.get(key), StepFailed):
+                return False
+        return True
+
+    def _graph_started(self, fact: facts.GraphStarted) -> None:
+        self.graphs[fact.key] = fact.steps
+
+    def _step_skipped(self, fact: facts.StepSkipped) -> None:
+        self.not_run[fact.key] = fact.name, StepStatus.SKIPPED
+
+    def _step_cancelled(self, fact: facts.StepCancelled) -> None:
+        self.not_run[fact.key] = fact.name, StepStatus.CANCELLED
+
+    def _timer_started(self, fact: facts.TimerStarted) -> None:
+        self.timers[fact.key] = fact.wake_at
+
+    def _wait_started(self, fact: facts.WaitStarted) -> None:
+        self.waits[fact.key] = fact
+
+    def _answered(self, fact: Answer) -> None:
+        if isinstance(fact, facts.SignalReceived):
+            self.taken.add(fact.signal_id)
+            if fact.name.startswith("$"):
+                return
+        self.answers[fact.key] = fact
+        self.decisions.pop(fact.key, None)
+        self.places[fact.key] = self.seq
+        self.order.append(fact.key)
+        self.current_step_index += is_top_level(fact.key)
+        if isinstance(fact, facts.SignalReceived):
+            self.last_step_output = fact.payload
+
+    def _child_started(self, fact: facts.ChildStarted) -> None:
+        self.children[fact.key] = fact.run_id
+
+    def _call_cancelled(self, fact: facts.CallCancelled) -> None:
+        self.cancelled_calls.add(fact.key)
+
+    def _rollback_started(self, fact: facts.RollbackStarted) -> None:
+        self.rollback = fact
+
     def _choice_made(self, fact: ChoiceMade) -> None:
+        self.places[fact.key] = self.seq
         self.choices[fact.key] = fact.choice
 
     def _block_completed(self, fact: facts.BlockCompleted) -> None:
         self.blocks[fact.key] = fact.patch
-        self.current_step_index += is_top_level(fact.key)
-        for scope in [scope for scope in self.contexts if scope.startswith(f"{fact.key}/")]:
-            del self.contexts[scope]
-        self._change_context(fact.scope, fact.patch)
+        self.places[fact.key] = self.seq
+        self._take_in(fact)
 
     def _event_emitted(self, fact: facts.EventEmitted) -> None:
-        """An event changes nothing."""
+        if is_plain_call(fact.key):
+            self.values[fact.key] = None
 
     def _run_paused(self, fact: facts.RunPaused) -> None:
         self.status, self.waiting_for = "paused", fact.waiting_for
+        deadlines = [self.deadline, *(waiting.deadline for waiting in fact.waiting_for)]
+        is_to_wake = all(waiting.kind != "pause" for waiting in fact.waiting_for)
+        moments = [deadline for deadline in deadlines if deadline is not None and is_to_wake]
+        self.wake_at = min(moments, default=None)
 
     def _run_completed(self, fact: facts.RunCompleted) -> None:
         self.status, self.output, self.finished_at = "completed", fact.output, fact.at
 
     def _run_failed(self, fact: facts.RunFailed) -> None:
+        self.failed_keys = fact.keys
         self.status, self.error, self.finished_at = "failed", fact.error, fact.at
 
     def _run_cancelled(self, fact: facts.RunCancelled) -> None:
@@ -180,11 +372,30 @@ class Fold:
 
     _APPLY: ClassVar[dict[type[Any], Callable[[Fold, Any], None]]] = {
         facts.RunStarted: _run_started,
+        facts.RunForked: _run_forked,
+        facts.RunRedriven: _run_redriven,
         facts.RunResumed: _run_resumed,
         facts.RunMigrated: _run_migrated,
+        facts.MetadataSet: _metadata_set,
+        facts.StateChanged: _state_changed,
+        facts.ValueDrawn: _value_drawn,
+        facts.StepStarted: _step_started,
+        facts.StepDecided: _step_decided,
+        facts.HeartbeatRecorded: _heartbeat_recorded,
         facts.AttemptFailed: _attempt_failed,
         facts.StepCompleted: _step_completed,
         facts.StepFailed: _step_failed,
+        facts.GraphStarted: _graph_started,
+        facts.StepSkipped: _step_skipped,
+        facts.StepCancelled: _step_cancelled,
+        facts.TimerStarted: _timer_started,
+        facts.TimerFired: _answered,
+        facts.WaitStarted: _wait_started,
+        facts.SignalReceived: _answered,
+        facts.WaitTimedOut: _answered,
+        facts.ChildStarted: _child_started,
+        facts.CallCancelled: _call_cancelled,
+        facts.RollbackStarted: _rollback_started,
         facts.ChoiceMade: _choice_made,
         facts.BlockCompleted: _block_completed,
         facts.EventEmitted: _event_emitted,

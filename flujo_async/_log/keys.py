@@ -16,6 +16,8 @@ RESERVED = "/@[]"
 RUN_INPUT = ""
 """Stands for the input of the run where the key of a step is meant as the source of a value."""
 
+_FALLBACK = "fallback"
+
 MAIN_SCOPE = ""
 """The scope of the run's own context."""
 
@@ -41,6 +43,21 @@ def is_top_level(key: str) -> bool:
     return "/" not in key
 
 
+def fallback_of(key: str) -> str:
+    """Return the key of the step that stands in for a step that failed."""
+    return f"{key}/{_FALLBACK}"
+
+
+def compensation_of(key: str) -> str:
+    """Return the key of the step that undoes a step."""
+    return f"{key}/compensate"
+
+
+def is_plain_call(key: str) -> bool:
+    """Return whether a key belongs to a plain call of a workflow, which does not wait for anything."""
+    return key.rpartition("/")[2].startswith("$")
+
+
 def is_within(key: str, path: str) -> bool:
     """Return whether a key is ``path`` or stands below it."""
     return key == path or key.startswith(f"{path}/")
@@ -51,9 +68,14 @@ def item_source(source: str | None, index: int) -> str | None:
     return None if source is None or source.endswith("]") else f"{source}[{index}]"
 
 
-def split_source(source: str) -> tuple[str, int | None]:
-    """Return the key in a source, and the index of the item if it is one."""
+def entry_source(source: str | None, name: str) -> str | None:
+    """Return the source of one entry of a mapping that came from ``source``; ``name`` is an identifier."""
+    return None if source is None or source.endswith("]") else f"{source}[{name}]"
+
+
+def split_source(source: str) -> tuple[str, int | str | None]:
+    """Return the key in a source, and the index of the item or the name of the entry if it is one."""
     if not source.endswith("]"):
         return source, None
-    key, _, index = source[:-1].rpartition("[")
-    return key, int(index)
+    key, _, part = source[:-1].rpartition("[")
+    return key, part if part.isidentifier() else int(part)

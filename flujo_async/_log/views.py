@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,8 +11,17 @@ from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import decode_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
+from flujo_async._log.inputs import input_of
 from flujo_async._log.keys import MAIN_SCOPE
-from flujo_async._model.facts import EventEmitted, Fact, StepCompleted, StepFailed
+from flujo_async._model.facts import (
+    AttemptFailed,
+    EventEmitted,
+    Fact,
+    HeartbeatRecorded,
+    StepCompleted,
+    StepFailed,
+    StepStarted,
+)
 from flujo_async._model.state import StepRecord, StepStatus, WorkflowState
 from flujo_async._model.stored import Record
 
@@ -46,7 +55,7 @@ class Event:
         kind: the kind of fact, such as ``StepCompleted``; ``EventEmitted`` for what a step emitted.
         step: the key of the step that it is about, if it is about one.
         at: when it happened.
-        data: what the step emitted, or its output; ``None`` for other kinds.
+        data: what the step emitted, or told by ``heartbeat``, or its output; ``None`` for other kinds.
     """
 
     seq: int
@@ -66,7 +75,7 @@ def event_of(record: Record, codec: Codec) -> Event:
     """Return a record as a follower sees it."""
     fact = decode_fact(record.body)
     match fact:
-        case EventEmitted(data=tree) | StepCompleted(output=tree):
+        case EventEmitted(data=tree) | StepCompleted(output=tree) | HeartbeatRecorded(details=tree):
             data = codec.decode(tree, at="data")
         case _:
             data = None
@@ -74,26 +83,53 @@ def event_of(record: Record, codec: Codec) -> Event:
 
 
 def step_records(fold: Fold, codec: Codec) -> list[StepRecord]:
-    """Return a record of each step, in the order of completion; steps that wait for a retry stand last."""
-    finished = [_finished(fold, outcome, codec) for outcome in fold.outcomes.values()]
-    return finished + [
+    """Return a record of each step, in the order of completion; then those not done, and those of graphs not begun."""
+    finished = [step_record(fold, outcome, codec) for outcome in fold.outcomes.values()]
+    begun: dict[str, AttemptFailed | StepStarted] = {**fold.failed_attempts, **fold.once}
+    ended = fold.outcomes.keys() | fold.not_run.keys()
+    unfinished = [_begun(fact) for key, fact in begun.items() if key not in ended]
+    return finished + unfinished + _not_run(fold, fold.outcomes.keys() | begun.keys() - fold.not_run.keys())
+
+
+def _not_run(fold: Fold, others: Set[str]) -> list[StepRecord]:
+    """Return the records of the steps of graphs that have not run, and of those that will not."""
+    left = StepStatus.CANCELLED if fold.status in ("failed", "cancelled") else StepStatus.PENDING
+    steps = {key: (name, left) for graph in fold.graphs.values() for key, name in graph.items()} | fold.not_run
+    return [
         StepRecord(
-            key=failed.key,
-            name=failed.name,
-            status=StepStatus.RUNNING,
-            attempts=failed.attempt,
+            key=key,
+            name=name,
+            status=status,
+            attempts=0,
             input=None,
             output=None,
-            error=describe_error(failed.error),
-            started_at=failed.at,
+            error=None,
+            started_at=None,
             finished_at=None,
         )
-        for failed in fold.failed_attempts.values()
-        if failed.key not in fold.outcomes
+        for key, (name, status) in steps.items()
+        if key not in others
     ]
 
 
-def _finished(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -> StepRecord:
+def _begun(fact: AttemptFailed | StepStarted) -> StepRecord:
+    """Return the record of a step that waits for its next attempt, or is in one whose end is not known."""
+    failed = fact if isinstance(fact, AttemptFailed) else None
+    return StepRecord(
+        key=fact.key,
+        name=fact.name,
+        status=StepStatus.RUNNING,
+        attempts=fact.attempt,
+        input=None,
+        output=None,
+        error=None if failed is None else describe_error(failed.error),
+        started_at=(failed and failed.first_started_at) or fact.at,
+        finished_at=None,
+    )
+
+
+def step_record(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -> StepRecord:
+    """Return the record of a step that has ended."""
     if isinstance(outcome, StepCompleted):
         status, output, error = StepStatus.SUCCEEDED, codec.decode(outcome.output, at=f"{outcome.key}.output"), None
     else:
@@ -103,7 +139,7 @@ def _finished(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -> 
         name=outcome.name,
         status=status,
         attempts=outcome.attempts,
-        input=codec.decode(fold.input_of(outcome), at=f"{outcome.key}.input"),
+        input=codec.decode(input_of(fold, outcome), at=f"{outcome.key}.input"),
         output=output,
         error=error,
         started_at=outcome.started_at,
@@ -128,7 +164,7 @@ def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
         created_at=started.at,
         updated_at=fold.updated_at,
         error_message=fold.error_message,
-        metadata=dict(started.metadata),
+        metadata=dict(fold.metadata),
         parent_run_id=started.parent_run_id,
         waiting_for=list(fold.waiting_for),
         version=fold.seq,

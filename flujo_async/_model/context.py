@@ -1,9 +1,14 @@
-"""What a step is told about the run that it is part of."""
+"""What a step is told about the run that it is part of, and what it can ask to be given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from flujo_async._model.state import StepRecord
+from flujo_async.errors import DefinitionError
 
 
 class StepContext:
@@ -16,9 +21,11 @@ class StepContext:
         attempt: which try this is, from 1; goes on counting after a restart.
         idempotency_key: names this execution of the step for the outside world: the same in every attempt and
             after every restart, different for every other step of any run.
+        deadline: when this attempt has to be over, by its timeout or by the deadline of its step; ``None`` if never.
+        compensates: in a compensation, the record of the step that it undoes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- keyword-only, and made in one place
         self,
         *,
         run_id: str,
@@ -27,14 +34,22 @@ class StepContext:
         attempt: int,
         idempotency_key: str,
         load: Callable[[], Any],
+        beat: Callable[[Any], None],
+        recall: Callable[[], Any],
+        deadline: datetime | None = None,
+        compensates: StepRecord | None = None,
     ) -> None:
         self.run_id = run_id
         self.step_name = step_name
         self.step_key = step_key
         self.attempt = attempt
         self.idempotency_key = idempotency_key
+        self.deadline = deadline
+        self.compensates = compensates
         self.events: list[Any] = []
         self._load = load
+        self._beat = beat
+        self._recall = recall
         self._state: Any = None
         self.is_state_loaded: bool = False
 
@@ -49,6 +64,11 @@ class StepContext:
             self.is_state_loaded = True
         return self._state
 
+    @property
+    def heartbeat_details(self) -> Any:
+        """What the attempt before told last by ``heartbeat``; ``None`` if it told nothing. Survives restarts."""
+        return self._recall()
+
     def emit(self, event: Any) -> None:
         """Emit an event: followers of the run see it once this step's outcome is durable.
 
@@ -56,3 +76,36 @@ class StepContext:
             event: any value that can be stored.
         """
         self.events.append(event)
+
+    def heartbeat(self, details: Any = None) -> None:
+        """Tell how far this attempt is, so that the next one can go on from there.
+
+        A plain call, from the event loop or a step's thread, as often as one likes: it is recorded about once a
+        second, and the newest together with the outcome of the attempt.
+
+        Args:
+            details: any value that can be stored.
+
+        Raises:
+            SerializationError: the details cannot be stored.
+        """
+        self._beat(details)
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Fills a parameter of a step with a resource of the runtime, as in ``Annotated[Pool, Resource("db")]``.
+
+    Attributes:
+        name: one of those in ``Flujo(resources={…})``.
+
+    Raises:
+        DefinitionError: the name is empty, or no text.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        name = cast("object", self.name)  # not every user has a type checker
+        if not isinstance(name, str) or not name:
+            raise DefinitionError(f"Resource() needs the name of a resource, not {name!r}")

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from flujo_async._model.state import Waiting
 from flujo_async._model.tree import Json, JsonObject
+
+Decision: TypeAlias = Literal["retry", "skip"]
+"""What to do with a step that may have its effect only once and was interrupted, or that has failed."""
 
 Patch: TypeAlias = Mapping[str, Json]
 """What changed in a context: field → ``["set", value]`` or ``["drop"]``."""
@@ -32,6 +35,35 @@ class RunStarted:
     context: JsonObject = field(default_factory=dict[str, Json])
     metadata: JsonObject = field(default_factory=dict[str, Json])
     parent_run_id: str | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunForked:
+    """From here on the log is that of a new run, which shares all facts before with ``source_run_id``.
+
+    Attributes:
+        patch: what the fork changes in the context.
+    """
+
+    kind: ClassVar[str] = "RunForked"
+    at: datetime
+    run_id: str
+    source_run_id: str
+    patch: Patch = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRedriven:
+    """A run that had ended is tried again from where it failed.
+
+    Attributes:
+        dropped: the keys of the steps whose outcomes no longer count.
+    """
+
+    kind: ClassVar[str] = "RunRedriven"
+    at: datetime
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +87,81 @@ class RunMigrated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataSet:
+    """The run's own code changed its metadata: these entries are new or replaced."""
+
+    kind: ClassVar[str] = "MetadataSet"
+    at: datetime
+    key: str
+    metadata: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged:
+    """A workflow changed its context between steps."""
+
+    kind: ClassVar[str] = "StateChanged"
+    at: datetime
+    key: str
+    scope: str = ""
+    patch: Patch = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueDrawn:
+    """A workflow asked for something that another time would differ: the time, an id, a random number."""
+
+    kind: ClassVar[str] = "ValueDrawn"
+    at: datetime
+    key: str
+    value: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """An attempt of a step that may have its effect only once is about to begin."""
+
+    kind: ClassVar[str] = "StepStarted"
+    at: datetime
+    key: str
+    name: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDecided:
+    """Somebody decided on a step that may have its effect only once and was interrupted.
+
+    Attributes:
+        decision: ``retry`` it, or ``skip`` it and take ``output`` for its output.
+    """
+
+    kind: ClassVar[str] = "StepDecided"
+    at: datetime
+    key: str
+    decision: Decision
+    output: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatRecorded:
+    """A step told how far it is; its next attempt can read that."""
+
+    kind: ClassVar[str] = "HeartbeatRecorded"
+    at: datetime
+    key: str
+    name: str
+    attempt: int
+    details: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed:
-    """An attempt of a step failed, and another one follows at ``retry_at``."""
+    """An attempt of a step failed, and another one follows at ``retry_at``.
+
+    Attributes:
+        first_started_at: when the first attempt began, from which the step's deadline counts.
+    """
 
     kind: ClassVar[str] = "AttemptFailed"
     at: datetime
@@ -65,6 +170,7 @@ class AttemptFailed:
     attempt: int
     error: JsonObject
     retry_at: datetime
+    first_started_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +180,11 @@ class StepCompleted:
     Attributes:
         source: where its input came from: the key of the step whose output it was, ``""`` for the input of
             the run; ``None``: nowhere else in the log, so it stands in ``input``.
+        inputs: where it was called with more than its input: every argument by the name of its parameter
+            (``"*"`` for further positional ones), as ``["from", source]`` or ``["is", value]``.
         scope: the context that it worked on: ``""`` is the run's, else the one of a branch or an item.
         patch: what it changed there.
+        cached_from: the run whose recorded output was taken instead of executing the step.
     """
 
     kind: ClassVar[str] = "StepCompleted"
@@ -87,13 +196,15 @@ class StepCompleted:
     output: Json
     source: str | None = None
     input: Json = None
+    inputs: JsonObject = field(default_factory=dict[str, Json])
     scope: str = ""
     patch: Patch = field(default_factory=dict[str, Json])
+    cached_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFailed:
-    """A step failed for good: it is out of attempts. ``source`` and ``input`` are as in ``StepCompleted``."""
+    """A step failed for good: it is out of attempts. Its input is told as in ``StepCompleted``."""
 
     kind: ClassVar[str] = "StepFailed"
     at: datetime
@@ -104,6 +215,126 @@ class StepFailed:
     error: JsonObject
     source: str | None = None
     input: Json = None
+    inputs: JsonObject = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphStarted:
+    """A graph began; ``steps`` are the names of its steps, by key."""
+
+    kind: ClassVar[str] = "GraphStarted"
+    at: datetime
+    key: str
+    steps: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSkipped:
+    """A step of a graph does not run: its condition was false, its edge not taken, or all its inputs skipped."""
+
+    kind: ClassVar[str] = "StepSkipped"
+    at: datetime
+    key: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCancelled:
+    """A step of a graph will not run, because another one failed."""
+
+    kind: ClassVar[str] = "StepCancelled"
+    at: datetime
+    key: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerStarted:
+    """The run began to sleep until ``wake_at``."""
+
+    kind: ClassVar[str] = "TimerStarted"
+    at: datetime
+    key: str
+    wake_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerFired:
+    """The sleep is over."""
+
+    kind: ClassVar[str] = "TimerFired"
+    at: datetime
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitStarted:
+    """The run began to wait for a signal."""
+
+    kind: ClassVar[str] = "WaitStarted"
+    at: datetime
+    key: str
+    name: str
+    prompt: str | None = None
+    schema: JsonObject | None = None
+    deadline: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalReceived:
+    """A signal answered a wait."""
+
+    kind: ClassVar[str] = "SignalReceived"
+    at: datetime
+    key: str
+    name: str
+    signal_id: str
+    payload: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitTimedOut:
+    """A wait ended without an answer."""
+
+    kind: ClassVar[str] = "WaitTimedOut"
+    at: datetime
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStarted:
+    """A run of its own was started; what it returned comes with ``StepCompleted``."""
+
+    kind: ClassVar[str] = "ChildStarted"
+    at: datetime
+    key: str
+    name: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCancelled:
+    """The code of a workflow cancelled what it had called, as ``asyncio.timeout`` does, before it had the result."""
+
+    kind: ClassVar[str] = "CallCancelled"
+    at: datetime
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackStarted:
+    """The run will end as ``status``; what its steps did is undone first.
+
+    Attributes:
+        keys: the steps whose failure ended it.
+    """
+
+    kind: ClassVar[str] = "RollbackStarted"
+    at: datetime
+    status: Literal["failed", "cancelled"]
+    error: JsonObject | None = None
+    reason: str = ""
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +389,12 @@ class RunCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFailed:
-    """The run ended with ``error``."""
+    """The run ended with ``error``; ``keys`` are the steps whose failure ended it."""
 
     kind: ClassVar[str] = "RunFailed"
     at: datetime
     error: JsonObject
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,11 +408,30 @@ class RunCancelled:
 
 Fact: TypeAlias = (
     RunStarted
+    | RunForked
+    | RunRedriven
     | RunResumed
     | RunMigrated
+    | MetadataSet
+    | StateChanged
+    | ValueDrawn
+    | StepStarted
+    | StepDecided
+    | HeartbeatRecorded
     | AttemptFailed
     | StepCompleted
     | StepFailed
+    | GraphStarted
+    | StepSkipped
+    | StepCancelled
+    | TimerStarted
+    | TimerFired
+    | WaitStarted
+    | SignalReceived
+    | WaitTimedOut
+    | ChildStarted
+    | CallCancelled
+    | RollbackStarted
     | ChoiceMade
     | BlockCompleted
     | EventEmitted

@@ -36,7 +36,10 @@ class ClaimQuery:
     Attributes:
         run_id: this run and no other; ``None`` asks for any run that is due.
         statuses: only runs in one of these.
-        queues: only runs dispatched to one of these queues; ``None`` asks for runs of any queue and of none.
+        queues: only runs dispatched to one of these queues, where ``""`` stands for runs of no queue; ``None`` asks
+            for all.
+        pipeline_names: only runs of one of these definitions; ``None`` asks for all.
+        is_due: only runs that slept and whose ``wake_at`` has come, or that have signals their last owner has not read.
         dead_owners: owners known to be dead, whose leases count as expired.
         limit: at most so many runs.
     """
@@ -44,6 +47,8 @@ class ClaimQuery:
     run_id: str | None = None
     statuses: frozenset[RunStatus] = CLAIMABLE
     queues: frozenset[str] | None = None
+    pipeline_names: frozenset[str] | None = None
+    is_due: bool = False
     dead_owners: frozenset[str] = frozenset()
     limit: int = 1
 

@@ -1,10 +1,10 @@
-"""How often and how fast to try again."""
+"""How often and how fast to try, and to try again."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, cast
 
 from flujo_async.errors import DefinitionError
@@ -17,6 +17,8 @@ ErrorTypes: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 
 LONGEST_WAIT = timedelta(days=365)
 """No wait between two attempts is longer, so that the moment of the next one is always a date."""
+
+_PAIR = 2
 
 
 def seconds(duration: Duration) -> float:
@@ -35,6 +37,14 @@ def check_duration(duration: Any, what: str) -> float:
     if not 0 <= seconds(duration) < math.inf:
         raise DefinitionError(f"{what} is finite and not negative: {duration!r}")
     return seconds(duration)
+
+
+def later(moment: datetime, duration: float) -> datetime:
+    """Return the moment ``duration`` seconds later; the last one that there is, where no date is that late."""
+    try:
+        return moment + timedelta(seconds=duration)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
 
 
 def is_count(value: Any) -> bool:
@@ -112,6 +122,30 @@ def retry_delay(policy: Retry, attempt: int, u: float) -> float:
     return min(seconds(policy.cap), _exponential(policy, attempt - 1)) * (1 - policy.jitter * u)
 
 
+def asked_delay(error: Exception, now: datetime) -> float | None:
+    """Return the wait that an exception itself asks for by its ``retry_after``, in seconds.
+
+    That attribute is a ``timedelta``, a number of seconds, or an aware ``datetime``; one that has passed is now.
+    ``None`` where there is no such attribute, or none that is a wait; at most ``LONGEST_WAIT``.
+    """
+    try:
+        asked = getattr(error, "retry_after", None)
+    except Exception:  # a property of a stranger's: no reason to lose the error itself
+        return None
+    if isinstance(asked, datetime):
+        return _up_to_longest(max(asked - now, timedelta(0))) if asked.tzinfo is not None else None
+    if isinstance(asked, bool) or not isinstance(asked, timedelta | int | float):
+        return None
+    return _up_to_longest(asked)
+
+
+def _up_to_longest(wait: Duration) -> float | None:
+    longest = seconds(LONGEST_WAIT)
+    # Compared before it is converted: an integer can be larger than any float.
+    wait = wait.total_seconds() if isinstance(wait, timedelta) else wait
+    return float(min(wait, longest)) if wait >= 0 else None
+
+
 def _exponential(policy: Retry, exponent: int) -> float:
     try:
         growth = float(policy.factor) ** exponent
@@ -122,3 +156,46 @@ def _exponential(policy: Retry, exponent: int) -> float:
 
 def _as_tuple(error_types: Any) -> tuple[type[Exception], ...]:
     return cast("tuple[type[Exception], ...]", error_types if isinstance(error_types, tuple) else (error_types,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How much of something the steps of one runtime may use together; a step names its limit.
+
+    Attributes:
+        concurrency: how many attempts may run at the same time.
+        rate: how many attempts may begin within how long, such as ``(60, timedelta(minutes=1))``; within any stretch of
+            that length, not just from one full minute to the next.
+
+    Raises:
+        DefinitionError: a value is outside its range, or there is neither.
+
+    >>> Limit(rate=(60, timedelta(minutes=1))).window
+    datetime.timedelta(seconds=60)
+    """
+
+    concurrency: int | None = None
+    rate: tuple[int, Duration] | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrency is None and self.rate is None:
+            raise DefinitionError("Limit() limits nothing; give concurrency=, or rate=, or both")
+        if self.concurrency is not None and not is_count(self.concurrency):
+            raise DefinitionError(f"Limit: concurrency is at least 1, not {self.concurrency!r}")
+        if self.rate is not None:
+            _check_rate(self.rate)
+
+    @property
+    def window(self) -> timedelta:
+        """The length of time of ``rate``; nothing where there is none."""
+        return timedelta(0) if self.rate is None else timedelta(seconds=seconds(self.rate[1]))
+
+
+def _check_rate(rate: Any) -> None:
+    if not isinstance(rate, tuple) or len(cast("tuple[object, ...]", rate)) != _PAIR:
+        raise DefinitionError(f"Limit: rate is a pair, such as (60, timedelta(minutes=1)), not {rate!r}")
+    count, window = cast("tuple[object, Any]", rate)
+    if not is_count(count):
+        raise DefinitionError(f"Limit: rate lets at least 1 begin, not {count!r}")
+    if not 0 < check_duration(window, "Limit: the time of rate") <= seconds(LONGEST_WAIT):
+        raise DefinitionError(f"Limit: the time of rate is longer than zero and at most {LONGEST_WAIT.days} days")

@@ -13,12 +13,24 @@ from flujo_async._model.summary import RunSummary
 
 def is_claimable(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
     """Tell whether a claimant who asks for ``query`` at ``now`` may have the run."""
-    return (
-        summary.status in query.statuses
-        and (query.queues is None or summary.queue in query.queues)
-        and _is_asked_for(summary, query, now)
-        and _is_free(summary, query, now)
-    )
+    return _is_asked_for(summary, query) and _is_awake(summary, query, now) and _is_free(summary, query, now)
+
+
+def due_at(summary: RunSummary, query: ClaimQuery) -> datetime | None:
+    """Return the moment from which a claimant who asks for ``query`` may have the run; ``None`` if none is in sight.
+
+    From ``updated_at`` on, ``is_claimable`` says the same.
+    """
+    moment = _wakes_at(summary, query) if _is_asked_for(summary, query) else None
+    lease = summary.lease
+    if moment is None or lease is None or lease.owner in query.dead_owners:
+        return moment
+    return max(moment, lease.expires_at)
+
+
+def has_news(summary: RunSummary) -> bool:
+    """Tell whether the run has signals that its last owner has not read."""
+    return summary.signals > summary.signals_read
 
 
 def claim_order(summary: RunSummary) -> tuple[int, datetime, str]:
@@ -33,6 +45,7 @@ def matches(summary: RunSummary, query: RunQuery) -> bool:
         and query.status in (None, "", summary.status)
         and query.pipeline_name in (None, "", summary.pipeline_name)
         and query.parent_run_id in (None, "", summary.parent_run_id)
+        and query.is_leased in (None, summary.lease is not None)
         and contains(summary.metadata, query.metadata)
     )
 
@@ -55,6 +68,12 @@ def choose(summaries: Iterable[RunSummary], query: ClaimQuery, now: datetime) ->
     """Return the runs that a claimant who asks for ``query`` at ``now`` gets, in the order of claims."""
     claimable = (summary for summary in summaries if is_claimable(summary, query, now))
     return sorted(claimable, key=claim_order)[: query.limit]
+
+
+def next_due(summaries: Iterable[RunSummary], query: ClaimQuery) -> datetime | None:
+    """Return the first moment at which a claimant who asks for ``query`` finds a run; ``None`` if none is in sight."""
+    moments = (due_at(summary, query) for summary in summaries)
+    return min((moment for moment in moments if moment is not None), default=None)
 
 
 def contains(whole: Any, part: Any) -> bool:
@@ -84,10 +103,34 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
-def _is_asked_for(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
-    if query.run_id is not None:
-        return summary.run_id == query.run_id
-    return summary.wake_at is None or summary.wake_at <= now
+def _is_asked_for(summary: RunSummary, query: ClaimQuery) -> bool:
+    return (
+        summary.status in query.statuses
+        and query.run_id in (None, summary.run_id)
+        and (query.queues is None or (summary.queue or "") in query.queues)
+        and (query.pipeline_names is None or summary.pipeline_name in query.pipeline_names)
+    )
+
+
+def _is_awake(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
+    if query.run_id is not None or has_news(summary):
+        return True
+    if summary.wake_at is not None:
+        return summary.wake_at <= now
+    return not _needs_a_reason(summary, query)
+
+
+def _wakes_at(summary: RunSummary, query: ClaimQuery) -> datetime | None:
+    if query.run_id is not None or has_news(summary):
+        return summary.updated_at
+    if summary.wake_at is not None:
+        return summary.wake_at
+    return None if _needs_a_reason(summary, query) else summary.updated_at
+
+
+def _needs_a_reason(summary: RunSummary, query: ClaimQuery) -> bool:
+    """Tell whether the run may be claimed only when something wakes it."""
+    return query.is_due or summary.status == "paused"
 
 
 def _is_free(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:

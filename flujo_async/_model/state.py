@@ -40,6 +40,7 @@ class Waiting:
         prompt: what to ask a person, if anything.
         schema: the JSON schema of the answer, if it has one.
         deadline: when it ends without an answer, if ever.
+        run_id: the child run that waits, and is to be answered; ``None`` is the run itself.
     """
 
     kind: Literal["signal", "decision", "pause", "definition"]
@@ -48,6 +49,7 @@ class Waiting:
     prompt: str | None = None
     schema: dict[str, Any] | None = None
     deadline: datetime | None = None
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class StepRecord:
         input: the value it was given.
         output: the value it returned; ``None`` unless it succeeded.
         error: ``type: message`` of the exception that ended it, if one did.
-        started_at: when its last attempt began.
+        started_at: when its last attempt began; ``None`` where none has.
         finished_at: when its outcome was recorded.
     """
 
@@ -73,13 +75,15 @@ class StepRecord:
     input: Any
     output: Any
     error: str | None
-    started_at: datetime
+    started_at: datetime | None
     finished_at: datetime | None
 
     @property
     def duration(self) -> float | None:
         """Seconds from the start of the last attempt to the outcome, if there is one."""
-        return (self.finished_at - self.started_at).total_seconds() if self.finished_at else None
+        if self.started_at is None or self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
 
 
 class WorkflowState(BaseModel):

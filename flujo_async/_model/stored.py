@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flujo_async._model.state import RunStatus, Waiting
+from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.summary import RunSummary
-from flujo_async._model.tree import Json
+from flujo_async._model.tree import Json, JsonObject
+from flujo_async.errors import InvalidArgument
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunUpdate:
-    """What an append changes in the head of the run; goes down in the same write as the records."""
+    """What an append changes in the head of the run; goes down in the same write as the records.
+
+    Attributes:
+        pipeline_version: the version it goes on under; ``None`` leaves it.
+        wake_at: when a paused run wants to be claimed even without a signal, if ever.
+        signals_read: how many of its signals the owner has read; ``None`` leaves that.
+        metadata: the metadata from now on; ``None`` leaves them.
+    """
 
     status: RunStatus
     updated_at: datetime
@@ -37,6 +45,9 @@ class RunUpdate:
     pipeline_version: str | None = None
     error_message: str | None = None
     waiting_for: tuple[Waiting, ...] = ()
+    wake_at: datetime | None = None
+    signals_read: int | None = None
+    metadata: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +95,26 @@ class RunQuery:
         status: only runs in this status.
         pipeline_name: only runs of this definition.
         parent_run_id: only children of this run.
+        is_leased: only runs that somebody has a lease of, expired or not; or only those without one.
         metadata: only runs whose metadata contain this, recursively.
         limit: at most so many, after all filters; ``None`` is no limit.
         offset: leave out so many at the front.
+
+    Raises:
+        InvalidArgument: an unknown status, or a negative number.
     """
 
     run_id: str | None = None
     status: RunStatus | None = None
     pipeline_name: str | None = None
     parent_run_id: str | None = None
+    is_leased: bool | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     limit: int | None = None
     offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.status and self.status not in RUN_STATUSES:
+            raise InvalidArgument(f"{self.status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
+        if self.offset < 0 or (self.limit is not None and self.limit < 0):
+            raise InvalidArgument("limit and offset are not negative")

@@ -32,6 +32,8 @@ class RunSummary:
         queue: the queue it was dispatched to, if any.
         priority: higher goes first.
         wake_at: when it wants to be claimed, if it sleeps.
+        signals: how many signals were posted to it.
+        signals_read: how many of them its last owner had read when it let the run go.
         lease: who has it, if anybody.
     """
 
@@ -51,4 +53,6 @@ class RunSummary:
     queue: str | None = None
     priority: int = 0
     wake_at: datetime | None = None
+    signals: int = 0
+    signals_read: int = 0
     lease: Lease | None = None

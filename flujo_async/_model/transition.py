@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RESTING
+from flujo_async._model.state import RESTING, Waiting
 from flujo_async._model.stored import RunUpdate
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SequenceConflict, StaleLease
@@ -14,7 +15,7 @@ from flujo_async.errors import SequenceConflict, StaleLease
 
 def created(summary: RunSummary, owner: str | None, ttl: timedelta) -> RunSummary:
     """Return the head of a run as ``create_run`` stores it."""
-    unowned = replace(summary, attempts=0, lease=None)
+    unowned = replace(summary, attempts=0, signals=0, signals_read=0, lease=None)
     return unowned if owner is None else claimed(unowned, owner, summary.created_at, ttl)[0]
 
 
@@ -23,7 +24,7 @@ def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> t
     # Every claim counts an attempt and nothing else does, so the number of attempts is the last token.
     token = summary.attempts + 1
     lease = Lease(summary.run_id, token, owner, now + ttl)
-    return replace(summary, attempts=token, wake_at=None, lease=lease), lease
+    return replace(summary, attempts=token, lease=lease), lease
 
 
 def renewed(summary: RunSummary, lease: Lease, expires_at: datetime) -> tuple[RunSummary, Lease]:
@@ -32,9 +33,23 @@ def renewed(summary: RunSummary, lease: Lease, expires_at: datetime) -> tuple[Ru
     return replace(summary, lease=longer), longer
 
 
-def released(summary: RunSummary, wake_at: datetime | None) -> RunSummary:
-    """Return the head without a lease, to be claimed from ``wake_at`` on."""
-    return replace(summary, lease=None, wake_at=wake_at)
+def released(
+    summary: RunSummary, wake_at: datetime | None, signals_read: int | None, waiting_for: Sequence[Waiting] | None
+) -> RunSummary:
+    """Return the head without a lease, to be claimed from ``wake_at`` on; ``paused`` if it waits for something."""
+    return replace(
+        summary,
+        lease=None,
+        wake_at=wake_at,
+        signals_read=summary.signals_read if signals_read is None else signals_read,
+        status=summary.status if waiting_for is None else "paused",
+        waiting_for=summary.waiting_for if waiting_for is None else list(waiting_for),
+    )
+
+
+def signalled(summary: RunSummary) -> RunSummary:
+    """Return the head of a run that one more signal was posted to."""
+    return replace(summary, signals=summary.signals + 1)
 
 
 def advanced(summary: RunSummary, last_seq: int, update: RunUpdate) -> RunSummary:
@@ -48,6 +63,9 @@ def advanced(summary: RunSummary, last_seq: int, update: RunUpdate) -> RunSummar
         pipeline_version=summary.pipeline_version if update.pipeline_version is None else update.pipeline_version,
         error_message=update.error_message,
         waiting_for=list(update.waiting_for),
+        wake_at=update.wake_at,
+        signals_read=summary.signals_read if update.signals_read is None else update.signals_read,
+        metadata=summary.metadata if update.metadata is None else update.metadata,
         lease=None if update.status in RESTING else summary.lease,
     )
 

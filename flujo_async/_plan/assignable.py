@@ -71,6 +71,12 @@ def is_assignable(source: Any, target: Any) -> bool:
     return _is_subtype(source, target)
 
 
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of which a value with this annotation has one."""
+    plain = _plain(annotation)
+    return _alternatives(plain) or (plain,)
+
+
 def _plain(annotation: Any) -> Any:
     """Return what an annotation stands for, without the names and notes around it."""
     while True:

@@ -7,9 +7,9 @@ from enum import Enum
 from typing import Any, Final, TypeVar, get_args
 
 from flujo_async._log.keys import escape, number_repeated
-from flujo_async._model.policy import is_count
-from flujo_async._plan.nodes import Block, Branch, Loop, MapEach, OnError, Parallel, Question
-from flujo_async._plan.pipeline import Chain, as_pipeline, check_flow, check_name
+from flujo_async._model.policy import Duration, check_duration, is_count
+from flujo_async._plan.nodes import Block, Branch, Child, Loop, MapEach, OnError, Parallel, Question, Sleep, WaitFor
+from flujo_async._plan.pipeline import Chain, as_pipeline, check_flow, check_name, check_signal_name
 from flujo_async._plan.signature import is_coroutine_function, takes_context
 from flujo_async.errors import DefinitionError
 
@@ -124,6 +124,64 @@ def as_step(pipeline: Chain[In, Out], *, name: str) -> Chain[In, Out]:
     """
     check_name(name, "as_step()")
     return Block(body=as_pipeline(pipeline, "as_step()"), name=name)
+
+
+def wait_for(
+    name: str,
+    *,
+    schema: Any = None,
+    prompt: str | None = None,
+    timeout: Duration | None = None,
+    default: Any = ...,
+) -> Chain[Any, Any]:
+    """Pause the run until somebody answers with ``signal(run_id, name, payload)``; the payload is the output.
+
+    Args:
+        name: what the answer is called.
+        schema: what the payload has to be: a type such as a pydantic model, by which it is validated; ``None`` takes
+            anything that can be stored.
+        prompt: what to ask a person.
+        timeout: how long to wait, a ``timedelta`` or seconds; then comes ``default``, or ``WaitTimeout`` fails the run.
+        default: the output when the time is over.
+
+    Raises:
+        DefinitionError: a name that cannot stand in a key, a default without a timeout, or a value out of range.
+    """
+    check_signal_name(name)
+    if default is not ... and timeout is None:
+        raise DefinitionError(f"wait_for({name!r}): a default is for when the time is over; give a timeout as well")
+    limit = None if timeout is None else check_duration(timeout, f"wait_for({name!r}): timeout")
+    return WaitFor(name=name, schema=schema, prompt=prompt, timeout=limit, default=default)
+
+
+def sleep(duration: Duration) -> Chain[Any, Any]:
+    """Sleep, durably: the run leaves memory, and goes on when the time is over, whatever restarts in between.
+
+    Args:
+        duration: how long, a ``timedelta`` or seconds. The input passes through.
+
+    Raises:
+        DefinitionError: not a duration, or negative.
+    """
+    return Sleep(duration=check_duration(duration, "sleep()"))
+
+
+def child(pipeline: Chain[In, Out], *, name: str | None = None) -> Chain[In, Out]:
+    """Run a pipeline as a run of its own, and return its output.
+
+    The child run has the run as its ``parent_run_id``. If it fails, its ``RunFailed`` fails the step.
+
+    Args:
+        pipeline: a pipeline, a step or a workflow.
+        name: what the child is called in keys and as a definition; the pipeline's name by default.
+
+    Raises:
+        DefinitionError: it is neither, or the name cannot stand in a key.
+    """
+    body = as_pipeline(pipeline, "child()")
+    if name is not None:
+        check_name(name, "child()")
+    return Child(body=body, name=name or body.name)
 
 
 def _question(function: Callable[..., Any], place: str) -> Question:

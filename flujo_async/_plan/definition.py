@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -10,9 +10,11 @@ from typing import Any
 
 from flujo_async._codec.tree import dumps
 from flujo_async._codec.values import Codec
-from flujo_async._plan.pipeline import Pipeline
+from flujo_async._plan.nodes import Child, WaitFor
+from flujo_async._plan.pipeline import Chain, Pipeline, as_pipeline
 from flujo_async._plan.signature import underlying
 from flujo_async._plan.step import Step
+from flujo_async._plan.workflow import Workflow
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,76 @@ class Definition:
         return self.explicit_version or self.fingerprint
 
     def steps(self) -> Iterator[Step[Any, Any]]:
-        """Yield every step in the pipeline."""
-        for node in self.pipeline.walk():
+        """Yield every step in the pipeline, those that stand in for others or undo them, and what workflows may use."""
+        for node in self.nodes():
             if isinstance(node, Step):
                 yield node  # pyright: ignore[reportUnknownVariableType] -- parameters are not kept at run time
 
     def codec(self, context_type: type[Any] | None = None) -> Codec:
         """Return a codec that knows every type in the annotations of the steps, and the context's."""
-        annotations: list[Any] = [] if context_type is None else [context_type]
-        modules: dict[int, dict[str, Any]] = {}
-        for step in self.steps():
-            annotations += [step.signature.input_type, step.signature.output_type]
-            annotations += step.policy.retry.error_types
-            names = _globals(step.function)
+        return Codec(*([] if context_type is None else [context_type]), *annotations_of(self.pipeline))
+
+    def nodes(self) -> Iterator[Chain[Any, Any]]:
+        """Yield everything in the pipeline, and what its workflows may use."""
+        yield from reachable(self.pipeline)
+
+    def children(self) -> Iterator[Definition]:
+        """Yield the definitions that runs of this one may start as runs of their own."""
+        for node in self.nodes():
+            if isinstance(node, Child):
+                yield Definition(node.body, node.name, _version(node.body))
+
+
+def definition_of(chain: Chain[Any, Any], name: str | None = None, version: str | None = None) -> Definition:
+    """Return a chain as a definition; a workflow brings its own name and version."""
+    pipeline = as_pipeline(chain, "a definition")
+    return Definition(pipeline, name or pipeline.name, version or _version(pipeline))
+
+
+def _version(pipeline: Pipeline[Any, Any]) -> str | None:
+    match pipeline.sequence:
+        case (Workflow() as workflow,):
+            return workflow.version
+        case _:
+            return None
+
+
+def reachable(chain: Chain[Any, Any]) -> Iterator[Chain[Any, Any]]:
+    """Yield everything in a chain, fallbacks and compensations, and whatever its workflows have names for."""
+    todo, seen = [chain], set[int]()
+    while todo:
+        for node in todo.pop().walk():
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            yield node
+            todo += _named_by(node)
+
+
+def _named_by(node: Chain[Any, Any]) -> list[Chain[Any, Any]]:
+    if isinstance(node, Step):
+        return [other for other in (node.policy.fallback, node.policy.compensate) if other is not None]
+    if isinstance(node, Workflow):
+        return [value for value in node.names().values() if isinstance(value, Chain)]
+    return []
+
+
+def annotations_of(chain: Chain[Any, Any]) -> list[Any]:
+    """Return every annotation that tells of the values of a chain, and the exceptions that its functions can name."""
+    annotations: list[Any] = []
+    modules: dict[int, Mapping[str, Any]] = {}
+    for node in reachable(chain):
+        if isinstance(node, Step | Workflow):
+            annotations += [*node.signature.parameters.values(), node.signature.output_type]
+            names: Mapping[str, Any] = node.names() if isinstance(node, Workflow) else _globals(node.function)
             modules[id(names)] = names
-        for names in modules.values():
-            annotations += [value for value in names.values() if _is_exception(value)]
-        return Codec(*annotations)
+        if isinstance(node, Step):
+            annotations += node.policy.retry.error_types
+        if isinstance(node, WaitFor):
+            annotations.append(node.schema)
+    for names in modules.values():
+        annotations += [value for value in names.values() if _is_exception(value)]
+    return annotations
 
 
 def _globals(function: Callable[..., Any]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from types import GenericAlias
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from flujo_async._plan.graph import Graph
 from flujo_async._plan.pipeline import Chain, End, Pipeline
 from flujo_async._plan.step import Step
+from flujo_async._plan.workflow import Workflow
 
 OnError: TypeAlias = Literal["cancel", "finish", "ignore"]
 """What the failure of one member of a group does: cancel its siblings, let them finish and then fail, or drop it."""
@@ -42,6 +44,15 @@ class Parallel(Chain[Any, Any]):
     def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
         """Return the branches."""
         return list(self.branches)
+
+    def check_input(self, input: Any) -> None:
+        """Check that the input has what the branches need.
+
+        Raises:
+            DefinitionError: it has not.
+        """
+        for _, branch in self.branches:
+            branch.check_input(input)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +128,14 @@ class Loop(Chain[Any, Any]):
         """Return the body."""
         return [("*", self.body)]
 
+    def check_input(self, input: Any) -> None:
+        """Check that the input has what the body needs.
+
+        Raises:
+            DefinitionError: it has not.
+        """
+        self.body.check_input(input)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block(Chain[Any, Any]):
@@ -139,6 +158,106 @@ class Block(Chain[Any, Any]):
         """Return the body."""
         return [("", self.body)]
 
+    def check_input(self, input: Any) -> None:
+        """Check that the input has what the body needs.
 
-Node: TypeAlias = Step[Any, Any, Any] | Parallel | MapEach | Branch | Loop | Block
+        Raises:
+            DefinitionError: it has not.
+        """
+        self.body.check_input(input)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sleep(Chain[Any, Any]):
+    """A durable timer; the value passes through.
+
+    Attributes:
+        duration: how long, in seconds.
+    """
+
+    duration: float
+    name: str = "sleep"
+
+    def inlets(self) -> list[End]:
+        """Return what takes anything."""
+        return [End(self.name, Any)]
+
+    def outlets(self) -> list[End]:
+        """Return anything: what came in."""
+        return [End(self.name, Any)]
+
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        """Return nothing."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitFor(Chain[Any, Any]):
+    """A wait for a signal, whose payload is the output.
+
+    Attributes:
+        name: the name of the signal.
+        schema: the type of the payload; ``None`` takes anything.
+        prompt: what to ask a person.
+        timeout: how long to wait, in seconds; ``None`` is without end.
+        default: what stands in for the answer after ``timeout``; ``...`` where there is nothing.
+    """
+
+    has_own_name: ClassVar[bool] = True
+
+    name: str
+    schema: Any = None
+    prompt: str | None = None
+    timeout: float | None = None
+    default: Any = ...
+
+    def inlets(self) -> list[End]:
+        """Return nothing: the input is ignored."""
+        return []
+
+    def outlets(self) -> list[End]:
+        """Return the payload."""
+        is_open = self.schema is None or self.default is not ...
+        return [End(self.name, Any if is_open else self.schema)]
+
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        """Return nothing."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child(Chain[Any, Any]):
+    """A pipeline that runs as a run of its own; its output is the output."""
+
+    has_own_name: ClassVar[bool] = True
+
+    body: Pipeline[Any, Any]
+    name: str
+
+    def inlets(self) -> list[End]:
+        """Return the inlets of the body."""
+        return self.body.inlets()
+
+    def outlets(self) -> list[End]:
+        """Return the outlets of the body."""
+        return self.body.outlets()
+
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        """Return the body."""
+        return [("", self.body)]
+
+
+Node: TypeAlias = (
+    Step[Any, Any, Any]
+    | Parallel
+    | MapEach
+    | Branch
+    | Loop
+    | Block
+    | Sleep
+    | WaitFor
+    | Child
+    | Workflow[Any, Any]
+    | Graph
+)
 """Everything that can be an element of a pipeline."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from flujo_async._log.keys import RESERVED, number_repeated
 from flujo_async._model.tree import Json
@@ -27,6 +27,26 @@ class End(NamedTuple):
     type: Any
 
 
+class Documents(Protocol):
+    """Writes definitions down and reads them back; see ``documents``, which knows every kind of element."""
+
+    def to_dict(self, chain: Chain[Any, Any]) -> dict[str, Any]:
+        """Return a definition as plain JSON."""
+        ...
+
+    def to_yaml(self, chain: Chain[Any, Any]) -> str:
+        """Return a definition as YAML."""
+        ...
+
+    def to_mermaid(self, chain: Chain[Any, Any]) -> str:
+        """Return a definition as a flow chart."""
+        ...
+
+    def from_dict(self, data: Mapping[str, Any], steps: Mapping[str, Any]) -> Pipeline[Any, Any]:
+        """Return the definition of a document."""
+        ...
+
+
 class Chain(ABC, Generic[In, Out]):
     """Whatever can stand in a pipeline. Immutable; ``a >> b`` makes the output of ``a`` the input of ``b``."""
 
@@ -35,6 +55,9 @@ class Chain(ABC, Generic[In, Out]):
 
     has_own_name: ClassVar[bool] = False
     """Whether the author chose the name, so that another element may not have it too."""
+
+    documents: ClassVar[Documents]
+    """How definitions are written down. Set by the package: what writes them knows all that a definition is made of."""
 
     @abstractmethod
     def inlets(self) -> list[End]:
@@ -52,6 +75,20 @@ class Chain(ABC, Generic[In, Out]):
         """Return what this contributes to a pipeline that it is joined to."""
         return (self,)
 
+    def check_filled(self) -> None:
+        """Check that this needs nothing but its input.
+
+        Raises:
+            DefinitionError: it does.
+        """
+
+    def check_input(self, input: Any) -> None:
+        """Check that a run's input has what this needs from it.
+
+        Raises:
+            DefinitionError: it has not.
+        """
+
     def structure(self) -> Json:
         """Return what makes a recorded run fit: names and order, not source text."""
         return [type(self).__name__, self.name, [[label, body.structure()] for label, body in self.bodies()]]
@@ -61,6 +98,18 @@ class Chain(ABC, Generic[In, Out]):
         yield self
         for _, body in self.bodies():
             yield from body.walk()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the definition as plain JSON: what it is made of, with steps and functions by their names."""
+        return self.documents.to_dict(self)
+
+    def to_yaml(self) -> str:
+        """Return what ``to_dict`` returns as YAML."""
+        return self.documents.to_yaml(self)
+
+    def to_mermaid(self) -> str:
+        """Return the definition as a flow chart in the language of Mermaid."""
+        return self.documents.to_mermaid(self)
 
     def __rshift__(self, other: Chain[Out, Next]) -> Pipeline[In, Next]:
         left = self.elements()
@@ -83,8 +132,8 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
         name: the names of the elements, joined.
 
     Raises:
-        DefinitionError: there are none, two different ones have the same name, or what one returns is not what
-            the next one takes.
+        DefinitionError: there are none, two different ones have the same name, what one returns is not what the
+            next one takes, or one needs more than its input.
     """
 
     sequence: tuple[Chain[Any, Any], ...]
@@ -96,12 +145,27 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
         if not self.sequence:
             raise DefinitionError("a pipeline has at least one step")
         _check_names(self.sequence)
+        for element in self.sequence[fitting - 1 :]:
+            element.check_filled()
         for left, right in pairwise(self.sequence[fitting - 1 :]):
             check_flow(left.outlets(), right.inlets())
         names = [element.name for element in self.sequence]
         shown = names if len(names) <= _NAMED_IN_FULL else [names[0], "…", names[-1]]
         object.__setattr__(self, "labels", tuple(number_repeated(names)))
         object.__setattr__(self, "name", " >> ".join(shown))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], steps: Mapping[str, Any]) -> Pipeline[Any, Any]:
+        """Return the pipeline that ``to_dict`` wrote down, equal to the original.
+
+        Args:
+            data: what ``to_dict`` returned.
+            steps: what the ``"names"`` in it stand for: steps, workflows, selectors, predicates, schemas.
+
+        Raises:
+            DefinitionError: names are missing, it is no such document, or its ``"schema"`` is of another version.
+        """
+        return cls.documents.from_dict(data, steps)
 
     def inlets(self) -> list[End]:
         """Return the inlets of the first element."""
@@ -118,6 +182,14 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
     def elements(self) -> tuple[Chain[Any, Any], ...]:
         """Return the elements one by one: joining is associative."""
         return self.sequence
+
+    def check_input(self, input: Any) -> None:
+        """Check that the input has what the first element needs.
+
+        Raises:
+            DefinitionError: it has not.
+        """
+        self.sequence[0].check_input(input)
 
     def structure(self) -> Json:
         """Return the labelled structure of each element."""
@@ -166,6 +238,17 @@ def check_name(name: object, what: str) -> None:
         raise DefinitionError(f"the name of {what} has none of {' '.join(RESERVED)}: {name!r}")
 
 
+def check_signal_name(name: object) -> None:
+    """Check that ``name`` can be that of a signal: those that begin with ``$`` are the runtime's own.
+
+    Raises:
+        DefinitionError: it cannot.
+    """
+    check_name(name, "a signal")
+    if str(name).startswith("$"):
+        raise DefinitionError(f"the name of a signal does not begin with $: {name!r}")
+
+
 def check_flow(outlets: Sequence[End], inlets: Sequence[End]) -> None:
     """Check that whatever flows out of one element can flow into the next.
 
@@ -185,7 +268,7 @@ def _check_names(sequence: Sequence[Chain[Any, Any]]) -> None:
     named: dict[str, Chain[Any, Any]] = {}
     for element in sequence:
         other = named.setdefault(element.name, element)
-        if other is not element and (element.has_own_name or other.has_own_name):
+        if (element.has_own_name or other.has_own_name) and other is not element and other != element:
             raise DefinitionError(
                 f"two different elements of one pipeline are called {element.name!r}; rename one: @step(name=…)"
             )

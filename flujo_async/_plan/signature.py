@@ -4,61 +4,154 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from inspect import Parameter
-from types import FunctionType
-from typing import Annotated, Any, Final, cast, get_args, get_origin, get_type_hints
+from types import FunctionType, UnionType
+from typing import Annotated, Any, Final, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from flujo_async._model.context import StepContext
+from flujo_async._model.context import Resource, StepContext
+from flujo_async._plan.depends import Depends
 from flujo_async.errors import DefinitionError
 
 _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
+Marker = TypeVar("Marker", Depends, Resource)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """How a step's function is called.
 
     Attributes:
-        input_type: the annotation of its first parameter; ``Any`` where it has none.
-        output_type: the annotation of its result, once awaited; ``Any`` where it has none.
+        input_type: the annotation of the parameter that takes the input; ``Any`` where it has none.
+        output_type: the annotation of the result, once awaited; ``Any`` where it has none.
         takes_input: whether it has a parameter for the input; a step without ignores its input.
+        input_parameter: the name of that parameter; ``None`` where it is but a part of ``*args``.
+        is_input_first: whether the input can be passed as the first argument; by name otherwise.
         context_parameter: the name of the parameter that gets the ``StepContext``, if it wants one.
+        parameters: the annotation of each parameter that a caller fills, in order, those of ``dependencies`` included.
+        defaults: the parameters among them that have a default.
+        dependencies: what fills parameters in a graph.
+        resources: the names of the resources that fill parameters.
+        has_varargs: whether it takes any number of further positional arguments.
+        has_kwargs: whether it takes any further arguments by name.
+        by_place: the parameters that can only be passed by their place.
+        places: all parameters that can be, in order.
+        unfilled: the first parameter that nothing fills where the step is given its input only.
     """
 
-    input_type: Any
-    output_type: Any
-    takes_input: bool
-    context_parameter: str | None
+    input_type: Any = Any
+    output_type: Any = Any
+    takes_input: bool = True
+    input_parameter: str | None = None
+    is_input_first: bool = True
+    context_parameter: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    defaults: frozenset[str] = frozenset()
+    dependencies: Mapping[str, Depends] = field(default_factory=dict[str, Depends])
+    resources: Mapping[str, str] = field(default_factory=dict[str, str])
+    has_varargs: bool = False
+    has_kwargs: bool = False
+    by_place: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    unfilled: str | None = None
+
+    @property
+    def positional(self) -> tuple[str, ...]:
+        """The parameters that a caller may fill by place, in order."""
+        return tuple(name for name in self.places if name in self.parameters)
+
+    def arrange(self, named: Mapping[str, Any], extra: Sequence[Any] = ()) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional arguments and those by name of a call.
+
+        Args:
+            named: arguments by parameter, injected ones included.
+            extra: further positional arguments.
+        """
+        rest = dict(named)
+        places = self.places if extra else self.by_place
+        return [*(rest.pop(name) for name in places if name in rest), *extra], rest
 
 
-def read_signature(function: Callable[..., Any], name: str) -> Signature:
+def read_signature(
+    function: Callable[..., Any], name: str, context_class: type[Any] = StepContext, kind: str = "step"
+) -> Signature:
     """Return how to call ``function`` as the step ``name``.
 
+    Args:
+        function: the function.
+        name: what errors call it.
+        context_class: the class by whose annotation the context is injected.
+        kind: what errors say that it is.
+
     Raises:
-        DefinitionError: a generator, an annotation that cannot be resolved, or a parameter that nothing will fill.
+        DefinitionError: a generator, an annotation that cannot be resolved, or an injected parameter that cannot be
+            passed by name.
     """
+    who = f"{kind} {name!r}"
     target = underlying(function)
     if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-        raise DefinitionError(f"step {name!r} is a generator, whose items cannot be recorded; return a list of them")
-    hints = _hints(target, name)
+        raise DefinitionError(f"{who} is a generator, whose items cannot be recorded; return a list of them")
+    hints = _hints(target, who)
     output_type = target if isinstance(target, type) else _awaited(hints.get("return", Any))
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # some builtins, such as `int`, do not tell their parameters
-        return Signature(Any, output_type, takes_input=True, context_parameter=None)
-    contexts = [item for item in parameters if _is_context(hints.get(item.name))]
-    takes_input = bool(parameters) and parameters[0] not in contexts and _takes_a_value(parameters[0])
+        return Signature(output_type=output_type)
     _check_method(target, parameters, name)
-    _check_contexts(contexts, name)
-    _check_rest([item for item in parameters[takes_input:] if item not in contexts], name)
+    contexts = [item for item in parameters if _is_context(hints.get(item.name), context_class)]
+    _check_contexts(contexts, who, context_class)
+    resources = {item.name: found.name for item in parameters if (found := _marker(hints.get(item.name), Resource))}
+    injected = {*(item.name for item in contexts), *resources}
+    _check_injected([item for item in parameters if item.name in injected], who)
+    return _signature(parameters, hints, output_type, contexts[0].name if contexts else None, resources)
+
+
+def _signature(
+    parameters: list[Parameter], hints: dict[str, Any], output_type: Any, context: str | None, resources: dict[str, str]
+) -> Signature:
+    filled = [item for item in parameters if item.name != context and item.name not in resources]
+    named = [item for item in filled if item.kind not in _VARIADIC]
+    dependencies = {item.name: found for item in named if (found := _marker(hints.get(item.name), Depends))}
+    free = [item for item in filled if item.name not in dependencies]
+    takes_input = bool(free) and _takes_a_value(free[0])
+    input_name = free[0].name if takes_input and free[0].kind in _POSITIONAL else None
+    needs = [item for item in named if item.name != input_name and item.default is Parameter.empty]
     return Signature(
-        input_type=hints.get(parameters[0].name, Any) if takes_input else Any,
+        input_type=hints.get(free[0].name, Any) if takes_input else Any,
         output_type=output_type,
         takes_input=takes_input,
-        context_parameter=contexts[0].name if contexts else None,
+        input_parameter=input_name,
+        is_input_first=takes_input and free[0] is parameters[0],
+        context_parameter=context,
+        parameters={item.name: hints.get(item.name, Any) for item in named},
+        defaults=frozenset(item.name for item in named if item.default is not Parameter.empty),
+        dependencies=dependencies,
+        resources=resources,
+        has_varargs=any(item.kind is Parameter.VAR_POSITIONAL for item in parameters),
+        has_kwargs=any(item.kind is Parameter.VAR_KEYWORD for item in parameters),
+        by_place=tuple(item.name for item in parameters if item.kind is Parameter.POSITIONAL_ONLY),
+        places=tuple(item.name for item in parameters if item.kind in _POSITIONAL),
+        unfilled=needs[0].name if needs else None,
+    )
+
+
+def check_unfilled(signature: Signature, who: str, context_class: type[Any] = StepContext) -> None:
+    """Check that a function needs nothing but its input and what is injected; ``who`` says in an error whose it is.
+
+    Raises:
+        DefinitionError: it does.
+    """
+    name = signature.unfilled
+    if name is None:
+        return
+    if name in signature.dependencies:
+        raise DefinitionError(f"{who}: nothing fills its parameter {name!r}, which depends on a step of a graph()")
+    raise DefinitionError(
+        f"{who}: nothing fills its parameter {name!r}; the first parameter is the input, "
+        f"a later one annotated {context_class.__name__} is injected, any other needs a default"
     )
 
 
@@ -122,32 +215,28 @@ def _check_method(target: Callable[..., Any], parameters: list[Parameter], name:
         )
 
 
-def _check_contexts(contexts: list[Parameter], name: str) -> None:
+def _check_contexts(contexts: list[Parameter], who: str, context_class: type[Any]) -> None:
     if len(contexts) > 1:
-        raise DefinitionError(
-            f"step {name!r} asks for its StepContext twice: {', '.join(item.name for item in contexts)}"
-        )
-    if contexts and contexts[0].kind is Parameter.POSITIONAL_ONLY:
-        raise DefinitionError(f"step {name!r}: {contexts[0].name!r} is injected by name, it cannot be positional-only")
+        names = ", ".join(item.name for item in contexts)
+        raise DefinitionError(f"{who} asks for its {context_class.__name__} twice: {names}")
 
 
-def _check_rest(rest: list[Parameter], name: str) -> None:
-    for item in rest:
-        if item.default is Parameter.empty and item.kind not in _VARIADIC:
-            raise DefinitionError(
-                f"step {name!r}: nothing fills its parameter {item.name!r}; the first parameter is the input, "
-                f"a later one annotated StepContext is injected, any other needs a default"
-            )
+def _check_injected(injected: list[Parameter], who: str) -> None:
+    for item in injected:
+        if item.kind is Parameter.POSITIONAL_ONLY:
+            raise DefinitionError(f"{who}: {item.name!r} is injected by name, it cannot be positional-only")
+        if item.kind in _VARIADIC:
+            raise DefinitionError(f"{who}: {item.name!r} is injected, it cannot be any number of arguments")
 
 
-def _hints(target: Any, name: str) -> dict[str, Any]:
+def _hints(target: Any, who: str) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return get_type_hints(function, localns=_names_around(function), include_extras=True)
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise DefinitionError(
-            f"step {name!r}: an annotation cannot be resolved: {error}; "
-            f"import what it names where the step is defined, not under TYPE_CHECKING"
+            f"{who}: an annotation cannot be resolved: {error}; "
+            f"import what it names where the function is defined, not under TYPE_CHECKING"
         ) from error
 
 
@@ -165,10 +254,20 @@ def _names_around(function: Callable[..., Any]) -> dict[str, Any]:
     return names
 
 
-def _is_context(annotation: Any) -> bool:
+def _is_context(annotation: Any, context_class: type[Any]) -> bool:
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
-    return annotation is StepContext or StepContext in get_args(annotation)
+    return annotation is context_class or context_class in get_args(annotation)
+
+
+def _marker(annotation: Any, kind: type[Marker]) -> Marker | None:
+    """Return the first marker of a kind that an annotation has, also where it stands in ``Annotated[…] | None``."""
+    if get_origin(annotation) is Annotated:
+        return next((item for item in get_args(annotation)[1:] if isinstance(item, kind)), None)
+    if get_origin(annotation) not in (Union, UnionType):
+        return None
+    found = (_marker(part, kind) for part in get_args(annotation))
+    return next((item for item in found if item is not None), None)
 
 
 def _awaited(annotation: Any) -> Any:

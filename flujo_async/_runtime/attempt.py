@@ -3,185 +3,272 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
-from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from flujo_async._codec.exceptions import encode_error
-from flujo_async._log.delta import diff
-from flujo_async._model.context import StepContext
-from flujo_async._model.facts import AttemptFailed, EventEmitted, Patch, StepCompleted, StepFailed
-from flujo_async._model.policy import retry_delay
-from flujo_async._model.tree import Json
+from flujo_async._log.keys import fallback_of
+from flujo_async._model.facts import AttemptFailed, StepCompleted, StepDecided, StepFailed
+from flujo_async._model.policy import asked_delay, retry_delay
+from flujo_async._model.state import StepRecord
+from flujo_async._model.tree import Json, JsonObject
 from flujo_async._plan.step import Step
+from flujo_async._runtime.cache import Hit, cache_key
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
-from flujo_async._runtime.threads import run_in_thread
-from flujo_async.errors import SerializationError
+from flujo_async._runtime.one_attempt import Attempt
+from flujo_async.errors import DefinitionError, SerializationError
+
+_NO_VALUES: Final[Mapping[str, Value]] = {}
+_HOPELESS: Final = (SerializationError, DefinitionError)
+"""What another attempt would end with again."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCall:
-    """A step about to be executed: where it stands, on what value and in which context."""
+    """A step about to be executed: where it stands, with which arguments and in which context.
+
+    Attributes:
+        value: its input; ``None`` where it is left to its default.
+        named: further arguments, by the name of the parameter. The input may be among them; ``value`` is then unused.
+        extra: further positional arguments, for a function with ``*args``.
+    """
 
     execution: Execution
     step: Step[Any, Any]
     key: str
-    value: Value
+    value: Value | None
     scope: Scope
+    named: Mapping[str, Value] = field(default_factory=lambda: _NO_VALUES)
+    extra: Sequence[Value] = ()
 
-    async def perform(self) -> StepCompleted:
+    async def perform(self, *, compensates: StepRecord | None = None) -> StepCompleted:
         """Try the step until it succeeds or is out of attempts; return the fact that is now durable.
+
+        Args:
+            compensates: in a compensation, the record of the step that it undoes.
 
         Raises:
             Fault: it failed for good, and that is durable.
         """
-        attempt = await self._due_attempt()
+        fold = self.execution.journal.fold
+        decision = fold.decisions.get(self.key)
+        if decision is not None and decision.decision == "skip":
+            return await self._skip(decision)
+        if decision is None and self.key in fold.once:
+            await self.execution.waits.decision(self.key, self.step.name)
+        if self.step.policy.cache is not None:
+            return await self._from_cache(self.step.policy.cache)
+        return await self._execute(compensates)
+
+    async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
+        number, first_started_at = await self._due()
         while True:
-            started_at = self.execution.clock.now()
+            await self.execution.secure()
+            attempt = Attempt(self, number, first_started_at, compensates)
             try:
-                completed, events = await self._try(attempt, started_at)
+                *facts, _ = await attempt.run()
+                completed = self._take_in(attempt)
             except Exception as error:  # whatever a step raises is the outcome of the attempt
-                await self._record_failure(error, attempt, started_at)
-                attempt += 1
+                await self._record_failure(error, attempt)
+                number, first_started_at = number + 1, attempt.first_started_at
+            except asyncio.CancelledError:
+                attempt.leave_word()
+                raise
             else:
-                await self.execution.journal.commit(*events, completed)
+                await self.execution.journal.commit(*facts, completed)
                 return completed
 
-    async def _due_attempt(self) -> int:
-        """Return the number of the next attempt, when it is due."""
-        failed = self.execution.journal.fold.failed_attempts.get(self.key)
-        if failed is None:
-            return 1
-        await self._sleep_until(failed.retry_at)
-        return failed.attempt + 1
+    def _take_in(self, attempt: Attempt) -> StepCompleted:
+        """Let the context take in what an attempt changed, at the instant of its commit; return the outcome."""
+        completed = attempt.completed
+        if not completed.patch:
+            return completed
+        return replace(completed, patch=self.scope.take_in(attempt.found, completed.patch))
 
-    async def _sleep_until(self, moment: datetime) -> None:
-        clock = self.execution.clock
-        if (wait := (moment - clock.now()).total_seconds()) > 0:
-            await clock.sleep(wait)
+    async def _due(self) -> tuple[int, datetime | None]:
+        """Return the number of the next attempt when it is due, and when the first one began, if there was one."""
+        fold = self.execution.journal.fold
+        failed, begun = fold.failed_attempts.get(self.key), fold.once.get(self.key)
+        if failed is None and begun is None:
+            return 1, None
+        number = 1 + max(fact.attempt for fact in (failed, begun) if fact is not None)
+        if failed is None or self.key in fold.decisions:  # who decides, decides for now, with the whole time
+            return number, None
+        await self.execution.waits.until(failed.retry_at)
+        return number, failed.first_started_at
 
-    async def _try(self, attempt: int, started_at: datetime) -> tuple[StepCompleted, list[EventEmitted]]:
-        context = self._step_context(attempt)
-        try:
-            result = await self._within_timeout(context)
-        except asyncio.CancelledError as error:
-            if _is_being_cancelled():
-                raise
-            # Let through, it would pass for a cancellation of the run: a branch would be missing, without a failure.
-            raise RuntimeError(f"step {self.key!r} raised CancelledError, and nobody had cancelled it") from error
-        output = self.execution.codec.encode(result, at=f"{self.key}.output")
-        now = self.execution.clock.now()
+    async def _skip(self, decision: StepDecided) -> StepCompleted:
+        """Record the output that somebody decided on."""
+        fold = self.execution.journal.fold
+        begun = fold.once.get(self.key) or fold.failed_attempts.get(self.key)
         completed = StepCompleted(
-            at=now,
+            at=self.execution.clock.now(),
             key=self.key,
             name=self.step.name,
-            started_at=started_at,
-            attempts=attempt,
-            output=output,
-            source=self.value.source,
-            input=self._inline_input(),
+            started_at=decision.at if begun is None else begun.at,
+            attempts=0 if begun is None else begun.attempt,
+            output=decision.output,
+            source=self.source,
+            input=self.inline_input,
+            inputs=self.inputs,
             scope=self.scope.path,
-            patch=self._changes(context),
         )
-        return completed, self._events(context, now)
+        await self.execution.journal.commit(completed)
+        return completed
 
-    async def _within_timeout(self, context: StepContext) -> Any:
-        timeout = self.step.policy.timeout
-        if timeout is None:
-            return await self._call(context)
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                return await self._call(context)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise  # the step's own
-            raise TimeoutError(f"step {self.key!r} took longer than its timeout of {timeout:g} s") from error
+    # ------------------------------------------------------------------------------------------------- failures
 
-    async def _call(self, context: StepContext) -> Any:
-        signature = self.step.signature
-        arguments: list[Any] = []
-        if signature.takes_input:
-            arguments.append(self.execution.codec.decode(self.value.tree, at=f"{self.key}.input"))
-        function: Callable[..., Any] = self.step.function
-        if signature.context_parameter is not None:
-            function = partial(function, **{signature.context_parameter: context})
-        if self.step.policy.run_in == "thread":
-            result = await run_in_thread(partial(function, *arguments), self.execution.threads)
-        else:
-            result = function(*arguments)
-        # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
-        return await result if inspect.isawaitable(result) else result
-
-    def _step_context(self, attempt: int) -> StepContext:
-        execution, scope = self.execution, self.scope
-        return StepContext(
-            run_id=execution.run_id,
-            step_name=self.step.name,
-            step_key=self.key,
-            attempt=attempt,
-            idempotency_key=idempotency_key(execution.run_id, self.key),
-            load=lambda: execution.contexts.decode(scope.fields),
-        )
-
-    def _changes(self, context: StepContext) -> Patch:
-        if not context.is_state_loaded:
-            return {}
-        return diff(self.scope.fields, self.execution.contexts.encode(context.state))
-
-    def _events(self, context: StepContext, now: datetime) -> list[EventEmitted]:
-        encode = self.execution.codec.encode
-        return [
-            EventEmitted(at=now, key=self.key, name=self.step.name, data=encode(event, at=f"{self.key}.event"))
-            for event in context.events
-        ]
-
-    def _inline_input(self) -> Json:
-        return self.value.tree if self.value.source is None else None
-
-    async def _record_failure(self, error: Exception, attempt: int, started_at: datetime) -> None:
+    async def _record_failure(self, error: Exception, attempt: Attempt) -> None:
         """Record that an attempt failed; return when the next one is due.
 
         Raises:
             Fault: there is no next one.
         """
-        journal, now = self.execution.journal, self.execution.clock.now()
-        recorded = encode_error(self.execution.codec, error)
-        if not self._is_worth_retrying(error, attempt):
-            failed = StepFailed(
-                at=now,
-                key=self.key,
-                name=self.step.name,
-                started_at=started_at,
-                attempts=attempt,
-                error=recorded,
-                source=self.value.source,
-                input=self._inline_input(),
-            )
-            await journal.commit(failed)
-            raise Fault(error)
-        retry_at = now + timedelta(seconds=retry_delay(self.step.policy.retry, attempt, random.random()))
-        await journal.commit(
-            AttemptFailed(at=now, key=self.key, name=self.step.name, attempt=attempt, error=recorded, retry_at=retry_at)
+        now = self.execution.clock.now()
+        if attempt.is_late or not self._is_worth_retrying(error, attempt.number):
+            await self._fail(error, attempt, now)
+        wait = asked_delay(error, now)
+        if wait is None:
+            wait = retry_delay(self.step.policy.retry, attempt.number, random.random())
+        retry_at = now + timedelta(seconds=wait)
+        if attempt.deadline is not None and retry_at >= attempt.deadline:
+            await self._fail(attempt.lateness(error), attempt, now)
+        failed = AttemptFailed(
+            at=now,
+            key=self.key,
+            name=self.step.name,
+            attempt=attempt.number,
+            error=encode_error(self.execution.codec, error),
+            retry_at=retry_at,
+            first_started_at=attempt.first_started_at,
         )
-        await self._sleep_until(retry_at)
+        await self.execution.journal.commit(*attempt.last_words(), failed)
+        await self.execution.waits.until(retry_at)
 
     def _is_worth_retrying(self, error: Exception, attempt: int) -> bool:
-        # A value that cannot be stored will not be storable next time either.
-        return not isinstance(error, SerializationError) and self.step.policy.retry.allows(error, attempt)
+        return not isinstance(error, _HOPELESS) and self.step.policy.retry.allows(error, attempt)
+
+    async def _fail(self, error: Exception, attempt: Attempt, now: datetime) -> None:
+        """Record that the step failed for good.
+
+        Raises:
+            Fault: always.
+        """
+        has_begun = attempt.started_at is not None
+        failed = StepFailed(
+            at=now,
+            key=self.key,
+            name=self.step.name,
+            started_at=attempt.started_at or attempt.first_started_at,
+            attempts=attempt.number if has_begun else attempt.number - 1,
+            error=encode_error(self.execution.codec, error),
+            source=self.source,
+            input=self.inline_input,
+            inputs=self.inputs,
+        )
+        await self.execution.journal.commit(*attempt.last_words(), failed)
+        raise Fault(error, (self.key,))
+
+    # --------------------------------------------------------------------------------------------------- cache
+
+    async def _from_cache(self, ttl: float) -> StepCompleted:
+        """Record the output of an equal call, or execute the step, and keep its output for others."""
+        key = cache_key(self.step, self._arguments_tree())
+        async with self.execution.services.cache.flight(key) as flight:
+            hit = await flight.find(ttl, self.execution.clock.now())
+            if hit is not None and self._can_read(hit):
+                return await self._take(hit)
+            completed = await self._execute()
+            await flight.keep(Hit(completed.output, self.execution.run_id, completed.at))
+            return completed
+
+    def _can_read(self, hit: Hit) -> bool:
+        try:
+            self.execution.codec.decode(hit.output)
+        except SerializationError:  # its classes have changed since
+            return False
+        return True
+
+    async def _take(self, hit: Hit) -> StepCompleted:
+        now = self.execution.clock.now()
+        completed = StepCompleted(
+            at=now,
+            key=self.key,
+            name=self.step.name,
+            started_at=now,
+            attempts=0,
+            output=hit.output,
+            source=self.source,
+            input=self.inline_input,
+            inputs=self.inputs,
+            scope=self.scope.path,
+            cached_from=hit.run_id,
+        )
+        await self.execution.journal.commit(completed)
+        return completed
+
+    # ----------------------------------------------------------------------------------------------- arguments
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether the step gets its input and nothing else."""
+        return not self.named and not self.extra
+
+    @property
+    def source(self) -> str | None:
+        """Where its input stands in the log."""
+        return self.value.source if self.value is not None and self.is_simple else None
+
+    @property
+    def inline_input(self) -> Json:
+        """Its input, if that stands nowhere else in the log."""
+        return self.value.tree if self.value is not None and self.is_simple and self.value.source is None else None
+
+    @property
+    def inputs(self) -> JsonObject:
+        """All its arguments, if there are others than its input."""
+        if self.is_simple:
+            return {}
+        named, extra = self.arguments()
+        recorded: dict[str, Json] = {name: _recorded(value) for name, value in named.items()}
+        return {**recorded, "*": ["is", [value.tree for value in extra]]} if extra else recorded
+
+    def arguments(self) -> tuple[dict[str, Value], list[Value]]:
+        """Return the arguments by the names of their parameters, and further positional ones."""
+        signature = self.step.signature
+        named, extra = dict(self.named), list(self.extra)
+        if self.value is not None and signature.takes_input:
+            if signature.input_parameter is None:
+                extra.insert(0, self.value)
+            elif signature.input_parameter not in named:
+                named = {signature.input_parameter: self.value, **named}
+        return named, extra
+
+    def for_fallback(self) -> StepCall | None:
+        """Return the call of the step that stands in for this one, with the same arguments; ``None`` without one.
+
+        It is given those that it has parameters for, and the input as its own, whatever that is called.
+        """
+        fallback = self.step.policy.fallback
+        if fallback is None:
+            return None
+        mine, its = self.step.signature, fallback.signature
+        named, value = dict(self.named), self.value
+        if mine.input_parameter in named:
+            value = named.pop(mine.input_parameter)
+        if not its.has_kwargs:
+            named = {name: item for name, item in named.items() if name in its.parameters}
+        extra = self.extra if its.has_varargs else ()
+        return StepCall(self.execution, fallback, fallback_of(self.key), value, self.scope, named, extra)
+
+    def _arguments_tree(self) -> Json:
+        named, extra = self.arguments()
+        return [{name: value.tree for name, value in named.items()}, [value.tree for value in extra]]
 
 
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def idempotency_key(run_id: str, key: str) -> str:
-    """Return what names one step of one run for the outside world: 32 hex digits, the same in every process."""
-    return sha256(f"{run_id}\0{key}".encode()).hexdigest()[:32]
+def _recorded(value: Value) -> Json:
+    return ["is", value.tree] if value.source is None else ["from", value.source]

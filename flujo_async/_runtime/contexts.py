@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from typing_extensions import override
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import apply, diff
@@ -31,9 +33,72 @@ class Scope:
         self.path: str = path
         self.fields: JsonObject = fields
 
+    def take_in(self, before: JsonObject, patch: Patch) -> Patch:
+        """Take in what a step changed that had found ``before``; return that as a change of what is here now.
+
+        Raises:
+            ContextConflict: it contradicts what others changed meanwhile.
+        """
+        self.change(patch)
+        return patch
+
     def change(self, patch: Patch) -> None:
-        """Take in what a step or a merge changed."""
+        """Take in what is recorded of a step, or what a merge changed."""
         self.fields = apply(self.fields, patch)
+
+
+class LiveScope(Scope):
+    """The context of a workflow: its code changes it in place, and several of its steps at the same time."""
+
+    __slots__ = ("_contexts", "_is_loaded", "_live", "_record")
+
+    def __init__(self, path: str, fields: JsonObject, contexts: ContextType, record: Callable[[Patch], None]) -> None:
+        """Begin with ``fields``; ``record`` is told what the code has changed."""
+        super().__init__(path, fields)
+        self._contexts = contexts
+        self._record = record
+        self._live: Any = None
+        self._is_loaded = False
+
+    @property
+    def live(self) -> Any:
+        """The context as the code sees it."""
+        if not self._is_loaded:
+            self._live = self._contexts.decode(self.fields)
+            self._is_loaded = True
+        return self._live
+
+    def note(self) -> None:
+        """Record what the code has changed since the last time."""
+        if patch := self.settle():
+            self._record(patch)
+
+    def settle(self) -> Patch:
+        """Take in what the code has changed since the last time, and return it."""
+        if not self._is_loaded:
+            return {}
+        patch = diff(self.fields, self._contexts.encode(self._live))
+        self.fields = apply(self.fields, patch)
+        return patch
+
+    @override
+    def take_in(self, before: JsonObject, patch: Patch) -> Patch:
+        self.note()
+        if self.fields is not before:
+            patch = self._contexts.rebase(Scope(self.path, before), self.fields, patch)
+        self._refresh(patch)
+        return patch
+
+    @override
+    def change(self, patch: Patch) -> None:
+        if patch:
+            self.note()
+            self._refresh(patch)
+
+    def _refresh(self, patch: Patch) -> None:
+        super().change(patch)
+        if self._is_loaded:
+            self._contexts.refresh(self._live, self.fields, patch)
 
 
 class ContextType:
@@ -63,6 +128,27 @@ class ContextType:
         except (TypeError, ValueError) as error:
             raise InvalidArgument(f"{self._type.__name__}() is no context by itself: pass context=") from error
 
+    def updated(self, fields: JsonObject, changes: Mapping[str, Any]) -> JsonObject:
+        """Return the encoded fields of a context of which some are changed.
+
+        Raises:
+            InvalidArgument: the context type has no such field, or the field takes no such value.
+            SerializationError: a value cannot be stored.
+        """
+        if self._type is dict:
+            return {**fields, **self.encode(dict(changes))}
+        context = self.decode(fields)
+        read = operator.getitem if self._class is dict else getattr
+        now: dict[str, Any] = {name: read(context, name) for name in fields}
+        if unknown := sorted(changes.keys() - get_type_hints(self._type).keys()):
+            raise InvalidArgument(f"a {self._type.__name__} has no field {', '.join(unknown)}")
+        try:
+            context = TypeAdapter(self._type).validate_python({**now, **changes}, by_name=True)
+        except ValueError as error:
+            raise InvalidArgument(f"this would be no {self._type.__name__}: {error}") from error
+        encoded = self.encode(context)
+        return {**fields, **{name: encoded[name] for name in changes}}
+
     def encode(self, context: Any) -> JsonObject:
         """Return the encoded fields of a context."""
         return self._codec.encode_fields(context, at="context")
@@ -70,6 +156,32 @@ class ContextType:
     def decode(self, fields: JsonObject) -> Any:
         """Return a fresh context."""
         return self._codec.decode_fields(self._type, fields, at="context")
+
+    def refresh(self, context: Any, fields: JsonObject, names: Iterable[str]) -> None:
+        """Bring the named fields of a live context up to date, in place."""
+        fresh = self.decode(fields)
+        for name in names:
+            if self._class is dict:
+                if name in fresh:
+                    context[name] = fresh[name]
+                else:
+                    context.pop(name, None)
+            else:
+                setattr(context, name, getattr(fresh, name))
+
+    def rebase(self, base: Scope, now: JsonObject, changes: Patch) -> Patch:
+        """Return changes that were made to ``base`` as changes of ``now``.
+
+        Raises:
+            ContextConflict: a field has changed meanwhile that names no reducer.
+        """
+        meanwhile = diff(base.fields, now)
+        return {
+            name: self.reduce(name, base, meanwhile[name], change, ("a step", "another one at the same time"))
+            if name in meanwhile
+            else change
+            for name, change in changes.items()
+        }
 
     def merge(self, base: Scope, branches: Sequence[Scope]) -> Patch:
         """Return what the branches changed together, in their order.
@@ -84,12 +196,17 @@ class ContextType:
                 continue
             for name, change in diff(base.fields, scope.fields).items():
                 if name in writers:
-                    change = self._reduce(name, base, merged[name], change, (writers[name], scope.path))
+                    change = self.reduce(name, base, merged[name], change, (writers[name], scope.path))
                 merged[name] = change
                 writers[name] = scope.path
         return merged
 
-    def _reduce(self, name: str, base: Scope, ours: Json, theirs: Json, paths: tuple[str, str]) -> Json:
+    def reduce(self, name: str, base: Scope, ours: Json, theirs: Json, paths: tuple[str, str]) -> Json:
+        """Return what two changes of one field, made on copies of ``base``, come to; ``paths`` names who made them.
+
+        Raises:
+            ContextConflict: the field names no reducer.
+        """
         reducer = self._reducers.get(name)
         if reducer is None:
             raise ContextConflict(

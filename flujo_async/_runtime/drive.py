@@ -1,24 +1,76 @@
-"""One leased run, driven until it rests."""
+"""One leased run, driven until it rests or leaves memory."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import Fact, RunCompleted, RunFailed, RunMigrated
+from flujo_async._model.facts import Fact, RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused
 from flujo_async._model.lease import Lease
-from flujo_async._plan.pipeline import Pipeline
-from flujo_async._runtime.execution import Execution, Fault
+from flujo_async._model.state import Waiting
+from flujo_async._model.stored import Signal
+from flujo_async._model.tree import Json
+from flujo_async._runtime.calls import taken
+from flujo_async._runtime.execution import Children, Execution, Fault
 from flujo_async._runtime.interpreter import Interpreter
-from flujo_async._runtime.lease_keeper import LeaseKeeper
+from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.lease_keeper import Held, LeaseKeeper
+from flujo_async._runtime.mail import receiving
+from flujo_async._runtime.program import Program
+from flujo_async._runtime.saga import Ending, roll_back
+from flujo_async._runtime.services import Services
+from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
 from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.shield import finish
-from flujo_async.errors import StaleLease
+from flujo_async.abc.clock import Clock
+from flujo_async.abc.shield import finish, settle
+from flujo_async.errors import NonDeterminismError, StaleLease
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run that this runtime has the lease of, ready to be driven.
+
+    Attributes:
+        first: facts that go into its next commit.
+        signals: what was posted to it so far.
+        is_new: whether it has waited in a queue, and its status tells so until the next commit.
+    """
+
+    lease: Lease
+    fold: Fold
+    program: Program
+    first: tuple[Fact, ...] = ()
+    signals: tuple[Signal, ...] = ()
+    priority: int = 0
+    is_new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all drives of a runtime work with."""
+
+    backend: StateBackend
+    clock: Clock
+    keeper: LeaseKeeper
+    services: Services
+    always_replay: bool = False
+
+
+T = TypeVar("T")
+
+_Stop: TypeAlias = Park | NonDeterminismError | Literal["lost", "cancelled", "late"]
+"""Why a drive is ended from inside."""
+
+
+class _Stopped(Exception):
+    """The code of the run was ended by the drive itself."""
 
 
 class Drive:
@@ -26,41 +78,69 @@ class Drive:
 
     However it ends, nothing of it is left behind: no task, no write on its way, and no lease unless the run rests,
     where the store has taken the lease back.
+
+    Attributes:
+        error: the exception that failed the run, if one did.
+        parked: how the run left memory, if it did.
     """
 
-    def __init__(self, execution: Execution, lease: Lease, backend: StateBackend, keeper: LeaseKeeper) -> None:
-        self._execution = execution
-        self._lease = lease
-        self._backend = backend
-        self._keeper = keeper
-        self._task: asyncio.Task[Any] | None = None
-        self._is_lost = False
-        self._is_abandoned = False
-        self.error: Exception | None = None
-
-    async def run(self, pipeline: Pipeline[Any, Any], first: Sequence[Fact] = ()) -> Fold:
-        """Return the state of the run at rest; ``error`` is then the exception that failed it, if one did.
+    def __init__(self, ready: Ready, means: Means, children: Children, *, is_inline: bool = False) -> None:
+        """Prepare to drive a run.
 
         Args:
-            pipeline: what is executed.
-            first: facts that go into the next commit.
+            ready: the run.
+            means: what drives work with.
+            children: what runs its children.
+            is_inline: whether the run's parent drives it, and hears of its end anyway.
+        """
+        waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
+        self._ready = ready
+        self._is_inline = is_inline
+        self._means = means
+        self._execution = Execution(
+            run_id=ready.fold.run_id,
+            journal=Journal(means.backend, ready.lease, ready.fold, lambda: waits.signals_read),
+            codec=ready.program.codec,
+            contexts=ready.program.contexts,
+            clock=means.clock,
+            waits=waits,
+            services=means.services,
+            children=children,
+            disprove=self._stop_for,
+            secure=self._secure,
+            replay=self._begin_again if means.always_replay else None,
+            priority=ready.priority,
+        )
+        self._held = Held(ready.lease, lambda: None, lambda _: None)
+        self._task: asyncio.Task[Any] | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._is_to_read = False
+        self._stop: _Stop | None = None
+        self._is_interruptible = False
+        self._is_resumed = bool(ready.fold.outcomes)
+        self._is_ending = False
+        self._is_abandoned = False
+        self.error: Exception | None = None
+        self.parked: Park | None = None
+
+    async def run(self) -> Fold:
+        """Return the state of the run when it rests or leaves memory.
 
         Raises:
             StaleLease: somebody else has the run.
+            NonDeterminismError: the code of the run contradicts what is recorded.
             BackendError: the store failed.
             CancelledError: the task was cancelled; the run can be resumed.
         """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._task = task
+        loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        lost, news = partial(self._in_loop, loop, self._lose), partial(self._in_loop, loop, self._take_in)
         try:
-            with self._keeper.holding(self._lease, partial(self._lose_in, loop)):
-                await self._begin(first)
-                await self._to_its_end(pipeline)
-        except asyncio.CancelledError:
-            if not (self._is_lost and task.uncancel() == 0):
-                raise
-            raise StaleLease(f"run {self._lease.run_id!r}: somebody else has claimed it") from None
+            with (
+                self._means.keeper.holding(self._ready.lease, lost, news) as self._held,
+                receiving(self._execution.run_id, partial(self._in_loop, loop, self._read_signals)),
+            ):
+                await self._begin()
+                await self._to_its_end()
         except GeneratorExit:  # the event loop is gone, and with it all that could be awaited
             self._is_abandoned = True
             raise
@@ -70,34 +150,267 @@ class Drive:
                 await finish(self._let_go())
         return self._execution.journal.fold
 
-    def _lose_in(self, loop: asyncio.AbstractEventLoop) -> None:
+    # ------------------------------------------------------------------------------- what comes from outside
+
+    @staticmethod
+    def _in_loop(loop: asyncio.AbstractEventLoop, call: Any, *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed at this instant, and the run has ended with it
-            loop.call_soon_threadsafe(self._lose)
+            loop.call_soon_threadsafe(call, *args)
+
+    def _begin_again(self) -> None:
+        self._stop_for(Park((), self._means.clock.now(), is_paused=False))
 
     def _lose(self) -> None:
-        """Stop: the lease belongs to somebody else."""
-        if self._task is not None:
-            self._is_lost = True
-            self._task.cancel()
+        self._stop_for("lost")
 
-    async def _begin(self, first: Sequence[Fact]) -> None:
+    async def _secure(self) -> None:
+        """Make sure that nobody else has the run, if its lease has run out, as after a long stop of the process."""
+        while self._held.lease.expires_at <= self._means.clock.now():  # looked at once more, with nothing in between
+            if not await self._means.keeper.renew_now(self._held):
+                self._lose()
+                raise asyncio.CancelledError
+
+    def _stop_for(self, stop: _Stop) -> None:
+        """End the code of the run: its task is cancelled. Only the first reason counts, except for a lost lease.
+
+        Between the code and the commit that ends the drive nothing can be ended any more; whoever drives the run next
+        finds what was posted.
+        """
+        if self._task is None or not self._is_interruptible or (self._stop is not None and stop != "lost"):
+            return
+        if self._is_ending and stop in ("cancelled", "late"):
+            return
+        self._stop = stop
+        self._execution.is_stopped = True
+        self._task.cancel()
+
+    def _read_signals(self) -> None:
+        self._is_to_read = True
+        if self._task is not None and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while self._is_to_read:
+            self._is_to_read = False  # what is posted from here on is read by the next turn
+            with suppress(Exception):  # a store that fails stops the run at its next commit
+                self._take_in(await self._means.backend.read_signals([self._execution.run_id]))
+
+    def _take_in(self, signals: Iterable[Signal]) -> None:
+        waits = self._execution.waits
+        waits.take_in(signals)
+        if waits.pending(CANCEL):
+            self._stop_for("cancelled")
+        else:
+            self._take_pause()
+
+    def _take_pause(self) -> None:
+        while (signal := self._execution.waits.take(PAUSE)) is not None:
+            self._execution.journal.note(taken(signal, self._means.clock.now()))
+            self._execution.waits.pause()
+
+    # ------------------------------------------------------------------------------------------ the way of a run
+
+    async def _begin(self) -> None:
         journal = self._execution.journal
-        for fact in first:
+        for fact in self._ready.first:
             journal.note(fact)
-        if any(isinstance(fact, RunMigrated) for fact in first):
+        is_migrated = any(isinstance(fact, RunMigrated) for fact in self._ready.first)
+        if is_migrated or self._ready.is_new:
             await journal.commit()  # the steps see the context as it is after the migration
+        self._take_pause()
 
-    async def _to_its_end(self, pipeline: Pipeline[Any, Any]) -> None:
-        journal, clock = self._execution.journal, self._execution.clock
+    async def _to_its_end(self) -> None:
+        execution = self._execution
+        is_over = execution.journal.fold.rollback is not None or execution.waits.pending(CANCEL) or self._is_late()
+        ending = self._ending() if is_over else await self._walk()
+        if ending is None:
+            return
+        self._is_ending = True
+        if self._is_resumed:
+            await self._find_what_to_undo()
+        self._calm()
         try:
-            output = await Interpreter(self._execution).run(pipeline)
+            await self._interruptible(self._end(ending))
+        except _Stopped:
+            await self._after_stop()
+
+    async def _walk(self) -> Ending | None:
+        """Run the code of the run; return how the run ends, unless it completed or left memory."""
+        try:
+            output = await self._perform()
         except Fault as fault:
             self.error = fault.error
-            await journal.commit(RunFailed(at=clock.now(), error=encode_error(self._execution.codec, fault.error)))
+            return Ending("failed", fault.error, keys=fault.keys)
+        except _Stopped:
+            return await self._after_stop()
+        await self._end_children(f"run {self._execution.run_id!r} has completed without it")
+        await self._conclude(RunCompleted(at=self._means.clock.now(), output=output))
+        return None
+
+    async def _find_what_to_undo(self) -> None:
+        """Walk once more through all that is recorded, and begin nothing new, to meet every step that has completed.
+
+        The walk that was ended may not have come to all of them: they were recorded before this process had the run.
+        """
+        self._calm()
+        self._execution.is_frozen = True
+        try:
+            await self._perform()
+        except Fault:
+            pass
+        except _Stopped:
+            await self._after_stop()
+        finally:
+            self._execution.is_frozen = False
+
+    def _calm(self) -> None:
+        """Let the run go on after its code was stopped."""
+        self._stop, self._execution.is_stopped = None, False
+
+    async def _perform(self) -> Json:
+        """Run the code of the run.
+
+        Raises:
+            Fault: it failed.
+            _Stopped: it was ended by ``_stop_for``.
+        """
+        interpreter = Interpreter(self._execution)
+        return await self._interruptible(interpreter.run(self._ready.program.definition.pipeline))
+
+    async def _interruptible(self, work: Coroutine[Any, Any, T]) -> T:
+        limit = self._limit()
+        self._is_interruptible = True
+        try:
+            output = await work
+        except asyncio.CancelledError:
+            if self._stop is None:
+                raise
+            await self._absorb()
+            raise _Stopped from None
+        except Exception:
+            if self._stop is None:
+                raise
+            await self._absorb()  # the code of a workflow may answer a cancellation with anything
+            raise _Stopped from None
+        finally:
+            self._is_interruptible = False
+            if limit is not None:
+                limit.cancel()
+                await settle(limit)
+        if self._stop is not None:
+            await self._absorb()
+            raise _Stopped
+        return output
+
+    async def _absorb(self) -> None:
+        """Take in the cancellation of ``_stop_for``, which the code may not have seen; one from outside goes on."""
+        assert self._task is not None
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        if self._task.uncancel() > 0:
+            raise asyncio.CancelledError
+
+    def _limit(self) -> asyncio.Task[None] | None:
+        deadline = self._execution.journal.fold.deadline
+        if deadline is None or self._execution.is_frozen or self._is_ending:
+            return None
+        return asyncio.create_task(self._stop_at(deadline))
+
+    async def _stop_at(self, deadline: datetime) -> None:
+        while (left := (deadline - self._means.clock.now()).total_seconds()) > 0:
+            await self._means.clock.sleep(left)
+        self._stop_for("late")
+
+    def _is_late(self) -> bool:
+        deadline = self._execution.journal.fold.deadline
+        return deadline is not None and deadline <= self._means.clock.now()
+
+    async def _after_stop(self) -> Ending | None:
+        """Return how the run ends, if that is why its code was stopped.
+
+        Raises:
+            StaleLease: somebody else has the run.
+            NonDeterminismError: the code contradicts the log.
+        """
+        match self._stop:
+            case "lost":
+                raise StaleLease(f"run {self._execution.run_id!r}: somebody else has claimed it")
+            case "cancelled" | "late":
+                return self._ending()
+            case NonDeterminismError() as error:
+                raise error
+            case Park() as park:
+                if not self._execution.is_frozen:
+                    await self._park(park)
+            case None:
+                pass
+        return None
+
+    def _ending(self) -> Ending:
+        """Return how a run ends whose code has not failed."""
+        execution = self._execution
+        if (rollback := execution.journal.fold.rollback) is not None:
+            return Ending.again(rollback, execution.codec)
+        if execution.waits.pending(CANCEL):
+            signal = execution.waits.take(CANCEL)
+            assert signal is not None
+            execution.journal.note(taken(signal, self._means.clock.now()))
+            return Ending("cancelled", reason=str(signal.payload or ""))
+        return Ending("failed", TimeoutError(f"run {execution.run_id!r} took longer than its timeout"))
+
+    async def _park(self, park: Park) -> None:
+        deadline = self._execution.journal.fold.deadline
+        if deadline is not None:
+            park = Park(park.waiting_for, min(deadline, park.wake_at or deadline), park.is_paused)
+        if park.is_paused:
+            await self._execution.journal.commit(RunPaused(at=self._means.clock.now(), waiting_for=park.waiting_for))
+        self.parked = park
+
+    async def _end(self, ending: Ending) -> None:
+        """Undo what there is to undo, and record how the run ended."""
+        execution, clock = self._execution, self._means.clock
+        is_cancelled = ending.status == "cancelled"
+        await self._end_children(ending.reason if is_cancelled else f"run {execution.run_id!r} has failed")
+        trouble = await roll_back(execution, ending)
+        error = trouble or ending.error
+        if error is not None:
+            self.error = error
+            recorded = encode_error(execution.codec, error)
+            await self._conclude(RunFailed(at=clock.now(), error=recorded, keys=tuple(ending.keys)))
         else:
-            await journal.commit(RunCompleted(at=clock.now(), output=output))
+            await self._conclude(RunCancelled(at=clock.now(), reason=ending.reason))
+
+    async def _end_children(self, reason: str) -> None:
+        """Cancel the children that nobody waits for any more."""
+        if self._execution.journal.fold.children:
+            await self._execution.children.cancel_children(self._execution.run_id, reason)
+
+    async def _conclude(self, fact: RunCompleted | RunFailed | RunCancelled) -> None:
+        """Record the end of the run, after its parent was told: a crash in between may not leave that waiting."""
+        parent_run_id = self._execution.journal.fold.started.parent_run_id
+        if parent_run_id is not None and not self._is_inline:
+            await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)
+        await self._execution.journal.commit(fact)
 
     async def _let_go(self) -> None:
-        await self._execution.journal.settle()
-        if not self._execution.journal.is_at_rest:
-            await self._backend.release(self._lease)
+        if self._reading is not None:
+            self._reading.cancel()
+            await settle(self._reading)
+        execution = self._execution
+        execution.waits.activity.close()
+        await execution.journal.settle()
+        if execution.journal.is_at_rest:
+            return
+        signals_read = execution.waits.signals_read
+        if isinstance(self._stop, NonDeterminismError):
+            waiting = Waiting(
+                kind="definition",
+                name=execution.journal.fold.started.pipeline_name,
+                since=self._means.clock.now(),
+                prompt=str(self._stop),
+            )
+            await self._means.backend.release(self._ready.lease, signals_read=signals_read, waiting_for=[waiting])
+        elif self.parked is not None:
+            await self._means.backend.release(self._ready.lease, wake_at=self.parked.wake_at, signals_read=signals_read)
+        else:
+            await self._means.backend.release(self._ready.lease)

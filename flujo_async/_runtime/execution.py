@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import anyio
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from flujo_async._codec.values import Codec
 from flujo_async._model.tree import Json
+from flujo_async._plan.nodes import Child
+from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.services import Services
+from flujo_async._runtime.waits import Park, Waits
 from flujo_async.abc.clock import Clock
+from flujo_async.errors import NonDeterminismError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +32,51 @@ class Value:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+class ChildCall(Protocol):
+    """A call of a definition that runs as a run of its own."""
+
+    execution: Execution
+    node: Child
+    value: Value
+
+
+class Children(Protocol):
+    """Runs the children of runs."""
+
+    async def complete_child(self, call: ChildCall, run_id: str) -> Value | Park:
+        """Drive a child until it ends or leaves memory; return its output, or how it left.
+
+        Raises:
+            RunFailed: it failed.
+            RunCancelled: it was cancelled.
+            RunConflict: there is a run of this name with another input.
+        """
+        ...
+
+    async def tell_parents(self, parent_run_id: str | None, run_id: str) -> None:
+        """Wake the runs above one that has news."""
+        ...
+
+    async def cancel_children(self, run_id: str, reason: str) -> None:
+        """Cancel all that runs below a run, leaves first."""
+        ...
+
+
+@dataclass(slots=True)
 class Execution:
     """One run in the hands of its executor.
 
     Attributes:
-        threads: how many steps may use threads at the same time, over all runs of the runtime.
+        waits: what the run waits for.
+        services: what the steps of all runs of the runtime share.
+        children: what runs its children.
+        disprove: parks the run, whose code contradicts what is recorded.
+        secure: returns once it is sure that nobody else has the run; awaited before something happens in the world.
+        replay: in ``always_replay``, interrupts the run, to begin again with what is recorded.
+        priority: of the run; higher goes first.
+        is_frozen: whether only what is recorded is walked through, and nothing new is begun.
+        is_stopped: whether the run is being ended from outside; what its code still asks for is not done.
+        to_undo: the steps that have completed or failed and have a compensation, by key.
     """
 
     run_id: str
@@ -39,7 +84,33 @@ class Execution:
     codec: Codec
     contexts: ContextType
     clock: Clock
-    threads: anyio.CapacityLimiter
+    waits: Waits
+    services: Services
+    children: Children
+    disprove: Callable[[NonDeterminismError], None]
+    secure: Callable[[], Awaitable[None]]
+    replay: Callable[[], None] | None = None
+    priority: int = 0
+    is_frozen: bool = False
+    is_stopped: bool = False
+    to_undo: dict[str, Step[Any, Any]] = field(default_factory=dict[str, Step[Any, Any]])
+
+    async def enter(self) -> None:
+        """Return when something new may begin, which counts as going on from then on; ``leave`` ends that."""
+        if self.is_stopped:
+            raise asyncio.CancelledError
+        self.waits.activity.began()
+        try:
+            if self.is_frozen:
+                await self.waits.for_ever()
+            await self.waits.gate()
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """What ``enter`` let begin is over."""
+        self.waits.activity.ended()
 
 
 class Fault(Exception):  # not an error of its own: it carries one up to where the run ends
@@ -47,8 +118,10 @@ class Fault(Exception):  # not an error of its own: it carries one up to where t
 
     Attributes:
         error: what a step raised, or what went wrong between steps.
+        keys: the steps that failed.
     """
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, keys: Sequence[str] = ()) -> None:
         super().__init__(error)  # not its text: a broken ``__str__`` would raise here
         self.error = error
+        self.keys = tuple(keys)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
+from flujo_async._log.history import Change
 from flujo_async._log.views import Commit, Event
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.policy import seconds
+from flujo_async._model.policy import Limit
 from flujo_async._model.result import RunResult
-from flujo_async._model.state import RUN_STATUSES, RunStatus, StepRecord, WorkflowState
+from flujo_async._model.state import RunStatus, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
-from flujo_async._plan.definition import Definition
-from flujo_async._plan.pipeline import Chain, as_pipeline
-from flujo_async._plan.registry import LATEST, PipelineRegistry
+from flujo_async._plan.pipeline import Chain
+from flujo_async._plan.registry import LATEST, PipelineRegistry, choose_definition
 from flujo_async._runtime.clock import SystemClock
+from flujo_async._runtime.control import Control
 from flujo_async._runtime.handle import RunHandle
 from flujo_async._runtime.program import Catalogue, Migrate
-from flujo_async._runtime.request import Request
+from flujo_async._runtime.request import Request, checked_seconds, request_for
 from flujo_async._runtime.runner import Runner
+from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.errors import DefinitionError, InvalidArgument, RunNotFound
+from flujo_async.errors import InvalidArgument, RunNotFound
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -46,6 +48,14 @@ class Flujo(Generic[In, Out]):
         context_type: the class of the context: a pydantic model, a dataclass or a ``TypedDict``; by default a ``dict``.
         migrate: takes over runs that were recorded by a definition of another structure: called with their
             ``WorkflowState``, it returns the fields of the context to change, or ``None``.
+        max_concurrency: how many runs are driven at the same time; ``None`` is no limit.
+        max_concurrent_steps: how many steps execute at the same time, over all runs; ``None`` is no limit.
+        limits: what steps share that name a ``limit``.
+        resources: what steps get injected that ask for a ``Resource``: by name, a function that returns an async
+            context manager, which is entered for each attempt.
+        recover: keep taking up runs whose owner is gone, while this runtime is open.
+        always_replay: for tests: begin a workflow again after each step, with what is recorded, so that code which does
+            not do the same in a replay shows at once.
         lease_ttl: how long a run stays with an owner on another host that is not heard of any more.
         clock: the time; the machine's by default.
 
@@ -64,16 +74,36 @@ class Flujo(Generic[In, Out]):
         state_backend: StateBackend | str = "memory://",
         context_type: type[Any] | None = None,
         migrate: Migrate | None = None,
+        max_concurrency: int | None = None,
+        max_concurrent_steps: int | None = None,
+        limits: Mapping[str, Limit] | None = None,
+        resources: Mapping[str, Any] | None = None,
+        recover: bool = False,
+        always_replay: bool = False,
         lease_ttl: timedelta = timedelta(seconds=30),
         clock: Clock | None = None,
     ) -> None:
-        if not seconds(lease_ttl) > 0:
-            raise InvalidArgument(f"lease_ttl is longer than zero, not {lease_ttl!r}")
-        definition = _definition(pipeline, registry, pipeline_name, pipeline_version)
+        definition = choose_definition(pipeline, registry, pipeline_name, pipeline_version)
         catalogue = Catalogue(definition, registry=registry, context_type=context_type, migrate=migrate)
         self._owns_backend = isinstance(state_backend, str)
         self.state_backend: StateBackend = _open(state_backend)
-        self._runner = Runner(self.state_backend, catalogue, clock or SystemClock(), lease_ttl)
+        clock = clock or SystemClock()
+        services = Services(
+            self.state_backend, clock, resources=resources, limits=limits, max_concurrent_steps=max_concurrent_steps
+        )
+        services.check(step for program in catalogue.programs() for step in program.definition.steps())
+        self._is_recovering = recover
+        self._runner = Runner(
+            self.state_backend,
+            catalogue,
+            clock,
+            lease_ttl=lease_ttl,
+            services=services,
+            max_concurrency=max_concurrency,
+            is_recovering=recover,
+            always_replay=always_replay,
+        )
+        self._control = Control(self._runner)
 
     async def run(
         self,
@@ -83,6 +113,7 @@ class Flujo(Generic[In, Out]):
         run_id: str | None = None,
         context: Any = None,
         metadata: Mapping[str, Any] | None = None,
+        timeout: timedelta | float | None = None,
     ) -> RunResult[Out]:
         """Start a run, or resume the one with this ``run_id``, and drive it until it rests.
 
@@ -95,6 +126,8 @@ class Flujo(Generic[In, Out]):
             run_id: names the run; a new unique name by default.
             context: the context to start with; ``context_type()`` by default. To resume, the same, or left out.
             metadata: plain JSON to find the run by.
+            timeout: how long the run may take, from its start over all restarts; then it fails. A ``timedelta`` or
+                seconds; to resume, left out.
 
         Returns:
             The result of a run that completed or paused.
@@ -102,12 +135,14 @@ class Flujo(Generic[In, Out]):
         Raises:
             RunFailed: the run failed, now or earlier; the step's exception is the ``__cause__``.
             RunCancelled: the run was cancelled.
+            NonDeterminismError: the code of a workflow contradicts what is recorded; the run is paused.
             RunConflict: the ``run_id`` belongs to a run with another input or context.
             VersionMismatch: the run was recorded by another definition, and would have to execute.
             SerializationError: the input, the context or the metadata cannot be stored.
             BackendError: the store failed; the run can be resumed.
         """
-        return await self._runner.complete(_request(run_id, input, context, metadata))
+        self._recover_meanwhile()
+        return await self._runner.complete(request_for(run_id, input, context, metadata, timeout))
 
     async def start(
         self,
@@ -117,24 +152,168 @@ class Flujo(Generic[In, Out]):
         run_id: str | None = None,
         context: Any = None,
         metadata: Mapping[str, Any] | None = None,
+        timeout: timedelta | float | None = None,
     ) -> RunHandle[Out]:
         """Start or resume a run in the background: it is durable when this returns.
 
+        A run that has to wait long leaves memory; this runtime takes it up again when it is due, as long as it is open.
+
         Arguments and errors are those of ``run``, except that the outcome comes from ``RunHandle.result``.
         """
-        request = _request(run_id, input, context, metadata)
+        self._recover_meanwhile()
+        request = request_for(run_id, input, context, metadata, timeout)
         await self._runner.launch(request)
         return self.handle(request.run_id)
 
+    async def dispatch(
+        self,
+        input: In | Any = ...,
+        /,
+        *,
+        run_id: str | None = None,
+        queue: str = "default",
+        delay: timedelta | float | None = None,
+        priority: int = 0,
+        context: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> RunHandle[Out]:
+        """Put a run into a queue, from which a ``Worker`` takes it. It is durable when this returns.
+
+        A run that exists with the same input is left as it is.
+
+        Args:
+            input: as in ``run``.
+            run_id: as in ``run``.
+            queue: which queue.
+            delay: how long it waits there at least, a ``timedelta`` or seconds.
+            priority: higher goes first.
+            context: as in ``run``.
+            metadata: as in ``run``.
+            timeout: as in ``run``; the time in the queue counts.
+
+        Raises:
+            InvalidArgument: an empty queue, or a delay that is no duration.
+            RunConflict: the ``run_id`` belongs to a run with another input or context.
+        """
+        if not queue:
+            raise InvalidArgument("queue is the name of a queue, and not empty")
+        request = request_for(run_id, input, context, metadata, timeout)
+        wait = checked_seconds(delay, "delay") or 0
+        await self._runner.enqueue(replace(request, queue=queue, delay=wait, priority=priority))
+        return self.handle(request.run_id)
+
     async def resume(self, run_id: str) -> RunResult[Out]:
-        """Drive an existing run until it rests, as ``run(run_id=…)`` does.
+        """Drive an existing run until it rests, as ``run(run_id=…)`` does; one that was paused goes on.
 
         Raises:
             RunNotFound: there is no such run.
         """
+        self._recover_meanwhile()
         if await self._runner.reader.summary(run_id) is None:
             raise RunNotFound(f"there is no run {run_id!r} to resume", run_id=run_id)
-        return await self.run(run_id=run_id)
+        return await self._runner.complete(Request(run_id=run_id, is_resume=True))
+
+    async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
+        """Answer a ``wait_for`` of a run; durable when this returns.
+
+        An answer that comes before the run waits for it is kept. The first answer wins; the same once more is
+        accepted in silence. A paused run that is answered goes on in the background of this runtime.
+
+        Args:
+            run_id: the run.
+            name: the name of the wait.
+            payload: the answer.
+
+        Raises:
+            RunNotFound: there is no such run.
+            InvalidSignal: the answer does not fit the schema, or another one was given. Nothing was consumed.
+        """
+        await self._control.signal(run_id, name, payload)
+
+    async def pause(self, run_id: str) -> None:
+        """Pause a run before its next step; ``resume`` goes on with it. One that has ended stays as it is.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        await self._control.pause(run_id)
+
+    async def cancel(self, run_id: str, reason: str = "") -> None:
+        """Cancel a run and the runs that it has started, and return when it has ended.
+
+        ``CancelledError`` arrives at once in a step that this process executes, and within a second or so in one of
+        another process. Then what was done is compensated. A run that has ended stays as it is.
+
+        Args:
+            run_id: the run.
+            reason: told by ``RunCancelled``.
+
+        Raises:
+            RunNotFound: there is no such run.
+            VersionMismatch: nobody drives it, and it was recorded by another definition.
+            NonDeterminismError: nobody drives it, and its code contradicts what is recorded.
+        """
+        await self._runner.cancel(run_id, reason)
+
+    async def redrive(
+        self, run_id: str, *, decision: Literal["retry", "skip"] = "retry", output: Any = ...
+    ) -> RunResult[Out]:
+        """Try a run again that has failed or was cancelled, from the step that failed, with its original input.
+
+        Steps that were undone run again. For a run that waits for a decision on a step with ``effect="once"``, this is
+        the decision.
+
+        Args:
+            run_id: the run.
+            decision: ``"retry"`` the step, or ``"skip"`` it.
+            output: what the step counts as having returned, if it is skipped; ``None`` by default.
+
+        Raises:
+            InvalidArgument: the run has not ended, and waits for no decision.
+            RunNotFound: there is no such run.
+        """
+        return await self._control.redrive(run_id, decision, output)
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | None = None,
+        new_run_id: str | None = None,
+        context_update: Mapping[str, Any] | None = None,
+    ) -> RunHandle[Out]:
+        """Create a run that has the same past as another one, up to ``at``. Nothing of that runs again.
+
+        The new run is ``pending``; ``run``, ``resume`` and ``recover`` drive it.
+
+        Args:
+            run_id: the run to share the past of.
+            at: the last fact that is shared; by default the last one there is.
+            new_run_id: names the new run; a new unique name by default.
+            context_update: fields of the context that differ in the new run.
+
+        Raises:
+            RunNotFound: there is no such run.
+            InvalidArgument: its log has no fact ``at``, or ``new_run_id`` is taken.
+        """
+        return self.handle(await self._control.fork(run_id, at, new_run_id, context_update))
+
+    async def recover(self) -> list[str]:
+        """Drive every run whose owner is gone, until it rests or sleeps, and return their ids.
+
+        Those are the ``running`` runs without a living owner, and the ``pending`` ones that are in no queue.
+        """
+        return await self._runner.recover()
+
+    async def diff(self, run_id: str, a: int, b: int) -> list[Change]:
+        """Return what is different between the state of a run after fact ``a`` and after fact ``b``.
+
+        Raises:
+            RunNotFound: there is no such run.
+            InvalidArgument: its log has no such fact.
+        """
+        return await self._runner.reader.diff(run_id, a, b)
 
     async def stream(
         self,
@@ -162,8 +341,9 @@ class Flujo(Generic[In, Out]):
             RunFailed: the run failed; raised after the last event.
             RunCancelled: the run was cancelled; raised after the last event.
         """
-        request = _request(run_id, input, context, metadata)
-        task = await self._runner.launch(request)
+        self._recover_meanwhile()
+        request = request_for(run_id, input, context, metadata, None)
+        task = await self._runner.launch(request, is_followed=True)
         try:
             reader = self._runner.reader
             async for event in reader.events(request.run_id, after=after, follow=True, driver=task):
@@ -213,19 +393,13 @@ class Flujo(Generic[In, Out]):
         Raises:
             InvalidArgument: an unknown status, or a negative number.
         """
-        if status and status not in RUN_STATUSES:
-            raise InvalidArgument(f"{status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
-        if offset < 0 or (limit is not None and limit < 0):
-            raise InvalidArgument("limit and offset are not negative")
-        query = RunQuery(
-            status=status,
-            pipeline_name=pipeline_name,
-            parent_run_id=parent_run_id,
-            metadata=dict(metadata or {}),
-            limit=limit,
-            offset=offset,
-        )
-        return await self.state_backend.query_runs(query)
+        query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_id=parent_run_id)
+        page = replace(query, metadata=dict(metadata or {}), limit=limit, offset=offset)
+        return await self.state_backend.query_runs(page)
+
+    async def list_dead_letters(self, *, limit: int | None = 100, offset: int = 0) -> list[RunSummary]:
+        """Return the runs that have failed, the newest first: each waits for ``redrive`` or ``delete``."""
+        return await self.list_runs(status="failed", limit=limit, offset=offset)
 
     async def delete(self, run_id: str) -> None:
         """Remove a run with all that belongs to it; one that does not exist is no error.
@@ -236,7 +410,7 @@ class Flujo(Generic[In, Out]):
 
     def handle(self, run_id: str) -> RunHandle[Out]:
         """Return a handle on a run, which need not exist yet."""
-        return RunHandle(self._runner, check_run_id(run_id))
+        return RunHandle(self._runner, self._control, check_run_id(run_id))
 
     async def aclose(self) -> None:
         """Interrupt the runs in the background, and close a backend that was given as a URL."""
@@ -244,7 +418,12 @@ class Flujo(Generic[In, Out]):
         if self._owns_backend:
             await self.state_backend.shutdown()
 
+    def _recover_meanwhile(self) -> None:
+        if self._is_recovering:
+            self._runner.scheduler.kick()
+
     async def __aenter__(self) -> Self:
+        self._recover_meanwhile()
         return self
 
     async def __aexit__(
@@ -253,15 +432,9 @@ class Flujo(Generic[In, Out]):
         await self.aclose()
 
 
-def _definition(
-    pipeline: Chain[Any, Any] | None, registry: PipelineRegistry | None, name: str | None, version: str
-) -> Definition:
-    if pipeline is not None:
-        chain = as_pipeline(pipeline, "Flujo()")
-        return Definition(chain, name or chain.name, None if version == LATEST else version)
-    if registry is None or name is None:
-        raise DefinitionError("Flujo() needs a pipeline, or a registry and a pipeline_name")
-    return registry.get(name, version)
+def runner_of(flujo: Flujo[Any, Any]) -> Runner:
+    """Return what a runtime drives runs with; for workers."""
+    return flujo._runner  # pyright: ignore[reportPrivateUsage] -- of this module
 
 
 def _open(backend: StateBackend | str) -> StateBackend:
@@ -272,9 +445,3 @@ def _open(backend: StateBackend | str) -> StateBackend:
     from flujo_async.backends import backend_from_url  # a store is imported when it is asked for
 
     return backend_from_url(backend)
-
-
-def _request(run_id: str | None, input: Any, context: Any, metadata: Mapping[str, Any] | None) -> Request:
-    return Request(
-        run_id=uuid.uuid4().hex if run_id is None else run_id, input=input, context=context, metadata=metadata or {}
-    )

@@ -53,7 +53,7 @@ class Group:
             raise self._broken
         faults = [outcome for _, outcome in sorted(self._outcomes.items()) if isinstance(outcome, Fault)]
         if faults and self._on_error != "ignore":
-            raise faults[0]
+            raise Fault(faults[0].error, [key for fault in faults for key in fault.keys])
         return dict(sorted(self._outcomes.items()))
 
     async def _lane(self, todo: Iterator[tuple[int, Member]]) -> None:

@@ -11,6 +11,7 @@ from flujo_async._log.views import Commit, Event
 from flujo_async._model.policy import seconds
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RunStatus, StepRecord, WorkflowState
+from flujo_async._runtime.control import Control
 from flujo_async._runtime.runner import Runner
 from flujo_async.errors import RunNotFound
 
@@ -24,9 +25,10 @@ class RunHandle(Generic[Out]):
         run_id: the run.
     """
 
-    def __init__(self, runner: Runner, run_id: str) -> None:
+    def __init__(self, runner: Runner, control: Control, run_id: str) -> None:
         self.run_id = run_id
         self._runner = runner
+        self._control = control
 
     async def result(self, timeout: timedelta | float | None = None) -> RunResult[Any]:
         """Wait until the run rests, and return what it left.
@@ -69,6 +71,14 @@ class RunHandle(Generic[Out]):
     def events(self, after: int = 0, *, follow: bool = False) -> AsyncIterator[Event]:
         """Iterate over what was committed after ``seq`` ``after``; with ``follow`` until the run rests."""
         return self._runner.reader.events(self.run_id, after=after, follow=follow)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Cancel the run; see ``Flujo.cancel``."""
+        await self._runner.cancel(self.run_id, reason)
+
+    async def signal(self, name: str, payload: Any = None) -> None:
+        """Answer a wait of the run; see ``Flujo.signal``."""
+        await self._control.signal(self.run_id, name, payload)
 
     def __repr__(self) -> str:
         return f"<run {self.run_id!r}>"

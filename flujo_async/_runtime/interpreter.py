@@ -10,18 +10,21 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, assert_never, cast
 
-from flujo_async._codec.exceptions import decode_error
 from flujo_async._codec.items import item_trees, mapping_tree
 from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, child, is_top_level, is_within, item_source
-from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch, StepFailed
+from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch
 from flujo_async._model.tree import Json
-from flujo_async._plan.nodes import Block, Branch, Loop, MapEach, Node, Parallel, Question
+from flujo_async._plan.graph import Graph
+from flujo_async._plan.nodes import Block, Branch, Child, Loop, MapEach, Node, Parallel, Question, Sleep, WaitFor
 from flujo_async._plan.pipeline import Pipeline
 from flujo_async._plan.step import Step
-from flujo_async._runtime.attempt import StepCall
+from flujo_async._plan.workflow import Workflow
+from flujo_async._runtime.calls import ChildCall, call_step, sleep, wait_for
 from flujo_async._runtime.contexts import Scope, main_scope
 from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.graph_run import GraphRun
 from flujo_async._runtime.group import Group, Member, Outcome
+from flujo_async._runtime.workflow import run_workflow
 from flujo_async.errors import AllBranchesFailed, ContextConflict, LoopExhausted, NoBranch, SerializationError
 
 
@@ -40,9 +43,14 @@ class Interpreter:
         """
         fold = self._journal.fold
         scope = main_scope(fold.started.context)
-        for patch, _ in fold.migrations:
-            scope.change(patch)
-        return (await self._sequence(pipeline, Value(fold.started.input, RUN_INPUT), scope, "")).tree
+        value = Value(fold.started.input, RUN_INPUT)
+        match pipeline.sequence:
+            case (Workflow() as workflow,):  # alone, its steps are the top level
+                return (await run_workflow(self._execution, workflow, value, scope, "")).tree
+            case _:
+                for patch, _ in fold.migrations:
+                    scope.change(patch)
+                return (await self._sequence(pipeline, value, scope, "")).tree
 
     async def _sequence(self, pipeline: Pipeline[Any, Any], value: Value, scope: Scope, path: str) -> Value:
         for label, element in zip(pipeline.labels, pipeline.sequence, strict=True):
@@ -60,16 +68,19 @@ class Interpreter:
 
     async def _element(self, node: Node, value: Value, scope: Scope, key: str) -> Value:
         match node:
-            case Step():
-                return await self._step(node, value, scope, key)
-            case Parallel():
-                return await self._parallel(node, value, scope, key)
-            case MapEach():
-                return await self._map_each(node, value, scope, key)
+            case Step():  # the usual case
+                outcome = await call_step(self._execution, node, key, value, scope)
+                return Value(outcome.output, outcome.key)
+            case Sleep() | WaitFor() | Child():
+                return await self._wait(node, value, key)
+            case Parallel() | MapEach() | Graph():
+                return await self._merge(node, value, scope, key)
             case Branch():
                 value = await self._branch(node, value, scope, key)
             case Loop():
                 value = await self._loop(node, value, scope, key)
+            case Workflow():
+                value = await run_workflow(self._execution, node, value, scope, key)
             case Block():
                 value = await self._sequence(node.body, value, scope, key)
             case _:
@@ -77,14 +88,35 @@ class Interpreter:
         self._complete_block(key, scope, {})
         return value
 
-    async def _step(self, step: Step[Any, Any], value: Value, scope: Scope, key: str) -> Value:
-        outcome = self._journal.fold.outcomes.get(key)
-        if outcome is None:
-            outcome = await StepCall(self._execution, step, key, value, scope).perform()
-        if isinstance(outcome, StepFailed):
-            raise Fault(decode_error(self._execution.codec, outcome.error))
-        scope.change(outcome.patch)
-        return Value(outcome.output, key)
+    async def _wait(self, node: Sleep | WaitFor | Child, value: Value, key: str) -> Value:
+        match node:
+            case Sleep():
+                await sleep(self._execution, key, node.duration)
+                return value
+            case WaitFor():
+                return await wait_for(self._execution, key, node)
+            case Child():
+                return await ChildCall(self._execution, node, key, value).perform()
+
+    async def _merge(self, node: Parallel | MapEach | Graph, value: Value, scope: Scope, key: str) -> Value:
+        """Run what has several members at the same time, whose changes of the context are merged."""
+        match node:
+            case Parallel():
+                return await self._parallel(node, value, scope, key)
+            case MapEach():
+                return await self._map_each(node, value, scope, key)
+            case Graph():
+                return await self._graph(node, value, scope, key)
+
+    async def _graph(self, node: Graph, value: Value, scope: Scope, key: str) -> Value:
+        graph = GraphRun(self._execution, node, key, value, scope)
+        output = await graph.run()
+        patch = self._journal.fold.blocks.get(key)
+        if patch is None:
+            patch = graph.patch()
+        scope.change(patch)
+        self._complete_block(key, scope, patch)
+        return output
 
     async def _parallel(self, node: Parallel, value: Value, scope: Scope, key: str) -> Value:
         scopes = [Scope(child(key, name), scope.fields) for name, _ in node.branches]
@@ -110,6 +142,8 @@ class Interpreter:
     async def _group(
         self, node: Parallel | MapEach, members: Sequence[Member], scopes: list[Scope]
     ) -> dict[int, Outcome]:
+        if self._execution.is_frozen:  # every member is walked through as far as it is recorded
+            return await Group(members, max_concurrency=None, on_error="finish", ahead=[]).run()
         failures = self._journal.fold.failures if node.on_error == "cancel" else []
         ahead = [index for index, scope in enumerate(scopes) if any(is_within(key, scope.path) for key in failures)]
         group = Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead)
@@ -146,9 +180,13 @@ class Interpreter:
     async def _branch(self, node: Branch, value: Value, scope: Scope, key: str) -> Value:
         choice = self._journal.fold.choices.get(key)
         if choice is None:
-            choice = self._choose(node, value, scope, key)
-            # Durable before the branch begins: asked again after a crash, a selector might answer something else.
-            await self._journal.commit(ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice))
+            await self._execution.enter()
+            try:
+                choice = self._choose(node, value, scope, key)
+                # Durable before the branch begins: asked again after a crash, a selector might answer something else.
+                await self._journal.commit(ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice))
+            finally:
+                self._execution.leave()
         case = dict(node.cases)[str(choice)]
         return await self._sequence(case, value, scope, _body_path(key, str(choice), case))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,49 +13,79 @@ from datetime import timedelta
 from typing import Final
 
 from flujo_async._model.lease import Lease
+from flujo_async._model.stored import Signal
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.errors import BackendError, InvalidArgument
 
 _log: Final = logging.getLogger("flujo_async")
 _RENEWALS_PER_TTL: Final = 3
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
 
 
 @dataclass(slots=True)
-class _Held:
+class Held:
+    """A lease that is kept alive.
+
+    Attributes:
+        lease: as it was renewed last.
+    """
+
     lease: Lease
     lost: Callable[[], object]
+    posted: Callable[[list[Signal]], object]
+    signals: int = 0
 
 
 class LeaseKeeper:
-    """Renews all leases of one runtime together, from a daemon thread that lives while there are any."""
+    """Renews all leases of one runtime together, and looks for signals that other processes post to their runs.
+
+    From a daemon thread that lives while there are any.
+    """
 
     def __init__(self, backend: StateBackend, clock: Clock, ttl: timedelta) -> None:
+        if not ttl > timedelta(0):
+            raise InvalidArgument(f"lease_ttl is longer than zero, not {ttl!r}")
         self._backend = backend
         self._clock = clock
         self._ttl = ttl
         self._guard = threading.Condition()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[tuple[str, int], Held] = {}
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def holding(self, lease: Lease, lost: Callable[[], object]) -> Generator[None]:
+    def holding(
+        self, lease: Lease, lost: Callable[[], object], posted: Callable[[list[Signal]], object]
+    ) -> Generator[Held]:
         """Keep a lease alive while the block runs.
 
         Args:
             lease: what to renew.
             lost: called, from the keeper's thread, when somebody else has the run.
+            posted: called, from the keeper's thread, with the signals of the run when there are more than before.
         """
+        held = Held(lease, lost, posted)
         if not self._backend.capabilities.multi_process:
-            yield  # nobody else can claim the run
+            yield held  # it lasts for ever; whether its owner is alive is known
             return
         with self._guard:
-            self._held[lease.run_id] = _Held(lease, lost)
+            self._held[lease.run_id, lease.token] = held
             self._ensure_thread()
         try:
-            yield
+            yield held
         finally:
             with self._guard:
-                self._held.pop(lease.run_id, None)
+                del self._held[lease.run_id, lease.token]
+
+    async def renew_now(self, held: Held) -> bool:
+        """Renew a lease that has run out; return whether its owner has the run still."""
+        try:
+            renewed = await self._backend.renew([held.lease], now=self._clock.now(), ttl=self._ttl)
+        except BackendError as error:  # nobody knows, so it may not go on
+            _log.warning("run %r: its lease has run out, and could not be renewed: %r", held.lease.run_id, error)
+            return False
+        held.lease = renewed[0] if renewed else held.lease
+        return bool(renewed)
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
@@ -62,21 +93,40 @@ class LeaseKeeper:
             self._thread.start()
 
     def _run(self) -> None:
-        interval = self._ttl.total_seconds() / _RENEWALS_PER_TTL
+        renewal = self._ttl.total_seconds() / _RENEWALS_PER_TTL
+        renewed_at = time.monotonic()
         while True:
             with self._guard:
-                self._guard.wait(interval)
+                self._guard.wait(min(renewal, _SECONDS_BETWEEN_LOOKS))
                 if not self._held:
                     self._thread = None
                     return
                 held = list(self._held.values())
-            self._renew(held)
+            if time.monotonic() - renewed_at >= renewal:
+                renewed_at = time.monotonic()
+                self._renew(held)
+            self._look(held)
 
-    def _is_held(self, entry: _Held) -> bool:
+    def _look(self, held: list[Held]) -> None:
+        try:
+            signals = asyncio.run(self._backend.read_signals({entry.lease.run_id for entry in held}))
+        except Exception as error:  # whatever it is, this thread has to be there for the next try
+            _log.warning("signals could not be read: %r", error)
+            return
+        grouped: dict[str, list[Signal]] = {}
+        for signal in signals:
+            grouped.setdefault(signal.run_id, []).append(signal)
+        for entry in held:
+            theirs = grouped.get(entry.lease.run_id, [])
+            if len(theirs) > entry.signals:
+                entry.signals = len(theirs)
+                entry.posted(theirs)
+
+    def _is_held(self, entry: Held) -> bool:
         with self._guard:
-            return self._held.get(entry.lease.run_id) is entry
+            return self._held.get((entry.lease.run_id, entry.lease.token)) is entry
 
-    def _renew(self, held: list[_Held]) -> None:
+    def _renew(self, held: list[Held]) -> None:
         leases = [entry.lease for entry in held]
         try:
             renewed = asyncio.run(self._backend.renew(leases, now=self._clock.now(), ttl=self._ttl))
@@ -84,9 +134,9 @@ class LeaseKeeper:
             # The leases last for two more tries; a store that stays away stops the runs at their next commit.
             _log.warning("leases could not be renewed: %r", error)
             return
-        kept = {lease.run_id: lease for lease in renewed}
+        kept = {(lease.run_id, lease.token): lease for lease in renewed}
         for entry in held:
-            if entry.lease.run_id in kept:
-                entry.lease = kept[entry.lease.run_id]
+            if (lease := kept.get((entry.lease.run_id, entry.lease.token))) is not None:
+                entry.lease = lease
             elif self._is_held(entry):  # a run that came to rest meanwhile has given its lease back
                 entry.lost()

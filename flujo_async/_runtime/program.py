@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from flujo_async._codec.exceptions import decode_error
@@ -19,7 +19,8 @@ from flujo_async._model.result import RunResult
 from flujo_async._model.state import WorkflowState
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._plan.assignable import is_assignable
-from flujo_async._plan.definition import Definition
+from flujo_async._plan.definition import Definition, definition_of
+from flujo_async._plan.nodes import Child
 from flujo_async._plan.registry import PipelineRegistry
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.request import Request
@@ -48,6 +49,7 @@ class Program:
 
         Raises:
             InvalidArgument: the definition needs an input and there is none, or the context is of a wrong type.
+            DefinitionError: it begins with a graph, and the input lacks entries that its steps need.
             SerializationError: the input, the context or the metadata cannot be stored.
         """
         return RunStarted(
@@ -58,10 +60,13 @@ class Program:
             fingerprint=self.definition.fingerprint,
             input=self._encode_input(request),
             context=self.contexts.first(request.context),
-            metadata=_plain_metadata(request.metadata),
+            metadata=plain_json(request.metadata),
+            parent_run_id=request.parent_run_id,
+            deadline=None if request.timeout is None else now + timedelta(seconds=request.timeout),
         )
 
     def _encode_input(self, request: Request) -> Json:
+        self.definition.pipeline.check_input(None if request.input is ... else request.input)
         if request.input is not ...:
             return self.codec.encode(request.input, at="input")
         for end in self.definition.pipeline.inlets():
@@ -115,7 +120,41 @@ class Catalogue:
         self._registry = registry
         self._context_type = context_type
         self._migrate = migrate
-        self._others: dict[str, Program] = {}
+        self._programs: dict[int, Program] = {}
+        self._children: dict[tuple[str, str], Definition] = {}
+        for definition_ in (definition, *(registry.definitions() if registry else ())):
+            self._add_children(definition_)
+
+    def names(self) -> frozenset[str]:
+        """Return the names of all definitions that can run here."""
+        registered = self._registry.definitions() if self._registry is not None else ()
+        children = (name for name, _ in self._children)
+        return frozenset({self.current.definition.name, *children, *(definition.name for definition in registered)})
+
+    def programs(self) -> Iterator[Program]:
+        """Yield every program that can run here."""
+        yield self.current
+        for definition in self._registry.definitions() if self._registry else ():
+            yield self._program(definition)
+        for definition in self._children.values():
+            yield self._program(definition)
+
+    def of_child(self, node: Child) -> Program:
+        """Return the program of a child, which can run here from now on."""
+        definition = definition_of(node.body, node.name)
+        known = self._children.setdefault((definition.name, definition.version), definition)
+        return self._program(known)
+
+    def _add_children(self, definition: Definition) -> None:
+        for other in definition.children():
+            if (other.name, other.version) not in self._children:
+                self._children[other.name, other.version] = other
+                self._add_children(other)
+
+    def _program(self, definition: Definition) -> Program:
+        if id(definition) not in self._programs:
+            self._programs[id(definition)] = Program.of(definition, self._context_type)
+        return self._programs[id(definition)]
 
     def reading(self, fold: Fold) -> Program:
         """Return what best knows the values of a recorded run."""
@@ -140,8 +179,7 @@ class Catalogue:
             return None
         changes = self._migrate(workflow_state(fold, program.codec)) or {}
         before = fold.contexts[MAIN_SCOPE]
-        after: JsonObject = before | {name: program.codec.encode(value, at=name) for name, value in changes.items()}
-        program.contexts.decode(after)  # what does not fit the context type is refused before anything executes
+        after = program.contexts.updated(before, changes)  # what does not fit is refused before anything executes
         return RunMigrated(
             at=now,
             pipeline_version=program.definition.version,
@@ -151,14 +189,9 @@ class Catalogue:
 
     def _registered(self, fold: Fold) -> Program | None:
         name, version = fold.started.pipeline_name, fold.pipeline_version
-        if self._registry is None or name != self.current.definition.name:
-            return None
-        definition = self._registry.find(name, version)
-        if definition is None:
-            return None
-        if version not in self._others:
-            self._others[version] = Program.of(definition, self._context_type)
-        return self._others[version]
+        definition = self._registry.find(name, version) if self._registry is not None else None
+        definition = definition or self._children.get((name, version))
+        return None if definition is None else self._program(definition)
 
 
 def _fits(definition: Definition, fold: Fold) -> bool:
@@ -189,7 +222,7 @@ def _conflict(fold: Fold, what: str) -> RunConflict:
     )
 
 
-def _plain_metadata(metadata: Mapping[str, Any]) -> JsonObject:
+def plain_json(metadata: Mapping[str, Any]) -> JsonObject:
     """Return metadata as stored: they are searched, so they are plain JSON and nothing else."""
     try:
         plain = loads(dumps(dict(metadata)))

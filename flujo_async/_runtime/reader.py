@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Final
 
 from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.history import Change, changes
 from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.state import RESTING, StepRecord, WorkflowState
-from flujo_async._model.stored import RunQuery, StoredRun
+from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
+from flujo_async._model.stored import Record, RunQuery, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.program import Catalogue
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import settle
 from flujo_async.errors import InvalidArgument, RunNotFound
 
@@ -24,21 +28,54 @@ _LOOK_AGAIN_SECONDS: Final = 1.0
 """News from a store are hints; whoever waits looks again after this time at the latest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A run as it was read at one instant.
+
+    Attributes:
+        fold: the state of its log; where the head knows better whether it is queued or paused, as the head says.
+        summary: its head.
+        signals: what was posted to it.
+    """
+
+    fold: Fold
+    summary: RunSummary
+    signals: tuple[Signal, ...]
+
+
 class Reader:
     """Reads what is stored of runs, verified and decoded."""
 
-    def __init__(self, backend: StateBackend, catalogue: Catalogue) -> None:
+    def __init__(self, backend: StateBackend, catalogue: Catalogue, clock: Clock) -> None:
         self._backend = backend
         self._catalogue = catalogue
+        self._clock = clock
 
-    async def find(self, run_id: str, *, until: int | None = None) -> Fold | None:
-        """Return the state of a run, at the end of its log or at ``until``; ``None`` if there is no such run.
+    async def look(self, run_id: str) -> Seen | None:
+        """Return a run with its signals; ``None`` if there is no such run.
 
         Raises:
             IntegrityError: its log is broken.
         """
-        stored = await self._find(run_id, until=until)
-        return None if stored is None else fold_log(run_id, stored.records)
+        stored = await self._find(run_id)
+        if stored is None:
+            return None
+        fold, summary = fold_log(run_id, stored.records), stored.summary
+        if summary.last_seq == fold.seq and fold.status not in TERMINAL:
+            fold.status, fold.waiting_for = summary.status, tuple(summary.waiting_for)
+        return Seen(fold, summary, stored.signals)
+
+    async def see(self, run_id: str) -> Seen:
+        """Return a run with its signals.
+
+        Raises:
+            RunNotFound: there is no such run.
+            IntegrityError: its log is broken.
+        """
+        seen = await self.look(run_id)
+        if seen is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        return seen
 
     async def get(self, run_id: str, *, until: int | None = None) -> Fold:
         """Return the state of a run.
@@ -48,7 +85,13 @@ class Reader:
             InvalidArgument: its log has no fact ``until``.
             IntegrityError: its log is broken.
         """
-        return fold_log(run_id, (await self._get(run_id, until=until)).records)
+        if until is None:
+            return (await self.see(run_id)).fold
+        return fold_log(run_id, (await self.records(run_id, until=until)))
+
+    async def records(self, run_id: str, *, until: int | None = None) -> tuple[Record, ...]:
+        """Return the log of a run; errors as in ``get``."""
+        return (await self._get(run_id, until=until)).records
 
     async def summary(self, run_id: str) -> RunSummary | None:
         """Return the head of a run, ``None`` if there is no such run."""
@@ -68,6 +111,11 @@ class Reader:
         """Return the steps of a run."""
         fold = await self.get(run_id)
         return step_records(fold, self._catalogue.reading(fold).codec)
+
+    async def diff(self, run_id: str, a: int, b: int) -> list[Change]:
+        """Return what is different between two states of a run."""
+        before, after = await self.get(run_id, until=a), await self.get(run_id, until=b)
+        return changes(before, after, self._catalogue.reading(after).codec)
 
     async def events(
         self, run_id: str, *, after: int, follow: bool, driver: asyncio.Task[None] | None = None
@@ -99,10 +147,25 @@ class Reader:
                 summary = await self.summary(run_id)
                 if summary is None or is_reached(summary) or (driver is not None and driver.done()):
                     return summary
-                await asyncio.wait({news} if driver is None else {news, driver}, return_when=asyncio.FIRST_COMPLETED)
+                await self._first_of(news, driver, summary.wake_at)
             finally:
                 news.cancel()
                 await settle(news)
+
+    async def _first_of(
+        self, news: asyncio.Task[None], driver: asyncio.Task[None] | None, wake_at: datetime | None
+    ) -> None:
+        """Return when there is news, the driver has ended, or ``wake_at`` comes."""
+        left = 0.0 if wake_at is None else (wake_at - self._clock.now()).total_seconds()
+        alarm = asyncio.create_task(self._clock.sleep(left)) if left > 0 else None
+        try:
+            await asyncio.wait(
+                {task for task in (news, driver, alarm) if task is not None}, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+                await settle(alarm)
 
     async def _get(self, run_id: str, *, until: int | None = None) -> StoredRun:
         stored = await self._find(run_id, until=until)

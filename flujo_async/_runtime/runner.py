@@ -4,67 +4,77 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any, Final
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, nullcontext, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeAlias
 
-import anyio
-
-from flujo_async._log.chain import GENESIS, seal, verify
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import Fact, RunResumed
-from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.result import RunResult
-from flujo_async._model.state import RESTING
-from flujo_async._model.stored import NewRun
-from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.drive import Drive
-from flujo_async._runtime.execution import Execution
-from flujo_async._runtime.journal import Journal
+from flujo_async._model.state import RESTING, TERMINAL
+from flujo_async._model.stored import RunQuery, Signal
+from flujo_async._model.tree import Json
+from flujo_async._runtime.admission import Admission
+from flujo_async._runtime.drive import Drive, Means, Ready
+from flujo_async._runtime.execution import ChildCall, Value
 from flujo_async._runtime.lease_keeper import LeaseKeeper
+from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
-from flujo_async._runtime.program import Catalogue, Program
-from flujo_async._runtime.reader import Reader
+from flujo_async._runtime.program import Catalogue
+from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
+from flujo_async._runtime.scheduler import Scheduler
+from flujo_async._runtime.services import Services
+from flujo_async._runtime.taking import Taking
+from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.shield import acquire, finish, settle
-from flujo_async.errors import RunCancelled, RunExists, RunFailed, RunNotFound, StaleLease, VersionMismatch
+from flujo_async.abc.shield import finish, settle
+from flujo_async.errors import RunCancelled, RunFailed, RunNotFound, StaleLease
 
 _log: Final = logging.getLogger("flujo_async")
-_THREADS: Final = 32
-"""How many steps of one runtime may use threads at the same time."""
+_A_SECOND: Final = timedelta(seconds=1)
+_FOR_EVER: Final = timedelta(days=100 * 365)
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A run that this runtime has the lease of, ready to be driven.
-
-    Attributes:
-        first: facts that go into its next commit.
-    """
-
-    lease: Lease
-    fold: Fold
-    program: Program
-    first: tuple[Fact, ...] = ()
+Find: TypeAlias = Callable[[Request, str], Awaitable[Ready | Fold | None]]
 
 
 class Runner:
     """Does what a ``Flujo`` is asked to do."""
 
-    def __init__(self, backend: StateBackend, catalogue: Catalogue, clock: Clock, lease_ttl: timedelta) -> None:
-        self.reader: Reader = Reader(backend, catalogue)
-        self._backend = backend
-        self._catalogue = catalogue
-        self._clock = clock
-        self._ttl = lease_ttl
-        self._keeper = LeaseKeeper(backend, clock, lease_ttl)
-        self._threads: anyio.CapacityLimiter | None = None
+    def __init__(
+        self,
+        backend: StateBackend,
+        catalogue: Catalogue,
+        clock: Clock,
+        *,
+        lease_ttl: timedelta,
+        services: Services,
+        max_concurrency: int | None,
+        is_recovering: bool,
+        always_replay: bool = False,
+    ) -> None:
+        self.backend = backend
+        self.catalogue = catalogue
+        self.clock = clock
+        self.reader: Reader = Reader(backend, catalogue, clock)
+        keeper = LeaseKeeper(backend, clock, lease_ttl)
+        if not backend.capabilities.multi_process:
+            lease_ttl = max(lease_ttl, _FOR_EVER)  # all owners are in this process, and known to be alive or not
+        self.taking: Taking = Taking(backend, catalogue, clock, lease_ttl, self.reader)
+        self.ttl = lease_ttl
+        self._means = Means(backend, clock, keeper, services, always_replay)
+        self._admission = Admission(max_concurrency)
+        self._dead: frozenset[str] = frozenset()
+        self._dead_until = clock.now()
         self._background: dict[asyncio.Task[None], str] = {}
+        self.scheduler: Scheduler = Scheduler(
+            self, self._orphans if is_recovering else self._due_runs, is_lasting=is_recovering
+        )
 
     async def complete(self, request: Request, exists: Callable[[], None] = lambda: None) -> RunResult[Any]:
         """Start a run or take it up, and return when it rests, whoever drives it.
@@ -77,26 +87,81 @@ class Runner:
             RunFailed: it failed.
             RunCancelled: it was cancelled.
         """
-        find = self._prepare
+        find = self.taking.prepare
         while True:
-            with Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
+            rested = await self._once(request, find, exists)
+            if isinstance(rested, RunResult):
+                return rested
+            find = self.taking.prepare_again
+            await self.reader.watch(request.run_id, self.taking.is_free)
+
+    async def advance(self, request: Request, exists: Callable[[], None] = lambda: None) -> None:
+        """Do as ``complete``, and leave a run that leaves memory to the scheduler."""
+        find = self.taking.prepare
+        while (rested := await self._once(request, find, exists)) is None:
+            head = await self.reader.summary(request.run_id)
+            if head is None or self.taking.sleeps(head):
+                break
+            find = self.taking.prepare_again
+            await self.reader.watch(request.run_id, self.taking.is_free)
+        if isinstance(rested, Park):
+            self.scheduler.expect(rested.wake_at)
+        else:
+            self.scheduler.kick()
+
+    async def _once(self, request: Request, find: Find, exists: Callable[[], None]) -> RunResult[Any] | Park | None:
+        """Start a run or take it up, and drive it once.
+
+        Returns:
+            What it left, or how it left memory; ``None`` if it is with somebody else, or sleeps.
+        """
+        if self._admission.is_full and not request.is_urgent and find == self.taking.prepare:
+            await self.taking.ensure(request)
+            exists()
+        place = nullcontext() if request.is_urgent else self._admission.slot(request.priority)
+        with Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
+            async with place:
                 found = await find(request, str(owner))
                 exists()
                 if isinstance(found, Fold):
-                    return self._outcome(found)
+                    return self.outcome(found)
                 if found is not None:
-                    return await self._drive(found)
-            find = self._find_again
-            await self._until_free(request.run_id)
+                    return await self.drive(found)
+        return None
 
-    async def launch(self, request: Request) -> asyncio.Task[None]:
-        """Do as ``complete`` in the background; the run is in the store when this returns.
+    async def enqueue(self, request: Request) -> None:
+        """Put a run into its queue, unless it exists.
+
+        Raises:
+            RunConflict: it exists with another input or context.
+        """
+        await self.taking.ensure(request)
+
+    async def recover(self) -> list[str]:
+        """Drive every run whose owner is gone, once, and return their ids."""
+        recovered: list[str] = []
+        with Owner.at_work() as owner:
+            for query in await self._orphans():
+                query = replace(query, limit=100)
+                while leases := await self.backend.claim(str(owner), now=self.clock.now(), ttl=self.ttl, query=query):
+                    driven = await asyncio.gather(*map(self.scheduler.drive, leases))
+                    recovered += [lease.run_id for lease, is_driven in zip(leases, driven, strict=True) if is_driven]
+        self.scheduler.kick()
+        return recovered
+
+    async def launch(self, request: Request, *, is_followed: bool = False) -> asyncio.Task[None]:
+        """Drive a run in the background; it is in the store when this returns.
+
+        Args:
+            request: what is asked for.
+            is_followed: whether the task goes on until the run rests, or only until it leaves memory.
 
         Returns:
-            The task, which ends when the run rests, with the exception of a store that failed.
+            The task; it ends with the exception of a store that failed.
         """
         exists = asyncio.Event()
-        task = asyncio.create_task(self._complete_quietly(request, exists), name=f"flujo run {request.run_id}")
+        work = self._work_quietly(request, exists, is_followed=is_followed)
+        task = asyncio.create_task(work, name=f"flujo run {request.run_id}")
         for former in self._tasks_of(request.run_id):
             if former.done():
                 del self._background[former]
@@ -128,27 +193,188 @@ class Runner:
             BackendError: it was driven in the background here, and the store failed.
         """
         for task in self._tasks_of(run_id):
-            await asyncio.wait({task})
-            if not task.cancelled():  # an interruption of the run is none of who waits for it
+            await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
+            if task.done() and not task.cancelled():  # an interruption of the run is none of who waits for it
                 task.result()
-        if await self.reader.watch(run_id, lambda head: head.status in RESTING) is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-        return self._outcome(await self.reader.get(run_id))
+        while True:
+            if await self.reader.watch(run_id, lambda head: head.status in RESTING) is None:
+                raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            seen = await self.reader.see(run_id)
+            if seen.fold.status not in RESTING:
+                continue  # somebody has just gone on with it
+            if seen.fold.status in TERMINAL or not is_due(seen.fold, seen.signals, self.clock.now()):
+                return self.outcome(seen.fold)
+            # It has its answer, and somebody is about to go on with it.
+            last_seq = seen.summary.last_seq
+            await self.reader.watch(run_id, lambda head: head.last_seq != last_seq)  # noqa: B023 -- awaited here
+
+    async def drive(self, ready: Ready) -> RunResult[Any] | Park:
+        """Drive a run that this runtime has the lease of; return what it left, or how it left memory."""
+        drive = Drive(ready, self._means, self)
+        fold = await drive.run()
+        if drive.parked is not None and not drive.parked.is_paused:
+            return drive.parked
+        return self.outcome(fold, drive.error)
+
+    def outcome(self, fold: Fold, error: Exception | None = None) -> RunResult[Any]:
+        """Return what a run at rest left; ``error`` is the live exception that failed it, if it is at hand.
+
+        Raises:
+            RunFailed: it failed.
+            RunCancelled: it was cancelled.
+        """
+        result = self.catalogue.reading(fold).result(fold, error)
+        if fold.status == "failed":
+            raise RunFailed(f"run {fold.run_id!r} failed: {fold.error_message}", result=result) from result.error
+        if fold.status == "cancelled":
+            raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
+        return result
+
+    async def complete_child(self, call: ChildCall, run_id: str) -> Value | Park:
+        """Drive a child until it ends or leaves memory; see ``Children``."""
+        program = self.catalogue.of_child(call.node)
+        execution = call.execution
+        request = Request(run_id=run_id, input=program.codec.decode(call.value.tree), parent_run_id=execution.run_id)
+        while True:
+            with Owner.at_work() as owner, suppress(StaleLease):
+                found: Ready | Fold | None = await self.taking.create(request, str(owner), program)
+                if found is None:
+                    found = await self.taking.prepare_again(request, str(owner))
+                rested = await self._rest_of_child(found)
+                if rested is not None:
+                    return rested
+            head = await self.reader.summary(run_id)
+            if head is not None and not self.taking.is_free(head) and head.lease is None:
+                return Park((), head.wake_at, is_paused=False)  # it sleeps
+            await self.reader.watch(run_id, self.taking.is_free)
+
+    async def _rest_of_child(self, found: Ready | Fold | None) -> Value | Park | None:
+        if found is None:
+            return None
+        fold, error = found, None
+        if isinstance(found, Ready):
+            drive = Drive(found, self._means, self, is_inline=True)
+            fold, error = await drive.run(), drive.error
+            if drive.parked is not None and not drive.parked.is_paused:
+                return drive.parked
+        assert isinstance(fold, Fold)
+        self.outcome(fold, error)
+        if fold.status == "paused":
+            waiting = tuple(replace(item, run_id=item.run_id or fold.run_id) for item in fold.waiting_for)
+            return Park(waiting, fold.wake_at, is_paused=True)
+        return Value(fold.output)
+
+    async def cancel(self, run_id: str, reason: str) -> None:
+        """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
+        seen = await self.reader.see(run_id)
+        if seen.fold.status in TERMINAL:
+            return
+        await self.post_control(seen, CANCEL, reason)
+        with suppress(RunCancelled, RunFailed):
+            await self.complete(Request(run_id=run_id, is_urgent=True))
+
+    async def post_control(self, seen: Seen, name: str, payload: Json) -> None:
+        """Post one of the runtime's own signals to a run, and tell whoever drives it here."""
+        run_id = seen.summary.run_id
+        number = sum(signal.name == name for signal in seen.signals) + 1
+        await self.backend.post(Signal(run_id, f"{name}#{number}", name, payload, self.clock.now()))
+        nudge(run_id)
+
+    async def tell_parents(self, parent_run_id: str | None, run_id: str) -> None:
+        """Wake the runs above one that has news: the nearest may have to drive it."""
+        while parent_run_id is not None:
+            now = self.clock.now()
+            with suppress(RunNotFound):  # a parent may be deleted
+                await self.backend.post(
+                    Signal(parent_run_id, f"{CHILD_RESTED}#{uuid.uuid4().hex}", CHILD_RESTED, run_id, now)
+                )
+            nudge(parent_run_id)
+            summary = await self.reader.summary(parent_run_id)
+            parent_run_id = None if summary is None else summary.parent_run_id
+            self.scheduler.kick()
+
+    async def cancel_children(self, run_id: str, reason: str) -> None:
+        """Cancel all that runs below a run, leaves first; see ``Children``."""
+        for summary in await self.backend.query_runs(RunQuery(parent_run_id=run_id)):
+            if summary.status not in TERMINAL:
+                await self.cancel(summary.run_id, reason)
+
+    async def drive_claimed(self, lease: Lease) -> None:
+        """Drive a run that was claimed, once; see ``Driver``."""
+        async with AsyncExitStack() as stack:
+            try:
+                seen = await self.reader.see(lease.run_id)
+                if seen.fold.status == "paused" and not is_due(seen.fold, seen.signals, self.clock.now()):
+                    await self._let_rest(lease, seen)
+                    return
+                is_late = self._admission.is_full
+                await stack.enter_async_context(self._admission.slot(seen.summary.priority))
+                if is_late and not await self.backend.renew([lease], now=self.clock.now(), ttl=self.ttl):
+                    raise StaleLease(f"run {lease.run_id!r}: somebody has claimed it before its turn came here")
+            except BaseException:
+                await finish(self.taking.give_back(lease))
+                raise
+            await self.drive(await self.taking.ready(lease, seen))
+
+    async def _let_rest(self, lease: Lease, seen: Seen) -> None:
+        """Let go a paused run that has news, but none that it waits for."""
+        moment = seen.fold.wake_at
+        wake_at = None if moment is None or moment <= self.clock.now() else moment
+        await self.backend.release(lease, wake_at=wake_at, signals_read=len(seen.signals))
+
+    async def put_off(self, run_id: str, until: datetime) -> None:
+        """Let a run that cannot be driven here wait until a moment; see ``Driver``."""
+        with Owner.at_work() as owner:
+            lease = await self.taking.claim(run_id, str(owner))
+            if lease is not None:
+                signals = await self.backend.read_signals([run_id])
+                await self.backend.release(lease, wake_at=until, signals_read=len(signals))
 
     async def aclose(self) -> None:
         """Interrupt the runs in the background; they can be resumed."""
+        await self.scheduler.aclose()
         tasks = list(self._background)
         for task in tasks:
             task.cancel()
         for task in tasks:
             await settle(task)
         self._background.clear()
+        await self._means.services.aclose()
 
-    async def _complete_quietly(self, request: Request, exists: asyncio.Event) -> None:
-        """Complete a run whose outcome is read from the store."""
+    async def _due_runs(self) -> list[ClaimQuery]:
+        """Ask for the runs that have left memory and want to go on."""
+        return [
+            ClaimQuery(
+                statuses=frozenset({"running", "paused"}),
+                queues=frozenset({""}),
+                pipeline_names=self.catalogue.names(),
+                is_due=True,
+                dead_owners=await self.dead_owners(),
+            )
+        ]
+
+    async def _orphans(self) -> list[ClaimQuery]:
+        """Ask for the runs that nobody drives, and should."""
+        names, dead = self.catalogue.names(), await self.dead_owners()
+        running = ClaimQuery(statuses=frozenset({"running", "paused"}), pipeline_names=names, dead_owners=dead)
+        return [running, replace(running, statuses=frozenset({"pending"}), queues=frozenset({""}))]
+
+    async def dead_owners(self) -> frozenset[str]:
+        """Return the owners of leases that are known to have ended; looked up once a second at most."""
+        now = self.clock.now()
+        if self._dead_until > now:
+            return self._dead
+        self._dead_until = now + _A_SECOND
+        leased = await self.backend.query_runs(RunQuery(is_leased=True))
+        leases = {head.lease.owner: head.lease for head in leased if head.lease is not None}
+        self._dead = frozenset(owner for owner, lease in leases.items() if self.taking.is_dead(lease))
+        return self._dead
+
+    async def _work_quietly(self, request: Request, exists: asyncio.Event, *, is_followed: bool) -> None:
+        """Drive a run whose outcome is read from the store."""
         try:
             with suppress(RunFailed, RunCancelled):
-                await self.complete(request, exists.set)
+                await (self.complete if is_followed else self.advance)(request, exists.set)
         except Exception as error:  # told, and raised to whoever waits for the task
             if exists.is_set():  # else it reaches the caller of launch()
                 _log.error("run %r could not go on: %r", request.run_id, error)
@@ -161,133 +387,3 @@ class Runner:
         # One that failed is kept for whoever asks for the result.
         if task.cancelled() or task.exception() is None:
             self._background.pop(task, None)
-
-    async def _prepare(self, request: Request, owner: str) -> Ready | Fold | None:
-        """Create the run that is asked for, or claim it if it exists and goes on.
-
-        Returns:
-            What to drive; or the state of a run at rest; or ``None`` if somebody else has the run.
-
-        Raises:
-            RunConflict: the run exists with another input or context.
-            VersionMismatch: the run was recorded by another definition.
-        """
-        check_run_id(request.run_id)
-        if request.input is not ... and (created := await self._create(request, owner)):
-            return created
-        fold = await self.reader.find(request.run_id)
-        return await (self._create(request, owner) if fold is None else self._take_up(request, owner, fold))
-
-    async def _find_again(self, request: Request, owner: str) -> Ready | Fold | None:
-        """Claim a run that existed a moment ago; one that was deleted is not created again."""
-        return await self._take_up(request, owner, await self.reader.get(request.run_id))
-
-    async def _create(self, request: Request, owner: str) -> Ready | None:
-        program = self._catalogue.current
-        started = program.begin(request, self._clock.now())
-        records = seal([started], after=0, prev_hash=GENESIS)
-        fold = Fold(started)
-        fold.apply(started, records[0])
-        summary = RunSummary(
-            run_id=request.run_id,
-            pipeline_name=started.pipeline_name,
-            pipeline_version=started.pipeline_version,
-            status=fold.status,
-            created_at=started.at,
-            updated_at=started.at,
-            last_seq=fold.seq,
-            metadata=started.metadata,
-        )
-        new = NewRun(summary, tuple(records))
-        with suppress(RunExists):
-            lease = await acquire(self._backend.create_run(new, owner=owner, ttl=self._ttl), self._give_back)
-            return None if lease is None else Ready(lease, fold, program)
-        return None
-
-    async def _take_up(self, request: Request, owner: str, fold: Fold) -> Ready | Fold | None:
-        self._catalogue.reading(fold).check_same_request(request, fold)
-        if fold.status in RESTING:
-            return fold
-        try:
-            self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
-        except VersionMismatch:
-            if await self._goes_on_elsewhere(request.run_id):
-                return None  # nothing would execute here, so the definition does not matter
-            raise
-        lease = await acquire(self._claim(request.run_id, owner), self._give_back)
-        if lease is None:
-            return None
-        try:
-            return await self._ready(lease, fold)
-        except BaseException:
-            await finish(self._give_back(lease))
-            raise
-
-    async def _ready(self, lease: Lease, fold: Fold) -> Ready:
-        """Return a claimed run, brought up to what was committed before the claim."""
-        tail = await self._backend.read_events(fold.run_id, after=fold.seq)
-        verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
-        fold.extend(tail)
-        program = self._catalogue.running(fold)
-        now = self._clock.now()
-        resumed = RunResumed(at=now, owner=lease.owner)
-        migrated = self._catalogue.migration(program, fold, now)
-        return Ready(lease, fold, program, (resumed,) if migrated is None else (resumed, migrated))
-
-    async def _claim(self, run_id: str, owner: str) -> Lease | None:
-        query = ClaimQuery(run_id=run_id)
-        leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
-        if leases:
-            return leases[0]
-        summary = await self.reader.summary(run_id)
-        if summary is None or summary.lease is None or not self._is_dead(summary.lease):
-            return None
-        query = replace(query, dead_owners=frozenset({summary.lease.owner}))
-        leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
-        return leases[0] if leases else None
-
-    async def _give_back(self, lease: Lease | None) -> None:
-        if lease is not None:
-            await self._backend.release(lease)
-
-    async def _drive(self, ready: Ready) -> RunResult[Any]:
-        journal = Journal(self._backend, ready.lease, ready.fold)
-        self._threads = self._threads or anyio.CapacityLimiter(_THREADS)
-        execution = Execution(
-            run_id=ready.fold.run_id,
-            journal=journal,
-            codec=ready.program.codec,
-            contexts=ready.program.contexts,
-            clock=self._clock,
-            threads=self._threads,
-        )
-        drive = Drive(execution, ready.lease, self._backend, self._keeper)
-        fold = await drive.run(ready.program.definition.pipeline, ready.first)
-        return self._outcome(fold, drive.error)
-
-    def _outcome(self, fold: Fold, error: Exception | None = None) -> RunResult[Any]:
-        result = self._catalogue.reading(fold).result(fold, error)
-        if fold.status == "failed":
-            raise RunFailed(f"run {fold.run_id!r} failed: {fold.error_message}", result=result) from result.error
-        if fold.status == "cancelled":
-            raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
-        return result
-
-    async def _until_free(self, run_id: str) -> None:
-        """Return when a run rests or waits for an executor, or is gone."""
-        await self.reader.watch(run_id, lambda head: not self._is_held(head.lease))
-
-    async def _goes_on_elsewhere(self, run_id: str) -> bool:
-        """Return whether a run needs nobody to drive it."""
-        summary = await self.reader.summary(run_id)
-        return summary is None or summary.status in RESTING or self._is_held(summary.lease)
-
-    def _is_held(self, lease: Lease | None) -> bool:
-        return lease is not None and lease.expires_at > self._clock.now() and not self._is_dead(lease)
-
-    def _is_dead(self, lease: Lease) -> bool:
-        owner = Owner.parse(lease.owner)
-        if owner is None:
-            return False
-        is_elsewhere = not self._backend.capabilities.multi_process and not owner.is_here()
-        return is_elsewhere or owner.is_dead()

@@ -14,29 +14,35 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-import anyio
-
 T = TypeVar("T")
 
 
-async def run_in_thread(work: Callable[[], T], limiter: anyio.CapacityLimiter) -> T:
+async def run_in_thread(work: Callable[[], T], abandoned: Callable[[], None]) -> T:
     """Return what ``work`` returns in a thread, with the caller's context variables.
 
     A caller that is cancelled gives the thread up: it runs to its end, and nobody hears of it.
+
+    Args:
+        work: what to call.
+        abandoned: called when the thread is given up.
     """
-    async with limiter:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
 
-        def call() -> None:
-            result, error = _attempt(partial(context.run, work))
-            with suppress(RuntimeError):  # the loop was closed in between: nobody waits there any more
-                loop.call_soon_threadsafe(_settle, answer, result, error)
+    def call() -> None:
+        result, error = _attempt(partial(context.run, work))
+        with suppress(RuntimeError):  # the loop was closed in between: nobody waits there any more
+            loop.call_soon_threadsafe(_settle, answer, result, error)
 
-        threading.Thread(target=call, name="flujo-step", daemon=True).start()
+    threading.Thread(target=call, name="flujo-step", daemon=True).start()
+    try:
         outcome: T = await answer
-        return outcome
+    except asyncio.CancelledError:
+        if answer.cancelled():  # else it came of the work itself
+            abandoned()
+        raise
+    return outcome
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T, None] | tuple[None, BaseException]:

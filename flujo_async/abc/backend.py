@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -11,12 +11,28 @@ from typing import Any, ClassVar, Self
 import anyio
 
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.documents import DocumentRuns, ThreeMethods
 
 _VERBS = frozenset(
-    {"create_run", "load", "append", "claim", "renew", "release", "post", "query_runs", "read_events", "delete_run"}
+    {
+        "create_run",
+        "load",
+        "append",
+        "claim",
+        "next_due",
+        "renew",
+        "release",
+        "post",
+        "read_signals",
+        "query_runs",
+        "read_events",
+        "delete_run",
+        "set_system_state",
+        "get_system_state",
+    }
 )
 _THREE_METHODS = frozenset({"save_state", "load_state", "delete_state"})
 _POLL_SECONDS = 0.02
@@ -107,7 +123,7 @@ class StateBackend:
             records: one or more, ``seq`` from ``expected_seq + 1``.
             expected_seq: the last ``seq`` that the caller has seen; compared inside the write.
             update: the head after these records; fields that are ``None`` there become ``None``, except
-                ``pipeline_version``, which ``None`` leaves alone.
+                ``pipeline_version``, ``signals_read`` and ``metadata``, which ``None`` leaves alone.
 
         Raises:
             StaleLease: somebody else has claimed the run since, or it was released or deleted: stop at once.
@@ -120,14 +136,27 @@ class StateBackend:
         """Lease runs to ``owner`` and return the leases; each run goes to one claimant.
 
         A run can be claimed if it is in one of ``query.statuses``, and its lease is free: it has none, or
-        it has expired (``expires_at <= now``), or it belongs to one of ``query.dead_owners``. A run asked for
-        by ``run_id`` can be claimed before its ``wake_at``, others only from then on. Higher priority goes
-        first, then the older run (``created_at``, then ``run_id``).
+        it has expired (``expires_at <= now``), or it belongs to one of ``query.dead_owners``.
 
-        A claim counts an attempt in the head, whose number is also the lease's token, and forgets ``wake_at``. A run
-        that was deleted and created again starts anew, so leases are compared by token and owner.
+        A run asked for by ``run_id`` can be claimed at any time. Of the others, those with a ``wake_at`` wait until it
+        has come, unless they have unread signals (``signals > signals_read``); a paused run can be claimed only
+        once one of the two is true. Higher priority goes first, then the older run (``created_at``, then
+        ``run_id``).
+
+        A claim counts an attempt in the head, whose number is also the lease's token, and leaves ``wake_at`` as it
+        is: whoever claims and dies has not woken the run. A run that was deleted and created again starts anew, so
+        leases are compared by token and owner.
         """
         return await self._documents().claim(owner, now=now, ttl=ttl, query=query)
+
+    async def next_due(self, query: ClaimQuery) -> datetime | None:
+        """Return the moment from which a claim for ``query`` finds a run; ``None`` if none is in sight.
+
+        That is the earliest, over the runs that match ``query``, of the later of the run's ``wake_at`` and its lease's
+        ``expires_at``. A run that need not wait for its ``wake_at`` counts with its ``updated_at`` instead: because it
+        has none, or has unread signals, or is asked for by ``run_id``.
+        """
+        return await self._documents().next_due(query)
 
     async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
         """Let leases last until ``now + ttl`` and return them renewed.
@@ -136,22 +165,40 @@ class StateBackend:
         """
         return await self._documents().renew(leases, now=now, ttl=ttl)
 
-    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
+    async def release(
+        self,
+        lease: Lease,
+        *,
+        wake_at: datetime | None = None,
+        signals_read: int | None = None,
+        waiting_for: Sequence[Waiting] | None = None,
+    ) -> None:
         """Give up a lease, so that the run can be claimed at once, or from ``wake_at`` on.
 
         A lease that is no longer the run's is left alone: the run belongs to somebody else.
+
+        Args:
+            lease: what to give up.
+            wake_at: when the run wants to be claimed next, unless a signal comes before.
+            signals_read: how many of its signals the owner has read; ``None`` leaves what the head has. Compared
+                with what was posted at this instant, so that no signal slips through between reading and sleeping.
+            waiting_for: what the run waits for, if it is to be ``paused`` without a fact in its log.
         """
-        await self._documents().release(lease, wake_at=wake_at)
+        await self._documents().release(lease, wake_at=wake_at, signals_read=signals_read, waiting_for=waiting_for)
 
     async def post(self, signal: Signal) -> None:
         """Keep a signal for its run; it comes back from ``load`` in the order of posting.
 
-        Posting the same ``signal_id`` to the same run again changes nothing.
+        The head counts it. Posting the same ``signal_id`` to the same run again changes nothing.
 
         Raises:
             RunNotFound: there is no such run.
         """
         await self._documents().post(signal)
+
+    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+        """Return all signals of these runs, those of one run in the order of posting."""
+        return await self._documents().read_signals(run_ids)
 
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         """Return the heads of the runs that match, newest ``created_at`` first, ties by ascending ``run_id``.
@@ -170,6 +217,23 @@ class StateBackend:
         Whoever holds its lease learns of it by ``StaleLease``.
         """
         await self._documents().delete_run(run_id)
+
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep a JSON object under a key, beside the runs; replaces what was there.
+
+        Raises:
+            InvalidArgument: the key is empty, or holds NUL or a lone surrogate.
+            SerializationError: the value holds something that is not plain JSON.
+        """
+        await self._documents().set_system_state(key, value)
+
+    async def get_system_state(self, key: str) -> dict[str, Any] | None:
+        """Return what is kept under a key, as a copy of the caller's own; ``None`` if nothing is.
+
+        Raises:
+            InvalidArgument: as in ``set_system_state``.
+        """
+        return await self._documents().get_system_state(key)
 
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
         """Return soon after something in the store may have changed, after ``timeout`` seconds at the latest.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
@@ -12,6 +12,7 @@ from flujo_async._codec.tree import dumps, loads
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.turn import Turn
@@ -23,8 +24,13 @@ State: TypeAlias = dict[str, Any]
 INDEX_ID = "flujo-async.index"
 """The document under this id lists the ids of all runs; no run may have it."""
 
+SYSTEM_ID = "flujo-async.system"
+"""The document under this id holds the system state of all keys; no run may have it."""
+
 FORMAT = 1
 """The version of the documents."""
+
+_RESERVED = frozenset({INDEX_ID, SYSTEM_ID})
 
 
 @runtime_checkable
@@ -50,7 +56,7 @@ class DocumentRuns:
     The keys of the head are those of ``WorkflowState`` where both have them, so that a person who looks at a
     saved state understands it. The body of a record is text, so that it survives a store that orders keys or
     rewrites numbers (``sort_keys``, JSONB). One more document, ``INDEX_ID``, lists the ids of all runs; it is
-    gone when the last run is.
+    gone when the last run is. Another, ``SYSTEM_ID``, holds the system state, once there is some.
 
     What holds: the three methods are called one at a time, whatever the event loops and threads of the
     callers, so they need no locks of their own; a call that has begun is carried to its end. What does not:
@@ -63,10 +69,10 @@ class DocumentRuns:
         self._turn = Turn()
 
     async def create_run(self, run: NewRun, *, owner: str | None, ttl: timedelta) -> Lease | None:
-        """As in ``StateBackend``; refuses the id of the index."""
+        """As in ``StateBackend``; refuses the reserved ids."""
         run_id = check_run_id(run.summary.run_id)
-        if run_id == INDEX_ID:
-            raise InvalidArgument(f"{INDEX_ID!r} is reserved by backends that implement the three methods")
+        if run_id in _RESERVED:
+            raise InvalidArgument(f"{run_id!r} is reserved by backends that implement the three methods")
         document = _Document.new(transition.created(run.summary, owner, ttl), run.records)
         await self._turn.run(self._create(run_id, document))
         return document.summary.lease
@@ -97,13 +103,26 @@ class DocumentRuns:
         """As in ``StateBackend``."""
         return await self._turn.run(self._renew(leases, now + ttl))
 
-    async def release(self, lease: Lease, *, wake_at: datetime | None) -> None:
+    async def next_due(self, query: ClaimQuery) -> datetime | None:
+        """As in ``StateBackend``."""
+        documents = await self._turn.run(self._documents(query.run_id))
+        return selection.next_due((document.summary for document in documents), query)
+
+    async def release(
+        self,
+        lease: Lease,
+        *,
+        wake_at: datetime | None,
+        signals_read: int | None,
+        waiting_for: Sequence[Waiting] | None,
+    ) -> None:
         """As in ``StateBackend``."""
 
         def change(document: _Document | None) -> _Document | None:
             if document is None or not transition.is_held(document.summary, lease):
                 return None
-            return document.with_head(transition.released(document.summary, wake_at))
+            head = transition.released(document.summary, wake_at, signals_read, waiting_for)
+            return document.with_head(head)
 
         await self._turn.run(self._change(lease.run_id, change))
 
@@ -116,6 +135,11 @@ class DocumentRuns:
             return document.with_signal(signal)
 
         await self._turn.run(self._change(signal.run_id, change))
+
+    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+        """As in ``StateBackend``."""
+        documents = await self._turn.run(self._read_all(dict.fromkeys(run_ids)))
+        return [signal for document in documents for signal in document.signals()]
 
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         """As in ``StateBackend``."""
@@ -132,6 +156,16 @@ class DocumentRuns:
         """As in ``StateBackend``."""
         if _may_exist(run_id):
             await self._turn.run(self._delete(run_id))
+
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        """As in ``StateBackend``."""
+        await self._turn.run(self._set_system_state(heads.check_key(key), _pure(dict(value))))
+
+    async def get_system_state(self, key: str) -> State | None:
+        """As in ``StateBackend``."""
+        heads.check_key(key)
+        value = (await self._turn.run(self._system_states())).get(key)
+        return None if value is None else _pure(value)
 
     # What follows runs in turn.
 
@@ -175,8 +209,10 @@ class DocumentRuns:
             await self._write(changed)
 
     async def _documents(self, run_id: str | None) -> list[_Document]:
-        run_ids = [run_id] if run_id else await self._run_ids()
-        found = [await self._read(each) for each in run_ids]
+        return await self._read_all([run_id] if run_id else await self._run_ids())
+
+    async def _read_all(self, run_ids: Iterable[str]) -> list[_Document]:
+        found = [await self._read(run_id) for run_id in run_ids]
         return [document for document in found if document]
 
     async def _read(self, run_id: str) -> _Document | None:
@@ -200,6 +236,14 @@ class DocumentRuns:
         else:
             await _explain(self._store.delete_state(INDEX_ID), INDEX_ID)
 
+    async def _system_states(self) -> dict[str, State]:
+        state = await _explain(self._store.load_state(SYSTEM_ID), SYSTEM_ID)
+        return {} if state is None else dict(_checked(SYSTEM_ID, state)["states"])
+
+    async def _set_system_state(self, key: str, value: State) -> None:
+        states = {**await self._system_states(), key: value}
+        await _explain(self._store.save_state(SYSTEM_ID, {"format": FORMAT, "states": states}), SYSTEM_ID)
+
 
 @dataclass(frozen=True, slots=True)
 class _Document:
@@ -210,13 +254,13 @@ class _Document:
 
     @classmethod
     def new(cls, summary: RunSummary, records: Iterable[Record]) -> _Document:
-        state = {"format": FORMAT, "records": list(map(heads.encode_record, records)), "signals": []}
+        state = {"format": FORMAT, "records": list(map(heads.encode_record, records)), "posted": []}
         return cls(summary, state).with_head(summary)
 
     @classmethod
     def of(cls, run_id: str, state: State) -> _Document:
         summary = heads.decode_summary(_checked(run_id, state))
-        if summary.run_id != run_id or not all(isinstance(state.get(key), list) for key in ("records", "signals")):
+        if summary.run_id != run_id or not all(isinstance(state.get(key), list) for key in ("records", "posted")):
             raise BackendError(f"what load_state({run_id!r}) returned is not the whole state of this run")
         return cls(summary, state)
 
@@ -229,22 +273,24 @@ class _Document:
 
     def with_signal(self, signal: Signal) -> _Document | None:
         """Return the run with one more signal; ``None`` if it has this one."""
-        if any(tree["signal_id"] == signal.signal_id for tree in self.state["signals"]):
+        if any(tree["signal_id"] == signal.signal_id for tree in self.state["posted"]):
             return None
-        grown = [*self.state["signals"], _pure(heads.encode_signal(signal))]
-        return _Document(self.summary, {**self.state, "signals": grown})
+        grown = [*self.state["posted"], _pure(heads.encode_signal(signal))]
+        return _Document(self.summary, {**self.state, "posted": grown}).with_head(transition.signalled(self.summary))
 
     def stored(self, until: int | None) -> StoredRun:
-        signals = tuple(map(heads.decode_signal, self.state["signals"]))
-        return StoredRun(self.summary, self.records(end=until), signals)
+        return StoredRun(self.summary, self.records(end=until), tuple(self.signals()))
 
     def records(self, start: int = 0, end: int | None = None) -> tuple[Record, ...]:
         return tuple(map(heads.decode_record, self.state["records"][start:end]))
 
+    def signals(self) -> Iterable[Signal]:
+        return map(heads.decode_signal, self.state["posted"])
+
 
 def _may_exist(run_id: str) -> bool:
     try:
-        return check_run_id(run_id) != INDEX_ID
+        return check_run_id(run_id) not in _RESERVED
     except InvalidArgument:
         return False
 

@@ -14,10 +14,15 @@ T = TypeVar("T")
 async def finish(work: Coroutine[Any, Any, T]) -> T:
     """Return the result of ``work``, which runs to its end even if the caller is cancelled meanwhile.
 
-    A cancellation is not lost: it is raised when the work is done.
+    A cancellation is not lost: it is raised when the work is done, and goes before a failure of the work.
     """
     task = asyncio.ensure_future(work)
-    await settle(task)
+    try:
+        await settle(task)
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            task.exception()  # nobody is there to hear of it, and asyncio need not say so
+        raise
     return task.result()
 
 

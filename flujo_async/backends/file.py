@@ -6,21 +6,23 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from typing_extensions import override
 
+from flujo_async._codec.heads import check_key, dump_object, load_object, own_update
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
@@ -28,6 +30,7 @@ from flujo_async.backends import file_lock
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_name import SUFFIX, file_name, run_id_of
+from flujo_async.backends.file_system_state import SystemStates
 from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
 
 T = TypeVar("T")
@@ -35,6 +38,7 @@ T = TypeVar("T")
 _THREADS = 8
 _MAX_OPEN_LOGS = 64
 _MAX_KNOWN_HEADS = 50_000
+_SYSTEM = "system"  # no log has this name, since each ends in SUFFIX
 _POLL_SECONDS = 0.05
 
 _logger = logging.getLogger("flujo_async")
@@ -47,6 +51,7 @@ class FileBackend(StateBackend):
     The directory is made with the first run. Every verb locks the file of its run, so several processes may
     share the directory (on one machine, or over a file system whose locks work). There is no index: listing
     looks at the first and the last line of the files that have changed since this object last listed them.
+    System state is kept in the directory ``system`` in it, one file a key.
 
     Args:
         directory: where the files are.
@@ -58,6 +63,7 @@ class FileBackend(StateBackend):
         self._directory = Path(directory)
         self._logs = _OpenLogs(self._directory)
         self._heads = _Heads(self._directory, self._logs)
+        self._system = SystemStates(self._directory / _SYSTEM)
         self._changes = Changes()
 
     @override
@@ -72,7 +78,7 @@ class FileBackend(StateBackend):
 
     @override
     async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        return await self._off_loop(partial(self._append, lease, records, expected_seq, update))
+        return await self._off_loop(partial(self._append, lease, records, expected_seq, own_update(update)))
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
@@ -83,12 +89,27 @@ class FileBackend(StateBackend):
         return await self._off_loop(partial(self._renew, leases, now + ttl))
 
     @override
-    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
-        await self._off_loop(partial(self._release, lease, wake_at))
+    async def next_due(self, query: ClaimQuery) -> datetime | None:
+        return await self._off_loop(partial(self._next_due, query))
+
+    @override
+    async def release(
+        self,
+        lease: Lease,
+        *,
+        wake_at: datetime | None = None,
+        signals_read: int | None = None,
+        waiting_for: Sequence[Waiting] | None = None,
+    ) -> None:
+        await self._off_loop(partial(self._release, lease, wake_at, signals_read, waiting_for))
 
     @override
     async def post(self, signal: Signal) -> None:
         await self._off_loop(partial(self._post, signal))
+
+    @override
+    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+        return await self._off_loop(partial(self._read_signals, dict.fromkeys(run_ids)))
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
@@ -101,6 +122,14 @@ class FileBackend(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         await self._off_loop(partial(self._delete_run, run_id))
+
+    @override
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        await self._off_loop(partial(self._system.set, check_key(key), load_object(dump_object(value))))
+
+    @override
+    async def get_system_state(self, key: str) -> dict[str, Any] | None:
+        return await self._off_loop(partial(self._system.get, check_key(key)))
 
     @override
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
@@ -122,7 +151,7 @@ class FileBackend(StateBackend):
     def _create_run(self, run: NewRun, owner: str | None, ttl: timedelta) -> Lease | None:
         run_id = run.summary.run_id
         summary = transition.created(run.summary, owner, ttl)
-        _make_directory(self._directory)
+        file_lock.make_directory(self._directory)
         with self._logs.using(file_name(run_id), create=True) as log:
             if log.head():
                 raise RunExists(f"run {run_id!r} exists")
@@ -173,6 +202,13 @@ class FileBackend(StateBackend):
             log.write(claimed)
             return lease
 
+    def _next_due(self, query: ClaimQuery) -> datetime | None:
+        if query.run_id is None:
+            return selection.next_due(self._heads.all(), query)
+        with self._logs.using(file_name(query.run_id)) as log:
+            head = log.head()
+        return None if head is None else selection.due_at(head, query)
+
     def _renew(self, leases: Sequence[Lease], expires_at: datetime) -> list[Lease]:
         renewed = (self._renew_one(lease, expires_at) for lease in leases)
         return [lease for lease in renewed if lease]
@@ -186,12 +222,18 @@ class FileBackend(StateBackend):
             log.write(summary, sync=False)  # only a failure of the machine loses it, and that ends the owner too
             return renewed
 
-    def _release(self, lease: Lease, wake_at: datetime | None) -> None:
+    def _release(
+        self,
+        lease: Lease,
+        wake_at: datetime | None,
+        signals_read: int | None,
+        waiting_for: Sequence[Waiting] | None,
+    ) -> None:
         with self._logs.using(file_name(lease.run_id)) as log:
             head = log.head()
             if head is None or not transition.is_held(head, lease):
                 return
-            log.write(transition.released(head, wake_at))
+            log.write(transition.released(head, wake_at, signals_read, waiting_for))
         self._changes.announce(lease.run_id)
 
     def _post(self, signal: Signal) -> None:
@@ -200,8 +242,12 @@ class FileBackend(StateBackend):
             if head is None:
                 raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
             if not log.has_signal(signal.signal_id):
-                log.write(head, signal=signal)
+                log.write(transition.signalled(head), signal=signal)
         self._changes.announce(signal.run_id)
+
+    def _read_signals(self, run_ids: Iterable[str]) -> list[Signal]:
+        runs = map(self._load, run_ids)
+        return [signal for run in runs if run for signal in run.signals]
 
     def _query_runs(self, query: RunQuery) -> list[RunSummary]:
         if query.run_id:
@@ -336,12 +382,6 @@ def _broken_run(run_id: str, message: str) -> RunSummary:
         updated_at=never,
         error_message=message,
     )
-
-
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        directory.mkdir(parents=True, exist_ok=True)
-        file_lock.sync_directory(directory.parent)
 
 
 def _threads() -> CapacityLimiter:

@@ -49,3 +49,11 @@ else:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory durably, and before it those above it, unless it is there."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)

@@ -1,4 +1,4 @@
-"""Run ids as file names that every file system takes and keeps apart."""
+"""Run ids, and the keys of system state, as file names that every file system takes and keeps apart."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from hashlib import sha256
 from urllib.parse import unquote
 
 SUFFIX = ".jsonl"
+_KEY_SUFFIX = ".json"
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _MAX_STEM = 200
@@ -24,18 +25,27 @@ def file_name(run_id: str) -> str:
     >>> file_name("order-17"), file_name("Order/17")
     ('order-17.jsonl', '%4frder%2f17.jsonl')
     """
-    raw = run_id.encode("utf-8", "surrogatepass")
-    stem = "".join(map(_encode, raw))
-    if stem.startswith(".") or stem.partition(".")[0] in _DEVICES:
-        stem = f"%{raw[0]:02x}{stem[1:]}"
-    if len(stem) > _MAX_STEM:
-        stem = f"{stem[:_HEAD_OF_LONG]}~{sha256(raw).hexdigest()}"
-    return stem + SUFFIX
+    return _stem(run_id) + SUFFIX
+
+
+def key_file_name(key: str) -> str:
+    """Return the name of the file that holds the system state of a key, encoded as that of a run."""
+    return _stem(key) + _KEY_SUFFIX
 
 
 def run_id_of(name: str) -> str:
     """Return the run id that a file name tells; of a long one only the beginning and the digest are known."""
     return unquote(name.removesuffix(SUFFIX))
+
+
+def _stem(text: str) -> str:
+    raw = text.encode("utf-8", "surrogatepass")
+    stem = "".join(map(_encode, raw))
+    if stem.startswith(".") or stem.partition(".")[0] in _DEVICES:
+        stem = f"%{raw[0]:02x}{stem[1:]}"
+    if len(stem) > _MAX_STEM:
+        stem = f"{stem[:_HEAD_OF_LONG]}~{sha256(raw).hexdigest()}"
+    return stem
 
 
 def _encode(byte: int) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
@@ -13,6 +14,7 @@ from flujo_async._codec import heads
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
@@ -27,7 +29,7 @@ class _Run:
 
     def __init__(self, summary: RunSummary, records: Iterable[Record]) -> None:
         self.summary = summary
-        self.records = list(records)
+        self.records = [_own(record) for record in records]
         self.signals: dict[str, Signal] = {}
 
 
@@ -43,6 +45,7 @@ class InMemoryBackend(StateBackend):
     def __init__(self) -> None:
         self._guard = threading.Lock()  # never held across an await
         self._runs: dict[str, _Run] = {}
+        self._system: dict[str, bytes] = {}
         self._changes = Changes()
 
     @override
@@ -68,12 +71,13 @@ class InMemoryBackend(StateBackend):
     @override
     async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
         last_seq = expected_seq + len(records)
+        update = heads.own_update(update)
         with self._guard:
             run = self._runs.get(lease.run_id)
             if run is None:
                 raise transition.lost(lease)
             transition.check_append(run.summary, lease, expected_seq)
-            run.records.extend(records)
+            run.records.extend(map(_own, records))
             run.summary = transition.advanced(run.summary, last_seq, update)
         self._changes.announce(lease.run_id)
         return last_seq
@@ -94,12 +98,24 @@ class InMemoryBackend(StateBackend):
             return [self._renew(run, lease, now + ttl) for lease in leases if (run := self._held(lease))]
 
     @override
-    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
+    async def next_due(self, query: ClaimQuery) -> datetime | None:
+        with self._guard:
+            return selection.next_due(self._summaries(query.run_id), query)
+
+    @override
+    async def release(
+        self,
+        lease: Lease,
+        *,
+        wake_at: datetime | None = None,
+        signals_read: int | None = None,
+        waiting_for: Sequence[Waiting] | None = None,
+    ) -> None:
         with self._guard:
             run = self._held(lease)
             if run is None:
                 return
-            run.summary = transition.released(run.summary, wake_at)
+            run.summary = transition.released(run.summary, wake_at, signals_read, waiting_for)
         self._changes.announce(lease.run_id)
 
     @override
@@ -108,8 +124,16 @@ class InMemoryBackend(StateBackend):
             run = self._runs.get(signal.run_id)
             if run is None:
                 raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
-            run.signals.setdefault(signal.signal_id, signal)
+            if signal.signal_id not in run.signals:
+                run.signals[signal.signal_id] = signal
+                run.summary = transition.signalled(run.summary)
         self._changes.announce(signal.run_id)
+
+    @override
+    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+        with self._guard:
+            runs = [self._runs[run_id] for run_id in dict.fromkeys(run_ids) if run_id in self._runs]
+            return [signal for run in runs for signal in run.signals.values()]
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
@@ -131,6 +155,18 @@ class InMemoryBackend(StateBackend):
         self._changes.announce(run_id)
 
     @override
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        data = heads.dump_object(value)
+        with self._guard:
+            self._system[heads.check_key(key)] = data
+
+    @override
+    async def get_system_state(self, key: str) -> dict[str, Any] | None:
+        with self._guard:
+            data = self._system.get(heads.check_key(key))
+        return None if data is None else heads.load_object(data)
+
+    @override
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
         await self._changes.wait(run_id, timeout=timeout)
 
@@ -147,3 +183,8 @@ class InMemoryBackend(StateBackend):
     def _renew(self, run: _Run, lease: Lease, expires_at: datetime) -> Lease:
         run.summary, renewed = transition.renewed(run.summary, lease, expires_at)
         return renewed
+
+
+def _own(record: Record) -> Record:
+    """Return a record whose body takes the room that it needs: a new one from orjson has four kilobytes."""
+    return replace(record, body=bytes(bytearray(record.body)))

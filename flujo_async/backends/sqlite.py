@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 from typing_extensions import override
 
+from flujo_async._codec.heads import check_key, dump_object, load_object
 from flujo_async._model import transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
@@ -100,14 +103,30 @@ class SQLiteBackend(StateBackend):
         return await self._commits.put(lambda db: work.renew(db, longer))
 
     @override
-    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
-        wake_micros = rows.optional_micros(wake_at)
-        await self._write(lease.run_id, lambda db: work.release(db, lease, wake_micros))
+    async def next_due(self, query: ClaimQuery) -> datetime | None:
+        found = await self._read(_SQL["next_due" if query.run_id is None else "run_is_due"], rows.wanted(query))
+        return rows.optional_moment(found[0][0]) if found else None
+
+    @override
+    async def release(
+        self,
+        lease: Lease,
+        *,
+        wake_at: datetime | None = None,
+        signals_read: int | None = None,
+        waiting_for: Sequence[Waiting] | None = None,
+    ) -> None:
+        parting = rows.parting(wake_at, signals_read, waiting_for)
+        await self._write(lease.run_id, lambda db: work.release(db, lease, parting))
 
     @override
     async def post(self, signal: Signal) -> None:
         values = rows.signal_values(signal)
         await self._write(signal.run_id, lambda db: work.post(db, signal.run_id, values))
+
+    @override
+    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+        return rows.signals(await self._read(_SQL["signals"], {"run_ids": rows.json_text(list(run_ids))}))
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
@@ -122,6 +141,17 @@ class SQLiteBackend(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         await self._write(run_id, lambda db: work.delete(db, run_id))
+
+    @override
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        check_key(key)
+        text = dump_object(value).decode()
+        await self._commits.put(lambda db: work.set_system_state(db, key, text))
+
+    @override
+    async def get_system_state(self, key: str) -> dict[str, Any] | None:
+        found = await self._read(_SQL["get_system_state"], {"key": check_key(key)})
+        return load_object(found[0][0].encode()) if found else None
 
     @override
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
@@ -157,6 +187,8 @@ def _listing(query: RunQuery) -> tuple[str, rows.Values]:
         "status = :status": query.status,
         "pipeline_name = :pipeline_name": query.pipeline_name,
         "parent_run_id = :parent_run_id": query.parent_run_id,
+        "lease_owner IS NOT NULL": query.is_leased,
+        "lease_owner IS NULL": query.is_leased is False,
         "json_contains(metadata, :metadata)": query.metadata,
     }
     conditions = [condition for condition, value in wanted.items() if value]
@@ -170,4 +202,5 @@ def _listing(query: RunQuery) -> tuple[str, rows.Values]:
         "limit": _NO_LIMIT if query.limit is None else query.limit,
         "offset": query.offset,
     }
-    return f"{_SQL['list_runs']} {where} {_SQL['in_order']}", values
+    runs = _SQL["list_leased" if query.is_leased and not query.run_id else "list_runs"]
+    return f"{runs} {where} {_SQL['in_order']}", values

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from flujo_async._codec.heads import decode_waiting, encode_waiting
 from flujo_async._codec.tree import dumps, loads
-from flujo_async._model.lease import Lease
+from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -45,6 +45,11 @@ def moment(micros: int) -> datetime:
     return _EPOCH + timedelta(microseconds=micros)
 
 
+def optional_moment(micros: int | None) -> datetime | None:
+    """Return the moment that ``optional_micros`` wrote."""
+    return None if micros is None else moment(micros)
+
+
 def json_text(tree: Any) -> str:
     """Return a tree as JSON text."""
     return dumps(tree).decode()
@@ -70,6 +75,8 @@ def head(summary: RunSummary) -> Values:
         "queue": summary.queue,
         "priority": summary.priority,
         "wake_at": optional_micros(summary.wake_at),
+        "signals": summary.signals,
+        "signals_read": summary.signals_read,
         "lease_owner": None if lease is None else lease.owner,
         "lease_expires_at": None if lease is None else micros(lease.expires_at),
     }
@@ -86,6 +93,30 @@ def change(update: RunUpdate, last_seq: int) -> Values:
         "pipeline_version": update.pipeline_version,
         "error_message": update.error_message,
         "waiting_for": _waiting_text(update.waiting_for),
+        "wake_at": optional_micros(update.wake_at),
+        "signals_read": update.signals_read,
+        "metadata": None if update.metadata is None else json_text(update.metadata),
+    }
+
+
+def parting(wake_at: datetime | None, signals_read: int | None, waiting_for: Iterable[Waiting] | None) -> Values:
+    """Return the values of ``release`` and ``release_to_wait``, those of the lease left out."""
+    return {
+        "wake_at": optional_micros(wake_at),
+        "signals_read": signals_read,
+        "waiting_for": None if waiting_for is None else _waiting_text(waiting_for),
+    }
+
+
+def wanted(query: ClaimQuery) -> Values:
+    """Return the values of the conditions ``asked_for``, ``is_dead`` and ``needs_no_reason``, and ``run_id``."""
+    return {
+        "run_id": query.run_id,
+        "statuses": json_text(sorted(query.statuses)),
+        "queues": None if query.queues is None else json_text(sorted(query.queues)),
+        "pipeline_names": None if query.pipeline_names is None else json_text(sorted(query.pipeline_names)),
+        "is_due": query.is_due,
+        "dead_owners": json_text(sorted(query.dead_owners)),
     }
 
 
@@ -106,7 +137,7 @@ def signal_values(signal: Signal) -> Values:
 
 def summary(row: Row) -> RunSummary:
     """Return the head that the columns ``head`` tell."""
-    run_id, attempts, owner, expires_at = row[0], row[11], row[16], row[17]
+    run_id, attempts, owner, expires_at = row[0], row[11], row[18], row[19]
     return RunSummary(
         run_id=run_id,
         pipeline_name=row[1],
@@ -123,7 +154,9 @@ def summary(row: Row) -> RunSummary:
         parent_run_id=row[12],
         queue=row[13],
         priority=row[14],
-        wake_at=None if row[15] is None else moment(row[15]),
+        wake_at=optional_moment(row[15]),
+        signals=row[16],
+        signals_read=row[17],
         lease=None if owner is None else Lease(run_id, attempts, owner, moment(expires_at)),
     )
 
@@ -140,8 +173,13 @@ def stored_run(rows: Iterable[Row]) -> StoredRun | None:
         return None
     loaded = summary(_columns(in_order[0]))
     log = tuple(records(row[1:] for row in in_order if row[0] == _FACT))
-    signals = tuple(_signal(loaded.run_id, _columns(row)) for row in in_order if row[0] == _SIGNAL)
-    return StoredRun(loaded, log, signals)
+    posted = tuple(_signal(loaded.run_id, _columns(row)) for row in in_order if row[0] == _SIGNAL)
+    return StoredRun(loaded, log, posted)
+
+
+def signals(rows: Iterable[Row]) -> list[Signal]:
+    """Return the signals that the rows of ``signals`` tell."""
+    return [_signal(row[1], row[2:]) for row in sorted(rows, key=itemgetter(0))]
 
 
 def _signal(run_id: str, columns: Row) -> Signal:

@@ -9,7 +9,8 @@ from itertools import product
 from typing import Any
 
 from flujo_async._model import transition
-from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
+from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Record
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
@@ -41,7 +42,7 @@ def append(
 
 def claim(db: sqlite3.Connection, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
     """Lease the first of the runs that can be claimed."""
-    # A run may be found twice, such as one whose lease has expired and whose owner is dead.
+    # A run may be found twice, such as one that is ready and has news.
     candidates = sorted(set(_candidates(db, query, now)))[: query.limit]
     leases = [Lease(run_id, attempts + 1, owner, now + ttl) for _, _, run_id, attempts in candidates]
     db.executemany(_SQL["claim"], map(_lease_values, leases))
@@ -53,22 +54,30 @@ def renew(db: sqlite3.Connection, leases: Sequence[Lease]) -> list[Lease]:
     return [lease for lease in leases if db.execute(_SQL["renew"], _lease_values(lease)).rowcount]
 
 
-def release(db: sqlite3.Connection, lease: Lease, wake_at: int | None) -> None:
+def release(db: sqlite3.Connection, lease: Lease, parting: rows.Values) -> None:
     """Give a lease up, if it is the run's."""
-    db.execute(_SQL["release"], rows.held(lease) | {"wake_at": wake_at})
+    name = "release" if parting["waiting_for"] is None else "release_to_wait"
+    db.execute(_SQL[name], rows.held(lease) | parting)
 
 
 def post(db: sqlite3.Connection, run_id: str, signal: rows.Values) -> None:
-    """Insert a signal, unless the run has it."""
+    """Insert a signal and count it, unless the run has it."""
     key = db.execute(_SQL["key_of_run"], {"run_id": run_id}).fetchone()
     if key is None:
         raise RunNotFound(f"run {run_id!r} does not exist", run_id=run_id)
-    db.execute(_SQL["insert_signal"], signal | {"run": key[0]})
+    run = {"run": key[0]}
+    if db.execute(_SQL["insert_signal"], signal | run).rowcount:
+        db.execute(_SQL["count_signal"], run)
 
 
 def delete(db: sqlite3.Connection, run_id: str) -> None:
     """Delete a run, and with it its facts and signals."""
     db.execute(_SQL["delete_run"], {"run_id": run_id})
+
+
+def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
+    """Keep a value under a key, in place of what was there."""
+    db.execute(_SQL["set_system_state"], {"key": key, "value": value})
 
 
 def _insert_facts(db: sqlite3.Connection, run: int, records: Sequence[Record]) -> None:
@@ -88,14 +97,7 @@ def _lease_values(lease: Lease) -> rows.Values:
 
 def _candidates(db: sqlite3.Connection, query: ClaimQuery, now: datetime) -> Iterator[tuple[Any, ...]]:
     """Find the runs to choose from, as (-priority, created_at, run_id, attempts), which is how claims are ordered."""
-    values = {
-        "run_id": query.run_id,
-        "now": rows.micros(now),
-        "statuses": rows.json_text(sorted(query.statuses)),
-        "queues": None if query.queues is None else rows.json_text(sorted(query.queues)),
-        "dead_owners": rows.json_text(sorted(query.dead_owners)),
-        "limit": query.limit,
-    }
+    values = rows.wanted(query) | {"now": rows.micros(now), "limit": query.limit}
     for name, more in _ways_to_be_claimable(query):
         yield from db.execute(_SQL[name], values | more)
 
@@ -105,11 +107,20 @@ def _ways_to_be_claimable(query: ClaimQuery) -> Iterator[tuple[str, rows.Values]
     if query.run_id is not None:
         yield "claimable_run", {}
         return
+    yield "woken", {}
+    yield "signalled", {}
+    if not query.is_due:
+        yield from _ways_to_be_ready(query)
+        yield "expired", {}
+        if query.dead_owners:
+            yield "left_by_dead_owners", {}
+
+
+def _ways_to_be_ready(query: ClaimQuery) -> Iterator[tuple[str, rows.Values]]:
+    can_go_on = query.statuses & CLAIMABLE
     if query.queues is None:
-        yield from (("ready_anywhere", {"status": status}) for status in query.statuses)
+        yield from (("ready", {"status": status}) for status in can_go_on)
     else:
-        pairs = product(query.statuses, query.queues)
+        pairs = product(can_go_on, query.queues)
         yield from (("ready_in_queue", {"status": status, "queue": queue}) for status, queue in pairs)
-    yield "due", {}
-    if query.dead_owners:
-        yield "left_by_dead_owners", {}
+    yield from (("finished", {"status": status}) for status in query.statuses & TERMINAL)

@@ -6,14 +6,14 @@ from typing import Final
 
 import typer
 
-from flujo_async.cli import demo, runs
+from flujo_async.cli import dead_letters, demo, runs, runs_control, worker
 from flujo_async.cli.screen import say
-from flujo_async.errors import FlujoError, InvalidArgument, RunConflict, RunNotFound, VersionMismatch
+from flujo_async.errors import FlujoError, InvalidArgument, InvalidSignal, RunConflict, RunNotFound, VersionMismatch
 
 PROGRAM: Final = "flujo-async"
 
 _FAILED, _USAGE = 1, 2
-_CALLERS_FAULT: Final = (InvalidArgument, RunConflict, RunNotFound, VersionMismatch)
+_CALLERS_FAULT: Final = (InvalidArgument, InvalidSignal, RunConflict, RunNotFound, VersionMismatch)
 
 app: typer.Typer = typer.Typer(
     name=PROGRAM,
@@ -24,7 +24,10 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
+runs.app.add_typer(runs_control.app)  # without a name: one group, two modules
 app.add_typer(runs.app, name="runs")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command("worker")(worker.work)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flujo_async._codec.values import Codec
-from flujo_async._model.state import StepRecord, StepStatus
+from flujo_async._model.state import RESTING, TERMINAL, StepRecord, StepStatus, Waiting
 from flujo_async._model.summary import RunSummary
-from flujo_async.cli.screen import ago, as_json, brief, columns, duration, moment, plain, put, screen
+from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits
+from flujo_async.cli.screen import ago, as_json, brief, clock, columns, duration, moment, plain, put, screen
 from flujo_async.cli.store import Found, is_interrupted
 
 _SHOWN: Final = 10
@@ -23,6 +24,7 @@ _SHOWN: Final = 10
 _CODEC: Final = Codec.lenient()
 _FINGERPRINT: Final = "sha256:"
 _FINGERPRINT_SHOWN: Final = 8
+_UNREMARKABLE: Final = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED})
 _VALUES: Final = frozenset({"input", "output"})
 
 
@@ -37,13 +39,20 @@ def print_run(found: Found, *, everything: bool) -> None:
         out.print("\nContext", style="bold")
         context = [(name, repr(value)) for name, value in found.state.pipeline_context.items()]
         _print_pairs(context, everything=everything)
-    _print_steps(out, found.state.step_history, everything=everything)
+    _print_steps(out, found, everything=everything)
 
 
-def run_as_json(found: Found, *, everything: bool) -> dict[str, Any]:
-    """Return what a summary does not tell of a run, as JSON; ``everything`` adds what went in and out of each step."""
+def print_standing(found: Found) -> None:
+    """Print where a run stands, and what it left."""
+    pairs = [("Run", found.summary.run_id), ("Status", standing(found.summary))]
+    _print_pairs([*pairs, *_whereabouts(found, everything=False)], everything=True)
+
+
+def run_as_json(found: Found, *, everything: bool = False) -> dict[str, Any]:
+    """Return a run as JSON; ``everything`` adds what went in and out of each step."""
     error = found.fold.error
-    return {
+    return summary_as_json(found.summary) | {
+        "forked_from": found.forked_from,
         "context": as_json(found.state.pipeline_context),
         "output": as_json(found.output),
         "error": None if error is None else _error(error),
@@ -77,10 +86,14 @@ def _head(found: Found) -> Iterator[tuple[str, str]]:
     yield "Pipeline", f"{summary.pipeline_name} {version(summary)}"
     if summary.parent_run_id:
         yield "Parent", summary.parent_run_id
+    if found.forked_from:
+        yield "Fork of", found.forked_from
+    if summary.queue is not None:
+        yield "Queue", f"{summary.queue}, priority {summary.priority}"
     yield "Status", standing(summary)
     yield "Created", f"{moment(summary.created_at)}, {ago(summary.created_at, now)}"
     yield "Updated", f"{moment(summary.updated_at)}, {ago(summary.updated_at, now)}"
-    yield "Claimed", "once" if summary.attempts == 1 else f"{summary.attempts:,} times"
+    yield "Claimed", "once" if summary.attempts == 1 else f"{summary.attempts:,} times" if summary.attempts else "never"
     if summary.metadata:
         yield "Metadata", repr(dict(summary.metadata))
 
@@ -88,22 +101,54 @@ def _head(found: Found) -> Iterator[tuple[str, str]]:
 def _whereabouts(found: Found, *, everything: bool) -> Iterator[tuple[str, str]]:
     """Tell why a run does not go on, or what came out of it."""
     summary = found.summary
-    if is_interrupted(summary):
-        yield "Driven by", "nobody: running it again with this run_id takes it up"
-    elif summary.lease is not None:
-        yield "Driven by", summary.lease.owner
-    if summary.wake_at is not None:
+    if driver := _driver(summary):
+        yield "Driven by", driver
+    if summary.wake_at is not None and summary.status not in RESTING:
         yield "Sleeps", f"until {moment(summary.wake_at)}"
-    for waiting in summary.waiting_for:
-        until = f", until {moment(waiting.deadline)}" if waiting.deadline else ""
-        prompt = f": {waiting.prompt}" if waiting.prompt else ""
-        yield "Waits for", f"{waiting.kind} {waiting.name}, since {moment(waiting.since)}{until}{prompt}"
+    elif summary.status == "running":
+        yield from (
+            ("Sleeps", f"until {moment(wake_at)}, in {key}")
+            for key, wake_at in open_timers(found.fold, datetime.now(UTC))
+        )
+    for waiting in summary.waiting_for or open_waits(found.fold):
+        yield "Waits for", _waiting(waiting)
+    if summary.signals > summary.signals_read and summary.status not in TERMINAL:
+        yield "Signals", f"{summary.signals - summary.signals_read} that nobody has read yet"
     if summary.error_message is not None:
         yield "Error", summary.error_message
     if found.fold.reason:
         yield "Reason", found.fold.reason
     if summary.status == "completed":
         yield "Output", repr(found.output) if everything else brief(repr(found.output))
+
+
+def _driver(summary: RunSummary) -> str | None:
+    """Return who drives a run, or who would have to."""
+    if is_interrupted(summary):
+        return f"nobody: `flujo-async runs resume {summary.run_id}` takes it up"
+    if summary.lease is not None:
+        return summary.lease.owner
+    if summary.status != "pending":
+        return None
+    if summary.queue is not None:
+        return "nobody yet: a worker takes it"
+    return f"nobody yet: `flujo-async runs resume {summary.run_id}` begins"
+
+
+def _waiting(waiting: Waiting) -> str:
+    return describe(waiting, tell_moment=moment, since=f", since {moment(waiting.since)}")
+
+
+def note(summary: RunSummary) -> str:
+    """Return what a run waits for, in short."""
+    if summary.status in TERMINAL:
+        return ""
+    parts = [describe(waiting) for waiting in summary.waiting_for]
+    if summary.wake_at is not None and not summary.waiting_for:
+        parts.append(f"{clock(summary.wake_at)}, when it wakes")
+    if summary.status == "pending" and summary.queue is not None:
+        parts.append(f"a worker of queue {summary.queue}")
+    return "; ".join(parts)
 
 
 def _print_pairs(pairs: Iterable[tuple[str, str]], *, everything: bool) -> None:
@@ -115,7 +160,8 @@ def _print_pairs(pairs: Iterable[tuple[str, str]], *, everything: bool) -> None:
     put(table)
 
 
-def _print_steps(out: Console, steps: Sequence[StepRecord], *, everything: bool) -> None:
+def _print_steps(out: Console, found: Found, *, everything: bool) -> None:
+    steps = found.state.step_history
     statuses = Counter(step.status.value.lower() for step in steps)
     counts = ", ".join(f"{count:,} {status}" for status, count in statuses.items())
     out.print(f"\nSteps: {counts or 'none yet'}", style="bold")
@@ -124,11 +170,14 @@ def _print_steps(out: Console, steps: Sequence[StepRecord], *, everything: bool)
         out.print(f"The last {_SHOWN}, and what did not succeed; --all shows every step.")
     if not shown:
         return
-    table = columns("Step", "Status", numbers=("Attempts", "Time"))
+    table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time"))
+    retries = {fact.key: f"\nnext attempt at {clock(fact.retry_at)}" for fact in open_retries(found.fold)}
     for step in shown:
         error = f"\n{plain(step.error) if everything else brief(step.error)}" if step.error else ""
+        error += retries.get(step.key, "")
         took = "" if step.duration is None else duration(step.duration)
-        table.add_row(f"{plain(step.key)}{error}", step.status.value.lower(), str(step.attempts), took)
+        attempts = str(step.attempts) if step.attempts else ""
+        table.add_row(f"{plain(step.key)}{error}", step.status.value.lower(), attempts, took)
     put(table)
 
 
@@ -136,7 +185,7 @@ def _telling(steps: Sequence[StepRecord]) -> list[StepRecord]:
     """Return the steps that tell how a run stands."""
     if len(steps) <= 2 * _SHOWN:
         return list(steps)
-    trouble = [step for step in steps[:-_SHOWN] if step.status is not StepStatus.SUCCEEDED]
+    trouble = [step for step in steps[:-_SHOWN] if step.status not in _UNREMARKABLE]
     return [*trouble[-_SHOWN:], *steps[-_SHOWN:]]
 
 

@@ -1,30 +1,37 @@
-"""``flujo-async runs``: what a store knows about its runs."""
+"""``flujo-async runs``: what a store knows about its runs. What changes them is in ``runs_control``."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from flujo_async._codec.values import Codec
+from flujo_async._log.history import Change, changes
+from flujo_async._log.views import Commit
 from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
-from flujo_async.abc.backend import StateBackend
-from flujo_async.cli.run_page import print_run, run_as_json, standing, summary_as_json, version
-from flujo_async.cli.screen import ago, columns, plain, print_json, put, say
-from flujo_async.cli.store import DEFAULT_DB, Db, Found, find_run, store_at
+from flujo_async._runtime.flujo import runner_of
+from flujo_async.cli.fact_line import tell
+from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
+from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
+from flujo_async.cli.screen import ago, brief, clock, columns, plain, print_json, print_line, put, say
+from flujo_async.cli.store import MaybeDb, Store, find_run, head_of
+from flujo_async.cli.watch import LinePrinter, LivePage, Viewer, commit_as_json, has_terminal, watch
 
-app: typer.Typer = typer.Typer(help="Look at runs.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(help="Look at runs, and act on them.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
 
 
 @app.command("list")
 def list_runs(
-    db: Db = DEFAULT_DB,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only runs in this status.")] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this pipeline.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
@@ -33,16 +40,20 @@ def list_runs(
     """List runs, the newest first.
 
     "Steps" counts the top-level steps that are done: a map or a parallel is one. A running run that nobody drives
-    is shown as interrupted; running it again with its id takes it up.
+    is shown as interrupted; `runs resume` takes it up.
     """
-    store = store_at(db)
-    store.check_exists()
-    found = asyncio.run(_find_runs(store.open(), RunQuery(status=status, pipeline_name=pipeline, limit=limit + 1)))
+    print_runs(place_at(flujo, db), RunQuery(status=status, pipeline_name=pipeline), limit, json=json)
+
+
+def print_runs(place: Place, query: RunQuery, limit: int, *, json: bool) -> None:
+    """Print the runs that a query asks for, at most ``limit``."""
+    found = perform(place, lambda flujo: _find_runs(flujo, query, limit + 1))
     if json:
         print_json([summary_as_json(summary) for summary in found[:limit]])
         return
     if not found:
-        say(f"there are no such runs in {store.name}" if status or pipeline else f"there are no runs in {store.name}")
+        such = " such" if query.status or query.pipeline_name else ""
+        say(f"there are no{such} runs in {_name(place)}")
         return
     _print_list(found[:limit])
     if len(found) > limit:
@@ -51,8 +62,9 @@ def list_runs(
 
 @app.command("show")
 def show_run(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run to show.")],
-    db: Db = DEFAULT_DB,
+    run_id: RunId,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
     everything: Annotated[bool, typer.Option("--all", help="Show every step, and values at full length.")] = False,
     json: Json = False,
 ) -> None:
@@ -61,27 +73,91 @@ def show_run(
     Of many steps it shows the last ones and those that failed. JSON has all of them; with --all, also what went in
     and out of each.
     """
-    store = store_at(db)
-    store.check_exists()
-    found = asyncio.run(_find_run(store.open(), run_id))
+    found = perform(place_at(flujo, db), lambda flujo: find_run(flujo.state_backend, run_id))
     if json:
-        print_json(summary_as_json(found.summary) | run_as_json(found, everything=everything))
+        print_json(run_as_json(found, everything=everything))
     else:
         print_run(found, everything=everything)
 
 
-async def _find_runs(backend: StateBackend, query: RunQuery) -> list[RunSummary]:
-    async with backend:
-        return await backend.query_runs(query)
+@app.command("history")
+def show_history(run_id: RunId, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
+    """Show every fact of a run's log, with its number.
+
+    The numbers are those that `runs fork --at` and `runs diff` take.
+    """
+    commits = perform(place_at(flujo, db), lambda flujo: _history(flujo, run_id))
+    if json:
+        print_json([commit_as_json(commit) for commit in commits])
+    else:
+        _print_history(commits)
 
 
-async def _find_run(backend: StateBackend, run_id: str) -> Found:
-    async with backend:
-        return await find_run(backend, run_id)
+@app.command("diff")
+def show_diff(
+    run_id: RunId,
+    a: Annotated[int, typer.Argument(metavar="A", help="A number of a fact.")],
+    b: Annotated[int, typer.Argument(metavar="B", help="A number of a fact.")],
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Show what is different between the state of a run after fact A and after fact B."""
+    found = perform(place_at(flujo, db), lambda flujo: _diff(flujo, run_id, a, b))
+    if json:
+        print_json(found)
+    elif not found:
+        say(f"there is no difference between {a} and {b}")
+    else:
+        _print_diff(found, a, b)
+
+
+@app.command("watch")
+def watch_run(
+    run_id: RunId,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    after: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Leave out the facts up to this one.")] = 0,
+    json: Json = False,
+) -> None:
+    """Watch a run until it rests: its steps, its retries and timers, and what it waits for.
+
+    A terminal has a page that changes; a pipe gets a line for everything that happens. Ctrl-C ends the watching and
+    nothing else. The exit code is 1 if the run has failed or was cancelled.
+    """
+    viewer: Viewer = LivePage() if has_terminal() and not json else LinePrinter(json=json)
+    head = perform(
+        place_at(flujo, db),
+        lambda flujo: watch(flujo, run_id, viewer, after=after),
+        interrupted=f"stopped watching run {run_id!r}, which goes on as before",
+    )
+    if head.status in ("failed", "cancelled"):
+        raise typer.Exit(1)
+
+
+async def _find_runs(flujo: Runtime, query: RunQuery, limit: int) -> list[RunSummary]:
+    return await flujo.list_runs(status=query.status, pipeline_name=query.pipeline_name, limit=limit)
+
+
+async def _history(flujo: Runtime, run_id: str) -> list[Commit]:
+    await head_of(flujo.state_backend, run_id)
+    return await flujo.history(run_id)
+
+
+async def _diff(flujo: Runtime, run_id: str, a: int, b: int) -> list[Change]:
+    await head_of(flujo.state_backend, run_id)
+    reader = runner_of(flujo).reader
+    before, after = await reader.get(run_id, until=a), await reader.get(run_id, until=b)
+    return changes(before, after, Codec.lenient())  # also of values whose classes are not here
+
+
+def _name(place: Place) -> str:
+    return place.name if isinstance(place, Store) else f"the store of {place.name}"
 
 
 def _print_list(summaries: Sequence[RunSummary]) -> None:
-    table = columns("Run", "Pipeline", "Version", "Status", numbers=("Steps", "Created", "Updated"))
+    names = ("Run", "Pipeline", "Version", "Status")
+    table = columns(*names, numbers=("Steps", "Created", "Updated"), whole=("Version", "Status"))
     now = datetime.now(UTC)
     for summary in summaries:
         table.add_row(
@@ -94,3 +170,34 @@ def _print_list(summaries: Sequence[RunSummary]) -> None:
             ago(summary.updated_at, now),
         )
     put(table)
+    _print_notes(summaries)
+
+
+def _print_notes(summaries: Sequence[RunSummary]) -> None:
+    """Print what the runs wait for: too long for a column beside the others."""
+    notes = columns("Run", "Waits for")
+    for summary in summaries:
+        if text := note(summary):
+            notes.add_row(plain(summary.run_id), brief(text))
+    if notes.row_count:
+        print_line("")
+        put(notes)
+
+
+def _print_history(commits: Sequence[Commit]) -> None:
+    table = columns("Seq", "At", "Fact", "Says", whole=("Seq", "At", "Fact"))
+    for commit in commits:
+        said = tell(commit.fact) or commit.step or ""
+        table.add_row(str(commit.seq), clock(commit.at), commit.fact.kind, plain(said))
+    put(table)
+
+
+def _print_diff(found: Sequence[Change], a: int, b: int) -> None:
+    table = columns("What", f"After {a}", f"After {b}")
+    for change in found:
+        table.add_row(plain(change.path), _value(change.before), _value(change.after))
+    put(table)
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else brief(repr(value))

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 from rich.console import Console
@@ -32,11 +32,17 @@ def say(text: str) -> None:
     screen(stderr=True).print(plain(text), soft_wrap=True)
 
 
-def columns(*names: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
-    """Return a table without frames: columns of words, then columns of numbers, under their headers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+def columns(*names: str, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """Return a table without frames: columns of words, then columns of numbers, under their headers.
+
+    Args:
+        names: columns of words.
+        numbers: columns of numbers.
+        whole: those among ``names`` that a narrow terminal does not fold.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in names:
-        table.add_column(name, overflow="fold")  # not cut: somebody may want to copy it
+        table.add_column(name, overflow="fold", no_wrap=name in whole)  # not cut: somebody may want to copy it
     for number in numbers:
         table.add_column(number, justify="right", no_wrap=True)
     return table
@@ -88,9 +94,27 @@ def moment(at: datetime) -> str:
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def clock(at: datetime) -> str:
+    """Return a moment in local time: the time alone if it is today."""
+    local = at.astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == datetime.now(UTC).astimezone().date() else "%Y-%m-%d %H:%M:%S")
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON on stdout."""
     sys.stdout.write(json.dumps(as_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def print_json_line(value: object) -> None:
+    """Print a value as one line of JSON on stdout, at once: somebody reads along."""
+    sys.stdout.write(json.dumps(as_json(value), allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_line(text: str) -> None:
+    """Print one line on stdout, at once."""
+    screen().print(plain(text), soft_wrap=True)
+    sys.stdout.flush()
 
 
 def as_json(value: object) -> Any:

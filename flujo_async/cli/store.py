@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from flujo_async._codec.facts import decode_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.views import workflow_state
+from flujo_async._model.facts import RunForked
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.state import RESTING, WorkflowState
-from flujo_async._model.stored import RunQuery
+from flujo_async._model.state import WorkflowState
+from flujo_async._model.stored import Record, RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
@@ -23,16 +26,18 @@ from flujo_async.backends import backend_from_url
 from flujo_async.errors import InvalidArgument, RunNotFound
 
 DEFAULT_DB: Final = "./flujo-demo.db"
+DB_VARIABLE: Final = "FLUJO_DB"
 
-Db: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--db",
-        envvar="FLUJO_DB",
-        metavar="PATH|URL",
-        help="Where runs are kept: a SQLite file, a directory of the file backend, or a URL.",
-    ),
-]
+_DB: Final = typer.Option(
+    "--db",
+    envvar=DB_VARIABLE,
+    metavar="PATH|URL",
+    help="Where runs are kept: a SQLite file, a directory of the file backend, or a URL.",
+)
+Db: TypeAlias = Annotated[str, _DB]
+MaybeDb: TypeAlias = Annotated[str | None, _DB]
+
+_FORKED: Final = RunForked.kind.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,9 @@ class Store:
             InvalidArgument: there is no such store.
         """
         if not self.exists():
-            raise InvalidArgument(f"there is no database {self.name}; --db or FLUJO_DB names another")
+            raise InvalidArgument(
+                f"there is no database {self.name}; --db or {DB_VARIABLE} names another, or --flujo a Flujo"
+            )
 
     def check_creatable(self) -> None:
         """Check that a store can be here.
@@ -78,12 +85,17 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All that can be told of a run without its definition."""
+    """All that can be told of a run without its definition.
+
+    Attributes:
+        forked_from: the run whose past it shares, if it is a fork.
+    """
 
     summary: RunSummary
     fold: Fold
     state: WorkflowState
     output: object
+    forked_from: str | None
 
 
 def store_at(db: str) -> Store:
@@ -107,6 +119,18 @@ async def find_summary(backend: StateBackend, run_id: str) -> RunSummary | None:
     return found[0] if found else None
 
 
+async def head_of(backend: StateBackend, run_id: str) -> RunSummary:
+    """Return the head of a run.
+
+    Raises:
+        RunNotFound: there is no such run.
+    """
+    summary = await find_summary(backend, run_id)
+    if summary is None:
+        raise _no_run(run_id)
+    return summary
+
+
 async def find_run(backend: StateBackend, run_id: str) -> Found:
     """Return a run, verified; values of classes that are unknown here become what they hold.
 
@@ -116,18 +140,38 @@ async def find_run(backend: StateBackend, run_id: str) -> Found:
     """
     stored = await backend.load(check_run_id(run_id))
     if stored is None:
-        raise RunNotFound(f"there is no run {run_id!r}; `flujo-async runs list` names them all", run_id=run_id)
+        raise _no_run(run_id)
     verify(run_id, stored.records)
     fold, codec = fold_log(run_id, stored.records), Codec.lenient()
-    return Found(stored.summary, fold, workflow_state(fold, codec), codec.decode(fold.output, at="output"))
+    state, output = workflow_state(fold, codec), codec.decode(fold.output, at="output")
+    return Found(stored.summary, fold, state, output, _forked_from(stored.records))
+
+
+def is_driven(summary: RunSummary) -> bool:
+    """Return whether somebody drives a run, as far as can be known here."""
+    lease = summary.lease
+    if lease is None or lease.expires_at <= datetime.now(UTC):
+        return False
+    owner = Owner.parse(lease.owner)
+    return owner is None or not owner.is_dead()
 
 
 def is_interrupted(summary: RunSummary) -> bool:
     """Return whether a run would go on if only somebody drove it."""
-    if summary.status in RESTING or summary.queue is not None or summary.wake_at is not None:
+    is_asleep = summary.wake_at is not None and summary.wake_at > datetime.now(UTC)
+    if summary.status != "running" or summary.queue is not None or is_asleep:
         return False
-    lease = summary.lease
-    if lease is None or lease.expires_at <= datetime.now(UTC):
-        return True
-    owner = Owner.parse(lease.owner)
-    return owner is not None and owner.is_dead()
+    return not is_driven(summary)
+
+
+def _forked_from(records: Sequence[Record]) -> str | None:
+    for record in reversed(records):
+        if _FORKED in record.body:
+            fact = decode_fact(record.body)
+            if isinstance(fact, RunForked):
+                return fact.source_run_id
+    return None
+
+
+def _no_run(run_id: str) -> RunNotFound:
+    return RunNotFound(f"there is no run {run_id!r}; `flujo-async runs list` names them all", run_id=run_id)

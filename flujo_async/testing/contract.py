@@ -8,9 +8,12 @@ import pytest
 import pytest_asyncio
 
 from flujo_async.abc.backend import StateBackend
+from flujo_async.testing.contract_due import DueContract
 from flujo_async.testing.contract_lease import LeaseContract
 from flujo_async.testing.contract_log import LogContract
+from flujo_async.testing.contract_signal import SignalContract
 from flujo_async.testing.contract_store import StoreContract
+from flujo_async.testing.contract_system import SystemContract
 from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
 
 __all__ = [
@@ -29,7 +32,7 @@ __all__ = [
 ]
 
 
-class BackendContract(LogContract, LeaseContract, StoreContract):
+class BackendContract(LogContract, SignalContract, LeaseContract, DueContract, StoreContract, SystemContract):
     """Inherit this, override ``backend``, and ``reopen`` if the store outlives its object, and run it by pytest.
 
     ```python

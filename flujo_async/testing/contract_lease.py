@@ -1,4 +1,4 @@
-"""The contract of a store, second part: who may write."""
+"""The contract of a store, third part: who may write."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from flujo_async._model.state import RUN_STATUSES, RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import StateBackend
 from flujo_async.testing.samples import (
+    PAUSED,
     SECOND,
     T0,
     TTL,
+    WAIT,
     append,
     claim,
     claimed_ids,
     create,
     head,
+    listed,
+    load,
     new_run,
+    signal,
 )
 
 
@@ -54,7 +59,7 @@ class LeaseContract:
         """A run that rested and was woken does not start again with token 1."""
         lease = await create(backend)
         await append(backend, lease, status="paused")
-        again = await claim(backend, statuses=frozenset({"paused"}))
+        again = await claim(backend, statuses=PAUSED)
         assert again is not None
         assert again.token == 2
 
@@ -77,18 +82,6 @@ class LeaseContract:
         assert lease is not None
         assert lease.token == 2
 
-    async def test_a_sleeping_run_is_claimed_when_it_is_due(self, backend: StateBackend) -> None:
-        """At ``wake_at`` it is due, a microsecond before it is not."""
-        await backend.create_run(new_run(wake_at=T0 + TTL))
-        assert await claimed_ids(backend, now=T0 + TTL - timedelta(microseconds=1)) == []
-        assert await claimed_ids(backend, now=T0 + TTL) == ["run"]
-
-    async def test_a_sleeping_run_can_be_claimed_by_its_id(self, backend: StateBackend) -> None:
-        """A signal wakes a run before its time, and the claim forgets that time."""
-        await backend.create_run(new_run(wake_at=T0 + TTL))
-        assert await claim(backend) is not None
-        assert (await head(backend)).wake_at is None
-
     async def test_a_claim_by_id_takes_no_other_run(self, backend: StateBackend) -> None:
         """If the one cannot be had, none is."""
         await backend.create_run(new_run("other"))
@@ -101,8 +94,9 @@ class LeaseContract:
     async def test_finished_and_paused_runs_are_not_claimed_unasked(
         self, backend: StateBackend, status: RunStatus
     ) -> None:
-        """By default a claim takes what can go on by itself, and nothing else, by id or not."""
+        """By default a claim takes what can go on by itself, and nothing else, by id or not, with news or not."""
         await backend.create_run(new_run(status=status))
+        await backend.post(signal())
         can_go_on = status in ("pending", "running")
         assert bool(await claimed_ids(backend)) == can_go_on
         await backend.create_run(new_run("by-id", status=status))
@@ -112,16 +106,44 @@ class LeaseContract:
     async def test_a_claim_takes_the_statuses_it_asks_for(self, backend: StateBackend, status: RunStatus) -> None:
         """A redrive claims failed runs, a worker pending ones."""
         for each in sorted(RUN_STATUSES):
-            await backend.create_run(new_run(each, status=each))
+            await backend.create_run(new_run(each, status=each, wake_at=T0 if each == "paused" else None))
         assert await claimed_ids(backend, statuses=frozenset({status})) == [status]
 
     async def test_a_claim_takes_the_queues_it_asks_for(self, backend: StateBackend) -> None:
-        """A run without a queue belongs to none of them."""
-        for run_id, queue in {"a": "mail", "b": "bulk", "c": None}.items():
+        """A run without a queue belongs to none of them, unless ``""`` is asked for."""
+        for run_id, queue in {"a": "mail", "b": "bulk", "c": None, "d": "", "e": "mail"}.items():
             await backend.create_run(new_run(run_id, queue=queue))
         assert await claimed_ids(backend, queues=frozenset()) == []
-        assert await claimed_ids(backend, queues=frozenset({"mail", "none"})) == ["a"]
-        assert await claimed_ids(backend, queues=None) == ["b", "c"]
+        assert await claimed_ids(backend, queues=frozenset({"mail", "none"}), limit=1) == ["a"]
+        assert await claimed_ids(backend, queues=frozenset({"", "mail"})) == ["c", "d", "e"]
+        assert await claimed_ids(backend, queues=None) == ["b"]
+        assert (await head(backend, "c")).queue is None
+        assert (await head(backend, "d")).queue == ""
+
+    async def test_a_claim_takes_the_definitions_it_asks_for(self, backend: StateBackend) -> None:
+        """A worker that does not know the others leaves them to those who do; by id as well."""
+        for run_id, name in {"a": "x", "b": "y", "c": "X", "d": "y"}.items():
+            await backend.create_run(new_run(run_id, pipeline_name=name))
+        assert await claimed_ids(backend, pipeline_names=frozenset()) == []
+        assert await claim(backend, run_id="a", pipeline_names=frozenset({"y"})) is None
+        assert await claimed_ids(backend, pipeline_names=frozenset({"x", "none"})) == ["a"]
+        assert await claimed_ids(backend, pipeline_names=frozenset({"y"}), queues=frozenset({""}), limit=1) == ["b"]
+        assert await claimed_ids(backend, pipeline_names=None) == ["c", "d"]
+
+    @pytest.mark.parametrize("way", ["ready", "woken", "signalled", "expired", "dead"])
+    async def test_each_run_that_is_claimed_has_to_match(self, backend: StateBackend, way: str) -> None:
+        """By whatever way it became free."""
+        fields: dict[str, Any] = {"queue": "q", "pipeline_name": "x", "wake_at": T0 if way == "woken" else None}
+        await backend.create_run(new_run(**fields), owner="w1" if way in ("expired", "dead") else None, ttl=TTL)
+        if way == "signalled":
+            await backend.post(signal())
+        asked: dict[str, Any] = {"now": T0 + TTL if way == "expired" else T0}
+        asked |= {"dead_owners": frozenset({"w1"})} if way == "dead" else {}
+        assert await claimed_ids(backend, queues=frozenset({"", "p"}), **asked) == []
+        assert await claimed_ids(backend, pipeline_names=frozenset({"y"}), **asked) == []
+        assert await claimed_ids(backend, queues=frozenset({"q"}), pipeline_names=frozenset({"y"}), **asked) == []
+        assert await claimed_ids(backend, statuses=frozenset({"pending", "paused"}), **asked) == []
+        assert await claimed_ids(backend, queues=frozenset({"q"}), pipeline_names=frozenset({"x"}), **asked) == ["run"]
 
     async def test_higher_priority_goes_first_then_the_older_run(self, backend: StateBackend) -> None:
         """Ties of both are broken by the run id."""
@@ -130,7 +152,7 @@ class LeaseContract:
             "b": {},
             "a": {},
             "low": {"priority": -1, "created_at": T0 - SECOND},
-            "high": {"priority": 5, "created_at": T0 + 2 * SECOND},
+            "high": {"priority": 5, "created_at": T0 + 2 * SECOND, "wake_at": T0},
         }
         for run_id, fields in heads.items():
             await backend.create_run(new_run(run_id, **fields))
@@ -216,13 +238,41 @@ class LeaseContract:
         assert await claimed_ids(backend) == []
         assert await claimed_ids(backend, now=T0 + SECOND) == ["run"]
 
+    async def test_a_run_released_to_wait_is_paused(self, backend: StateBackend) -> None:
+        """What it waits for goes into the head only: the log does not grow, and ``updated_at`` stays."""
+        lease = await create(backend)
+        before = await load(backend)
+        await backend.release(lease, waiting_for=[WAIT])
+        expected = replace(before.summary, status="paused", waiting_for=[WAIT], lease=None)
+        assert await load(backend) == replace(before, summary=expected)
+        assert await listed(backend, status="paused") == ["run"]
+        assert await claimed_ids(backend, statuses=RUN_STATUSES, now=T0 + 9 * TTL) == []
+
+    async def test_a_run_released_to_wait_wakes_at_its_time(self, backend: StateBackend) -> None:
+        """A wait for nothing in particular is one as well."""
+        await backend.release(await create(backend), wake_at=T0 + TTL, waiting_for=())
+        summary = await head(backend)
+        assert (summary.status, summary.waiting_for, summary.wake_at) == ("paused", [], T0 + TTL)
+        assert await claimed_ids(backend, statuses=PAUSED) == []
+        assert await claimed_ids(backend, statuses=PAUSED, now=T0 + TTL) == ["run"]
+
+    async def test_a_release_without_waits_leaves_them_as_they_were(self, backend: StateBackend) -> None:
+        """And the status."""
+        await backend.create_run(new_run(status="paused", waiting_for=[WAIT]))
+        lease = await claim(backend, statuses=PAUSED)
+        assert lease is not None
+        await backend.release(lease)
+        summary = await head(backend)
+        assert (summary.status, summary.waiting_for) == ("paused", [WAIT])
+
     async def test_releasing_a_lost_lease_changes_nothing(self, backend: StateBackend) -> None:
         """A late worker cannot take the run from its new owner."""
         old = await create(backend)
         new = await claim(backend, now=T0 + TTL)
-        await backend.release(old, wake_at=T0 + 9 * TTL)
-        summary = await head(backend)
-        assert (summary.lease, summary.wake_at) == (new, None)
+        before = await head(backend)
+        await backend.release(old, wake_at=T0 + 9 * TTL, signals_read=3, waiting_for=[WAIT])
+        assert await head(backend) == before
+        assert before.lease == new
 
     async def test_releasing_twice_or_after_deletion_changes_nothing(self, backend: StateBackend) -> None:
         """A second release does not move the time to wake up, and a release makes no run."""

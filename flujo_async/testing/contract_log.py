@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
+from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import StoredRun
 from flujo_async.abc.backend import StateBackend
-from flujo_async.errors import RunExists, RunNotFound, SequenceConflict, StaleLease
+from flujo_async.errors import RunExists, SequenceConflict, StaleLease
 from flujo_async.testing.samples import (
     LOG,
     SECOND,
@@ -27,13 +27,12 @@ from flujo_async.testing.samples import (
     load,
     new_run,
     sealed,
-    signal,
     update,
 )
 
 
 class LogContract:
-    """Creating, loading, appending, posting, reading."""
+    """Creating, loading, appending."""
 
     # ------------------------------------------------------------------------------------------------ create, load
 
@@ -60,6 +59,12 @@ class LogContract:
         )
         await backend.create_run(run)
         assert await head(backend) == run.summary
+
+    async def test_a_created_run_has_no_signals(self, backend: StateBackend) -> None:
+        """Whatever its maker says: the store counts what was posted to this run."""
+        await backend.create_run(new_run(signals=3, signals_read=1))
+        summary = await head(backend)
+        assert (summary.signals, summary.signals_read) == (0, 0)
 
     async def test_moments_are_aware_and_in_utc(self, backend: StateBackend) -> None:
         """A moment given in another zone is the same moment."""
@@ -156,6 +161,9 @@ class LogContract:
             "current_step_index": 4,
             "pipeline_version": "2.0.0",
             "error_message": "oh",
+            "wake_at": T0 + 2 * TTL,
+            "signals_read": 3,
+            "metadata": {"b": {"c": [1, None]}},
         }
         await append(backend, lease, status="paused", waiting_for=(wait,), **fields)
         before = new_run().summary
@@ -163,13 +171,28 @@ class LogContract:
         assert await head(backend) == expected
 
     async def test_an_update_clears_what_it_leaves_out(self, backend: StateBackend) -> None:
-        """``None`` means none, except for the version of the pipeline, which stays."""
+        """``None`` means none, except for the version, the metadata and the signals read, which stay."""
         wait = Waiting(kind="pause", name="p", since=T0)
-        lease = await create(backend, new_run(error_message="oh", waiting_for=[wait], current_step_index=3))
-        await append(backend, lease)
+        run = new_run(error_message="oh", waiting_for=[wait], current_step_index=3, wake_at=T0, metadata={"a": 1})
+        lease = await create(backend, run)
+        await append(backend, lease, signals_read=2, wake_at=T0 + TTL)
+        await append(backend, lease, after=2)
         summary = await head(backend)
         assert (summary.error_message, summary.waiting_for, summary.current_step_index) == (None, [], 0)
-        assert summary.pipeline_version == "1.0.0"
+        assert summary.wake_at is None
+        assert (summary.pipeline_version, summary.metadata, summary.signals_read) == ("1.0.0", {"a": 1}, 2)
+
+    async def test_an_update_replaces_the_metadata(self, backend: StateBackend) -> None:
+        """All of them, and listings find the run by the new ones only; an empty object is one too."""
+        lease = await create(backend, new_run(metadata={"a": 1, "b": 2}))
+        metadata: dict[str, Any] = {"a": {"deep": ["\u00e9"]}}
+        await append(backend, lease, metadata=metadata)
+        metadata["a"]["deep"].append("later")
+        assert (await head(backend)).metadata == {"a": {"deep": ["\u00e9"]}}
+        assert await listed(backend, metadata={"b": 2}) == []
+        assert await listed(backend, metadata={"a": {}}) == ["run"]
+        await append(backend, lease, after=2, metadata={})
+        assert (await head(backend)).metadata == {}
 
     async def test_an_update_leaves_the_rest_of_the_head_alone(self, backend: StateBackend) -> None:
         """An append does not touch what only creation and claims decide."""
@@ -291,58 +314,3 @@ class LogContract:
         lease = await create(backend)
         await append(backend, lease, status=status)
         assert (await head(backend)).lease == lease
-
-    # -------------------------------------------------------------------------------------------------------- post
-
-    async def test_signals_come_back_in_the_order_of_posting(self, backend: StateBackend) -> None:
-        """Neither their ids nor their moments decide."""
-        await backend.create_run(new_run())
-        posted = [replace(signal(name, payload={"n": [1, None, "\u00e9"]}), at=T0 - SECOND) for name in ("z", "a")]
-        posted.append(replace(signal("m"), name="other"))
-        for each in posted:
-            await backend.post(each)
-        assert (await load(backend)).signals == tuple(posted)
-
-    async def test_the_same_signal_twice_is_one_signal(self, backend: StateBackend) -> None:
-        """The first posting counts, whatever the second one says."""
-        await backend.create_run(new_run())
-        await backend.post(signal(payload=1))
-        await backend.post(signal("s2"))
-        await backend.post(signal(payload=2))
-        assert (await load(backend)).signals == (signal(payload=1), signal("s2"))
-
-    async def test_simultaneous_postings_of_one_signal_are_one(self, backend: StateBackend) -> None:
-        """A client that retries too eagerly does no harm."""
-        await backend.create_run(new_run())
-        await asyncio.gather(*(backend.post(signal(f"s{i % 2}")) for i in range(8)))
-        assert len((await load(backend)).signals) == 2
-
-    async def test_two_runs_may_get_a_signal_of_one_id(self, backend: StateBackend) -> None:
-        """A signal id names a posting to one run."""
-        for run_id in ("run", "other"):
-            await backend.create_run(new_run(run_id))
-            await backend.post(signal(run_id=run_id))
-        assert (await load(backend)).signals == (signal(),)
-        assert (await load(backend, "other")).signals == (signal(run_id="other"),)
-
-    async def test_a_signal_to_nobody_is_refused(self, backend: StateBackend) -> None:
-        """The caller learns that there is no such run."""
-        with pytest.raises(RunNotFound):
-            await backend.post(signal())
-        assert await backend.load("run") is None
-
-    @pytest.mark.parametrize("status", sorted(RUN_STATUSES))
-    async def test_a_signal_needs_no_lease_and_changes_no_head(self, backend: StateBackend, status: RunStatus) -> None:
-        """Whoever has the run, and wherever it stands, an answer can be left for it."""
-        await backend.create_run(new_run(status=status), owner="w1", ttl=TTL)
-        before = await head(backend)
-        await backend.post(signal())
-        assert await head(backend) == before
-
-    async def test_a_signal_does_not_disturb_the_log(self, backend: StateBackend) -> None:
-        """The owner's next append is not in conflict with it."""
-        lease = await create(backend)
-        await backend.post(signal())
-        assert await append(backend, lease) == 2
-        run = await load(backend)
-        assert (run.records, run.signals) == (LOG[:2], (signal(),))

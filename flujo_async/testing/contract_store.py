@@ -1,4 +1,4 @@
-"""The contract of a store, third part: many runs, several callers, beginning and end."""
+"""The contract of a store, fifth part: many runs, several callers, beginning and end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flujo_async.testing.samples import (
     SECOND,
     T0,
     TTL,
+    WAIT,
     append,
     claim,
     claimed_ids,
@@ -64,6 +65,21 @@ class StoreContract:
         for nothing in ("", None):
             query = dict.fromkeys(("run_id", "status", "pipeline_name", "parent_run_id"), nothing)
             assert await listed(backend, **query) == ["a", "b", "c"]
+
+    async def test_listings_filter_by_whether_somebody_has_a_lease(self, backend: StateBackend) -> None:
+        """Expired or not: who asks wants to know the owners."""
+        for run_id in ("a", "b"):
+            await create(backend, new_run(run_id, status="pending" if run_id == "b" else "running"))
+        await backend.create_run(new_run("c"))
+        await append(backend, await create(backend, new_run("d")), status="completed")
+        await backend.release(await create(backend, new_run("e")))
+        assert await listed(backend, is_leased=True) == ["a", "b"]
+        assert await listed(backend, is_leased=False) == ["c", "d", "e"]
+        assert await listed(backend, is_leased=None) == ["a", "b", "c", "d", "e"]
+        assert await listed(backend, is_leased=True, limit=1, offset=1) == ["b"]
+        assert await listed(backend, is_leased=True, status="running") == ["a"]
+        assert await listed(backend, is_leased=True, run_id="c") == []
+        assert await listed(backend, is_leased=False, run_id="c") == ["c"]
 
     async def test_listings_filter_by_a_part_of_the_metadata(self, backend: StateBackend) -> None:
         """Objects match if they contain what is asked for, at every depth; all else has to be equal."""
@@ -283,7 +299,10 @@ class StoreContract:
         await backend.renew([lease], now=T0 + SECOND, ttl=TTL)
         asleep = await create(backend, new_run("asleep"))
         await backend.release(asleep, wake_at=T0 + 9 * TTL)
-        for run_id in ("run", "asleep"):
+        waiting = await create(backend, new_run("waiting"))
+        await backend.post(signal(run_id="waiting"))
+        await backend.release(waiting, signals_read=1, waiting_for=[WAIT])
+        for run_id in ("run", "asleep", "waiting"):
             assert await second.load(run_id) == await backend.load(run_id)
         assert await second.query_runs(RunQuery()) == await backend.query_runs(RunQuery())
         assert await claim(second, now=T0 + TTL) is None

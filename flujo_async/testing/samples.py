@@ -8,7 +8,7 @@ from typing import Any
 
 from flujo_async._log.chain import GENESIS, next_hash
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RunStatus
+from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
@@ -16,6 +16,8 @@ from flujo_async.abc.backend import StateBackend
 T0 = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 TTL = timedelta(seconds=30)
+PAUSED: frozenset[RunStatus] = frozenset({"paused"})
+WAIT = Waiting(kind="signal", name="approval", since=T0, prompt="?", schema={"type": "object"}, deadline=T0 + TTL)
 
 ODD_IDS = (
     "a",
@@ -103,6 +105,16 @@ async def claimed_ids(backend: StateBackend, *, now: datetime = T0, limit: int =
     """Claim what is due and return the run ids, in the order of the claims."""
     leases = await backend.claim("w", now=now, ttl=TTL, query=ClaimQuery(limit=limit, **query))
     return [lease.run_id for lease in leases]
+
+
+async def next_due(backend: StateBackend, **query: Any) -> datetime | None:
+    """Return when the next claim is due; if that is still to come, claims agree to the microsecond."""
+    asked = ClaimQuery(**query)
+    moment = await backend.next_due(asked)
+    if moment is not None and moment > T0:
+        assert await backend.claim("w", now=moment - timedelta(microseconds=1), ttl=TTL, query=asked) == []
+        assert len(await backend.claim("w", now=moment, ttl=TTL, query=asked)) == 1
+    return moment
 
 
 async def append(backend: StateBackend, lease: Lease, *, after: int = 1, count: int = 1, **fields: Any) -> int:

@@ -82,6 +82,7 @@ async def test_a_log_is_one_readable_line_per_write(tmp_path: Path) -> None:
     assert lines[2]["records"][0]["fact"] == {"kind": "Test", "n": 3}
     assert lines[3]["signal"]["name"] == "approval"
     assert [line["head"]["last_seq"] for line in lines] == [1, 2, 4, 4]
+    assert lines[3]["head"]["signals"] == 1
     assert "created_at" not in lines[1]["head"]
 
 
@@ -263,6 +264,68 @@ async def test_the_number_of_open_files_is_bounded(tmp_path: Path) -> None:
     assert 50 < open_files() - before < 80
     await backend.shutdown()
     assert open_files() - before < 10
+
+
+# ----------------------------------------------------------------------------------------------------- system state
+
+
+async def test_system_state_is_a_readable_file_beside_the_logs(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path / "runs")
+    await backend.set_system_state("Worker/1", {"host": "a"})
+    path = tmp_path / "runs" / "system" / "%57orker%2f1.json"
+    assert json.loads(path.read_text()) == {"format": 1, "key": "Worker/1", "value": {"host": "a"}}
+    assert await listed(backend) == []
+    await create(backend, new_run("system"))
+    assert await listed(FileBackend(tmp_path / "runs")) == ["system"]
+    assert await backend.get_system_state("Worker/1") == {"host": "a"}
+
+
+async def test_looking_for_system_state_writes_nothing(tmp_path: Path) -> None:
+    assert await FileBackend(tmp_path / "runs").get_system_state("key") is None
+    assert os.listdir(tmp_path) == []
+
+
+async def test_system_state_that_was_half_written_never_was(tmp_path: Path) -> None:
+    """What a crash leaves behind before the file gets its name is neither read nor in the way."""
+    backend = FileBackend(tmp_path)
+    await backend.set_system_state("key", {"a": 1})
+    (tmp_path / "system" / ".new").write_text('{"format":1,"key":"key","va')
+    assert await backend.get_system_state("key") == {"a": 1}
+    await backend.set_system_state("key", {"a": 2})
+    assert await FileBackend(tmp_path).get_system_state("key") == {"a": 2}
+    assert sorted(os.listdir(tmp_path / "system")) == [".lock", "key.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":1,"key":"other","value":{}}', '{"format":1,"key":"key"}'])
+async def test_system_state_that_others_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    backend = FileBackend(tmp_path)
+    await backend.set_system_state("key", {"a": 1})
+    (tmp_path / "system" / "key.json").write_text(text)
+    with pytest.raises(BackendError, match="not the system state of 'key'"):
+        await backend.get_system_state("key")
+    await backend.set_system_state("key", {"a": 2})
+    assert await backend.get_system_state("key") == {"a": 2}
+
+
+async def test_system_state_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path)
+    await backend.set_system_state("key", {"a": 1})
+    path = tmp_path / "system" / "key.json"
+    path.write_bytes(path.read_bytes().replace(b'"format":1', b'"format":2'))
+    with pytest.raises(SchemaTooNew):
+        await backend.get_system_state("key")
+
+
+async def test_system_state_waits_for_the_process_that_has_the_lock(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path)
+    await backend.set_system_state("key", {"a": 1})
+    with (tmp_path / "system" / ".lock").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(backend.set_system_state("key", {"a": 2}))
+        await asyncio.wait([waiting], timeout=0.1)
+        assert not waiting.done()
+    await waiting
+    assert await backend.get_system_state("key") == {"a": 2}
 
 
 # -------------------------------------------------------------------------------------------------------- processes

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import re
 import shutil
 import signal as signals
 import sqlite3
@@ -14,16 +15,20 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flujo_async._model import transition
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RUN_STATUSES, RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async.backends import sqlite as verbs
+from flujo_async.backends import sqlite_rows as rows
+from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
@@ -408,8 +413,8 @@ def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None
     opened.connection.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
         "INSERT INTO runs (run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, "
-        "current_step_index, metadata, waiting_for, attempts, priority) "
-        "SELECT i, '', '', '', 0, 0, 0, 0, '{}', '[]', 0, 0 FROM n"
+        "current_step_index, metadata, waiting_for, attempts, priority, signals, signals_read) "
+        "SELECT i, '', '', '', 0, 0, 0, 0, '{}', '[]', 0, 0, 0, 0 FROM n"
     )
     before = len(content(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -436,7 +441,17 @@ async def test_large_records_are_checkpointed_sooner(path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- query plans
 
 
-CLAIMS = ["claimable_run", "ready_in_queue", "ready_anywhere", "due", "left_by_dead_owners"]
+INDEX_OF_CLAIM = {
+    "claimable_run": "sqlite_autoindex_runs_1",
+    "ready": "runs_ready",
+    "ready_in_queue": "runs_ready_in_queue",
+    "finished": "runs_status",
+    "woken": "runs_asleep",
+    "signalled": "runs_signalled",
+    "expired": "runs_expiring",
+    "left_by_dead_owners": "runs_leased",
+}
+ASKED = rows.wanted(ClaimQuery(queues=frozenset({"q"}), pipeline_names=frozenset({"hello"})))
 
 
 @pytest.fixture
@@ -452,18 +467,58 @@ def plan(db: sqlite3.Connection, sql: str, **values: Any) -> str:
     return "\n".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
 
 
-@pytest.mark.parametrize("name", CLAIMS)
-def test_claims_use_indexes(plans: sqlite3.Connection, name: str) -> None:
-    names = ["status", "queue", "now", "limit", "statuses", "queues", "dead_owners", "run_id"]
-    found = plan(plans, queries("sqlite.sql")[name], **dict.fromkeys(names))
-    assert "SEARCH runs USING INDEX" in found
+@pytest.mark.parametrize(("name", "index"), INDEX_OF_CLAIM.items())
+def test_claims_use_indexes(plans: sqlite3.Connection, name: str, index: str) -> None:
+    more = {"status": "pending", "queue": "q", "now": 0, "limit": 1}
+    found = plan(plans, queries("sqlite.sql")[name], **ASKED, **more)
+    assert re.search(rf"SEARCH runs USING (COVERING )?INDEX {index} \(", found)
     assert "SCAN runs" not in found
 
 
-def test_what_is_ready_is_found_in_the_order_of_claims(plans: sqlite3.Connection) -> None:
-    found = plan(plans, queries("sqlite.sql")["ready_in_queue"], status="pending", queue="q", limit=1)
-    assert "runs_ready" in found
+@pytest.mark.parametrize("name", ["ready", "ready_in_queue"])
+def test_what_is_ready_is_found_in_the_order_of_claims(plans: sqlite3.Connection, name: str) -> None:
+    found = plan(plans, queries("sqlite.sql")[name], status="pending", queue="q", limit=1, pipeline_names=None)
     assert "TEMP B-TREE" not in found
+
+
+def test_every_way_to_be_claimable_is_checked_for_its_index() -> None:
+    every = ClaimQuery(statuses=RUN_STATUSES, dead_owners=frozenset({"w"}))
+    asked = [every, replace(every, queues=frozenset({"q"})), replace(every, run_id="run")]
+    ways = {name for query in asked for name, _ in work._ways_to_be_claimable(query)}
+    assert ways == INDEX_OF_CLAIM.keys()
+
+
+def test_what_is_due_next_is_found_without_looking_at_all_runs(plans: sqlite3.Connection) -> None:
+    """The first of an index is enough, except for what is signalled or leased, of which there are few."""
+    found = plan(plans, queries("sqlite.sql")["next_due"], **ASKED)
+    indexes = sorted(re.findall(r"SEARCH runs USING INDEX (\w+)", found))
+    assert indexes == ["runs_asleep", "runs_leased", "runs_ready_since", "runs_signalled", "runs_status"]
+    assert "SCAN runs" not in found
+    assert "TEMP B-TREE" not in found
+    assert "SEARCH runs" in plan(plans, queries("sqlite.sql")["run_is_due"], **ASKED)
+
+
+@pytest.mark.parametrize("asked", [{}, {"status": "running"}, {"pipeline_name": "hello"}, {"metadata": {"a": 1}}])
+def test_a_listing_of_leased_runs_looks_at_no_others(plans: sqlite3.Connection, asked: dict[str, Any]) -> None:
+    """There are few of them, so it does not matter that they are sorted."""
+    sql, values = verbs._listing(RunQuery(is_leased=True, **asked))
+    assert "runs_leased" in plan(plans, sql, **values)
+
+
+@pytest.mark.parametrize("change", [{}, {"metadata": {"b": 1}}, {"signals_read": 0}, {"pipeline_version": "2"}])
+def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) -> None:
+    """The update of the head that changes nothing in an index, and the insertion of the record."""
+    file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    opened = file.open(create=True)
+    summary = transition.created(new_run().summary, "w", TTL)
+    assert summary.lease is not None
+    work.create(opened.connection, rows.head(summary), LOG[:1])
+    statements: list[str] = []
+    opened.connection.set_trace_callback(statements.append)
+    work.append(opened.connection, summary.lease, LOG[1:2], 1, rows.change(update(**change), 2))
+    opened.close()
+    assert len(statements) == 2
+    assert statements[0].startswith("-- The usual append.")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from flujo_async._codec import heads
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import Record, Signal
+from flujo_async._model.stored import Record, RunUpdate, Signal
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SerializationError
 
@@ -29,6 +29,8 @@ SUMMARY = RunSummary(
     metadata={"a": {"b": [1, None]}},
     waiting_for=[WAIT, Waiting(kind="pause", name="", since=AT)],
     wake_at=AT,
+    signals=3,
+    signals_read=2,
     lease=Lease("run", 2, "w1", AT),
 )
 SIGNAL = Signal("run", "s1", "approval", {"ok": True}, AT)
@@ -60,6 +62,17 @@ def test_metadata_that_are_not_json_are_refused() -> None:
         heads.dump_summary(replace(SUMMARY, metadata={"a": object()}))
 
 
+def test_an_update_of_ones_own_shares_no_metadata() -> None:
+    metadata: dict[str, Any] = {"a": {"b": [1]}}
+    update = RunUpdate(status="running", updated_at=AT, metadata=metadata)
+    own = heads.own_update(update)
+    assert own == update
+    metadata["a"]["b"].append(2)
+    assert own.metadata == {"a": {"b": [1]}}
+    without = replace(update, metadata=None)
+    assert heads.own_update(without) is without
+
+
 def test_unknown_keys_are_left_alone() -> None:
     assert heads.decode_summary({**heads.encode_summary(SUMMARY), "later": 1}) == SUMMARY
 
@@ -82,6 +95,7 @@ def test_a_missing_or_wrong_field_is_named(key: str, value: Any) -> None:
     [
         ("status", "stopped"),
         ("last_seq", True),
+        ("signals", None),
         ("created_at", "yesterday"),
         ("created_at", "2026-03-29T01:30:00"),
         ("waiting_for", [{}]),

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RUN_STATUSES
-from flujo_async._model.stored import RunQuery
+from flujo_async._model.state import RUN_STATUSES, Waiting
+from flujo_async._model.stored import RunQuery, Signal
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends.file import FileBackend
 from flujo_async.backends.memory import InMemoryBackend
@@ -63,6 +63,21 @@ SECONDS = st.integers(0, 4).map(lambda n: timedelta(seconds=n))
 MOMENTS = SECONDS.map(lambda after: T0 + after)
 METADATA = st.sampled_from([{}, {"a": 1}, {"a": {"b": [1, None]}, "c": "é"}, {"a": {}}])
 FEW = st.integers(0, 4)
+QUEUES = st.sampled_from([None, "", "q"])
+NAMES = st.sampled_from(["hello", "other"])
+WAITS = st.sampled_from([(), (Waiting(kind="signal", name="approval", since=T0, deadline=T0),)])
+KEYS = st.sampled_from(["k", "K", "k/é"])
+# All that a claim and ``next_due`` may ask for.
+QUERIES = st.builds(
+    ClaimQuery,
+    run_id=st.none() | st.none() | RUN_IDS,
+    statuses=st.sampled_from([ClaimQuery().statuses, RUN_STATUSES]) | st.frozensets(STATUSES),
+    queues=st.none() | st.frozensets(st.sampled_from(["", "q"])),
+    pipeline_names=st.none() | st.frozensets(NAMES),
+    is_due=st.booleans(),
+    dead_owners=st.frozensets(OWNERS),
+    limit=st.integers(0, 3),
+)
 
 
 class Agreement(RuleBasedStateMachine):
@@ -101,7 +116,8 @@ class Agreement(RuleBasedStateMachine):
                 "status": STATUSES,
                 "created_at": MOMENTS,
                 "priority": st.integers(-1, 1),
-                "queue": st.sampled_from([None, "q"]),
+                "queue": QUEUES,
+                "pipeline_name": NAMES,
                 "metadata": METADATA,
                 "wake_at": st.none() | MOMENTS,
             }
@@ -111,45 +127,76 @@ class Agreement(RuleBasedStateMachine):
         run = new_run(run_id, records=_log(count), **head)
         self.keep([self.both(lambda store: store.create_run(run, owner=owner, ttl=ttl))])
 
-    @rule(pick=FEW, behind=st.sampled_from([0, 0, 0, 0, 1, -1]), count=st.integers(1, 3), status=STATUSES, step=FEW)
-    def append(self, pick: int, behind: int, count: int, status: Any, step: int) -> None:
+    @rule(
+        pick=FEW,
+        behind=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        count=st.integers(1, 3),
+        status=STATUSES,
+        step=FEW,
+        more=st.fixed_dictionaries(
+            {
+                "updated_at": MOMENTS,
+                "wake_at": st.none() | MOMENTS,
+                "signals_read": st.none() | FEW,
+                "metadata": st.none() | METADATA,
+                "waiting_for": WAITS,
+            }
+        ),
+    )
+    def append(self, pick: int, behind: int, count: int, status: Any, step: int, more: dict[str, Any]) -> None:
         lease = self.lease(pick)
         if lease is None:
             return
         run = self.both(lambda store: store.load(lease.run_id))
         seq = max(0, (run.summary.last_seq if run else 0) - behind)
-        change = update(status, current_step_index=step, error_message="oh" if step else None)
+        change = update(status, current_step_index=step, error_message="oh" if step else None, **more)
         records = _log(seq + count)[seq:]
         self.both(lambda store: store.append(lease, records, expected_seq=seq, update=change))
 
-    @rule(
-        owner=OWNERS,
-        now=MOMENTS,
-        ttl=SECONDS,
-        run_id=st.none() | RUN_IDS,
-        statuses=st.sampled_from([ClaimQuery().statuses, RUN_STATUSES]),
-        queues=st.sampled_from([None, frozenset({"q"})]),
-        dead=st.frozensets(OWNERS),
-        limit=st.integers(0, 3),
-    )
-    def claim(self, owner: str, now: Any, ttl: timedelta, dead: frozenset[str], **asked: Any) -> None:
-        query = ClaimQuery(dead_owners=dead, **asked)
+    @rule(owner=OWNERS, now=MOMENTS, ttl=SECONDS, query=QUERIES)
+    def claim(self, owner: str, now: Any, ttl: timedelta, query: ClaimQuery) -> None:
         self.keep(self.both(lambda store: store.claim(owner, now=now, ttl=ttl, query=query)))
+
+    @rule(query=QUERIES)
+    def next_due(self, query: ClaimQuery) -> None:
+        self.both(lambda store: store.next_due(query))
 
     @rule(picks=st.lists(FEW, max_size=3, unique=True), now=MOMENTS, ttl=SECONDS)
     def renew(self, picks: list[int], now: Any, ttl: timedelta) -> None:
         leases = [lease for lease in map(self.lease, picks) if lease]
         self.keep(self.both(lambda store: store.renew(leases, now=now, ttl=ttl)))
 
-    @rule(pick=FEW, wake_at=st.none() | MOMENTS)
-    def release(self, pick: int, wake_at: Any) -> None:
+    @rule(
+        pick=FEW,
+        parting=st.fixed_dictionaries(
+            {},
+            optional={
+                "wake_at": st.none() | MOMENTS,
+                "signals_read": st.none() | FEW,
+                "waiting_for": st.none() | WAITS,
+            },
+        ),
+    )
+    def release(self, pick: int, parting: dict[str, Any]) -> None:
         lease = self.lease(pick)
         if lease:
-            self.both(lambda store: store.release(lease, wake_at=wake_at))
+            self.both(lambda store: store.release(lease, **parting))
 
     @rule(run_id=RUN_IDS, signal_id=st.sampled_from(["s1", "s2"]), payload=METADATA)
     def post(self, run_id: str, signal_id: str, payload: Any) -> None:
         self.both(lambda store: store.post(signal(signal_id, run_id, payload)))
+
+    @rule(run_ids=st.frozensets(RUN_IDS))
+    def read_signals(self, run_ids: frozenset[str]) -> None:
+        self.both(partial(_signals, run_ids=run_ids))
+
+    @rule(key=KEYS, value=METADATA)
+    def set_system_state(self, key: str, value: dict[str, Any]) -> None:
+        self.both(lambda store: store.set_system_state(key, value))
+
+    @rule(key=KEYS)
+    def get_system_state(self, key: str) -> None:
+        self.both(lambda store: store.get_system_state(key))
 
     @rule(run_id=RUN_IDS)
     def delete_run(self, run_id: str) -> None:
@@ -160,7 +207,13 @@ class Agreement(RuleBasedStateMachine):
         self.both(lambda store: store.load(run_id, until=until))
         self.both(lambda store: store.read_events(run_id, after=after, limit=limit))
 
-    @rule(status=st.none() | STATUSES, metadata=METADATA, limit=st.none() | FEW, offset=FEW)
+    @rule(
+        status=st.none() | STATUSES,
+        is_leased=st.none() | st.booleans(),
+        metadata=METADATA,
+        limit=st.none() | FEW,
+        offset=FEW,
+    )
     def list_a_part(self, **asked: Any) -> None:
         self.both(lambda store: store.query_runs(RunQuery(**asked)))
 
@@ -186,6 +239,11 @@ def _log(count: int) -> Any:
 
 async def _load(store: StateBackend, run_id: str) -> Any:
     return await store.load(run_id)
+
+
+async def _signals(store: StateBackend, run_ids: frozenset[str]) -> list[Signal]:
+    # Which run's signals come first is left to the store.
+    return sorted(await store.read_signals(run_ids), key=lambda signal: signal.run_id)
 
 
 async def _outcome(verb: Verb, store: StateBackend) -> Any:

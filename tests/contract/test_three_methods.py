@@ -13,7 +13,7 @@ import pytest
 
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import Capabilities, StateBackend
-from flujo_async.abc.documents import INDEX_ID
+from flujo_async.abc.documents import INDEX_ID, SYSTEM_ID
 from flujo_async.abc.turn import Turn
 from flujo_async.errors import BackendError, InvalidArgument, SchemaTooNew
 from flujo_async.testing import BackendContract
@@ -133,14 +133,26 @@ async def test_the_index_goes_with_the_last_run() -> None:
     assert backend.states == {}
 
 
-async def test_the_id_of_the_index_is_no_run() -> None:
+@pytest.mark.parametrize("reserved", [INDEX_ID, SYSTEM_ID])
+async def test_a_reserved_id_is_no_run(reserved: str) -> None:
     backend = DictBackend()
     await create(backend)
+    await backend.set_system_state("key", {"a": 1})
     with pytest.raises(InvalidArgument, match="reserved"):
-        await create(backend, new_run(INDEX_ID))
-    assert await backend.load(INDEX_ID) is None
-    await backend.delete_run(INDEX_ID)
+        await create(backend, new_run(reserved))
+    assert await backend.load(reserved) is None
+    await backend.delete_run(reserved)
     assert await listed(backend) == ["run"]
+    assert await backend.get_system_state("key") == {"a": 1}
+
+
+async def test_system_state_is_a_document_of_its_own() -> None:
+    """It is plain JSON, and there when the last run has gone."""
+    backend = DictBackend()
+    await create(backend)
+    await backend.set_system_state("key", {"tags": ("a", "b")})
+    await backend.delete_run("run")
+    assert backend.states == {SYSTEM_ID: {"format": 1, "states": {"key": {"tags": ["a", "b"]}}}}
 
 
 async def test_a_state_that_others_wrote_is_not_taken_for_a_run() -> None:
@@ -150,7 +162,7 @@ async def test_a_state_that_others_wrote_is_not_taken_for_a_run() -> None:
         await backend.load("run")
 
 
-@pytest.mark.parametrize("spoil", [{"records": None}, {"signals": {}}, {"run_id": "other"}])
+@pytest.mark.parametrize("spoil", [{"records": None}, {"posted": {}}, {"run_id": "other"}])
 async def test_a_state_that_came_back_incomplete_is_refused(spoil: dict[str, Any]) -> None:
     backend = DictBackend()
     await create(backend)

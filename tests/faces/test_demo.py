@@ -1,16 +1,10 @@
 """The demo: a survey of real files, interrupted in every way, with one and the same report."""
 
 import asyncio
-import fcntl
 import os
-import pty
 import shutil
 import signal
-import struct
-import subprocess
-import sys
 import sysconfig
-import termios
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,12 +13,12 @@ import pytest
 
 from flujo_async import StateBackend
 from flujo_async._log.chain import GENESIS, seal
-from flujo_async._model.facts import RunFailed, RunStarted
+from flujo_async._model.facts import Fact, RunFailed, RunStarted
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends import backend_from_url
 from flujo_async.cli.survey import NAME, VERSION, python_files
-from tests.faces.conftest import STORES, CommandLine, Finished, InProcess
+from tests.faces.conftest import STORES, CommandLine, Finished, InProcess, on_terminal
 
 KILLED = -signal.SIGKILL
 
@@ -225,7 +219,7 @@ def test_a_survey_that_failed_stays_failed(call: InProcess, sources: Path, surve
 async def leave_a_failed_survey(backend: StateBackend, sources: Path) -> None:
     """Record what a survey leaves whose first step failed."""
     at = datetime(2026, 1, 2, tzinfo=UTC)
-    facts = [
+    facts: list[Fact] = [
         RunStarted(
             at=at, run_id="demo", pipeline_name=NAME, pipeline_version=VERSION, fingerprint="f", input=str(sources)
         ),
@@ -288,28 +282,3 @@ def wait_for_lines(directory: Path, count: int) -> None:
     while sum(len(path.read_bytes().splitlines()) for path in directory.glob("*")) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def on_terminal(cli: CommandLine, *arguments: str, **environment: str) -> str:
-    """Return what a terminal of 80 columns is sent."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flujo_async", *arguments],
-        cwd=cli.directory,
-        env=cli.environment({"TERM": "xterm-256color"} | environment),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    sent = b""
-    try:
-        while data := os.read(ours, 65536):
-            sent += data
-    except OSError:  # Linux says so when the last writer has gone
-        pass
-    finally:
-        os.close(ours)
-        process.wait(timeout=20)
-    return sent.decode()

@@ -5,20 +5,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flujo_async import Flujo, Retry, StateBackend, StepContext, map_each, step
 from flujo_async._log.chain import GENESIS, seal
-from flujo_async._model.facts import Fact, RunPaused, RunStarted
+from flujo_async._model.facts import (
+    AttemptFailed,
+    Fact,
+    GraphStarted,
+    RunPaused,
+    RunStarted,
+    StepCancelled,
+    StepSkipped,
+    TimerStarted,
+)
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.tree import JsonObject
 from flujo_async.backends import backend_from_url
 from flujo_async.errors import RunFailed
 from tests.faces.conftest import STORES, Finished, InProcess
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LATER = datetime(2126, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @dataclass
@@ -80,6 +92,9 @@ async def fill(backend: StateBackend) -> None:
         )
         await create(backend, started("waiting"), paused())
         await create(backend, started("left"))
+        await create(backend, started("graph"), *graph())
+        await create(backend, started("asleep"), TimerStarted(at=T0, key="sleep", wake_at=LATER), wake_at=LATER)
+        await create(backend, started("queued"), status="pending", queue="mail", priority=7)
 
 
 @dataclass
@@ -95,17 +110,29 @@ def paused() -> RunPaused:
     return RunPaused(at=T0, waiting_for=(Waiting(kind="signal", name="approval", since=T0, prompt="Ship it?"),))
 
 
-async def create(backend: StateBackend, first: RunStarted, *others: RunPaused) -> None:
+def graph() -> tuple[Fact, ...]:
+    error: JsonObject = {"type": "builtins:OSError", "message": "no line"}
+    names = {f"graph/{name}": name for name in ("fetch", "clean", "skip", "stop")}
+    return (
+        GraphStarted(at=T0, key="graph", steps=names),
+        AttemptFailed(at=T0, key="graph/fetch", name="fetch", attempt=2, error=error, retry_at=LATER),
+        StepSkipped(at=T0, key="graph/skip", name="skip"),
+        StepCancelled(at=T0, key="graph/stop", name="stop"),
+    )
+
+
+async def create(backend: StateBackend, first: RunStarted, *others: Fact, **head: Any) -> None:
     facts: Sequence[Fact] = [first, *others]
+    pauses = [fact for fact in others if isinstance(fact, RunPaused)]
     summary = RunSummary(
         run_id=first.run_id,
         pipeline_name=first.pipeline_name,
         pipeline_version=first.pipeline_version,
-        status="paused" if others else "running",
         created_at=T0,
         updated_at=T0,
         last_seq=len(facts),
-        waiting_for=[waiting for fact in others for waiting in fact.waiting_for],
+        waiting_for=[waiting for fact in pauses for waiting in fact.waiting_for],
+        **{"status": "paused" if pauses else "running", **head},
     )
     await backend.create_run(NewRun(summary, tuple(seal(facts, after=0, prev_hash=GENESIS))))
 
@@ -113,16 +140,37 @@ async def create(backend: StateBackend, first: RunStarted, *others: RunPaused) -
 def test_list_has_a_line_for_each_run_the_newest_first(shop: Shop) -> None:
     finished = shop("list")
     assert finished.code == 0
-    header, *lines = finished.out.splitlines()
+    header, *lines = finished.out.partition("\n\n")[0].splitlines()
     assert header.split() == ["Run", "Pipeline", "Version", "Status", "Steps", "Created", "Updated"]
-    assert [line.split()[0] for line in lines] == ["long", "bad", "good", "left", "waiting"]
+    assert [line.split()[0] for line in lines] == [
+        "long",
+        "bad",
+        "good",
+        "asleep",
+        "graph",
+        "left",
+        "queued",
+        "waiting",
+    ]
     assert lines[0].split()[1:5] == ["many", "2.0", "completed", "1"]
 
 
 def test_a_running_run_that_nobody_drives_is_interrupted(shop: Shop) -> None:
     assert "interrupted" in shop("list", "--status", "running").out
-    assert shop("list", "--status", "running", "--json").json[0]["is_interrupted"] is True
-    assert "running it again with this run_id takes it up" in shop("show", "left").out
+    running = {run["run_id"]: run for run in shop("list", "--status", "running", "--json").json}
+    assert running["left"]["is_interrupted"] is True
+    assert running["asleep"]["is_interrupted"] is False
+    assert "Driven by  nobody: `flujo-async runs resume left` takes it up\n" in shop("show", "left").out
+
+
+def test_list_tells_below_what_runs_wait_for(shop: Shop) -> None:
+    notes = shop("list").out.partition("\n\n")[2].splitlines()
+    assert notes == [
+        "Run      Waits for",
+        f"asleep   {LATER.astimezone():%Y-%m-%d %H:%M:%S}, when it wakes",
+        "queued   a worker of queue mail",
+        "waiting  signal approval: Ship it?",
+    ]
 
 
 def test_list_filters(shop: Shop) -> None:
@@ -137,7 +185,7 @@ def test_list_filters(shop: Shop) -> None:
 
 def test_list_says_what_it_leaves_out(shop: Shop) -> None:
     assert shop("list", "--limit", "2").err == "there are more than 2; --limit shows them\n"
-    assert shop("list", "--limit", "5").err == ""
+    assert shop("list", "--limit", "8").err == ""
     nothing = shop("list", "--status", "cancelled")
     assert (nothing.code, nothing.out) == (0, "")
     assert nothing.err == f"there are no such runs in {shop.db}\n"
@@ -181,6 +229,30 @@ def test_show_what_a_run_waits_for(shop: Shop) -> None:
     assert shop("show", "waiting", "--json").json["waiting_for"][0]["name"] == "approval"
 
 
+def test_show_steps_that_have_not_run(shop: Shop) -> None:
+    shown = shop("show", "graph").out
+    assert "\nSteps: 1 running, 1 pending, 1 skipped, 1 cancelled\n" in shown
+    lines = [line.split()[:3] for line in shown.splitlines() if line.startswith("graph/")]
+    assert lines == [
+        ["graph/fetch", "running", "2"],
+        ["graph/clean", "pending"],
+        ["graph/skip", "skipped"],
+        ["graph/stop", "cancelled"],
+    ]
+    assert f"\nOSError: no line\nnext attempt at {LATER.astimezone():%Y-%m-%d %H:%M:%S}\n" in shown
+    statuses = [step["status"] for step in shop("show", "graph", "--json").json["steps"]]
+    assert statuses == ["RUNNING", "PENDING", "SKIPPED", "CANCELLED"]
+
+
+def test_show_who_is_to_go_on_with_a_run(shop: Shop) -> None:
+    queued = shop("show", "queued").out
+    assert "Queue      mail, priority 7\n" in queued
+    assert "Driven by  nobody yet: a worker takes it\n" in queued
+    asleep = shop("show", "asleep").out
+    assert f"Sleeps    until {LATER.astimezone():%Y-%m-%d %H:%M:%S %Z}\n" in asleep
+    assert "Status    running\n" in asleep
+
+
 def test_show_the_last_of_many_steps(shop: Shop) -> None:
     assert len(step_lines(shop("show", "long"))) == 10
     everything = shop("show", "long", "--all")
@@ -215,7 +287,9 @@ def test_there_is_no_such_run(shop: Shop) -> None:
 def test_looking_creates_nothing(call: InProcess, db: str, command: list[str]) -> None:
     finished = call("runs", *command, "--db", db)
     assert (finished.code, finished.out) == (2, "")
-    assert finished.err == f"flujo-async: there is no database {db}; --db or FLUJO_DB names another\n"
+    assert (
+        finished.err == f"flujo-async: there is no database {db}; --db or FLUJO_DB names another, or --flujo a Flujo\n"
+    )
     (call.directory / "runs.db").touch()
     assert call("runs", *command, "--db", "runs.db").code == 2
     assert [path.name for path in call.directory.iterdir()] == ["runs.db"]

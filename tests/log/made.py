@@ -20,6 +20,7 @@ trees = st.recursive(
 )
 objects = st.dictionaries(text, trees, max_size=4)
 moments = st.datetimes(datetime(1, 1, 2), datetime(9998, 12, 30), timezones=st.just(UTC))
+near = st.datetimes(datetime(1900, 1, 1), datetime(2400, 1, 1), timezones=st.just(UTC))  # a fold adds their difference
 keys = st.sampled_from(["a", "b", "parallel/a", "map_each/0/a", "loop/3/b", "branch/x/a", "block"])
 scopes = st.sampled_from(["", "parallel/a", "map_each/0"])
 changes = st.one_of(trees.map(lambda tree: ["set", tree]), st.just(["drop"]))
@@ -39,9 +40,12 @@ waits = st.lists(
 ).map(tuple)
 
 _FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "at": moments,
+    "at": near,
     "started_at": moments,
+    "first_started_at": st.none() | moments,
     "retry_at": moments,
+    "wake_at": moments,
+    "deadline": st.none() | near,
     "key": keys,
     "scope": scopes,
     "patch": patches,
@@ -57,6 +61,18 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "attempts": st.integers(1, 100),
     "source": st.none() | keys,
     "parent_run_id": st.none() | text,
+    "keys": st.lists(keys, max_size=3).map(tuple),
+    "dropped": st.lists(keys, max_size=3).map(tuple),
+    "steps": st.dictionaries(keys, text, max_size=3),
+    "inputs": st.dictionaries(text, st.tuples(st.just("is"), trees).map(list), max_size=2),
+    "value": trees,
+    "details": trees,
+    "payload": trees,
+    "schema": st.none() | objects,
+    "prompt": st.none() | text,
+    "cached_from": st.none() | text,
+    "status": st.sampled_from(["failed", "cancelled"]),
+    "decision": st.sampled_from(["retry", "skip"]),
 }
 
 

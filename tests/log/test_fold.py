@@ -11,6 +11,7 @@ from flujo_async._codec.facts import decode_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.chain import GENESIS, next_hash, seal
 from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.inputs import input_of
 from flujo_async._log.views import commits, workflow_state
 from flujo_async._model.facts import (
     AttemptFailed,
@@ -162,7 +163,7 @@ def test_a_migration_changes_definition_and_context() -> None:
 def test_an_input_is_found_where_it_came_from(fields: dict[str, Any], value: Any) -> None:
     """The run's input, an output, an item of one, or itself."""
     folded = fold(completed("a", [10, 20]), completed("b", **fields))
-    assert folded.input_of(folded.outcomes["b"]) == value
+    assert input_of(folded, folded.outcomes["b"]) == value
 
 
 def test_the_state_of_a_run_shows_what_was_folded() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flujo_async._model.policy as policy_module
-from flujo_async import Retry
-from flujo_async._model.policy import LONGEST_WAIT, retry_delay, seconds
+from flujo_async import Limit, Retry
+from flujo_async._model.policy import LONGEST_WAIT, asked_delay, later, retry_delay, seconds
 from flujo_async._plan import assignable
 from flujo_async.errors import DefinitionError
 
@@ -128,6 +128,84 @@ def test_giving_up_wins() -> None:
     assert policy.allows(IndexError(), 1)
     assert not policy.allows(KeyError(), 1)
     assert policy.error_types == (LookupError, KeyError)
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Busy(Exception):
+    def __init__(self, retry_after: Any) -> None:
+        self.retry_after = retry_after
+
+
+class Broken(Exception):
+    @property
+    def retry_after(self) -> float:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("asked", "wait"),
+    [
+        (7, 7.0),
+        (0, 0.0),
+        (2.5, 2.5),
+        (timedelta(minutes=1), 60.0),
+        (NOW + timedelta(seconds=9), 9.0),
+        (NOW - timedelta(seconds=9), 0.0),
+        (timedelta(days=1000), seconds(LONGEST_WAIT)),
+        (math.inf, seconds(LONGEST_WAIT)),
+        (10**400, seconds(LONGEST_WAIT)),
+        (datetime.max.replace(tzinfo=UTC), seconds(LONGEST_WAIT)),
+    ],
+)
+def test_an_exception_may_ask_for_a_wait(asked: Any, wait: float) -> None:
+    assert asked_delay(Busy(asked), NOW) == wait
+
+
+@pytest.mark.parametrize("asked", [-1, -(10**400), timedelta(-1), math.nan, None, True, "7", datetime(2026, 1, 2)])
+def test_what_is_no_wait_is_not_heeded(asked: Any) -> None:
+    assert asked_delay(Busy(asked), NOW) is None
+
+
+def test_an_exception_that_cannot_be_asked_is_not_heeded() -> None:
+    assert asked_delay(Broken(), NOW) is None
+    assert asked_delay(ValueError(), NOW) is None
+
+
+def test_a_moment_too_late_for_a_date_is_the_last_one() -> None:
+    assert later(NOW, 60) == NOW + timedelta(minutes=1)
+    assert later(NOW, 1e300) == datetime.max.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("rate", [(60, timedelta(minutes=1)), (60, 60), (60, 60.0)])
+def test_a_rate_is_so_many_in_a_time(rate: Any) -> None:
+    assert Limit(rate=rate).window == timedelta(minutes=1)
+    assert Limit(concurrency=1).window == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"concurrency": 0},
+        {"concurrency": 1.5},
+        {"concurrency": True},
+        {"rate": 60},
+        {"rate": (60,)},
+        {"rate": [60, 60]},
+        {"rate": (0, 60)},
+        {"rate": (60, 0)},
+        {"rate": (60, -1)},
+        {"rate": (60, math.inf)},
+        {"rate": (60, timedelta(days=400))},
+        {"rate": (60, "minute")},
+    ],
+    ids=str,
+)
+def test_a_limit_out_of_range_is_refused_where_it_is_written(options: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match="Limit"):
+        Limit(**options)
 
 
 @pytest.mark.parametrize("module", [policy_module, assignable], ids=lambda module: module.__name__)

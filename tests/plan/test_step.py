@@ -4,6 +4,9 @@ import functools
 import json
 import math
 import operator
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +15,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from flujo_async import Flujo, Retry, Step, StepContext, step
+from flujo_async import Flujo, Resource, Retry, Step, StepContext, map_each, parallel, step
+from flujo_async._plan.depends import Depends
 from flujo_async._plan.pipeline import Chain
 from flujo_async._plan.step import Policy
 from flujo_async.errors import DefinitionError
@@ -52,6 +56,37 @@ def test_options_have_defaults() -> None:
     assert step(len).policy.run_in == "thread"
 
 
+def test_all_options_are_taken() -> None:
+    @step(
+        deadline=timedelta(minutes=1),
+        fallback=double,
+        effect="once",
+        compensate=double,
+        limit="bank",
+    )
+    async def charge(amount: int) -> int:
+        return amount
+
+    policy = charge.policy
+    assert (policy.deadline, policy.fallback, policy.compensate) == (60.0, double, double)
+    assert (policy.effect, policy.limit, policy.cache) == ("once", "bank", None)
+
+
+@pytest.mark.parametrize(
+    ("cache", "seconds"), [(True, math.inf), (False, None), (None, None), (60, 60.0), (timedelta(minutes=1), 60.0)]
+)
+def test_a_cache_lasts_for_a_time_or_for_ever(cache: Any, seconds: float | None) -> None:
+    assert step(lambda value: value, cache=cache).policy.cache == seconds
+
+
+def test_a_function_that_undoes_a_step_becomes_one() -> None:
+    async def refund(receipt: int) -> None: ...
+
+    made = step(double.function, compensate=refund).policy.compensate
+    assert isinstance(made, Step)
+    assert (made.name, made.function) == ("refund", refund)
+
+
 @pytest.mark.parametrize("timeout", [2, 2.0, timedelta(seconds=2)])
 def test_options_are_taken(timeout: Any) -> None:
     @step(name="other", retry=Retry(max_attempts=2), timeout=timeout, effect="pure", run_in="loop")
@@ -64,7 +99,7 @@ def test_options_are_taken(timeout: Any) -> None:
 
 
 def test_an_unknown_option_is_refused_with_those_there_are() -> None:
-    with refused("no option retries, timout", "name, retry, timeout, effect, run_in"):
+    with refused("no option retries, timout", "name, retry, timeout, deadline, fallback", "run_in"):
         step(retries=3, timout=1)  # type: ignore[call-overload]
 
 
@@ -85,8 +120,22 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
         {"timeout": timedelta(0)},
         {"effect": "once more"},
         {"effect": None},
-        {"run_in": "process"},
+        {"run_in": "process"},  # a function inside a function, which no other process finds
         {"run_in": "thread"},
+        {"run_in": "moon"},
+        {"deadline": 0},
+        {"deadline": math.inf},
+        {"deadline": "tomorrow"},
+        {"fallback": "double"},
+        {"fallback": double.function},
+        {"fallback": double >> double},
+        {"compensate": "double"},
+        {"compensate": double >> double},
+        {"cache": 0},
+        {"cache": -1},
+        {"cache": "yes"},
+        {"limit": ""},
+        {"limit": 3},
     ],
     ids=str,
 )
@@ -184,10 +233,6 @@ def keyword_required(*, value: int) -> int:
     return value
 
 
-def context_first(context: StepContext, value: int) -> int:
-    return value
-
-
 def context_twice(value: int, one: StepContext, two: StepContext) -> int:
     return value
 
@@ -219,9 +264,6 @@ async def async_generator(value: int) -> AsyncIterator[int]:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (second_required, ["'second_required'", "nothing fills", "'factor'"]),
-        (keyword_required, ["nothing fills", "'value'"]),
-        (context_first, ["nothing fills", "'value'", "the first parameter is the input"]),
         (context_twice, ["StepContext twice: one, two"]),
         (context_by_place, ["'context' is injected by name"]),
         (unresolved, ["'unresolved'", "cannot be resolved", "Missing", "TYPE_CHECKING"]),
@@ -234,6 +276,171 @@ async def async_generator(value: int) -> AsyncIterator[int]:
 def test_a_function_that_cannot_be_a_step_is_refused(function: Callable[..., Any], words: list[str]) -> None:
     with refused(*words):
         step(function)
+
+
+def depending(value: Annotated[int, Depends(double)]) -> int:
+    return value
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (second_required, ["'second_required'", "nothing fills", "'factor'", "the first parameter is the input"]),
+        (keyword_required, ["nothing fills", "'value'"]),
+        (depending, ["nothing fills", "'value'", "graph"]),
+    ],
+)
+@pytest.mark.parametrize("place", [Flujo, lambda it: it >> double, lambda it: double >> it, map_each, parallel])
+def test_in_a_pipeline_a_step_gets_its_input_only(
+    function: Callable[..., Any], words: list[str], place: Callable[[Any], Any]
+) -> None:
+    """Elsewhere other parameters are filled as well: by the call in a workflow, by name in a graph."""
+    made = step(function)
+    with refused(*words):
+        place(made)
+
+
+def test_a_signature_tells_all_its_parameters() -> None:
+    def merge(
+        ctx: StepContext,
+        db: Annotated[Any, Resource("db")],
+        left: Annotated[int, Depends(double)],
+        right: int,
+        *,
+        by: int = 1,
+    ) -> int:
+        return left + right + by
+
+    signature = step(merge).signature
+    assert list(signature.parameters) == ["left", "right", "by"]
+    assert (signature.input_parameter, signature.input_type, signature.is_input_first) == ("right", int, False)
+    assert signature.defaults == {"by"}
+    assert (signature.dependencies, signature.resources) == ({"left": Depends(double)}, {"db": "db"})
+    assert (signature.context_parameter, signature.unfilled) == ("ctx", "left")
+
+
+async def test_the_input_may_stand_behind_what_is_injected() -> None:
+    @step
+    async def named(context: StepContext, value: int) -> str:
+        return f"{context.step_name} {value}"
+
+    assert await output(named, 3) == "named 3"
+
+
+def any_number(value: int, *rest: int, **more: int) -> int:
+    return value
+
+
+@pytest.mark.parametrize(
+    ("function", "named", "extra", "arranged"),
+    [
+        (second_required, {"value": 1, "factor": 2}, [], ([], {"value": 1, "factor": 2})),
+        (any_number, {"value": 1, "other": 2}, [3], ([1, 3], {"other": 2})),
+        (operator.pow, {"a": 1, "b": 2}, [], ([1, 2], {})),
+    ],
+)
+def test_arguments_are_passed_by_name_where_they_can_be(
+    function: Callable[..., Any], named: dict[str, int], extra: list[int], arranged: Any
+) -> None:
+    assert step(function).signature.arrange(named, extra) == arranged
+
+
+# --------------------------------------------------------------------------------------------- options and signature
+
+
+async def on_text(text: str) -> int:
+    return len(text)
+
+
+async def to_text(number: int) -> str:
+    return str(number)
+
+
+async def with_more(number: int, more: int) -> int:
+    return number + more
+
+
+async def in_context(number: int, ctx: StepContext) -> int:
+    return number
+
+
+async def with_resource(number: int, db: Annotated[Any, Resource("db")]) -> int:
+    return number
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "words"),
+    [
+        (double.function, {"fallback": step(on_text)}, ["fallback 'on_text' takes another type", "int is no str"]),
+        (double.function, {"fallback": step(to_text)}, ["fallback 'to_text' returns another type", "str is no int"]),
+        (double.function, {"fallback": step(with_more)}, ["fallback 'with_more'", "same arguments", "'more'"]),
+        (double.function, {"compensate": on_text}, ["'double' returns int", "'on_text' takes str"]),
+        (double.function, {"compensate": with_more}, ["nothing fills its parameter 'more'"]),
+        (double.function, {"cache": True, "effect": "once"}, ["only once", "cannot come from a cache"]),
+        (in_context, {"cache": True}, ["a cached step has no StepContext"]),
+        (functools.partial(with_more, more=1), {"cache": True, "name": "one"}, ["what a method, a partial"]),
+        (in_context, {"run_in": "process"}, ["no StepContext and no resources"]),
+        (with_resource, {"run_in": "process"}, ["no StepContext and no resources"]),
+        (lambda number: number, {"run_in": "process"}, ["at the top of a module"]),
+    ],
+)
+def test_options_have_to_fit_each_other_and_the_function(
+    function: Callable[..., Any], options: dict[str, Any], words: list[str]
+) -> None:
+    with refused(*words):
+        step(**options)(function)
+
+
+def test_a_fallback_may_take_less() -> None:
+    constant = step(lambda: 0, name="constant")
+    assert step(with_more, fallback=constant).policy.fallback is constant
+    assert step(with_more, fallback=double).policy.fallback is double
+
+
+@pytest.mark.parametrize("name", ["", 3, None])
+def test_a_resource_has_a_name(name: Any) -> None:
+    with refused("needs the name of a resource"):
+        Resource(name)
+
+
+# -------------------------------------------------------------------------------------------------- fingerprints
+
+
+def made_of(source: str) -> Any:
+    names: dict[str, Any] = {}
+    exec(source, names)
+    return step(names["f"])
+
+
+SAME = "def f(x, by=2):\n    return [y * by for y in x if y in {'a', 'b', 'c'}]"
+
+
+def test_the_same_code_has_the_same_fingerprint() -> None:
+    assert made_of(SAME).fingerprint == made_of(SAME).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("by=2", "by=3"), ("y * by", "y + by"), ("'c'", "'d'"), ("if y in", "if y not in")]
+)
+def test_other_code_has_another_fingerprint(old: str, new: str) -> None:
+    """Its defaults, its operations, its constants, and the functions inside of it."""
+    assert made_of(SAME.replace(old, new)).fingerprint != made_of(SAME).fingerprint
+
+
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
+    """Though the order of a set of texts is not."""
+    program = "import sys; from tests.plan.test_step import SAME, made_of; print(made_of(SAME).fingerprint)"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert found == {f"{made_of(SAME).fingerprint}\n"}
 
 
 # ---------------------------------------------------------------------------------------------- unusual functions

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from typing_extensions import override
 from flujo_async._log.chain import seal
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RunStatus
+from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
@@ -56,12 +56,30 @@ class Wrapped(StateBackend):
         return await self.through("renew", lambda: self.inner.renew(leases, now=now, ttl=ttl))
 
     @override
-    async def release(self, lease: Lease, *, wake_at: datetime | None = None) -> None:
-        await self.through("release", lambda: self.inner.release(lease, wake_at=wake_at))
+    async def next_due(self, query: ClaimQuery) -> datetime | None:
+        return await self.through("next_due", lambda: self.inner.next_due(query))
+
+    @override
+    async def release(
+        self,
+        lease: Lease,
+        *,
+        wake_at: datetime | None = None,
+        signals_read: int | None = None,
+        waiting_for: Sequence[Waiting] | None = None,
+    ) -> None:
+        await self.through(
+            "release",
+            lambda: self.inner.release(lease, wake_at=wake_at, signals_read=signals_read, waiting_for=waiting_for),
+        )
 
     @override
     async def post(self, signal: Signal) -> None:
         await self.through("post", lambda: self.inner.post(signal))
+
+    @override
+    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+        return await self.through("read_signals", lambda: self.inner.read_signals(run_ids))
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
@@ -74,6 +92,14 @@ class Wrapped(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         await self.through("delete_run", lambda: self.inner.delete_run(run_id))
+
+    @override
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        await self.through("set_system_state", lambda: self.inner.set_system_state(key, value))
+
+    @override
+    async def get_system_state(self, key: str) -> dict[str, Any] | None:
+        return await self.through("get_system_state", lambda: self.inner.get_system_state(key))
 
     @override
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:

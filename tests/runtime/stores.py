@@ -47,6 +47,10 @@ class Store:
         self._opened.append(backend)
         return backend
 
+    def open_once(self) -> StateBackend:
+        """Return a backend that is opened already, if there is one."""
+        return self._opened[0] if self._opened else self.open()
+
     async def close(self) -> None:
         for backend in self._opened:
             await backend.shutdown()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Retry, RunResult, StepContext, map_each, step
+from flujo_async import Flujo, Retry, RunResult, Step, StepContext, map_each, step, workflow
 from flujo_async.abc import StateBackend
 from flujo_async.errors import RunFailed, SerializationError
 from flujo_async.testing import VirtualClock
+from tests.runtime import process_steps
 from tests.runtime.stores import Store, on_disk
 
 NO_JITTER = Retry(max_attempts=4, base=10, factor=3, cap=60, jitter=0)
@@ -383,3 +384,90 @@ class Overdrawn(Exception):
 @step
 async def overdraw(amount: int) -> int:
     raise Overdrawn(amount)
+
+
+class TestArguments:
+    """More than an input: in workflows by the call, in graphs by name."""
+
+    async def test_every_argument_is_recorded_by_its_parameter(self) -> None:
+        @step
+        async def scale(value: int, factor: int, *rest: int, shift: int = 1, **more: int) -> list[Any]:
+            return [value, factor, rest, shift, more]
+
+        @workflow
+        async def both(n: int) -> list[Any]:
+            return [await scale(n, 2, 3, 4, other=5), await scale(n, factor=2)]
+
+        result = await Flujo(both).run(7)
+        assert result.output == [[7, 2, (3, 4), 1, {"other": 5}], [7, 2, (), 1, {}]]
+        assert [record.input for record in result.steps] == [
+            {"value": 7, "factor": 2, "other": 5, "*": [3, 4]},
+            {"value": 7, "factor": 2},
+        ]
+
+    async def test_what_is_injected_stands_where_it_is_declared(self) -> None:
+        @step
+        async def place(ctx: StepContext, value: int, *rest: int) -> list[Any]:
+            return [ctx.step_name, value, rest]
+
+        @workflow
+        async def both(n: int) -> list[Any]:
+            return [await place(n), await place(n, 2, 3)]
+
+        assert (await Flujo(both).run(1)).output == [["place", 1, ()], ["place", 1, (2, 3)]]
+
+    async def test_an_argument_that_is_left_out_keeps_its_default(self) -> None:
+        """The first one as well, which takes the input in a pipeline."""
+
+        @step
+        async def scale(value: int = 5, factor: int = 2) -> int:
+            return value * factor
+
+        @workflow
+        async def thrice(n: int) -> list[int]:
+            return [await scale(), await scale(factor=3), await scale(n)]
+
+        assert (await Flujo(thrice).run(7)).output == [10, 15, 14]
+        assert (await Flujo(scale).run(7)).output == 14
+
+    async def test_each_attempt_gets_copies(self) -> None:
+        @step(retry=Retry(max_attempts=2, base=0))
+        async def spoil(first: list[int], second: list[int], ctx: StepContext) -> list[list[int]]:
+            first.append(0)
+            second.append(0)
+            if ctx.attempt == 1:
+                raise ValueError
+            return [first, second]
+
+        @workflow
+        async def twice(items: list[int]) -> list[list[int]]:
+            return await spoil(items, items)
+
+        assert (await Flujo(twice).run([1])).output == [[1, 0], [1, 0]]
+
+    async def test_a_fallback_gets_the_arguments_that_it_has_parameters_for(self) -> None:
+        """The input as its own, whatever that is called."""
+
+        @step
+        async def estimate(number: int, factor: int) -> list[int]:
+            return [number, factor]
+
+        @step(fallback=estimate)
+        async def measure(value: int, factor: int, precision: int) -> list[int]:
+            raise ValueError
+
+        @workflow
+        async def careful(n: int) -> list[int]:
+            return await measure(n, precision=3, factor=2)
+
+        assert (await Flujo(careful).run(7)).output == [7, 2]
+
+    async def test_every_argument_reaches_a_process(self) -> None:
+        made: Step[Any, Any] = step(process_steps.plain, run_in="process")
+
+        @workflow
+        async def elsewhere(n: int) -> list[int]:
+            return [await made(n), await made(n, factor=2), await made(n, 2, 5)]
+
+        async with Flujo(elsewhere) as flujo:
+            assert (await flujo.run(7)).output == [21, 14, 19]

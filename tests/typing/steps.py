@@ -5,9 +5,9 @@ An error that must be found is marked for both checkers, and both complain about
 
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
-from flujo_async import Retry, Step, StepContext, step
+from flujo_async import Resource, Retry, Step, StepContext, step
 
 
 @step
@@ -45,6 +45,26 @@ def constant() -> str:
     return ""
 
 
+async def undo(receipt: str) -> None: ...
+
+
+@step(
+    retry=Retry(max_attempts=3),
+    deadline=timedelta(minutes=1),
+    fallback=constant,
+    effect="once",
+    compensate=undo,
+    limit="bank",
+)
+async def charge(amount: int, db: Annotated[object, Resource("db")]) -> str:
+    return str(amount)
+
+
+@step(cache=timedelta(days=1), run_in="process", compensate=constant)
+def factor(number: int) -> list[int]:
+    return [number]
+
+
 class Service:
     async def call(self, number: int) -> str:
         return str(number)
@@ -66,6 +86,8 @@ assert_type(halve, Step[int, float, float])
 assert_type(now, Step[Any, float, Coroutine[Any, Any, float]])
 assert_type(attempt, Step[Any, int, Coroutine[Any, Any, int]])
 assert_type(constant, Step[Any, str, str])
+assert_type(charge, Step[int, str, Coroutine[Any, Any, str]])
+assert_type(factor, Step[int, list[int], list[int]])
 
 # Made by a call, of whatever can be called.
 assert_type(step(Service().call), Step[int, str, Coroutine[Any, Any, str]])
@@ -91,7 +113,9 @@ wrong_input: Step[int, bytes] = fetch  # type: ignore[assignment]  # pyright: ig
 wrong_output: Step[str, int] = fetch  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 step(retries=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-step(effect="once")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+step(effect="twice")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+step(fallback=str)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+step(run_in="moon")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 step("fetch")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 plain: Callable[[str], bytes] = fetch  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]

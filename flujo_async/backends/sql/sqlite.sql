@@ -8,7 +8,7 @@ FROM pragma_application_id, pragma_user_version;
 -- name: head
 -- The columns that sqlite_rows.summary() reads, in its order.
 run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, current_step_index,
-metadata, error_message, waiting_for, attempts, parent_run_id, queue, priority, wake_at,
+metadata, error_message, waiting_for, attempts, parent_run_id, queue, priority, wake_at, signals, signals_read,
 lease_owner, lease_expires_at
 
 -- name: insert_run
@@ -16,7 +16,7 @@ INSERT INTO runs ({head})
 VALUES (
     :run_id, :pipeline_name, :pipeline_version, :status, :created_at, :updated_at, :last_seq, :current_step_index,
     :metadata, :error_message, :waiting_for, :attempts, :parent_run_id, :queue, :priority, :wake_at,
-    :lease_owner, :lease_expires_at
+    :signals, :signals_read, :lease_owner, :lease_expires_at
 )
 ON CONFLICT (run_id) DO NOTHING
 RETURNING id;
@@ -29,24 +29,29 @@ INSERT INTO facts (run, seq, body, hash) VALUES (?, ?, CAST(? AS TEXT), ?);
 INSERT INTO signals (run, signal_id, name, payload, at) VALUES (:run, :signal_id, :name, :payload, :at)
 ON CONFLICT (run, signal_id) DO NOTHING;
 
+-- name: count_signal
+UPDATE runs SET signals = signals + 1 WHERE id = :run;
+
 -- name: held
 run_id = :run_id AND attempts = :token AND lease_owner = :owner
 
 -- name: advance
--- The usual append. It sets no column that an index has, which saves writing the pages of the indexes.
+-- The usual append. It changes nothing that an index has of a leased run, which saves writing the pages of indexes.
 UPDATE runs
 SET last_seq = :last_seq, updated_at = :updated_at, current_step_index = :current_step_index,
-    pipeline_version = coalesce(:pipeline_version, pipeline_version),
+    pipeline_version = coalesce(:pipeline_version, pipeline_version), metadata = coalesce(:metadata, metadata),
     error_message = :error_message, waiting_for = :waiting_for
 WHERE {held} AND last_seq = :expected_seq AND status = :status AND NOT :is_resting
+    AND wake_at IS :wake_at AND signals_read = coalesce(:signals_read, signals_read)
 RETURNING id;
 
 -- name: advance_to_status
--- An append that also changes the status; a resting run gives up its lease.
+-- An append that also changes the status, or what wakes the run; a resting run gives up its lease.
 UPDATE runs
 SET last_seq = :last_seq, updated_at = :updated_at, current_step_index = :current_step_index,
-    pipeline_version = coalesce(:pipeline_version, pipeline_version),
+    pipeline_version = coalesce(:pipeline_version, pipeline_version), metadata = coalesce(:metadata, metadata),
     error_message = :error_message, waiting_for = :waiting_for, status = :status,
+    wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read),
     lease_owner = CASE WHEN :is_resting THEN NULL ELSE lease_owner END,
     lease_expires_at = CASE WHEN :is_resting THEN NULL ELSE lease_expires_at END
 WHERE {held} AND last_seq = :expected_seq
@@ -56,7 +61,17 @@ RETURNING id;
 UPDATE runs SET lease_expires_at = :expires_at WHERE {held};
 
 -- name: release
-UPDATE runs SET lease_owner = NULL, lease_expires_at = NULL, wake_at = :wake_at WHERE {held};
+UPDATE runs
+SET lease_owner = NULL, lease_expires_at = NULL,
+    wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read)
+WHERE {held};
+
+-- name: release_to_wait
+UPDATE runs
+SET lease_owner = NULL, lease_expires_at = NULL,
+    wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read),
+    status = 'paused', waiting_for = :waiting_for
+WHERE {held};
 
 -- name: delete_run
 DELETE FROM runs WHERE run_id = :run_id;
@@ -68,7 +83,8 @@ SELECT id FROM runs WHERE run_id = :run_id
 SELECT {head} FROM runs WHERE run_id = :run_id;
 
 -- Claims. Each query finds some of the runs that can be claimed, the first few in the order of claims. What cannot be
--- read of a run (its metadata, say) is not read, so that no damaged row is in the way of the others.
+-- read of a run (its metadata, say) is not read, so that no damaged row is in the way of the others. All that is in
+-- ``selection.is_claimable`` is here again; the indexes are named, since SQLite keeps no statistics of such tables.
 
 -- name: candidate
 SELECT -priority, created_at, run_id, attempts
@@ -76,42 +92,119 @@ SELECT -priority, created_at, run_id, attempts
 -- name: first_few
 ORDER BY priority DESC, created_at, run_id LIMIT :limit
 
+-- name: is_named
+(:pipeline_names IS NULL OR pipeline_name IN (SELECT value FROM json_each(:pipeline_names)))
+
+-- name: matches
+(:queues IS NULL OR queue_name IN (SELECT value FROM json_each(:queues))) AND {is_named}
+
 -- name: asked_for
-status IN (SELECT value FROM json_each(:statuses))
-AND (:queues IS NULL OR queue IN (SELECT value FROM json_each(:queues)))
+status IN (SELECT value FROM json_each(:statuses)) AND {matches}
+
+-- name: has_news
+signals > signals_read
+
+-- name: is_ready
+-- The condition of three indexes, word for word.
+lease_owner IS NULL AND wake_at IS NULL AND status IN ('pending', 'running')
+
+-- name: needs_no_reason
+-- What may be claimed though nothing wakes it.
+wake_at IS NULL AND status <> 'paused' AND NOT :is_due
 
 -- name: is_dead
 lease_owner IN (SELECT value FROM json_each(:dead_owners))
 
+-- name: is_free
+(lease_owner IS NULL OR lease_expires_at <= :now OR {is_dead})
+
 -- name: claimable_run
 {candidate} FROM runs
-WHERE run_id = :run_id AND {asked_for} AND (lease_owner IS NULL OR lease_expires_at <= :now OR {is_dead})
+WHERE run_id = :run_id AND {asked_for} AND {is_free}
 LIMIT :limit;
 
+-- name: ready
+{candidate} FROM runs INDEXED BY runs_ready
+WHERE {is_ready} AND status = :status AND {is_named}
+{first_few};
+
 -- name: ready_in_queue
-{candidate} FROM runs INDEXED BY runs_ready
-WHERE due_at IS NULL AND status = :status AND queue = :queue
+{candidate} FROM runs INDEXED BY runs_ready_in_queue
+WHERE {is_ready} AND status = :status AND queue_name = :queue AND {is_named}
 {first_few};
 
--- name: ready_anywhere
-{candidate} FROM runs INDEXED BY runs_ready
-WHERE due_at IS NULL AND status = :status
+-- name: finished
+-- Nobody asks for finished runs in general, so no index serves just that.
+{candidate} FROM runs INDEXED BY runs_status
+WHERE status = :status AND lease_owner IS NULL AND wake_at IS NULL AND {matches}
 {first_few};
 
--- name: due
-{candidate} FROM runs INDEXED BY runs_due
-WHERE due_at <= :now AND {asked_for}
+-- name: woken
+{candidate} FROM runs INDEXED BY runs_asleep
+WHERE wake_at <= :now AND {asked_for} AND {is_free}
+{first_few};
+
+-- name: signalled
+{candidate} FROM runs INDEXED BY runs_signalled
+WHERE {has_news} AND {asked_for} AND {is_free}
+{first_few};
+
+-- name: expired
+{candidate} FROM runs INDEXED BY runs_expiring
+WHERE lease_owner IS NOT NULL AND lease_expires_at <= :now AND {asked_for} AND {needs_no_reason}
 {first_few};
 
 -- name: left_by_dead_owners
 {candidate} FROM runs INDEXED BY runs_leased
-WHERE {is_dead} AND {asked_for}
+WHERE {is_dead} AND {asked_for} AND {needs_no_reason}
 {first_few};
 
 -- name: claim
 UPDATE runs
-SET attempts = :token, lease_owner = :owner, lease_expires_at = :expires_at, wake_at = NULL
+SET attempts = :token, lease_owner = :owner, lease_expires_at = :expires_at
 WHERE run_id = :run_id;
+
+-- When the next claim is due: all that is in ``selection.due_at``. Of what is ready, finished or asleep the first of an
+-- index is enough; what is signalled or leased is looked at one by one.
+
+-- name: since_ready
+(SELECT updated_at FROM runs INDEXED BY runs_ready_since
+WHERE {is_ready} AND status = wanted.value AND {matches} ORDER BY updated_at LIMIT 1)
+
+-- name: since_finished
+(SELECT min(updated_at) FROM runs INDEXED BY runs_status
+WHERE status = wanted.value AND lease_owner IS NULL AND wake_at IS NULL AND {matches})
+
+-- name: first_to_wake
+(SELECT wake_at FROM runs INDEXED BY runs_asleep
+WHERE status = wanted.value AND wake_at IS NOT NULL AND lease_owner IS NULL AND NOT {has_news} AND {matches}
+ORDER BY wake_at LIMIT 1)
+
+-- name: wakes_at
+CASE WHEN wake_at IS NULL OR {has_news} THEN updated_at ELSE wake_at END
+
+-- name: next_due
+SELECT min(moment) FROM (
+    SELECT CASE
+        WHEN :is_due OR value = 'paused' THEN NULL
+        WHEN value IN ('pending', 'running') THEN {since_ready}
+        ELSE {since_finished}
+    END AS moment
+    FROM json_each(:statuses) AS wanted
+    UNION ALL
+    SELECT {first_to_wake} FROM json_each(:statuses) AS wanted
+    UNION ALL
+    SELECT updated_at FROM runs INDEXED BY runs_signalled
+    WHERE {has_news} AND lease_owner IS NULL AND {asked_for}
+    UNION ALL
+    SELECT CASE WHEN {is_dead} THEN {wakes_at} ELSE max({wakes_at}, lease_expires_at) END
+    FROM runs INDEXED BY runs_leased
+    WHERE lease_owner IS NOT NULL AND {asked_for} AND (wake_at IS NOT NULL OR {has_news} OR {needs_no_reason})
+);
+
+-- name: run_is_due
+SELECT CASE WHEN lease_owner IS NULL OR {is_dead} THEN updated_at ELSE max(updated_at, lease_expires_at) END
+FROM runs WHERE run_id = :run_id AND {asked_for};
 
 -- name: load
 -- One statement, so all of it is of one instant. Kinds: 0 head, 1 fact, 2 signal. The reader sorts by kind and
@@ -127,13 +220,28 @@ SELECT seq, CAST(body AS BLOB), hash FROM facts
 WHERE run = ({key_of_run}) AND seq > :after
 ORDER BY seq LIMIT :limit;
 
+-- name: signals
+SELECT signals.id, run_id, signal_id, name, payload, at FROM signals JOIN runs ON runs.id = signals.run
+WHERE run_id IN (SELECT value FROM json_each(:run_ids));
+
+-- name: set_system_state
+INSERT INTO system_states (key, value) VALUES (:key, :value)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: get_system_state
+SELECT value FROM system_states WHERE key = :key;
+
 -- name: list_runs
 SELECT {head} FROM runs
+
+-- name: list_leased
+-- Of all runs few are leased, and SQLite would rather walk the others in order than sort these.
+SELECT {head} FROM runs INDEXED BY runs_leased
 
 -- name: in_order
 ORDER BY created_at DESC, run_id LIMIT :limit OFFSET :offset;
 
 -- name: signs_of_change
 -- What changes when something happens to a run, a renewal of its lease left aside.
-SELECT run_id, attempts, last_seq, status, lease_owner, (SELECT max(id) FROM signals WHERE run = runs.id)
+SELECT run_id, attempts, last_seq, status, lease_owner, signals
 FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));

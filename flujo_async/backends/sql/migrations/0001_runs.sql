@@ -19,14 +19,26 @@ CREATE TABLE runs (
     queue TEXT,
     priority INTEGER NOT NULL,
     wake_at INTEGER,
-    lease_owner TEXT,                       -- a run that is leased has no wake_at
+    signals INTEGER NOT NULL,               -- how many were posted
+    signals_read INTEGER NOT NULL,
+    lease_owner TEXT,
     lease_expires_at INTEGER,
-    due_at INTEGER GENERATED ALWAYS AS (coalesce(lease_expires_at, wake_at)) VIRTUAL
+    queue_name TEXT GENERATED ALWAYS AS (coalesce(queue, '')) VIRTUAL
 ) STRICT;
 
--- Claims: what is ready now, in the order of claims; what becomes due; what dead owners left behind.
-CREATE INDEX runs_ready ON runs (status, queue, priority DESC, created_at, run_id) WHERE due_at IS NULL;
-CREATE INDEX runs_due ON runs (due_at) WHERE due_at IS NOT NULL;
+-- Claims. What is ready now, in the order of claims: of one queue, or of any; and since when. What rests is in none of
+-- these three, so they stay small, and writing a leased run does not touch them.
+CREATE INDEX runs_ready ON runs (status, priority DESC, created_at, run_id, pipeline_name)
+    WHERE lease_owner IS NULL AND wake_at IS NULL AND status IN ('pending', 'running');
+CREATE INDEX runs_ready_in_queue ON runs (status, queue_name, priority DESC, created_at, run_id, pipeline_name)
+    WHERE lease_owner IS NULL AND wake_at IS NULL AND status IN ('pending', 'running');
+CREATE INDEX runs_ready_since ON runs (status, updated_at, queue_name, pipeline_name)
+    WHERE lease_owner IS NULL AND wake_at IS NULL AND status IN ('pending', 'running');
+
+-- What sleeps, what has signals that nobody has read, what somebody has, and until when.
+CREATE INDEX runs_asleep ON runs (status, wake_at, queue_name, pipeline_name) WHERE wake_at IS NOT NULL;
+CREATE INDEX runs_signalled ON runs (status) WHERE signals > signals_read;
+CREATE INDEX runs_expiring ON runs (lease_expires_at) WHERE lease_owner IS NOT NULL;
 CREATE INDEX runs_leased ON runs (lease_owner) WHERE lease_owner IS NOT NULL;
 
 -- Listings.
@@ -55,3 +67,8 @@ CREATE TABLE signals (
     at INTEGER NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX signals_of_run ON signals (run, signal_id);
+
+CREATE TABLE system_states (
+    key TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL                     -- JSON
+) STRICT;

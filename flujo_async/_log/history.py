@@ -1,0 +1,98 @@
+"""What can be done with a log that is past: comparing, forking, and trying again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flujo_async._codec.values import Codec
+from flujo_async._log.delta import same
+from flujo_async._log.fold import Fold
+from flujo_async._log.keys import MAIN_SCOPE, compensation_of, fallback_of
+from flujo_async._model.facts import StepCompleted, StepFailed
+from flujo_async._model.state import StepStatus
+from flujo_async._model.tree import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between two states of a run.
+
+    Attributes:
+        path: where, such as ``context.items[3]`` or ``steps.fetch``.
+        before: the value in the first state; ``None`` if there is none.
+        after: the value in the second state; ``None`` if there is none.
+    """
+
+    path: str
+    before: Any
+    after: Any
+
+
+def changes(before: Fold, after: Fold, codec: Codec) -> list[Change]:
+    """Return what differs between two states: status, context, outputs of steps, output and error."""
+    found = _differences("", _view(before), _view(after))
+    return [Change(path, codec.decode(one), codec.decode(other)) for path, one, other in found]
+
+
+def _view(fold: Fold) -> Json:
+    steps: dict[str, Json] = {
+        key: outcome.output if isinstance(outcome, StepCompleted) else {"error": outcome.error}
+        for key, outcome in fold.outcomes.items()
+    }
+    return {
+        "status": fold.status,
+        "current_step_index": fold.current_step_index,
+        "context": fold.contexts[MAIN_SCOPE],
+        "steps": steps,
+        "metadata": fold.metadata,
+        "last_step_output": fold.last_step_output,
+        "output": fold.output,
+        "error": fold.error_message,
+    }
+
+
+def _differences(path: str, one: Json, other: Json) -> Iterator[tuple[str, Json, Json]]:
+    if same(one, other):
+        return
+    if _is_plain_object(one) and _is_plain_object(other):
+        first, second = cast("Mapping[str, Json]", one), cast("Mapping[str, Json]", other)
+        for name in [*first, *(name for name in second if name not in first)]:
+            yield from _differences(f"{path}.{name}" if path else name, first.get(name), second.get(name))
+    elif isinstance(one, list) and isinstance(other, list):
+        for index in range(max(len(one), len(other))):
+            yield from _differences(f"{path}[{index}]", _item(one, index), _item(other, index))
+    else:
+        yield path, one, other
+
+
+def _is_plain_object(tree: Json) -> bool:
+    return isinstance(tree, dict) and "$" not in tree
+
+
+def _item(items: list[Json], index: int) -> Json:
+    return items[index] if index < len(items) else None
+
+
+def children_to_redrive(fold: Fold) -> list[str]:
+    """Return the keys of the children whose outcome a run asks for once more, when it is tried again."""
+    dropped = frozenset(to_drop(fold))
+    return [key for key in fold.children if key in dropped or key not in fold.outcomes]
+
+
+def to_drop(fold: Fold) -> tuple[str, ...]:
+    """Return the steps that run again when a run that has ended is tried again.
+
+    Those are the ones whose failure ended it, and what was cancelled because of that. Where something was undone, the
+    run goes back to before the oldest step that was: what came after may rest on it. A step that could not be undone is
+    not repeated.
+    """
+    failed = [each for key in fold.failed_keys for each in (key, fallback_of(key))]
+    cancelled = [key for key, (_, status) in fold.not_run.items() if status is StepStatus.CANCELLED]
+    compensations = {key: fold.outcomes.get(compensation_of(key)) for key in fold.outcomes}
+    undone = [fold.places[key] for key, done in compensations.items() if isinstance(done, StepCompleted)]
+    oldest = min(undone, default=fold.seq + 1)
+    still_done = {key for key, done in compensations.items() if isinstance(done, StepFailed)}
+    later = [key for key, place in fold.places.items() if place >= oldest and key not in still_done]
+    return tuple(dict.fromkeys([*failed, *cancelled, *later]))

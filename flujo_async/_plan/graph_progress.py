@@ -1,0 +1,122 @@
+"""Where the nodes of a graph stand, and what follows from that. A pure function of what has ended so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from flujo_async._model.state import StepStatus
+from flujo_async._plan.graph import Dependency, Gate, Graph, GraphNode
+
+Verdict: TypeAlias = Literal["wait", "run", "skip", "cancel"]
+
+_LOST = (StepStatus.FAILED, StepStatus.CANCELLED)
+
+
+class Progress:
+    """Which nodes have ended, and how.
+
+    Attributes:
+        ended: the status of each node that has ended.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.ended: dict[str, StepStatus] = {}
+        self._lost: list[str] = []
+        self._places: dict[str, int] = {}
+        self._nodes = {node.name: node for node in graph.nodes}
+        self._chosen: dict[str, str] = {}
+        self._after: dict[str, list[str]] = {name: [] for name in self._nodes}
+        for node in graph.nodes:
+            for name in node.predecessors():
+                self._after[name].append(node.name)
+        self._actions: dict[str, set[str]] = {}
+        for gate in (gate for node in graph.nodes for gate in node.gates):
+            self._actions.setdefault(gate.step, set()).update(gate.actions)
+
+    def succeed(self, name: str, place: int, action: str | None = None) -> None:
+        """A node has succeeded.
+
+        Args:
+            name: the node.
+            place: where that stands in the log.
+            action: what it chose, if it did.
+        """
+        self.ended[name] = StepStatus.SUCCEEDED
+        self._places[name] = place
+        if action is not None:
+            self._chosen[name] = action
+
+    def lose(self, name: str, status: Literal[StepStatus.FAILED, StepStatus.CANCELLED]) -> None:
+        """A node has failed, or is cancelled."""
+        self.ended[name] = status
+        self._lost.append(name)
+
+    def skip(self, name: str) -> None:
+        """A node is skipped."""
+        self.ended[name] = StepStatus.SKIPPED
+
+    def actions(self, name: str) -> set[str]:
+        """Return the actions of a node that have edges."""
+        return self._actions.get(name, set())
+
+    def after(self, name: str) -> list[str]:
+        """Return the nodes that come right after a node."""
+        return self._after[name]
+
+    def verdict(self, node: GraphNode) -> Verdict:
+        """Return what is to be done with a node that has not ended."""
+        inputs = [self._stands(dependency.steps) for dependency in node.dependencies]
+        gates = [self._stands((gate.step,)) for gate in node.gates]
+        together = (*inputs, *gates)
+        if StepStatus.FAILED in together:
+            return "cancel"
+        if StepStatus.PENDING in together:
+            return "wait"
+        return "skip" if self._is_passed_over(node, inputs, gates) else "run"
+
+    def _stands(self, steps: Iterable[str]) -> StepStatus:
+        """Return how a step or an OR group stands: one success is enough, whatever becomes of the others."""
+        found = [self.ended.get(name, StepStatus.PENDING) for name in steps]
+        if StepStatus.SUCCEEDED in found:
+            return StepStatus.SUCCEEDED
+        if StepStatus.PENDING in found:
+            return StepStatus.PENDING
+        return StepStatus.FAILED if any(status in _LOST for status in found) else StepStatus.SKIPPED
+
+    def _is_passed_over(self, node: GraphNode, inputs: list[StepStatus], gates: list[StepStatus]) -> bool:
+        if gates and not any(self._is_taken(gate) for gate in node.gates):
+            return True
+        skipped = [item for item, status in zip(node.dependencies, inputs, strict=True) if status is StepStatus.SKIPPED]
+        if any(item.when_skipped == "skip" for item in skipped):
+            return True
+        return not gates and bool(skipped) and len(skipped) == len(inputs)
+
+    def _is_taken(self, gate: Gate) -> bool:
+        return self._chosen.get(gate.step) in gate.actions
+
+    def source(self, dependency: Dependency) -> str | None:
+        """Return the step whose output fills a parameter: of a group the first that succeeded, if one did."""
+        succeeded = [name for name in dependency.steps if name in self._places]
+        return min(succeeded, key=self._places.__getitem__, default=None)
+
+    def unexcused(self) -> list[str]:
+        """Return the nodes whose failure nothing can make up for any more, in their order.
+
+        A failure is made up for where all that comes after it gets its input from another member of an OR group.
+        """
+        if not self._lost:
+            return []
+        excused: dict[str, bool] = {}
+        for name in reversed(self._nodes):
+            if self.ended.get(name) in _LOST:
+                after = self._after[name]
+                excused[name] = bool(after) and all(self._does_without(self._nodes[later], excused) for later in after)
+        failed = [name for name in excused if self.ended[name] is StepStatus.FAILED and not excused[name]]
+        return failed[::-1]
+
+    def _does_without(self, node: GraphNode, excused: dict[str, bool]) -> bool:
+        """Return whether a node that comes after a failure runs all the same, or may be missing itself."""
+        if self.ended.get(node.name) is StepStatus.CANCELLED:
+            return excused[node.name]
+        return True

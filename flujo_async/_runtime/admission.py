@@ -1,0 +1,67 @@
+"""How many runs are driven at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import count
+
+from flujo_async._model.policy import is_count
+from flujo_async.errors import InvalidArgument
+
+
+class Admission:
+    """Lets in so many at a time: those of higher priority first, then first come, first served."""
+
+    def __init__(self, limit: int | None) -> None:
+        """Begin empty.
+
+        Args:
+            limit: how many; ``None`` is no limit.
+
+        Raises:
+            InvalidArgument: it is below 1.
+        """
+        if limit is not None and not is_count(limit):
+            raise InvalidArgument(f"max_concurrency is at least 1, or None, not {limit!r}")
+        self._limit = limit
+        self._inside = 0
+        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = count()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether somebody who comes now has to wait."""
+        return self._limit is not None and self._inside >= self._limit
+
+    @asynccontextmanager
+    async def slot(self, priority: int = 0) -> AsyncGenerator[None]:
+        """Wait for a place, and have it while the block runs."""
+        await self._enter(priority)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    async def _enter(self, priority: int) -> None:
+        if not self.is_full:
+            self._inside += 1
+            return
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, (-priority, next(self._arrivals), place))
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():  # the place came at the same instant: hand it on
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        while self._queue:
+            *_, place = heapq.heappop(self._queue)
+            if not place.done():
+                place.set_result(None)
+                return
+        self._inside -= 1

@@ -1,0 +1,291 @@
+"""What a definition asks for, step by step: taken from the journal, or done and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from flujo_async._codec.exceptions import decode_error, encode_error
+from flujo_async._log.keys import fallback_of
+from flujo_async._model.facts import (
+    ChildStarted,
+    SignalReceived,
+    StepCompleted,
+    StepFailed,
+    TimerFired,
+    TimerStarted,
+    WaitStarted,
+    WaitTimedOut,
+)
+from flujo_async._model.ids import MAX_RUN_ID_LENGTH
+from flujo_async._model.state import Waiting
+from flujo_async._model.stored import Signal
+from flujo_async._model.tree import Json
+from flujo_async._plan.nodes import Child, WaitFor
+from flujo_async._plan.step import Step
+from flujo_async._runtime.attempt import StepCall
+from flujo_async._runtime.contexts import Scope
+from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.waits import CHILD_RESTED, REFUSED
+from flujo_async.errors import RunCancelled, RunConflict, RunFailed, WaitTimeout
+
+_NO_VALUES: Final[Mapping[str, Value]] = {}
+
+
+async def call_step(
+    execution: Execution,
+    step: Step[Any, Any],
+    key: str,
+    value: Value | None,
+    scope: Scope,
+    named: Mapping[str, Value] = _NO_VALUES,
+    extra: Sequence[Value] = (),
+) -> StepCompleted:
+    """Return how a step completed, or the step that stands in for it.
+
+    Raises:
+        Fault: it failed for good.
+    """
+    remember_to_undo(execution, step, key)
+    call = StepCall(execution, step, key, value, scope, named, extra)
+    outcome = execution.journal.fold.outcomes.get(key)
+    try:
+        if outcome is None:
+            outcome = await _perform(call)
+        elif isinstance(outcome, StepCompleted):
+            scope.change(outcome.patch)
+        if isinstance(outcome, StepFailed):
+            raise Fault(decode_error(execution.codec, outcome.error), (key,))
+    except Fault:
+        other = call.for_fallback()
+        if other is None:
+            raise
+        return await call_step(execution, other.step, other.key, other.value, scope, other.named, other.extra)
+    return outcome
+
+
+def remember_to_undo(execution: Execution, step: Step[Any, Any], key: str) -> None:
+    """Take note of a step that has a compensation, or whose fallback has."""
+    if step.policy.compensate is not None:
+        execution.to_undo[key] = step
+    if step.policy.fallback is not None:
+        remember_to_undo(execution, step.policy.fallback, fallback_of(key))
+
+
+async def _perform(call: StepCall) -> StepCompleted:
+    await call.execution.enter()
+    try:
+        return await call.perform()
+    finally:
+        call.execution.leave()
+
+
+async def sleep(execution: Execution, key: str, seconds: float) -> None:
+    """Return when the time is over, counted from when it was first asked for."""
+    fold = execution.journal.fold
+    if key in fold.answers:
+        return
+    await execution.enter()
+    try:
+        if key not in fold.timers:
+            now = execution.clock.now()
+            await execution.journal.commit(TimerStarted(at=now, key=key, wake_at=now + timedelta(seconds=seconds)))
+        await execution.waits.until(fold.timers[key])
+        execution.journal.note(TimerFired(at=execution.clock.now(), key=key))
+    finally:
+        execution.leave()
+
+
+async def wait_for(execution: Execution, key: str, node: WaitFor) -> Value:
+    """Return the answer to a wait.
+
+    Raises:
+        Fault: its time is over, and there is no default.
+    """
+    answer = execution.journal.fold.answers.get(key)
+    if answer is None:
+        await execution.enter()
+        try:
+            answer = await _answer(execution, key, node)
+        finally:
+            execution.leave()
+    if isinstance(answer, SignalReceived):
+        return Value(answer.payload, key)
+    if node.default is ...:
+        raise Fault(WaitTimeout(f"{node.name!r}: nobody answered within {node.timeout:g} s"), (key,))
+    return Value(execution.codec.encode(node.default, at=f"{key}.default"))
+
+
+async def _answer(execution: Execution, key: str, node: WaitFor) -> SignalReceived | WaitTimedOut:
+    decision = execution.journal.fold.decisions.get(key)
+    if decision is not None and decision.decision == "skip":
+        now, name = execution.clock.now(), node.name
+        decided = SignalReceived(at=now, key=key, name=name, signal_id=f"{name}#decided", payload=decision.output)
+        await execution.journal.commit(decided)
+        return decided
+    started = execution.journal.fold.waits.get(key)
+    if started is None:
+        started = _wait_started(execution, key, node)
+        await execution.journal.commit(started)
+    waiting = Waiting(
+        kind="signal",
+        name=node.name,
+        since=started.at,
+        prompt=started.prompt,
+        schema=started.schema,
+        deadline=started.deadline,
+    )
+    payloads: dict[str, Json] = {}
+
+    def accept(signal: Signal) -> bool:
+        try:
+            payloads[signal.signal_id] = check_payload(execution, node.schema, signal.payload)
+        except ValueError:
+            refused = SignalReceived(
+                at=execution.clock.now(),
+                key=REFUSED,
+                name=REFUSED,
+                signal_id=signal.signal_id,
+                payload=signal.payload,
+            )
+            execution.journal.note(refused)
+            return False
+        return True
+
+    signal = await execution.waits.signal(waiting, accept)
+    now = execution.clock.now()
+    answer = (
+        WaitTimedOut(at=now, key=key)
+        if signal is None
+        else SignalReceived(
+            at=now, key=key, name=node.name, signal_id=signal.signal_id, payload=payloads[signal.signal_id]
+        )
+    )
+    await execution.journal.commit(answer)
+    return answer
+
+
+def _wait_started(execution: Execution, key: str, node: WaitFor) -> WaitStarted:
+    now = execution.clock.now()
+    return WaitStarted(
+        at=now,
+        key=key,
+        name=node.name,
+        prompt=node.prompt,
+        schema=None if node.schema is None else TypeAdapter(node.schema).json_schema(),
+        deadline=None if node.timeout is None else now + timedelta(seconds=node.timeout),
+    )
+
+
+def check_payload(execution: Execution, schema: Any, payload: Json) -> Json:
+    """Return an answer as it is recorded: validated and encoded again.
+
+    Raises:
+        ValueError: it does not fit the schema; pydantic's error tells where.
+    """
+    if schema is None:
+        return payload
+    return execution.codec.encode(TypeAdapter(schema).validate_python(execution.codec.decode(payload)), at="payload")
+
+
+@dataclass(slots=True)
+class ChildCall:
+    """A call of a definition that runs as a run of its own.
+
+    Attributes:
+        run_id: what to call the child; by default its name is made of the parent's and the key.
+    """
+
+    execution: Execution
+    node: Child
+    key: str
+    value: Value
+    run_id: str | None = None
+    _began: datetime = field(init=False)
+
+    async def perform(self) -> Value:
+        """Return the output of the child.
+
+        Raises:
+            Fault: it failed or was cancelled.
+        """
+        outcome = self.execution.journal.fold.outcomes.get(self.key)
+        if outcome is None:
+            await self.execution.enter()
+            try:
+                outcome = await self._perform()
+            finally:
+                self.execution.leave()
+        if isinstance(outcome, StepFailed):
+            raise Fault(decode_error(self.execution.codec, outcome.error), (self.key,))
+        return Value(outcome.output, self.key)
+
+    async def _perform(self) -> StepCompleted | StepFailed:
+        execution, clock = self.execution, self.execution.clock
+        self._began = clock.now()
+        try:
+            output = await self._output()
+        except (RunFailed, RunCancelled, RunConflict) as error:
+            failed = StepFailed(
+                at=clock.now(),
+                key=self.key,
+                name=self.node.name,
+                started_at=self._began,
+                attempts=1,
+                error=encode_error(execution.codec, error),
+                source=self.value.source,
+                input=self.value.tree if self.value.source is None else None,
+            )
+            await execution.journal.commit(failed)
+            raise Fault(error, (self.key,)) from error
+        completed = StepCompleted(
+            at=clock.now(),
+            key=self.key,
+            name=self.node.name,
+            started_at=self._began,
+            attempts=1,
+            output=output,
+            source=self.value.source,
+            input=self.value.tree if self.value.source is None else None,
+        )
+        await execution.journal.commit(completed)
+        return completed
+
+    async def _started(self) -> str:
+        execution = self.execution
+        run_id = execution.journal.fold.children.get(self.key)
+        if run_id is None:
+            run_id = self.run_id or child_run_id(execution.run_id, self.key)
+            await execution.journal.commit(
+                ChildStarted(at=execution.clock.now(), key=self.key, name=self.node.name, run_id=run_id)
+            )
+        return run_id
+
+    async def _output(self) -> Json:
+        decision = self.execution.journal.fold.decisions.get(self.key)
+        if decision is not None and decision.decision == "skip":
+            return decision.output
+        run_id = await self._started()
+        while True:
+            rested = await self.execution.children.complete_child(self, run_id)
+            if isinstance(rested, Value):
+                return rested.tree
+            await self.execution.waits.children(rested.waiting_for, rested.wake_at)
+            if (signal := self.execution.waits.take(CHILD_RESTED)) is not None:
+                self.execution.journal.note(taken(signal, self.execution.clock.now()))
+
+
+def taken(signal: Signal, now: datetime) -> SignalReceived:
+    """Return the fact that one of the runtime's own signals was taken."""
+    return SignalReceived(at=now, key=signal.name, name=signal.name, signal_id=signal.signal_id, payload=signal.payload)
+
+
+def child_run_id(run_id: str, key: str) -> str:
+    """Return the name of the child that ``key`` starts in a run: the same after every restart."""
+    name = f"{run_id}/{key}"
+    return name if len(name) <= MAX_RUN_ID_LENGTH else sha256(name.encode()).hexdigest()

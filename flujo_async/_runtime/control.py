@@ -1,0 +1,273 @@
+"""What is done to a run from outside: signals, cancelling, pausing, trying again, forking."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from flujo_async._codec.tree import canonical
+from flujo_async._log.chain import seal
+from flujo_async._log.delta import diff
+from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.history import children_to_redrive, to_drop
+from flujo_async._log.keys import MAIN_SCOPE
+from flujo_async._model.facts import Decision, Fact, RunForked, RunPaused, RunRedriven, StepDecided
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.lease import Lease
+from flujo_async._model.result import RunResult
+from flujo_async._model.state import TERMINAL, RunStatus, Waiting
+from flujo_async._model.stored import NewRun, RunQuery, Signal
+from flujo_async._model.tree import Json
+from flujo_async._plan.nodes import WaitFor
+from flujo_async._plan.pipeline import check_signal_name
+from flujo_async._plan.workflow import Workflow
+from flujo_async._runtime.answer_type import answer_type
+from flujo_async._runtime.calls import taken
+from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.mail import nudge
+from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.reader import Seen
+from flujo_async._runtime.request import Request
+from flujo_async._runtime.runner import Runner
+from flujo_async._runtime.waits import CANCEL, PAUSE
+from flujo_async.errors import (
+    DefinitionError,
+    InvalidArgument,
+    InvalidSignal,
+    RunExists,
+    SerializationError,
+)
+
+_ENDED: Final[frozenset[RunStatus]] = frozenset({"failed", "cancelled"})
+
+
+class Control:
+    """Acts on runs of one runtime's store."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    # -------------------------------------------------------------------------------------------------- signals
+
+    async def signal(self, run_id: str, name: str, payload: Any) -> None:
+        """Answer a wait of a run; see ``Flujo.signal``."""
+        _check_name(name)
+        seen = await self._runner.reader.see(run_id)
+        tree = self._validated(seen.fold, name, payload)
+        posted = [signal for signal in seen.signals if signal.name == name]
+        if posted and not _is_awaited(seen, name):
+            _check_same(posted[-1], tree)
+            await self._spread(seen)  # whoever posted it may have died before that
+            return
+        if seen.fold.status in TERMINAL:
+            raise InvalidSignal(f"run {run_id!r} is {seen.fold.status}: it waits for nothing", run_id=run_id)
+        signal_id = f"{name}#{len(posted) + 1}"
+        signal = await self._post(seen, name, signal_id, tree)
+        # Somebody else may have answered at the same instant: the first one counts.
+        stored = await self._runner.backend.read_signals([run_id])
+        _check_same(next(item for item in stored if item.signal_id == signal_id), signal.payload)
+
+    async def _post(self, seen: Seen, name: str, signal_id: str, payload: Json) -> Signal:
+        run_id = seen.summary.run_id
+        signal = Signal(run_id, signal_id, name, payload, self._runner.clock.now())
+        await self._runner.backend.post(signal)
+        await self._spread(seen)
+        return signal
+
+    async def _spread(self, seen: Seen) -> None:
+        """Tell whoever may have to go on, now that a run has its answer."""
+        if seen.fold.status in TERMINAL:
+            return
+        nudge(seen.summary.run_id)
+        await self._runner.tell_parents(seen.summary.parent_run_id, seen.summary.run_id)
+        self._runner.scheduler.kick()
+
+    def _validated(self, fold: Fold, name: str, payload: Any) -> Json:
+        """Return an answer, validated and encoded.
+
+        Raises:
+            InvalidSignal: it does not fit what is asked for.
+        """
+        program = self._runner.catalogue.reading(fold)
+        schemas = {
+            node.schema for node in program.definition.nodes() if isinstance(node, WaitFor) and node.name == name
+        }
+        schema = next(iter(schemas)) if len(schemas) == 1 else self._recorded_schema(fold, name)
+        try:
+            if schema is not None:
+                payload = TypeAdapter(schema).validate_python(payload)
+            return program.codec.encode(payload, at="payload")
+        except (ValueError, SerializationError) as error:
+            raise InvalidSignal(
+                f"run {fold.run_id!r}: this is no answer to {name!r}: {_in_short(error)}", run_id=fold.run_id
+            ) from error
+
+    def _recorded_schema(self, fold: Fold, name: str) -> Any:
+        """Return the type of the answers to a wait of a workflow, by the JSON schema that was recorded."""
+        schema = next((wait.schema for wait in reversed(fold.waits.values()) if wait.name == name), None)
+        if schema is None:
+            return None
+        program = self._runner.catalogue.reading(fold)
+        workflows = [node for node in program.definition.nodes() if isinstance(node, Workflow)]
+        named = (value for workflow in workflows for value in workflow.names().values())
+        found = answer_type(schema, [*program.codec.classes(), *named])
+        program.codec.learn(found)
+        return found
+
+    # ------------------------------------------------------------------------------------------- ending and pausing
+
+    async def pause(self, run_id: str) -> None:
+        """Pause a run; see ``Flujo.pause``."""
+        seen = await self._runner.reader.see(run_id)
+        if seen.fold.status in TERMINAL or any(waiting.kind == "pause" for waiting in seen.fold.waiting_for):
+            return
+        await self._runner.post_control(seen, PAUSE, None)
+        with Owner.at_work() as owner:
+            lease = await self._runner.taking.claim(run_id, str(owner))
+            if lease is not None:  # nobody drives it
+                await self._pause_at_rest(lease)
+
+    async def _pause_at_rest(self, lease: Lease) -> None:
+        seen = await self._runner.reader.see(lease.run_id)
+        now = self._runner.clock.now()
+        controls = [taken(signal, now) for signal in _pending(seen, PAUSE)]
+        waiting = Waiting(kind="pause", name="pause", since=now)
+        await self._record(lease, seen, [*controls, RunPaused(at=now, waiting_for=(waiting, *seen.fold.waiting_for))])
+
+    async def _record(self, lease: Lease, seen: Seen, facts: Sequence[Fact]) -> None:
+        """Append facts to a claimed run, and let it go."""
+        journal = Journal(self._runner.backend, lease, seen.fold, lambda: len(seen.signals))
+        try:
+            await journal.commit(*facts)
+        finally:
+            await journal.settle()
+            if not journal.is_at_rest:
+                await self._runner.backend.release(lease)
+
+    # ------------------------------------------------------------------------------------------------ trying again
+
+    async def redrive(self, run_id: str, decision: Decision, output: Any) -> RunResult[Any]:
+        """Try a run again that has ended, or decide on its step; see ``Flujo.redrive``."""
+        if decision not in get_args(Decision):
+            raise InvalidArgument(f"decision is 'retry' or 'skip', not {decision!r}")
+        seen = await self._runner.reader.see(run_id)
+        _check_redrivable(seen.fold, decision)
+        self._runner.catalogue.running(seen.fold)
+        tree = self._runner.catalogue.reading(seen.fold).codec.encode(None if output is ... else output, at="output")
+        with Owner.at_work() as owner:
+            lease = await self._runner.taking.claim(run_id, str(owner), frozenset({*_ENDED, "paused"}))
+            if lease is not None:
+                await self._redrive(lease, decision, tree)
+        return await self._runner.complete(Request(run_id=run_id))
+
+    async def _redrive(self, lease: Lease, decision: Decision, output: Json) -> None:
+        seen = await self._runner.reader.see(lease.run_id)
+        fold, now = seen.fold, self._runner.clock.now()
+        if decision == "retry":
+            await self._redrive_children(fold)
+        controls: list[Fact] = [taken(signal, now) for name in (CANCEL, PAUSE) for signal in _pending(seen, name)]
+        again: list[Fact] = []
+        undecided = [key for key in fold.once if key not in fold.decisions]
+        keys = undecided if fold.status == "paused" else list(fold.failed_keys[-1:])
+        if fold.status in _ENDED:
+            again.append(RunRedriven(at=now, dropped=to_drop(fold)))
+        if fold.status == "paused" or decision == "skip":
+            again += [StepDecided(at=now, key=key, decision=decision, output=output) for key in keys]
+        await self._record(lease, seen, [*controls, *again])
+
+    async def _redrive_children(self, fold: Fold) -> None:
+        """Let the children that a run is going to ask again be tried again, before that is recorded of the run."""
+        for run_id in [fold.children[key] for key in children_to_redrive(fold)]:
+            with Owner.at_work() as owner:
+                lease = await self._runner.taking.claim(run_id, str(owner), _ENDED)
+                if lease is not None:
+                    await self._redrive(lease, "retry", None)
+
+    # ----------------------------------------------------------------------------------------------------- forking
+
+    async def fork(self, run_id: str, at: int | None, new_run_id: str | None, update: Mapping[str, Any] | None) -> str:
+        """Create a run that shares the log of another one; see ``Flujo.fork``."""
+        new_run_id = check_run_id(uuid.uuid4().hex if new_run_id is None else new_run_id)
+        records = await self._runner.reader.records(run_id, until=at)
+        fold = fold_log(run_id, records)
+        program = self._runner.catalogue.reading(fold)
+        before = fold.contexts[MAIN_SCOPE]
+        after = program.contexts.updated(before, update or {})
+        now = self._runner.clock.now()
+        forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))
+        (record,) = seal([forked], after=fold.seq, prev_hash=fold.hash)
+        fold.apply(forked, record)
+        source = (await self._runner.backend.query_runs(RunQuery(run_id=run_id)))[0]
+        summary = replace(
+            source,
+            run_id=new_run_id,
+            status="pending",
+            created_at=now,
+            updated_at=now,
+            last_seq=fold.seq,
+            current_step_index=fold.current_step_index,
+            metadata=fold.metadata,
+            error_message=None,
+            waiting_for=[],
+            parent_run_id=None,
+            queue=None,
+            wake_at=None,
+            signals=0,
+            signals_read=0,
+            lease=None,
+        )
+        try:
+            await self._runner.backend.create_run(NewRun(summary, (*records, record)))
+        except RunExists as error:
+            raise InvalidArgument(f"fork(): there is a run {new_run_id!r} already; take another new_run_id") from error
+        return new_run_id
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_signal_name(name)
+    except DefinitionError as error:
+        raise InvalidArgument(str(error)) from error
+
+
+def _pending(seen: Seen, name: str) -> list[Signal]:
+    """Return the signals of a name that the run has not taken."""
+    return [signal for signal in seen.signals if signal.name == name and signal.signal_id not in seen.fold.taken]
+
+
+def _is_awaited(seen: Seen, name: str) -> bool:
+    """Return whether the run waits for one more answer of a name."""
+    fold = seen.fold
+    is_open = [wait for wait in fold.waits.values() if wait.name == name and wait.key not in fold.answers]
+    return len(is_open) > len(_pending(seen, name))
+
+
+def _check_same(posted: Signal, payload: Json) -> None:
+    if canonical(posted.payload) != canonical(payload):
+        raise InvalidSignal(
+            f"run {posted.run_id!r} has another answer to {posted.name!r} already: the first one counts",
+            run_id=posted.run_id,
+        )
+
+
+def _check_redrivable(fold: Fold, decision: Decision) -> None:
+    if fold.status in _ENDED and decision == "skip" and not fold.failed_keys:
+        raise InvalidArgument(f"run {fold.run_id!r} is {fold.status}, and no step that could be skipped has failed")
+    is_to_decide = any(waiting.kind == "decision" and waiting.run_id is None for waiting in fold.waiting_for)
+    if fold.status in _ENDED or (fold.status == "paused" and is_to_decide):
+        return
+    raise InvalidArgument(
+        f"run {fold.run_id!r} is {fold.status}: only a run that has failed, was cancelled, or waits for a decision "
+        f"can be redriven"
+    )
+
+
+def _in_short(error: Exception) -> str:
+    """Return what is wrong with a value, in one line; pydantic's own text has many."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'payload'}: {item['msg']}" for item in error.errors())

@@ -1,0 +1,353 @@
+"""A graph, executed over a journal.
+
+Nothing is kept but what has ended: which node goes on follows from that, so a replay walks to where the log ends by
+taking in what is recorded, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flujo_async._codec.items import entry_trees, mapping_tree
+from flujo_async._codec.tree import TAG
+from flujo_async._log.keys import child, entry_source, fallback_of
+from flujo_async._model.facts import (
+    ChoiceMade,
+    GraphStarted,
+    Patch,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepSkipped,
+)
+from flujo_async._model.state import StepStatus
+from flujo_async._model.tree import Json
+from flujo_async._plan.depends import ACTION_TAG, Action
+from flujo_async._plan.graph import Dependency, Graph, GraphNode
+from flujo_async._plan.graph_progress import Progress
+from flujo_async._runtime.calls import call_step
+from flujo_async._runtime.contexts import Scope
+from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.graph_context import GraphContext
+from flujo_async.errors import ContextConflict, DefinitionError, NoBranch, SerializationError
+
+_NOTHING = Value(None)
+
+
+class GraphRun:
+    """Runs one graph.
+
+    Args:
+        execution: the run that it is part of.
+        graph: the graph.
+        key: where it stands in the run.
+        value: its input.
+        scope: the context that it works on.
+    """
+
+    def __init__(self, execution: Execution, graph: Graph, key: str, value: Value, scope: Scope) -> None:
+        self._execution = execution
+        self._journal = execution.journal
+        self._graph = graph
+        self._key = key
+        self._value = value
+        self._nodes = {node.name: node for node in graph.nodes}
+        self._progress = Progress(graph)
+        self._context = GraphContext(execution.contexts, scope, list(self._nodes))
+        self._entries: Mapping[str, Json] = {}
+        self._outputs: dict[str, Value] = {}
+        self._faults: dict[str, Fault] = {}
+        self._fatal: set[str] = set()
+        self._broken: Exception | None = None
+        self._is_stopped = False
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> Value:
+        """Return the output.
+
+        Raises:
+            Fault: a step failed, and nothing made up for it; the first one, in the order of the nodes.
+        """
+        self._entries = self._read_entries()
+        if self._key not in self._journal.fold.graphs:
+            steps = {self._key_of(node.name): node.name for node in self._graph.nodes}
+            self._journal.note(GraphStarted(at=self._execution.clock.now(), key=self._key, steps=steps))
+            self._journal.flush()  # so that the steps can be seen while the first of them run
+        await self._take_in_recorded()
+        async with asyncio.TaskGroup() as group:
+            self._advance(self._nodes, group)
+        if self._broken is not None:
+            raise self._broken
+        if self._is_stopped:
+            await self._take_in_last()
+        if failed := self._failed():
+            self._cancel_the_rest()
+            faults = [self._faults[name] for name in failed]
+            raise Fault(faults[0].error, [key for fault in faults for key in fault.keys])
+        return self._output()
+
+    def patch(self) -> Patch:
+        """Return what the nodes changed in the context.
+
+        Raises:
+            Fault: two of them contradict each other.
+        """
+        try:
+            return self._context.patch()
+        except ContextConflict as conflict:
+            raise Fault(conflict) from conflict
+
+    # -------------------------------------------------------------------------------------------- which node is next
+
+    def _advance(self, names: Iterable[str], group: asyncio.TaskGroup) -> None:
+        """Start the nodes that can be, among some; stop them all if the graph has failed."""
+        ready = self._decide(names)
+        if self._graph.on_error == "cancel" and self._failed():
+            self._stop()
+        if not self._is_stopped:
+            self._start(ready, group)
+
+    def _decide(self, names: Iterable[str]) -> Iterable[GraphNode]:
+        """Tell of the nodes that will not run, among some and those after them; return those that can be started."""
+        todo, ready = list(names), dict[str, GraphNode]()
+        for name in todo:  # which grows on the way
+            if name in self._progress.ended or name in self._tasks:
+                continue
+            node = self._nodes[name]
+            match self._progress.verdict(node):
+                case "run":
+                    ready[name] = node
+                case "skip":
+                    self._skip(node)
+                    todo += self._progress.after(name)
+                case "cancel":
+                    self._cancel(node)
+                    todo += self._progress.after(name)
+                case "wait":
+                    pass
+        return ready.values()
+
+    def _start(self, nodes: Iterable[GraphNode], group: asyncio.TaskGroup) -> None:
+        for node in nodes:
+            self._tasks[node.name] = group.create_task(self._node(node, group))
+
+    def _stop(self) -> None:
+        if self._is_stopped:
+            return  # whoever cleans up after being cancelled is not cancelled again
+        self._is_stopped = True
+        for task in self._tasks.values():
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    async def _node(self, node: GraphNode, group: asyncio.TaskGroup) -> None:
+        try:
+            await self._to_its_end(node)
+        except Exception as error:  # raised by run(); a TaskGroup would wrap it
+            self._broken = self._broken or error
+            self._stop()
+        else:
+            if not _is_being_cancelled():  # it may have taken no notice
+                self._advance(self._progress.after(node.name), group)
+
+    async def _to_its_end(self, node: GraphNode) -> None:
+        try:
+            is_wanted = await self._is_wanted(node)
+        except Fault as fault:
+            self._fail(node, fault, is_fatal=True)
+            return
+        if is_wanted:
+            await self._perform(node, self._arguments(node))
+        else:
+            self._skip(node)
+
+    async def _take_in_recorded(self) -> None:
+        """Let the nodes end that have ended in the log; all that comes before one of them has ended there as well."""
+        for node in self._graph.nodes:
+            if node.name in self._progress.ended:
+                continue
+            if self._is_recorded(node):
+                await self._perform(node, {})
+                continue
+            verdict = self._progress.verdict(node)
+            if verdict == "skip" or (verdict == "run" and self._is_refused(node)):
+                self._skip(node)
+
+    async def _take_in_last(self) -> None:
+        """Take in what was on its way to the store when it was cancelled, and what follows from it."""
+        activity = self._execution.waits.activity
+        activity.began()
+        try:
+            await self._journal.settle()
+        finally:
+            activity.ended()
+        await self._take_in_recorded()
+        self._decide(self._nodes)
+
+    def _is_recorded(self, node: GraphNode) -> bool:
+        """Return whether the log has how a node ended, or the step that stood in for it."""
+        outcomes, key, step = self._journal.fold.outcomes, self._key_of(node.name), node.step
+        while isinstance(outcomes.get(key), StepFailed) and step.policy.fallback is not None:
+            key, step = fallback_of(key), step.policy.fallback
+        return key in outcomes
+
+    # -------------------------------------------------------------------------------------------- how one node ends
+
+    async def _perform(self, node: GraphNode, named: Mapping[str, Value]) -> None:
+        """Execute a node, or take how it ended from the log."""
+        key, before = self._key_of(node.name), self._before(node)
+        try:
+            scope = self._context.start(node.name, key, before)
+            done = await call_step(self._execution, node.step, key, None, scope, named)
+            action = self._action(node, done)
+        except ContextConflict as conflict:
+            self._fail(node, Fault(conflict), is_fatal=True)
+        except Fault as fault:
+            self._fail(node, fault, is_fatal=isinstance(fault.error, NoBranch))
+        else:
+            self._outputs[node.name] = Value(done.output, done.key)
+            self._context.end(node.name, scope, before)
+            self._progress.succeed(node.name, self._journal.fold.places[done.key], action)
+
+    def _before(self, node: GraphNode) -> list[str]:
+        """Return the nodes whose changes of the context a node sees: of an OR group those of the one it was given."""
+        names: list[str] = [gate.step for gate in node.gates]
+        for dependency in node.dependencies:
+            source = self._progress.source(dependency)
+            names += dependency.steps if source is None else (source,)
+        return names
+
+    def _action(self, node: GraphNode, done: StepCompleted) -> str | None:
+        """Return the action that a node chose.
+
+        Raises:
+            Fault: it has no edge.
+        """
+        if not _is_action(done.output):
+            return None
+        action: Action = self._execution.codec.decode(done.output, at=f"{done.key}.output")
+        known = self._progress.actions(node.name)
+        if action.name not in known:
+            names = ", ".join(map(repr, sorted(known))) or "none at all"
+            raise Fault(NoBranch(f"{done.key!r} chose the action {action.name!r}; the graph has edges for {names}"))
+        return action.name
+
+    def _fail(self, node: GraphNode, fault: Fault, *, is_fatal: bool = False) -> None:
+        self._faults[node.name] = fault
+        if is_fatal:
+            self._fatal.add(node.name)
+        self._progress.lose(node.name, StepStatus.FAILED)
+
+    def _skip(self, node: GraphNode) -> None:
+        self._context.end(node.name, None, self._before(node))
+        self._progress.skip(node.name)
+        self._tell(node, StepSkipped, StepStatus.SKIPPED)
+
+    def _cancel(self, node: GraphNode) -> None:
+        self._progress.lose(node.name, StepStatus.CANCELLED)
+        self._tell(node, StepCancelled, StepStatus.CANCELLED)
+
+    def _tell(self, node: GraphNode, kind: type[StepSkipped | StepCancelled], status: StepStatus) -> None:
+        key = self._key_of(node.name)
+        if self._journal.fold.not_run.get(key) != (node.name, status):
+            self._journal.note(kind(at=self._execution.clock.now(), key=key, name=node.name))
+
+    # ------------------------------------------------------------------------------------------- what a node is given
+
+    async def _is_wanted(self, node: GraphNode) -> bool:
+        """Return whether all conditions of a node hold; asks those that have not been.
+
+        Raises:
+            Fault: one of them raised something.
+        """
+        unasked = [
+            (dependency.when, self._choice_key(node, dependency), self._outputs[source].tree)
+            for dependency in node.dependencies
+            if dependency.when is not None and (source := self._progress.source(dependency)) is not None
+        ]
+        unasked = [question for question in unasked if question[1] not in self._journal.fold.choices]
+        if self._is_refused(node) or not unasked:
+            return not self._is_refused(node)
+        await self._execution.enter()
+        try:
+            answers = [self._ask(*question) for question in unasked]
+            if all(answers):
+                # Durable before the step begins: asked again after a crash, a condition might answer something else.
+                await self._journal.commit()
+        finally:
+            self._execution.leave()
+        return all(answers)
+
+    def _ask(self, when: Callable[[Any], object], key: str, tree: Json) -> bool:
+        try:
+            answer = bool(when(self._execution.codec.decode(tree)))
+        except Exception as error:  # the user's function may raise anything
+            raise Fault(error) from error
+        self._journal.note(ChoiceMade(at=self._execution.clock.now(), key=key, choice=answer))
+        return answer
+
+    def _is_refused(self, node: GraphNode) -> bool:
+        """Return whether a condition of a node has been recorded as false."""
+        choices = self._journal.fold.choices
+        return any(choices.get(self._choice_key(node, dependency)) is False for dependency in node.dependencies)
+
+    def _choice_key(self, node: GraphNode, dependency: Dependency) -> str:
+        return child(self._key_of(node.name), dependency.parameter)
+
+    def _arguments(self, node: GraphNode) -> dict[str, Value]:
+        named = {name: self._entry(name) for name in node.entries() if name in self._entries}
+        for dependency in node.dependencies:
+            source = self._progress.source(dependency)
+            if source is not None:
+                named[dependency.parameter] = self._outputs[source]
+            elif dependency.when_skipped == "none":
+                named[dependency.parameter] = _NOTHING
+        return named
+
+    def _entry(self, name: str) -> Value:
+        return Value(self._entries[name], entry_source(self._value.source, name))
+
+    def _read_entries(self) -> Mapping[str, Json]:
+        try:
+            entries: Mapping[str, Json] = entry_trees(self._value.tree)
+        except SerializationError:  # it may be no mapping where nothing is taken from it
+            entries = {}
+        try:
+            self._graph.check_input(entries or self._execution.codec.decode(self._value.tree, at=f"{self._key}.input"))
+        except DefinitionError as error:
+            raise Fault(error) from error
+        return entries
+
+    # --------------------------------------------------------------------------------------------- how the graph ends
+
+    def _failed(self) -> list[str]:
+        """Return the nodes whose failure is the graph's, in their order."""
+        failed = {*self._progress.unexcused(), *self._fatal}
+        return [name for name in self._nodes if name in failed] if failed else []
+
+    def _cancel_the_rest(self) -> None:
+        for node in self._graph.nodes:
+            if node.name not in self._progress.ended:
+                self._cancel(node)
+            elif node.name in self._fatal and not self._is_recorded(node):  # its condition or its context failed
+                self._tell(node, StepCancelled, StepStatus.CANCELLED)
+
+    def _output(self) -> Value:
+        sinks = [node.name for node in self._graph.sinks()]
+        outputs = {name: self._outputs.get(name, _NOTHING) for name in sinks}
+        if len(sinks) == 1:
+            return outputs[sinks[0]]
+        return Value(mapping_tree({name: value.tree for name, value in outputs.items()}))
+
+    def _key_of(self, name: str) -> str:
+        return child(self._key, name)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _is_action(tree: Json) -> bool:
+    return isinstance(tree, dict) and tree.get(TAG) == ACTION_TAG

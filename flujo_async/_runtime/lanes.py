@@ -1,0 +1,215 @@
+"""Which task of a workflow is which: known when it is made, so that the order in which tasks run does not matter."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from hashlib import sha256
+from types import CellType
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from typing_extensions import override
+
+from flujo_async._codec.tree import canonical
+from flujo_async._codec.values import Codec
+from flujo_async._log.keys import child, escape
+from flujo_async._model.tree import Json
+from flujo_async._plan.calls import CALLS
+from flujo_async._runtime.activity import Activity
+from flujo_async.errors import SerializationError
+
+_DIGITS: Final = 12
+_DEEPEST_WRAPPER: Final = 4
+
+LANE: Final[ContextVar[Lane | None]] = ContextVar("flujo_async_lane", default=None)
+"""The lane of the code that is running."""
+
+
+class Lane:
+    """One task of a workflow.
+
+    It goes on by itself unless it is in a call of the runtime, or has tasks of its own: then it waits for those.
+
+    Attributes:
+        path: what the keys of its calls begin with.
+        number: in the order of creation.
+        has_tasks: whether it has made tasks, and may do one thing or another as they end.
+    """
+
+    def __init__(self, path: str, activity: Activity, parent: Lane | None = None, number: int = 0) -> None:
+        self.path = path
+        self.parent = parent
+        self.number = number
+        self.is_alive = True
+        self.has_tasks = False
+        self._activity = activity
+        self._occurrences: Counter[str] = Counter()
+        self._children = 0
+        self._calls = 0
+        self._is_counted = False
+        if parent is not None:
+            parent.has_tasks = True
+            parent._children += 1
+            parent._count()
+        self._count()
+
+    def label(self, label: str) -> str:
+        """Return the key of the next thing that is called so in this lane."""
+        self._occurrences[label] += 1
+        number = self._occurrences[label]
+        return child(self.path, label if number == 1 else f"{label}@{number}")
+
+    @contextmanager
+    def calling(self) -> Generator[None]:
+        """Wait for the runtime meanwhile."""
+        self._calls += 1
+        self._count()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._count()
+
+    def end(self) -> None:
+        """Its task is over."""
+        self.is_alive = False
+        self._count()
+        if self.parent is not None:
+            self.parent._children -= 1
+            self.parent._count()
+
+    def _count(self) -> None:
+        goes_on = self.is_alive and not self._calls and not self._children
+        if goes_on == self._is_counted:
+            return
+        self._is_counted = goes_on
+        if goes_on:
+            self._activity.began()
+        else:
+            self._activity.ended()
+
+
+class Brancher(Protocol):
+    """A workflow whose code makes tasks."""
+
+    def branch(self, coroutine: Any) -> Lane:
+        """Return the lane of a task that is about to be made."""
+        ...
+
+    def watch(self, task: asyncio.Task[Any], lane: Lane) -> None:
+        """Take note of the task of a lane."""
+        ...
+
+
+def digest(tree: Json) -> str:
+    """Return a short name for an encoded value; nothing for no arguments."""
+    return sha256(canonical(tree)).hexdigest()[:_DIGITS]
+
+
+def describe(coroutine: Any, codec: Codec) -> str:
+    """Return what a task is called in keys: its coroutine function, with a digest of what it was called with."""
+    for _ in range(_DEEPEST_WRAPPER):  # task groups wrap what they are given
+        inner = [item for item in _variables(coroutine).values() if inspect.iscoroutine(item)]
+        if not inner:
+            break
+        coroutine = inner[0]
+    name = escape(getattr(coroutine, "__name__", type(coroutine).__name__))
+    variables = _variables(coroutine)
+    if not variables:
+        return f"task.{name}"
+    return f"task.{name}:{digest({key: _described(value, codec) for key, value in variables.items()})}"
+
+
+def _variables(coroutine: Any) -> dict[str, Any]:
+    frame = getattr(coroutine, "cr_frame", None)
+    return {} if frame is None else dict(frame.f_locals)
+
+
+def _described(value: Any, codec: Codec) -> Json:
+    try:
+        return codec.encode(value)
+    except SerializationError:
+        return [type(value).__qualname__]
+
+
+class LabelledTask(asyncio.Task[Any]):
+    """A task of a workflow; sets of such tasks have the same order in a replay."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], *, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(coroutine, **options)
+
+    @override
+    def __hash__(self) -> int:
+        return self._number
+
+
+_Factory: TypeAlias = Callable[..., asyncio.Future[Any]]
+
+
+class _Labelling:
+    """A task factory that labels the tasks of workflows, and leaves making them to the host's own."""
+
+    def __init__(self, host: _Factory | None) -> None:
+        self.host = host
+        self.users = 0
+        eager = getattr(asyncio, "eager_task_factory", None)  # new in Python 3.12
+        if eager is not None and getattr(host, "__code__", None) is eager.__code__:
+            # By these anyio knows that tasks would begin at once, and has them made by what the closure holds instead.
+            self.__code__, self.__closure__ = eager.__code__, (CellType(self._make_lazily),)
+
+    def __call__(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Future[Any]:
+        return self._make(self.host, loop, coroutine, options)
+
+    def _make_lazily(
+        self, coroutine: Coroutine[Any, Any, Any], *, loop: asyncio.AbstractEventLoop, **options: Any
+    ) -> asyncio.Future[Any]:
+        host: Any = self.host
+        make: _Factory = host.__closure__[0].cell_contents
+        return self._make(lambda loop, coroutine, **more: make(coroutine, loop=loop, **more), loop, coroutine, options)
+
+    def _make(
+        self,
+        host: _Factory | None,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any],
+        options: dict[str, Any],
+    ) -> asyncio.Future[Any]:
+        brancher: Any = CALLS.get()
+        if brancher is None:
+            made: Any = host(loop, coroutine, **options) if host else asyncio.Task(coroutine, loop=loop, **options)
+            return cast("asyncio.Future[Any]", made)
+        lane = brancher.branch(coroutine)
+        given = options.pop("context", None)
+        context = copy_context() if given is None else given.copy()
+        context.run(LANE.set, lane)
+        task: asyncio.Task[Any]
+        if host is None:
+            task = LabelledTask(coroutine, loop=loop, context=context, number=lane.number, **options)
+        else:
+            task = cast("Any", context.run(host, loop, coroutine, **options))
+        brancher.watch(task, lane)
+        return task
+
+
+@contextmanager
+def labelling() -> Generator[None]:
+    """Label the tasks that workflows make meanwhile; the loop has its own task factory back when nobody does."""
+    loop = asyncio.get_running_loop()
+    present: Any = loop.get_task_factory()
+    factory = present if isinstance(present, _Labelling) else _Labelling(present)
+    if factory is not present:
+        loop.set_task_factory(cast("Any", factory))
+    factory.users += 1
+    try:
+        yield
+    finally:
+        factory.users -= 1
+        if not factory.users and cast("Any", loop.get_task_factory()) is factory:
+            loop.set_task_factory(factory.host)

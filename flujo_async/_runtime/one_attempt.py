@@ -1,0 +1,354 @@
+"""One attempt of a step: its function, called once."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final, Protocol, TypeVar
+
+from flujo_async._codec.exceptions import decode_error
+from flujo_async._log.delta import diff
+from flujo_async._model.context import StepContext
+from flujo_async._model.facts import EventEmitted, Fact, HeartbeatRecorded, Patch, StepCompleted, StepStarted
+from flujo_async._model.policy import later
+from flujo_async._model.state import StepRecord
+from flujo_async._model.tree import Json, JsonObject
+from flujo_async._plan.step import Step
+from flujo_async._runtime.contexts import Scope
+from flujo_async._runtime.execution import Execution, Value
+from flujo_async._runtime.heartbeat import Pulse
+from flujo_async._runtime.processes import Lease
+from flujo_async._runtime.threads import run_in_thread
+from flujo_async._runtime.time_limit import TimeLimit
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger("flujo_async")
+
+
+class Call(Protocol):
+    """The call of a step that an attempt belongs to."""
+
+    @property
+    def execution(self) -> Execution: ...
+    @property
+    def step(self) -> Step[Any, Any]: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def value(self) -> Value | None: ...
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def is_simple(self) -> bool: ...
+    @property
+    def source(self) -> str | None: ...
+    @property
+    def inline_input(self) -> Json: ...
+    @property
+    def inputs(self) -> JsonObject: ...
+    def arguments(self) -> tuple[dict[str, Value], list[Value]]: ...
+
+
+class Attempt:
+    """One attempt.
+
+    Attributes:
+        number: from 1.
+        first_started_at: when the first attempt of the step began.
+        started_at: when this one began; ``None`` while it waits for that.
+        deadline: when the step has to be over, if ever.
+        is_late: whether the deadline has ended this attempt, or kept it from beginning.
+        found: the fields of the context that it began with.
+        completed: the outcome, once there is one; the changes in it are those of what it found.
+    """
+
+    __slots__ = (
+        "_call",
+        "_compensates",
+        "_execution",
+        "_is_abandoned",
+        "_process",
+        "_pulse",
+        "_step",
+        "completed",
+        "deadline",
+        "first_started_at",
+        "found",
+        "is_late",
+        "number",
+        "started_at",
+    )
+
+    completed: StepCompleted
+
+    def __init__(
+        self, call: Call, number: int, first_started_at: datetime | None, compensates: StepRecord | None
+    ) -> None:
+        self._call = call
+        self._execution = call.execution
+        self._step = call.step
+        self._compensates = compensates
+        self._pulse: Pulse | None = None
+        self._process: Lease | None = None
+        self._is_abandoned = False
+        self.found: JsonObject = {}
+        self.number = number
+        self.first_started_at: datetime = first_started_at or call.execution.clock.now()
+        self.started_at: datetime | None = None
+        limit = call.step.policy.deadline
+        self.deadline: datetime | None = None if limit is None else later(self.first_started_at, limit)
+        self.is_late: bool = False
+
+    async def run(self) -> Sequence[Fact]:
+        """Return the facts of an attempt that succeeded, the outcome last.
+
+        Raises:
+            Exception: the attempt failed.
+        """
+        if self._step.is_plain and not self._execution.services.limits.counts_all:
+            self.started_at = self.first_started_at if self.number == 1 else self._execution.clock.now()
+            return await self._complete({})
+        if self.deadline is None:
+            return await self._admitted()
+        left = (self.deadline - self._execution.clock.now()).total_seconds()
+        if left <= 0:
+            self.is_late = True
+            raise self.lateness()
+        return await self._within(left, self._admitted(), self._too_late)
+
+    def lateness(self, cause: Exception | None = None) -> TimeoutError:
+        """Return the error of a step whose deadline has passed, or will have before the next attempt."""
+        error = TimeoutError(
+            f"step {self._call.key!r} missed its deadline, {self._step.policy.deadline:g} s after its first attempt "
+            f"began{self._abandonment}"
+        )
+        error.__cause__ = cause
+        return error
+
+    def last_words(self) -> list[HeartbeatRecorded]:
+        """Return the newest heartbeat, if it is not recorded yet."""
+        return [] if self._pulse is None else self._pulse.close()
+
+    def leave_word(self) -> None:
+        """Record the newest heartbeat of an attempt that is interrupted."""
+        if self._pulse is not None:
+            self._pulse.record()
+            self._pulse.close()
+
+    # --------------------------------------------------------------------------------------------------- limits
+
+    async def _within(self, seconds: float, work: Awaitable[T], error: Callable[[], TimeoutError]) -> T:
+        limit = TimeLimit(self._execution.clock, seconds)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError as expired:
+            if not limit.is_over:
+                raise  # the step's own
+            if self._is_abandoned:
+                run_id, key = self._execution.run_id, self._call.key
+                _log.warning("run %r, step %r: its thread cannot be stopped, and runs on", run_id, key)
+            raise error() from expired
+
+    def _too_late(self) -> TimeoutError:
+        self.is_late = True
+        return self.lateness()
+
+    def _too_slow(self) -> TimeoutError:
+        return TimeoutError(
+            f"step {self._call.key!r} took longer than its timeout of {self._step.policy.timeout:g} s"
+            f"{self._abandonment}"
+        )
+
+    @property
+    def _abandonment(self) -> str:
+        return "; its thread cannot be stopped, and runs on" if self._is_abandoned else ""
+
+    async def _admitted(self) -> Sequence[Fact]:
+        """Wait until the attempt may begin, and carry it out. Its timeout does not count the waiting."""
+        policy = self._step.policy
+        async with AsyncExitStack() as stack:
+            await self._enter(stack)
+            if policy.effect == "once":
+                await self._announce()
+            self.started_at = self._execution.clock.now()
+            if policy.timeout is None:
+                return await self._equipped()
+            return await self._within(policy.timeout, self._equipped(), self._too_slow)
+
+    async def _enter(self, stack: AsyncExitStack) -> None:
+        services, policy = self._execution.services, self._step.policy
+        if policy.limit is not None or services.limits.counts_all:
+            services.limits.check(self._step)
+            ticket = await services.limits.enter(policy.limit, self._execution.run_id, self._execution.priority)
+            stack.callback(services.limits.leave, ticket)
+        if policy.run_in == "thread":
+            await services.threads.acquire_on_behalf_of(self)
+            stack.callback(services.threads.release_on_behalf_of, self)
+        elif policy.run_in == "process":
+            self._process = await stack.enter_async_context(services.processes.lease(self._step))
+
+    async def _announce(self) -> None:
+        """Put on record that an effect which must not happen twice may have happened from now on."""
+        now = self._execution.clock.now()
+        begun = StepStarted(at=now, key=self._call.key, name=self._step.name, attempt=self.number)
+        await self._execution.journal.commit(begun)
+
+    async def _equipped(self) -> Sequence[Fact]:
+        """Carry the attempt out with the resources that it asks for; they see how it ends."""
+        wanted = self._step.signature.resources
+        if not wanted:
+            return await self._complete({})
+        failure: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            try:
+                given: dict[str, Any] = {}
+                for parameter, name in wanted.items():
+                    who = f"step {self._step.name!r}"
+                    given[parameter] = await self._execution.services.resources.enter(stack, name, who)
+                return await self._complete(given)
+            except BaseException as error:  # raised again below, where a resource has swallowed it
+                failure = error
+                raise
+        raise failure
+
+    # ------------------------------------------------------------------------------------------------- the call
+
+    async def _complete(self, given: Mapping[str, Any]) -> Sequence[Fact]:
+        signature = self._step.signature
+        context = None if signature.context_parameter is None else self._context()
+        if context is not None and signature.context_parameter is not None:
+            given = {**given, signature.context_parameter: context}
+        try:
+            result = await self._result(given)
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                raise
+            # Let through, it would pass for a cancellation of the run: a branch would be missing, without a failure.
+            raise RuntimeError(f"step {self._call.key!r} raised CancelledError, and nobody had cancelled it") from error
+        return self._outcome(result, context)
+
+    async def _result(self, given: Mapping[str, Any]) -> Any:
+        if self._process is not None:
+            return await self._result_of_process(self._process)
+        args, kwargs = self._arguments(given)
+        if self._step.policy.run_in == "thread":
+            result = await run_in_thread(partial(self._step.function, *args, **kwargs), self._abandon)
+        else:
+            result = self._step.function(*args, **kwargs)
+        # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
+        return await result if inspect.isawaitable(result) else result
+
+    def _arguments(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return fresh copies of the arguments, with what is injected."""
+        call, signature, decode = self._call, self._step.signature, self._execution.codec.decode
+        if call.is_simple and signature.is_input_first and call.value is not None:  # the usual case
+            return [decode(call.value.tree, at=f"{call.key}.input")], dict(given)
+        named, extra = call.arguments()
+        decoded = {name: decode(value.tree, at=f"{call.key}.{name}") for name, value in named.items()}
+        return signature.arrange({**decoded, **given}, [decode(value.tree, at=f"{call.key}.*") for value in extra])
+
+    async def _result_of_process(self, process: Lease) -> Any:
+        named, extra = self._call.arguments()
+        trees = {name: value.tree for name, value in named.items()}
+        answer = await process.call(*self._step.signature.arrange(trees, [value.tree for value in extra]))
+        codec = self._execution.codec
+        if "error" in answer:
+            raise _with_its_traceback(decode_error(codec, answer["error"]), answer["error"])
+        return codec.decode(answer["output"], at=f"{self._call.key}.output")
+
+    def _abandon(self) -> None:
+        self._is_abandoned = True
+
+    def _context(self) -> StepContext:
+        execution, call = self._execution, self._call
+        self._pulse = Pulse(execution, call.key, self._step.name, self.number)
+        self.found = call.scope.fields
+        return StepContext(
+            run_id=execution.run_id,
+            step_name=self._step.name,
+            step_key=call.key,
+            attempt=self.number,
+            idempotency_key=idempotency_key(execution.run_id, call.key, execution.journal.fold.repeats[call.key]),
+            load=partial(execution.contexts.decode, self.found),
+            beat=self._pulse.beat,
+            recall=self._pulse.recall,
+            deadline=self._ends_at(),
+            compensates=self._compensates,
+        )
+
+    def _ends_at(self) -> datetime | None:
+        timeout = self._step.policy.timeout
+        if timeout is None or self.started_at is None:
+            return self.deadline
+        ends_at = later(self.started_at, timeout)
+        return ends_at if self.deadline is None else min(ends_at, self.deadline)
+
+    # ---------------------------------------------------------------------------------------------- its outcome
+
+    def _outcome(self, result: Any, context: StepContext | None) -> Sequence[Fact]:
+        call, execution = self._call, self._execution
+        output = execution.codec.encode(result, at=f"{call.key}.output")
+        now = execution.clock.now()
+        self.completed = StepCompleted(
+            at=now,
+            key=call.key,
+            name=self._step.name,
+            started_at=self.started_at or now,
+            attempts=self.number,
+            output=output,
+            source=call.source,
+            input=call.inline_input,
+            inputs=call.inputs,
+            scope=call.scope.path,
+            patch={} if context is None else self._changes(context),
+        )
+        if context is None:
+            return (self.completed,)
+        return (*self._events(context, now), *self.last_words(), self.completed)
+
+    def _changes(self, context: StepContext) -> Patch:
+        if not context.is_state_loaded:
+            return {}
+        return diff(self.found, self._execution.contexts.encode(context.state))
+
+    def _events(self, context: StepContext, now: datetime) -> list[EventEmitted]:
+        key, encode = self._call.key, self._execution.codec.encode
+        return [
+            EventEmitted(at=now, key=key, name=self._step.name, data=encode(event, at=f"{key}.event"))
+            for event in context.events
+        ]
+
+
+def _with_its_traceback(error: Exception, record: Json) -> Exception:
+    """Return an exception that came from another process with the place there where it was raised."""
+    match record:
+        case {"traceback": str(text)}:
+            error.add_note(f"in its own process:\n{text}")
+        case _:
+            pass
+    return error
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def idempotency_key(run_id: str, key: str, repeats: int = 0) -> str:
+    """Return what names one execution of a step for the outside world: 32 hex digits, the same in every process.
+
+    Args:
+        run_id: the run.
+        key: the step.
+        repeats: how often the step, once completed, was begun anew: each is another execution.
+    """
+    name = f"{run_id}\0{key}" if not repeats else f"{run_id}\0{key}\0{repeats}"
+    return sha256(name.encode()).hexdigest()[:32]

@@ -1,0 +1,220 @@
+"""What was recorded of a workflow, given back in the order in which it happened.
+
+Each call of the code waits until its turn in the log comes, and what is not in the log waits until all that is has been
+given back. So the code makes the same choices as when it was recorded, even those that depend on what came first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from flujo_async._log.fold import Fold
+from flujo_async._log.keys import is_within
+from flujo_async._runtime.execution import Execution
+from flujo_async._runtime.lanes import Lane
+from flujo_async.errors import NonDeterminismError
+
+_TURNS_BETWEEN: Final = 8
+"""So many turns of the event loop pass between two results, for the code to react to the first before the second."""
+
+_FALLBACK: Final = "/fallback"
+_COMPENSATION: Final = "/compensate"
+
+
+class Replay:
+    """The recorded part of one workflow."""
+
+    def __init__(self, execution: Execution, path: str) -> None:
+        self._execution = execution
+        self._cancelled = execution.journal.fold.cancelled_calls
+        self._script = recorded_calls(execution.journal.fold, path)
+        self._recorded = set(self._script)
+        self._next = 0
+        self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
+        self._gone: set[str] = set()
+        self._dismissed: set[str] = set()
+        self._lanes: dict[str, Lane] = {}
+        self._last_lane: Lane | None = None
+        self._pumping: asyncio.Handle | None = None
+        self._granted = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was recorded has been given back."""
+        return self._next >= len(self._script)
+
+    def enlist(self, lane: Lane) -> None:
+        """Take note of a lane."""
+        if not self.is_over:
+            self._lanes[lane.path] = lane
+
+    def dismiss(self, lane: Lane) -> None:
+        """Ask for nothing of a lane any more: its task was cancelled."""
+        self._dismissed.add(lane.path)
+
+    async def turn(self, key: str, lane: Lane) -> None:
+        """Return when it is the turn of a call."""
+        if self.is_over:
+            return
+        if key == self._script[self._next] and (lane is self._last_lane or len(self._lanes) <= 1):
+            self._advance(lane)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._askers[key] = (turn, lane)
+        self._pump()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._gone.add(key)
+            self._pump()
+            raise
+        finally:
+            self._askers.pop(key, None)
+            self._granted -= turn.done() and not turn.cancelled()
+
+    def check_stuck(self) -> bool:
+        """Return whether the code is at a standstill while there is more to give back; then it contradicts the log."""
+        if self.is_over:
+            return False
+        if self._granted or self._pumping is not None:
+            return True  # something is on its way
+        self._skip_gone()
+        if self.is_over:
+            self._pump()
+        elif not self._cancelled.isdisjoint(self._askers):
+            pass  # the code is about to cancel that again, when its own time is over
+        elif self._script[self._next] not in self._askers:
+            self._choose_another()
+        return True
+
+    def _choose_another(self) -> None:
+        """Go on with what the code asks for instead of what comes next, if it may only have changed its order.
+
+        Tasks that end at the same instant can be looked at in any order, and the log has only one.
+        """
+        recorded = [key for key in self._script[self._next :] if key in self._askers]
+        asked = sorted(key for key in self._askers if key not in self._recorded)
+        if recorded:
+            self._script.remove(recorded[0])
+            self._script.insert(self._next, recorded[0])
+            self._pump()
+        elif (other := next(filter(self._is_another_choice, asked), None)) is not None:
+            self._let_go(other)
+        else:
+            self._disprove(asked)
+
+    def _is_another_choice(self, key: str) -> bool:
+        """Return whether a call may be the next one, with arguments that depend on which of some tasks came first."""
+        _, lane = self._askers[key]
+        return lane.has_tasks and _is_same_step(key, self._script[self._next])
+
+    def _let_go(self, key: str) -> None:
+        turn, _ = self._askers.pop(key)
+        self._grant(turn)
+
+    def _grant(self, turn: asyncio.Future[None]) -> None:
+        if not turn.done():  # it may have been cancelled at this instant
+            turn.set_result(None)
+            self._granted += 1
+
+    def check_end(self) -> None:
+        """Check that the code, which has ended, has asked for all that was recorded."""
+        left = [key for key in self._script[self._next :] if not self._is_gone(key) and not self._is_left_behind(key)]
+        if left:
+            self._next = self._script.index(left[0])
+            self._disprove([])
+
+    def close(self) -> None:
+        """Give back nothing any more."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+
+    def _advance(self, lane: Lane) -> None:
+        self._next += 1
+        self._last_lane = lane
+        if self.is_over or len(self._askers) > 0:
+            self._pump()
+
+    def _pump(self) -> None:
+        if self._pumping is None:
+            self._pumping = asyncio.get_running_loop().call_soon(self._wait, _TURNS_BETWEEN)
+
+    def _wait(self, turns: int) -> None:
+        if turns:
+            self._pumping = asyncio.get_running_loop().call_soon(self._wait, turns - 1)
+            return
+        self._pumping = None
+        self._skip_gone()
+        if self.is_over:
+            self._let_all_go()
+            return
+        asker = self._askers.pop(self._script[self._next], None)
+        if asker is None:
+            self._execution.waits.activity.look()
+            return
+        turn, lane = asker
+        self._grant(turn)
+        self._advance(lane)
+
+    def _let_all_go(self) -> None:
+        for key in list(self._askers):
+            self._let_go(key)
+        self._lanes.clear()
+
+    def _skip_gone(self) -> None:
+        while not self.is_over and self._is_gone(self._script[self._next]):
+            self._next += 1
+
+    def _is_gone(self, key: str) -> bool:
+        """Return whether nobody will ask for ``key``, because the code itself cancelled who would have."""
+        if key in self._gone:
+            return True
+        return bool(self._dismissed) and any(path in self._dismissed for path in _lanes_of(key))
+
+    def _is_left_behind(self, key: str) -> bool:
+        """Return whether ``key`` belongs to a task that the code did not wait for."""
+        return any(
+            lane.is_alive and lane.parent is not None and is_within(key, lane.path) for lane in self._lanes.values()
+        )
+
+    def _disprove(self, asked: list[str]) -> None:
+        recorded = self._script[self._next]
+        instead = f"the code asks for {', '.join(map(repr, asked))}" if asked else "the code does not ask for it"
+        self._execution.disprove(
+            NonDeterminismError(
+                f"run {self._execution.run_id!r}: the journal has {recorded!r} next, and {instead}; "
+                f"resume the run with the code that recorded it",
+                run_id=self._execution.run_id,
+            )
+        )
+
+
+def _lanes_of(key: str) -> Iterator[str]:
+    """Yield the paths that a key stands below."""
+    place = key.find("/")
+    while place >= 0:
+        yield key[:place]
+        place = key.find("/", place + 1)
+
+
+def _is_same_step(one: str, other: str) -> bool:
+    """Return whether two keys are those of calls of one step in one lane, whatever the arguments."""
+    return (
+        one.rpartition("/")[0] == other.rpartition("/")[0]
+        and one.rpartition("/")[2].partition(":")[0] == (other.rpartition("/")[2].partition(":")[0])
+    )
+
+
+def recorded_calls(fold: Fold, path: str) -> list[str]:
+    """Return the keys of the calls that were answered, in the order of the answers."""
+    script: dict[str, None] = {}
+    for key in fold.order:
+        if (path and not is_within(key, path)) or key.endswith(_COMPENSATION) or key in fold.cancelled_calls:
+            continue
+        if key.endswith(_FALLBACK):
+            key = key.removesuffix(_FALLBACK)
+            script.pop(key, None)
+        script[key] = None
+    return list(script)

@@ -1,0 +1,271 @@
+"""Taking up runs that are due."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol, TypeAlias
+
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._runtime.owner import Owner
+from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.clock import Clock
+from flujo_async.abc.shield import finish, settle
+from flujo_async.errors import (
+    BackendError,
+    FlujoError,
+    IntegrityError,
+    NonDeterminismError,
+    RunCancelled,
+    RunFailed,
+    StaleLease,
+    VersionMismatch,
+)
+
+_log: Final = logging.getLogger("flujo_async")
+_AT_ONCE: Final = 100
+"""So many runs are driven at the same time by one scheduler, unless it is told otherwise."""
+
+_LOOK_AGAIN_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.05
+_PAUSE_PER_LOOK: Final = 2
+"""So many times as long as a look into the store takes it is not looked at again."""
+
+_PATIENCE: Final = timedelta(seconds=30)
+"""After this time a run is looked at again that could not be driven here."""
+
+_PATIENCE_WITH_STORE: Final = timedelta(seconds=1)
+"""The same where it was the store that failed."""
+
+
+Queries: TypeAlias = Callable[[], Awaitable[list[ClaimQuery]]]
+"""Tells which runs to claim."""
+
+
+class Driver(Protocol):
+    """What drives the runs that a scheduler takes up."""
+
+    backend: StateBackend
+    clock: Clock
+    ttl: timedelta
+
+    async def drive_claimed(self, lease: Lease) -> None:
+        """Drive a run that was claimed, once; the lease is given back."""
+        ...
+
+    async def put_off(self, run_id: str, until: datetime) -> None:
+        """Let a run that cannot be driven here wait until a moment."""
+        ...
+
+
+class Scheduler:
+    """Claims runs that are due, a batch at a time, and drives them.
+
+    It lives in one task. Unless it is to last, it ends when no run is in sight that will be due.
+    """
+
+    def __init__(self, driver: Driver, queries: Queries, *, is_lasting: bool, concurrency: int = _AT_ONCE) -> None:
+        """Prepare to take up runs.
+
+        Args:
+            driver: what drives them.
+            queries: which ones, in the order of preference.
+            is_lasting: whether to go on when none is in sight.
+            concurrency: how many to drive at the same time.
+        """
+        self._driver = driver
+        self._queries = queries
+        self._is_lasting = is_lasting
+        self._concurrency = concurrency
+        self._task: asyncio.Task[None] | None = None
+        self._is_draining = False
+        self._kicked = asyncio.Event()
+        self._alarm: datetime | None = None
+        self._may_look_at = 0.0
+        self._driving: set[asyncio.Task[object]] = set()
+        self._left: list[Lease] = []
+
+    def kick(self) -> None:
+        """Look for runs that are due; some may have become so."""
+        self._kicked.set()
+        if self._task is None or self._task.done():
+            self.start()
+
+    def expect(self, moment: datetime | None) -> None:
+        """Look for runs that are due at ``moment``; it is known already that none has become so now."""
+        if self._alarm is None or moment is None or moment < self._alarm:
+            self.kick()
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to take up runs; the task ends when that does."""
+        self._is_draining = False
+        self._task = asyncio.create_task(self.run(), name="flujo scheduler")
+        return self._task
+
+    async def aclose(self) -> None:
+        """Stop, and interrupt the runs that are driven; they can be resumed."""
+        if self._task is not None:
+            self._task.cancel()
+            await settle(self._task)
+
+    async def run(self) -> None:
+        """Take up runs until none is in sight, or for ever."""
+        with Owner.at_work() as owner:
+            try:
+                await self._run(str(owner))
+            finally:
+                await self.interrupt()
+
+    async def drain(self, timeout: float) -> None:
+        """Take up no more runs; return when the last one that is driven rests, or is interrupted after ``timeout``."""
+        self._is_draining = True
+        if self._driving:
+            await asyncio.wait(self._driving, timeout=timeout)
+        await self.interrupt()
+        self._kicked.set()
+
+    async def interrupt(self) -> None:
+        """Interrupt the runs that are driven."""
+        for task in self._driving:
+            task.cancel()
+        for task in list(self._driving):
+            await settle(task)
+
+    async def _run(self, owner: str) -> None:
+        is_to_go_on = True
+        while (is_to_go_on or self._kicked.is_set()) and not self._is_draining:
+            self._kicked.clear()
+            news = asyncio.create_task(self._driver.backend.wait_for_work(timeout=_LOOK_AGAIN_SECONDS))
+            try:
+                # From here on it listens, so that nothing is missed while we look.
+                await asyncio.sleep(max(0.0, self._may_look_at - time.monotonic()))
+                is_to_go_on = await self._turn(owner, news)
+            finally:
+                news.cancel()
+                await settle(news)
+        while self._driving:  # those who asked for an end wait for them, or interrupt them
+            await asyncio.wait(self._driving)
+
+    async def _turn(self, owner: str, news: asyncio.Task[None]) -> bool:
+        """Take up what is due, or wait for that; return whether there may be more."""
+        began = time.monotonic()
+        leases = await self._claim(owner)
+        for lease in leases:
+            if self._is_draining:
+                await finish(self._let_go(lease))
+            else:
+                self._begin(lease)
+        if leases or self._is_draining:
+            self._looked(began)
+            return True
+        moment = await self._next_due()
+        self._looked(began)
+        if moment is None and not self._driving and not self._is_lasting:
+            return False
+        await self._wait(moment, news)
+        if news.done():  # a busy store has them all the time
+            await self._rest()
+        return True
+
+    def _looked(self, began: float) -> None:
+        """Take a rest in proportion to how long it took to look: a large store is not looked at all the time."""
+        now = time.monotonic()
+        self._may_look_at = now + min(_PAUSE_PER_LOOK * (now - began), _LOOK_AGAIN_SECONDS)
+
+    async def _rest(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PAUSE_SECONDS):
+                await self._kicked.wait()
+
+    def _begin(self, lease: Lease) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(self.drive(lease), name=f"flujo run {lease.run_id}")
+        self._driving.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[object]) -> None:
+        self._driving.discard(task)
+        self._kicked.set()
+
+    async def _claim(self, owner: str) -> list[Lease]:
+        driver, leases = self._driver, list[Lease]()
+        try:
+            await self._let_go_of_left()
+            for query in await self._queries():
+                free = min(self._concurrency - len(self._driving), _AT_ONCE) - len(leases)
+                if free <= 0:
+                    break
+                query = replace(query, limit=free)
+                leases += await driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+        except Exception as error:  # the store may be back the next time
+            _log.warning("runs could not be claimed: %r", error)
+        return leases
+
+    async def drive(self, lease: Lease) -> bool:
+        """Drive a claimed run, if it fits; whatever goes wrong with it is none of the others' business."""
+        try:
+            with suppress(StaleLease, RunFailed, RunCancelled):
+                await self._driver.drive_claimed(lease)
+        except NonDeterminismError as error:  # it is paused, until somebody comes with the code that fits
+            _log.warning("run %r is paused: %s", lease.run_id, error)
+        except VersionMismatch as error:
+            _log.warning("run %r waits for its definition: %s", lease.run_id, error)
+            await finish(self._put_off(lease, _PATIENCE))
+            return False
+        except Exception as error:
+            _log.error("run %r could not go on: %r", lease.run_id, error)
+            is_of_the_run = isinstance(error, IntegrityError) or not isinstance(error, BackendError)
+            await finish(self._put_off(lease, _PATIENCE if is_of_the_run else _PATIENCE_WITH_STORE))
+        return True
+
+    async def _put_off(self, lease: Lease, patience: timedelta) -> None:
+        """Let a run wait that could not be driven, or at least let it go, as soon as the store is there again."""
+        try:
+            await self._driver.put_off(lease.run_id, self._driver.clock.now() + patience)
+            await self._driver.backend.release(lease)  # unless that has been done
+        except FlujoError:
+            self._left.append(lease)
+
+    async def _let_go_of_left(self) -> None:
+        while self._left:
+            await self._driver.backend.release(self._left[-1])
+            self._left.pop()
+
+    async def _let_go(self, lease: Lease) -> None:
+        with suppress(FlujoError):  # it expires, or ends with its owner
+            await self._driver.backend.release(lease)
+
+    async def _next_due(self) -> datetime | None:
+        """Return when a run will be due, if one is in sight; soon if the store does not tell."""
+        try:
+            moments = [await self._driver.backend.next_due(query) for query in await self._queries()]
+        except Exception as error:  # the store may be back the next time
+            _log.warning("no telling which runs are due: %r", error)
+            return self._driver.clock.now() + timedelta(seconds=_LOOK_AGAIN_SECONDS)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def _wait(self, moment: datetime | None, news: asyncio.Task[None]) -> None:
+        """Return when there may be something to do, at ``moment`` at the latest."""
+        tasks: list[asyncio.Task[object]] = [asyncio.create_task(self._kicked.wait())]
+        if moment is not None and len(self._driving) < self._concurrency:
+            tasks.append(asyncio.create_task(self._until(moment)))
+            self._alarm = moment
+        try:
+            await asyncio.wait({*tasks, news}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._alarm = None
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                await settle(task)
+
+    async def _until(self, moment: datetime) -> None:
+        clock = self._driver.clock
+        if moment > clock.now():
+            await clock.sleep((moment - clock.now()).total_seconds())
+        else:  # it came while we looked, or others are about to take what is due
+            await asyncio.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,203 @@
+"""Getting hold of a run: creating it, or claiming it where it goes on."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, Final
+
+from flujo_async._log.chain import GENESIS, seal, verify
+from flujo_async._log.fold import Fold
+from flujo_async._model.facts import RunResumed
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
+from flujo_async._model.state import RESTING, TERMINAL, RunStatus
+from flujo_async._model.stored import NewRun
+from flujo_async._model.summary import RunSummary
+from flujo_async._runtime.drive import Ready
+from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.program import Catalogue, Program
+from flujo_async._runtime.reader import Reader, Seen
+from flujo_async._runtime.request import Request
+from flujo_async._runtime.waits import is_due
+from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.clock import Clock
+from flujo_async.abc.shield import acquire, finish
+from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
+
+_TAKEN_UP: Final[frozenset[RunStatus]] = frozenset({*CLAIMABLE, "paused"})
+
+
+class Taking:
+    """Creates and claims runs for one runtime."""
+
+    def __init__(
+        self, backend: StateBackend, catalogue: Catalogue, clock: Clock, ttl: timedelta, reader: Reader
+    ) -> None:
+        self._backend = backend
+        self._catalogue = catalogue
+        self._clock = clock
+        self._ttl = ttl
+        self._reader = reader
+
+    async def prepare(self, request: Request, owner: str) -> Ready | Fold | None:
+        """Create the run that is asked for, or claim it if it exists and goes on.
+
+        Returns:
+            What to drive; or the state of a run at rest; or ``None`` if somebody else has the run, or it sleeps.
+
+        Raises:
+            RunConflict: the run exists with another input or context.
+            VersionMismatch: the run was recorded by another definition.
+        """
+        if request.input is not ... and (created := await self.create(request, owner)):
+            return created
+        seen = await self._reader.look(check_run_id(request.run_id))
+        return await (self.create(request, owner) if seen is None else self._take_up(request, owner, seen))
+
+    async def prepare_again(self, request: Request, owner: str) -> Ready | Fold | None:
+        """Claim a run that existed a moment ago; one that was deleted is not created again."""
+        seen = await self._reader.look(request.run_id)
+        if seen is None:
+            raise RunNotFound(f"there is no run {request.run_id!r}", run_id=request.run_id)
+        return await self._take_up(request, owner, seen)
+
+    async def ensure(self, request: Request) -> None:
+        """Put a run into the store that nobody drives yet, unless it exists.
+
+        Raises:
+            RunConflict: it exists with another input or context.
+        """
+        seen = await self._reader.look(check_run_id(request.run_id))
+        if seen is None:
+            await self.create(request, None)
+            seen = await self._reader.see(request.run_id)
+        self._catalogue.reading(seen.fold).check_same_request(request, seen.fold)
+
+    async def create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
+        """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner."""
+        check_run_id(request.run_id)
+        program = program or self._catalogue.current
+        now = self._clock.now()
+        started = program.begin(request, now)
+        records = seal([started], after=0, prev_hash=GENESIS)
+        fold = Fold(started)
+        fold.apply(started, records[0])
+        summary = RunSummary(
+            run_id=request.run_id,
+            pipeline_name=started.pipeline_name,
+            pipeline_version=started.pipeline_version,
+            status="running" if request.queue is None else "pending",
+            created_at=started.at,
+            updated_at=started.at,
+            last_seq=fold.seq,
+            metadata=started.metadata,
+            parent_run_id=request.parent_run_id,
+            queue=request.queue,
+            priority=request.priority,
+            wake_at=now + timedelta(seconds=request.delay) if request.delay else None,
+        )
+        new = NewRun(summary, tuple(records))
+        with suppress(RunExists):
+            lease = await acquire(self._backend.create_run(new, owner=owner, ttl=self._ttl), self.give_back)
+            return None if lease is None else Ready(lease, fold, program, priority=request.priority)
+        return None
+
+    async def _take_up(self, request: Request, owner: str, seen: Seen) -> Ready | Fold | None:
+        fold = seen.fold
+        self._catalogue.reading(fold).check_same_request(request, fold)
+        if not self._goes_on(request, seen):
+            return fold
+        try:
+            self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
+        except VersionMismatch:
+            if await self._goes_on_elsewhere(request.run_id):
+                return None  # nothing would execute here, so the definition does not matter
+            raise
+        if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
+            return None
+        lease = await acquire(self.claim(request.run_id, owner), self.give_back)
+        return None if lease is None else await self.ready(lease, seen)
+
+    def _goes_on(self, request: Request, seen: Seen) -> bool:
+        """Return whether there is anything to do in a run."""
+        fold = seen.fold
+        if fold.status != "paused":
+            return fold.status not in TERMINAL
+        kinds = {waiting.kind for waiting in fold.waiting_for}
+        if "definition" in kinds or (request.is_resume and "pause" in kinds):
+            return True
+        return is_due(fold, seen.signals, self._clock.now())
+
+    def sleeps(self, summary: RunSummary) -> bool:
+        """Return whether a run has left memory until a moment that has not come."""
+        is_awake = summary.wake_at is None or summary.wake_at <= self._clock.now()
+        is_waiting = summary.lease is None and summary.status == "running"
+        return is_waiting and not is_awake and summary.signals <= summary.signals_read
+
+    async def ready(self, lease: Lease, seen: Seen) -> Ready:
+        """Return a claimed run, brought up to what was committed before the claim; its lease is given back on failure.
+
+        Raises:
+            VersionMismatch: nothing here fits what was recorded.
+        """
+        try:
+            return await self._ready(lease, seen)
+        except BaseException:
+            await finish(self.give_back(lease))
+            raise
+
+    async def _ready(self, lease: Lease, seen: Seen) -> Ready:
+        fold = seen.fold
+        tail = await self._backend.read_events(fold.run_id, after=fold.seq)
+        verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
+        fold.extend(tail)
+        signals = await self._backend.read_signals([fold.run_id])
+        program = self._catalogue.running(fold)
+        now = self._clock.now()
+        first: list[Any] = [RunResumed(at=now, owner=lease.owner)]
+        if (migrated := self._catalogue.migration(program, fold, now)) is not None:
+            first.append(migrated)
+        is_new = seen.summary.status == "pending"
+        return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new)
+
+    async def claim(self, run_id: str, owner: str, statuses: frozenset[RunStatus] = _TAKEN_UP) -> Lease | None:
+        """Claim one run, also from an owner that is known to be dead."""
+        query = ClaimQuery(run_id=run_id, statuses=statuses)
+        leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
+        if leases:
+            return leases[0]
+        summary = await self._reader.summary(run_id)
+        if summary is None or summary.lease is None or not self.is_dead(summary.lease):
+            return None
+        query = replace(query, dead_owners=frozenset({summary.lease.owner}))
+        leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
+        return leases[0] if leases else None
+
+    async def give_back(self, lease: Lease | None) -> None:
+        """Give up a lease."""
+        if lease is not None:
+            await self._backend.release(lease)
+
+    def is_free(self, head: RunSummary) -> bool:
+        """Return whether a run rests or waits for an executor."""
+        if self._is_held(head.lease):
+            return False
+        return not self.sleeps(head)
+
+    async def _goes_on_elsewhere(self, run_id: str) -> bool:
+        """Return whether a run needs nobody to drive it."""
+        summary = await self._reader.summary(run_id)
+        return summary is None or summary.status in RESTING or self._is_held(summary.lease)
+
+    def _is_held(self, lease: Lease | None) -> bool:
+        return lease is not None and lease.expires_at > self._clock.now() and not self.is_dead(lease)
+
+    def is_dead(self, lease: Lease) -> bool:
+        """Return whether the owner of a lease is known to have ended."""
+        owner = Owner.parse(lease.owner)
+        if owner is None:
+            return False
+        is_elsewhere = not self._backend.capabilities.multi_process and not owner.is_here()
+        return is_elsewhere or owner.is_dead()

@@ -1,0 +1,244 @@
+"""What a driven run waits for: moments, signals, decisions and children."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from flujo_async._log.fold import Fold
+from flujo_async._model.state import Waiting
+from flujo_async._model.stored import Signal
+from flujo_async._runtime.activity import Activity
+from flujo_async.abc.clock import Clock
+
+_log: Final = logging.getLogger("flujo_async")
+
+MOMENT: Final = timedelta(seconds=1)
+"""A run that has to wait longer than this leaves memory."""
+
+CANCEL: Final = "$cancel"
+"""The name of the signal by which a run is asked to end; its payload is the reason."""
+
+PAUSE: Final = "$pause"
+"""The name of the signal by which a run is asked to pause."""
+
+REFUSED: Final = "$refused"
+"""Under this name it is recorded that an answer was none."""
+
+CHILD_RESTED: Final = "$child"
+"""The name of the signal by which a child tells its parent that it comes to rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """How a run that has come to a standstill leaves memory.
+
+    Attributes:
+        waiting_for: what it waits for; a run that only sleeps is not paused, and waits for nothing.
+        wake_at: when it wants to go on by itself, if ever.
+        is_paused: whether nothing in it can go on by itself before somebody answers.
+    """
+
+    waiting_for: tuple[Waiting, ...]
+    wake_at: datetime | None
+    is_paused: bool
+
+
+class Replay(Protocol):
+    """Gives recorded results back to the code of a workflow."""
+
+    def check_stuck(self) -> bool:
+        """Return whether there is more to give back."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """One thing that is waited for.
+
+    Attributes:
+        waiting: what to tell of it; nothing for a timer.
+        wake_at: when it is over at the latest.
+        news: set when there is something to look at; nothing for what does not look.
+    """
+
+    waiting: tuple[Waiting, ...]
+    wake_at: datetime | None
+    news: asyncio.Event | None
+
+
+class Waits:
+    """Everything that a run waits for while it is driven, and the signals that were posted to it.
+
+    Attributes:
+        activity: what else goes on.
+        replays: what still gives back recorded results, and so lets the run go on.
+    """
+
+    def __init__(self, fold: Fold, clock: Clock, signals: Sequence[Signal], stop: Callable[[Park], None]) -> None:
+        """Begin with nothing open.
+
+        Args:
+            fold: the run.
+            clock: the time.
+            signals: what was posted so far.
+            stop: called when the run has come to a standstill that lasts.
+        """
+        self.activity = Activity(self._settled)
+        self._fold = fold
+        self._clock = clock
+        self._stop = stop
+        self._signals = {signal.signal_id: signal for signal in signals}
+        self._taken = set(fold.taken)
+        self.replays: list[Replay] = []
+        self._open: list[_Open] = []
+        self._is_pausing = False
+        self._seen: int | None = None
+
+    @property
+    def signals_read(self) -> int:
+        """How many signals of the run were looked at, before it came to a standstill."""
+        return len(self._signals) if self._seen is None else self._seen
+
+    async def until(self, moment: datetime) -> None:
+        """Return when a moment has come; the run may leave memory meanwhile."""
+        if moment > self._clock.now():
+            with self._waiting((), moment, None):
+                await self._sleep_until(moment)
+
+    async def decision(self, key: str, name: str) -> None:
+        """Wait for a decision on step ``key``; it comes by a new drive, so this never returns."""
+        await self.for_ever(Waiting(kind="decision", name=name, since=self._clock.now()))
+
+    async def gate(self) -> None:
+        """Return at once, unless the run is being paused: this is where it stops."""
+        if self._is_pausing:
+            await self.for_ever(Waiting(kind="pause", name="pause", since=self._clock.now()))
+
+    async def children(self, waiting: Sequence[Waiting], wake_at: datetime | None) -> None:
+        """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``."""
+        news = asyncio.Event()
+        with self._waiting(tuple(waiting), wake_at, news):
+            await self._news(news, wake_at)
+
+    async def signal(self, waiting: Waiting, accept: Callable[[Signal], bool]) -> Signal | None:
+        """Return the first signal for a wait, or ``None`` when its time is over.
+
+        Args:
+            waiting: what is waited for.
+            accept: whether a signal's payload is a valid answer; one that is not stays where it is.
+        """
+        while True:
+            for signal in self.pending(waiting.name):
+                if accept(signal):
+                    self._taken.add(signal.signal_id)
+                    return signal
+                self._taken.add(signal.signal_id)
+                _log.warning("run %r: signal %r is no valid answer; it is ignored", self._fold.run_id, signal.name)
+            if waiting.deadline is not None and waiting.deadline <= self._clock.now():
+                return None
+            news = asyncio.Event()
+            with self._waiting((waiting,), waiting.deadline, news):
+                await self._news(news, waiting.deadline)
+
+    def pending(self, name: str) -> list[Signal]:
+        """Return the signals of a name that nobody has taken, in the order of posting."""
+        return [
+            signal for signal in self._signals.values() if signal.name == name and signal.signal_id not in self._taken
+        ]
+
+    def take(self, name: str) -> Signal | None:
+        """Return the first signal of a name that nobody has taken, and take it."""
+        signal = next(iter(self.pending(name)), None)
+        if signal is not None:
+            self._taken.add(signal.signal_id)
+        return signal
+
+    def take_in(self, signals: Iterable[Signal]) -> None:
+        """Look at signals that may be new."""
+        known = len(self._signals)
+        for signal in signals:
+            self._signals.setdefault(signal.signal_id, signal)
+        if len(self._signals) > known:
+            for item in self._open:
+                if item.news is not None:
+                    item.news.set()
+
+    def pause(self) -> None:
+        """Stop before the next step."""
+        self._is_pausing = True
+        self.activity.look()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is waited for."""
+        return not self._open
+
+    @contextmanager
+    def _waiting(
+        self, waiting: tuple[Waiting, ...], wake_at: datetime | None, news: asyncio.Event | None
+    ) -> Generator[None]:
+        item = _Open(waiting, wake_at, news)
+        self._open.append(item)
+        self.activity.ended()
+        try:
+            yield
+        finally:
+            self.activity.began()
+            self._open.remove(item)
+
+    async def for_ever(self, *waiting: Waiting) -> None:
+        """Wait for something that this drive of the run will not see."""
+        with self._waiting(waiting, None, None):
+            await asyncio.get_running_loop().create_future()
+
+    async def _news(self, news: asyncio.Event, deadline: datetime | None) -> None:
+        """Return when there is news, or at ``deadline``."""
+        if deadline is None:
+            await news.wait()
+            return
+        timer = asyncio.create_task(self._sleep_until(deadline))
+        listener = asyncio.create_task(news.wait())
+        try:
+            await asyncio.wait({timer, listener}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            listener.cancel()
+            await asyncio.gather(timer, listener, return_exceptions=True)
+
+    async def _sleep_until(self, moment: datetime) -> None:
+        while (left := (moment - self._clock.now()).total_seconds()) > 0:
+            await self._clock.sleep(left)
+
+    def _settled(self) -> None:
+        """Let the run leave memory, if it has come to a standstill that lasts."""
+        stuck = [replay.check_stuck() for replay in self.replays]  # each is asked, since that lets it go on
+        if any(stuck) or not self._open or any(item.news is not None and item.news.is_set() for item in self._open):
+            return
+        self._seen = len(self._signals)  # of what comes from here on nobody has looked at anything
+        waiting = tuple(item for each in self._open for item in each.waiting)
+        if self._is_pausing:
+            pause = Waiting(kind="pause", name="pause", since=self._clock.now())
+            others = tuple(item for item in waiting if item.kind != "pause")
+            self._stop(Park((pause, *others), None, is_paused=True))
+            return
+        moments = [item.wake_at for item in self._open if item.wake_at is not None]
+        wake_at = min(moments, default=None)
+        if wake_at is None or wake_at > self._clock.now() + MOMENT:
+            is_paused = all(item.waiting for item in self._open)
+            self._stop(Park(waiting if is_paused else (), wake_at, is_paused))
+
+
+def is_due(fold: Fold, signals: Sequence[Signal], now: datetime) -> bool:
+    """Return whether a paused run can go on: an answer is there, or a wait is over."""
+    names = {signal.name for signal in signals if signal.signal_id not in fold.taken}
+    if any(waiting.kind in ("pause", "definition") for waiting in fold.waiting_for):
+        return CANCEL in names
+    own = (waiting for waiting in fold.waiting_for if waiting.kind == "signal" and waiting.run_id is None)
+    awaited = {waiting.name for waiting in own} | {CHILD_RESTED, CANCEL}
+    return bool(awaited & names) or (fold.wake_at is not None and fold.wake_at <= now)

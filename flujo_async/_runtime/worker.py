@@ -1,0 +1,123 @@
+"""Workers: they take runs from queues."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.policy import is_count, seconds
+from flujo_async._runtime.flujo import Flujo, runner_of
+from flujo_async._runtime.scheduler import Scheduler
+from flujo_async.abc.shield import settle
+from flujo_async.errors import InvalidArgument
+
+
+class Worker:
+    """Takes dispatched runs from queues and drives them, many at the same time.
+
+    ``await worker.run()`` works until SIGTERM or SIGINT comes; ``async with worker:`` works while the block runs. It
+    takes the runs of every definition that its runtime knows, and leaves others to other workers. Several workers, in
+    several processes, share a store.
+
+    Args:
+        flujo: the runtime.
+        queues: the names of the queues.
+        concurrency: how many runs are driven at the same time.
+        drain_timeout: how long runs may go on when the worker is asked to stop, a ``timedelta`` or seconds; then
+            they are interrupted, and another worker resumes them.
+
+    Raises:
+        InvalidArgument: no queues, or a value out of range.
+    """
+
+    def __init__(
+        self,
+        flujo: Flujo[Any, Any],
+        queues: Iterable[str] = ("default",),
+        concurrency: int = 100,
+        *,
+        drain_timeout: timedelta | float = 30,
+    ) -> None:
+        if isinstance(queues, str):
+            queues = (queues,)
+        self._queues = frozenset(queues)
+        if not self._queues or "" in self._queues:
+            raise InvalidArgument("a worker has queues, each with a name that is not empty")
+        if not is_count(concurrency):
+            raise InvalidArgument(f"concurrency is at least 1, not {concurrency!r}")
+        self._runner = runner_of(flujo)
+        self._drain_seconds = seconds(drain_timeout)
+        self._scheduler = Scheduler(self._runner, self._ask, is_lasting=True, concurrency=concurrency)
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT comes, then drain. In other threads than the main one, until cancelled."""
+        stop = asyncio.Event()
+        with _on_signals(stop):
+            async with self:
+                stopping, working = asyncio.create_task(stop.wait()), self._task
+                assert working is not None
+                try:
+                    await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+                    if working.done():
+                        working.result()  # it does not end by itself, unless something is wrong
+                finally:
+                    stopping.cancel()
+                    await settle(stopping)
+
+    async def drain(self) -> None:
+        """Take no more runs, and return when those that are driven rest or the time for that is over."""
+        await self._scheduler.drain(self._drain_seconds)
+        if self._task is not None:
+            await settle(self._task)
+
+    async def _ask(self) -> list[ClaimQuery]:
+        return [
+            ClaimQuery(
+                statuses=frozenset({"pending", "running", "paused"}),
+                queues=self._queues,
+                pipeline_names=self._runner.catalogue.names(),
+                dead_owners=await self._runner.dead_owners(),
+            )
+        ]
+
+    async def __aenter__(self) -> Self:
+        self._task = self._scheduler.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        try:
+            if exc_type is None:
+                await self.drain()
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+                await settle(self._task)
+
+
+@contextmanager
+def _on_signals(stop: asyncio.Event) -> Generator[None]:
+    """Set ``stop`` on SIGTERM and SIGINT; the handlers that were there come back at the end."""
+    loop = asyncio.get_running_loop()
+    before: dict[signal.Signals, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            handler = signal.getsignal(number)
+            loop.add_signal_handler(number, stop.set)
+        except (ValueError, RuntimeError, NotImplementedError):  # not the main thread, or Windows
+            continue
+        before[number] = handler
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -1,0 +1,379 @@
+"""The code of a workflow as a coroutine over a journal."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from flujo_async._log.delta import diff
+from flujo_async._log.keys import MAIN_SCOPE, child
+from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
+from flujo_async._model.policy import Duration, check_duration
+from flujo_async._model.tree import Json
+from flujo_async._plan.calls import CALLS, Calls
+from flujo_async._plan.combinators import child as child_node
+from flujo_async._plan.combinators import wait_for as wait_node
+from flujo_async._plan.definition import annotations_of
+from flujo_async._plan.nodes import Child, WaitFor
+from flujo_async._plan.pipeline import Chain
+from flujo_async._plan.step import Step
+from flujo_async._plan.workflow import RunContext, Workflow
+from flujo_async._runtime.calls import ChildCall, call_step, remember_to_undo, sleep, wait_for
+from flujo_async._runtime.contexts import LiveScope, Scope
+from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
+from flujo_async._runtime.program import plain_json
+from flujo_async._runtime.replay import Replay, recorded_calls
+from flujo_async.abc.shield import settle
+from flujo_async.errors import SerializationError
+
+T = TypeVar("T")
+_DRAWS: Final[Mapping[str, Callable[[Execution], Any]]] = {
+    "now": lambda execution: execution.clock.now(),
+    "uuid": lambda execution: uuid.uuid4(),
+    "random": lambda execution: random.random(),
+}
+
+
+async def run_workflow(
+    execution: Execution, workflow: Workflow[Any, Any], value: Value, scope: Scope, path: str
+) -> Value:
+    """Return what a workflow returns; the keys of its calls begin with ``path``.
+
+    Raises:
+        Fault: it raised.
+    """
+    return await _Run(execution, workflow, scope, path).complete(value)
+
+
+class _Run:
+    """One execution of a workflow's code. What it does for that code is described at ``Calls``."""
+
+    def __init__(self, execution: Execution, workflow: Workflow[Any, Any], scope: Scope, path: str) -> None:
+        execution.codec.learn_from(workflow, annotations_of)
+        self.run_id = execution.run_id
+        self._execution = execution
+        self._workflow = workflow
+        self._path = path
+        self._outer = scope
+        self._scope = LiveScope(scope.path, scope.fields, execution.contexts, self._record)
+        self._lane = Lane(path, execution.waits.activity)
+        self._replay = Replay(execution, path)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._made = 0
+        self._has_drawn = False
+        self._failures: list[Fault] = []
+        self._driver: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._is_over = False
+        self._migrations = self._to_migrate()
+
+    async def complete(self, value: Value) -> Value:
+        execution = self._execution
+        execution.waits.replays.append(self._replay)
+        self._replay.enlist(self._lane)
+        try:
+            with labelling():
+                try:
+                    output = await self._task_of_its_own(value)
+                finally:
+                    await self._clear_away()
+            self._replay.check_end()
+            self._note_state_at_end()
+            tree = execution.codec.encode(output, at=f"{self._workflow.name}.output")
+        except Exception as error:  # whatever the code raises fails the run
+            if (failure := execution.journal.failure) is not None:
+                raise failure from None
+            with suppress(SerializationError):  # that it cannot be stored may be why the code has failed
+                self._note_state_at_end()
+            raise Fault(error, list(self._keys_of(error))) from error
+        finally:
+            self._lane.end()
+            self._replay.close()
+            execution.waits.replays.remove(self._replay)
+        self._outer.fields = self._scope.fields
+        return Value(tree)
+
+    async def _task_of_its_own(self, value: Value) -> Any:
+        """Run the code in a task of its own, so that what it cancels is not taken for an interruption of the run.
+
+        Raises:
+            CancelledError: the run is interrupted.
+        """
+        self._driver = asyncio.current_task()
+        assert self._driver is not None
+        self._cancelling = self._driver.cancelling()
+        try:
+            output = await asyncio.create_task(self._code(value))
+        except asyncio.CancelledError as error:
+            if self._is_interrupted:
+                raise
+            raise RuntimeError(
+                f"workflow {self._workflow.name!r} raised CancelledError, and nobody had cancelled it"
+            ) from error
+        if self._is_interrupted:  # the code has taken no notice
+            raise asyncio.CancelledError
+        return output
+
+    async def _code(self, value: Value) -> Any:
+        self._migrate()
+        CALLS.set(self)
+        LANE.set(self._lane)
+        return await self._call_function(value)
+
+    def _call_function(self, value: Value) -> Awaitable[Any]:
+        signature = self._workflow.signature
+        arguments: list[Any] = []
+        if signature.takes_input:
+            arguments.append(self._execution.codec.decode(value.tree, at=f"{self._workflow.name}.input"))
+        named = {} if signature.context_parameter is None else {signature.context_parameter: RunContext(self)}
+        coroutine: Awaitable[Any] = self._workflow.function(*arguments, **named)
+        return coroutine
+
+    async def _clear_away(self) -> None:
+        """End the tasks that the code has left behind."""
+        self._is_over = True
+        while self._tasks:  # one that is ended may make others
+            for task in list(self._tasks):
+                task.cancel()
+                await settle(task)
+                await asyncio.sleep(0)  # until its callbacks have run
+
+    def _keys_of(self, error: BaseException) -> Iterator[str]:
+        """Yield the keys of the steps whose failure an exception is, or comes from."""
+        todo, seen = [error], set[int]()
+        while todo:
+            one = todo.pop()
+            if id(one) in seen:
+                continue
+            seen.add(id(one))
+            if faults := [fault for fault in self._failures if fault.error is one]:
+                yield from (key for fault in faults for key in fault.keys)
+                continue  # what was being handled when a step failed is not why
+            if isinstance(one, BaseExceptionGroup):
+                todo.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            todo.extend(cause for cause in (one.__cause__, one.__context__) if cause is not None)
+
+    # ----------------------------------------------------------------------------------------------------- tasks
+
+    def branch(self, coroutine: Any) -> Lane:
+        parent = LANE.get() or self._lane
+        self._made += 1
+        path = parent.label(describe(coroutine, self._execution.codec))
+        lane = Lane(path, self._execution.waits.activity, parent, self._made)
+        self._replay.enlist(lane)
+        return lane
+
+    def watch(self, task: asyncio.Task[Any], lane: Lane) -> None:
+        self._tasks.add(task)
+
+        def end(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if self._is_interrupted and not task.cancelled():
+                task.exception()  # it comes from the interruption; nobody has to hear of it
+            if task.cancelled():
+                self._replay.dismiss(lane)
+            lane.end()
+
+        task.add_done_callback(end)
+
+    @property
+    def _is_interrupted(self) -> bool:
+        is_cancelled = self._driver is not None and self._driver.cancelling() > self._cancelling
+        return is_cancelled or self._execution.is_stopped or self._execution.journal.failure is not None
+
+    def _here(self) -> Lane:
+        lane = LANE.get()
+        running: Calls | None = CALLS.get()
+        if running is not self or lane is None:
+            raise RuntimeError("RunContext is for the code of its workflow; a step has a StepContext")
+        return lane
+
+    # ----------------------------------------------------------------------------------------------- calls: awaited
+
+    def step(self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+        lane, execution = self._here(), self._execution
+        self._scope.note()
+        execution.codec.learn_from(step, annotations_of)
+        value, named, extra = self._bind(step, args, kwargs)
+        given = None if value is None else value.tree
+        trees: Json = [given, {name: item.tree for name, item in named.items()}, [item.tree for item in extra]]
+        label = f"{step.name}:{digest(trees)}" if args or kwargs else step.name
+        key = lane.label(label)
+        remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
+
+        async def perform() -> Any:
+            await self._keep_draws()
+            outcome = await call_step(execution, step, key, value, self._scope, named, extra)
+            return execution.codec.decode(outcome.output, at=f"{key}.output")
+
+        return self._call(key, perform)
+
+    def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
+        key = self._here().label("sleep")
+        seconds = check_duration(duration, "sleep()")
+        return self._call(key, lambda: sleep(self._execution, key, seconds))
+
+    def wait_for(self, name: str, **options: Any) -> Coroutine[Any, Any, Any]:
+        node = wait_node(name, **options)
+        assert isinstance(node, WaitFor)
+        self._execution.codec.learn(node.schema)
+        key = self._here().label(f"wait.{name}")
+
+        async def perform() -> Any:
+            answer = await wait_for(self._execution, key, node)
+            return self._execution.codec.decode(answer.tree, at=f"{key}.output")
+
+        return self._call(key, perform)
+
+    def child(self, definition: Chain[Any, Any], input: Any, *, run_id: str | None) -> Coroutine[Any, Any, Any]:
+        node = child_node(definition)
+        assert isinstance(node, Child)
+        execution = self._execution
+        execution.codec.learn_from(definition, annotations_of)
+        value = Value(execution.codec.encode(input, at=f"{node.name}.input"))
+        key = self._here().label(f"{node.name}:{digest(value.tree)}")
+
+        async def perform() -> Any:
+            output = await ChildCall(execution, node, key, value, run_id).perform()
+            return execution.codec.decode(output.tree, at=f"{key}.output")
+
+        return self._call(key, perform)
+
+    async def _call(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
+        """Do what the code asks for, as nothing that belongs to the code."""
+        lane = self._here()
+        if self._is_interrupted:
+            raise asyncio.CancelledError
+        self._scope.note()
+        outside = CALLS.set(None)
+        try:
+            with lane.calling():
+                await self._replay.turn(key, lane)
+                fold = self._execution.journal.fold
+                recorded = len(fold.order)
+                result = await perform()
+                if self._execution.replay is not None and len(fold.order) > recorded:
+                    self._execution.replay()
+                return result
+        except asyncio.CancelledError:
+            self._note_cancelled(key)
+            raise
+        except Fault as fault:
+            self._failures.append(fault)
+            error = fault.error
+        finally:
+            self._migrate(key)
+            CALLS.reset(outside)
+        raise error  # with the cause that it had, and nothing of ours as its context
+
+    def _note_cancelled(self, key: str) -> None:
+        """Record that the code has cancelled a call, if it was the code."""
+        journal = self._execution.journal
+        if not (self._is_interrupted or self._is_over or key in journal.fold.cancelled_calls):
+            journal.note(CallCancelled(at=self._execution.clock.now(), key=key))
+
+    def _bind(
+        self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Value | None, dict[str, Value], list[Value]]:
+        """Return the arguments of a call: the input if it is given, those by name, and further positional ones."""
+        signature = step.signature
+        first_name = signature.input_parameter or ("*" if signature.takes_input else None)
+        names = [*(["*"] if first_name == "*" else []), *signature.positional]
+        extra = args[len(names) :]
+        if extra and not signature.has_varargs:
+            raise TypeError(f"step {step.name!r} takes {len(names)} arguments, not {len(args)}")
+        given = dict(zip(names, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"step {step.name!r} got {', '.join(sorted(twice))} twice")
+        encode = self._execution.codec.encode
+        values = {name: Value(encode(item, at=f"{step.name}({name})")) for name, item in {**given, **kwargs}.items()}
+        first = values.pop(first_name or "*", None)
+        return first, values, [Value(encode(item, at=f"{step.name}(*)")) for item in extra]
+
+    # ------------------------------------------------------------------------------------------------- calls: plain
+
+    def draw(self, kind: str) -> Any:
+        key = self._here().label(f"${kind}")
+        fold, codec = self._execution.journal.fold, self._execution.codec
+        if key in fold.values:
+            return codec.decode(fold.values[key])
+        drawn = _DRAWS[kind](self._execution)
+        self._has_drawn = True
+        self._execution.journal.note(
+            ValueDrawn(at=self._execution.clock.now(), key=key, value=codec.encode(drawn, at=kind))
+        )
+        return drawn
+
+    async def _keep_draws(self) -> None:
+        """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
+        if not self._has_drawn:
+            return
+        await self._execution.enter()
+        try:
+            self._has_drawn = False
+            await self._execution.journal.commit()
+        finally:
+            self._execution.leave()
+
+    def emit(self, event: Any) -> None:
+        key = self._here().label("$emit")
+        data = self._execution.codec.encode(event, at="event")
+        if key not in self._execution.journal.fold.values:
+            now = self._execution.clock.now()
+            self._execution.journal.note(EventEmitted(at=now, key=key, name=self._workflow.name, data=data))
+
+    def set_metadata(self, entries: Mapping[str, Any]) -> None:
+        key = self._here().label("$metadata")
+        metadata = plain_json(entries)
+        if key not in self._execution.journal.fold.values:
+            self._execution.journal.note(MetadataSet(at=self._execution.clock.now(), key=key, metadata=metadata))
+
+    # ------------------------------------------------------------------------------------------------------ context
+
+    @property
+    def state(self) -> Any:
+        return self._scope.live
+
+    def _to_migrate(self) -> list[tuple[Patch, set[str]]]:
+        """Return what forks and migrations changed in the run's own context, with the calls that had been answered."""
+        fold = self._execution.journal.fold
+        if self._scope.path != MAIN_SCOPE:
+            return []
+        calls = set(recorded_calls(fold, self._path))
+        migrations = [(patch, {key for key in calls if key in done}) for patch, done in fold.migrations]
+        return [(patch, left) for patch, left in migrations if left or not self._path]
+
+    def _migrate(self, key: str | None = None) -> None:
+        """Change the run's own context where a fork or a migration came when ``key`` was the last call answered."""
+        for migration in list(self._migrations):
+            patch, left = migration
+            left.discard(key or "")
+            if not left:
+                self._migrations.remove(migration)
+                self._scope.change(patch)
+
+    def _record(self, patch: Patch) -> None:
+        """Record what the code has changed in the context since the last call."""
+        key = self._lane.label("$state")
+        if key not in self._execution.journal.fold.state_changes and not self._execution.is_frozen:
+            self._note_state(key, patch)
+
+    def _note_state_at_end(self) -> None:
+        """Record how the code has left the context."""
+        fold, key = self._execution.journal.fold, child(self._path, "$state-at-end")
+        patch = self._scope.settle()
+        if not self._path:  # nothing comes after it, so this is how the context is in the end
+            patch = diff(fold.context_in(self._scope.path), self._scope.fields)
+        elif key in fold.state_changes:
+            return
+        if patch and not self._execution.is_frozen:
+            self._note_state(key, patch)
+
+    def _note_state(self, key: str, patch: Patch) -> None:
+        now = self._execution.clock.now()
+        self._execution.journal.note(StateChanged(at=now, key=key, scope=self._scope.path, patch=patch))

@@ -1,0 +1,83 @@
+"""System state on disk: one small file a key, in a directory beside the logs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flujo_async._codec.heads import dump_object, load_object
+from flujo_async.backends import file_lock
+from flujo_async.backends.file_name import key_file_name
+from flujo_async.errors import BackendError, SchemaTooNew, SerializationError
+
+FORMAT = 1
+_LOCK = ".lock"
+_UNFINISHED = ".new"  # no key's file begins with a dot
+
+
+class SystemStates:
+    """The files of a directory, which is made with the first one. A file is replaced as a whole or not at all.
+
+    Args:
+        directory: where the files are.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def set(self, key: str, value: dict[str, Any]) -> None:
+        """Keep ``value`` under ``key``; durable when this returns."""
+        data = dump_object({"format": FORMAT, "key": key, "value": value}) + b"\n"
+        file_lock.make_directory(self._directory)
+        with self._locked():
+            _write(self._directory / _UNFINISHED, data)
+            os.replace(self._directory / _UNFINISHED, self._directory / key_file_name(key))
+            file_lock.sync_directory(self._directory)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Return what is kept under ``key``, if anything is.
+
+        Raises:
+            BackendError: the file is not what ``set`` wrote.
+        """
+        path = self._directory / key_file_name(key)
+        if not path.exists():
+            return None
+        with self._locked():
+            data = path.read_bytes()
+        return _value(path, key, data)
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        # Opened each time: threads, and forked processes, would share the lock of a file that they share.
+        fd = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | file_lock.BINARY, 0o666)
+        try:
+            file_lock.lock(fd)
+            try:
+                yield
+            finally:
+                file_lock.unlock(fd)
+        finally:
+            os.close(fd)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _value(path: Path, key: str, data: bytes) -> dict[str, Any]:
+    try:
+        tree = load_object(data)
+        if tree["format"] > FORMAT:
+            raise SchemaTooNew(f"{path} has format {tree['format']}; this version reads up to {FORMAT}")
+        if tree["key"] != key:
+            raise SerializationError(f"it belongs to the key {tree['key']!r}")
+        return dict(tree["value"])
+    except (SerializationError, KeyError, TypeError, ValueError) as error:
+        raise BackendError(f"{path} is not the system state of {key!r}: {error!r}") from error

@@ -1,0 +1,340 @@
+"""``flujo-async runs``, the other half: what acts on runs."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias
+
+import typer
+from pydantic import TypeAdapter
+
+from flujo_async._model.state import TERMINAL
+from flujo_async._model.summary import RunSummary
+from flujo_async.cli.run_page import print_standing, run_as_json, standing
+from flujo_async.cli.runs import Json, RunId
+from flujo_async.cli.runtime import FlujoName, Place, Runtime, check_executes, flujo_named, perform, place_at
+from flujo_async.cli.screen import plain, print_json, print_line, say
+from flujo_async.cli.store import Found, MaybeDb, Store, find_run, head_of, is_driven
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed
+
+app: typer.Typer = typer.Typer()
+
+_STDIN: Final = "-"
+_CHECKED_BY_ALL: Final = [None, *(TypeAdapter(kind).json_schema() for kind in (bool, int, float, str, list, dict))]
+"""The schemas of answers that need no code to be checked."""
+_FAILED: Final = 1
+
+Action: TypeAlias = Callable[[Runtime], Awaitable[object]]
+Outcome: TypeAlias = tuple[Found, RunFailed | RunCancelled | None]
+"""What a run left, and the error that it ended with."""
+
+Payload: TypeAlias = Annotated[
+    str | None, typer.Option("--payload", metavar="JSON", help="The answer; by default null.")
+]
+PayloadFile: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--payload-file", metavar="FILE", help="A file that has the answer as JSON; - is the standard input."),
+]
+
+
+@app.command("resume")
+def resume_run(run_id: RunId, flujo: FlujoName = None, json: Json = False) -> None:
+    """Drive a run until it rests: one that was interrupted, paused, forked, or answered.
+
+    Of a run that is driven elsewhere it waits for the end. The exit code is 1 if the run fails or is cancelled.
+    """
+    _drive(flujo_named(flujo), run_id, lambda flujo: flujo.resume(run_id), json=json)
+
+
+@app.command("cancel")
+def cancel_run(
+    run_id: RunId,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")] = "",
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Cancel a run and its child runs, undo what has a compensation, and wait for the end.
+
+    The exit code is 1 if the run had ended in another way before.
+    """
+    found = perform(
+        flujo_named(flujo),
+        lambda flujo: _act(flujo, run_id, lambda flujo: flujo.cancel(run_id, reason)),
+        interrupted=_go_on(run_id),
+    )
+    _print(found, json=json)
+    if found.summary.status != "cancelled":
+        say(f"run {run_id!r} is {found.summary.status}: it ended before it was cancelled")
+        raise typer.Exit(_FAILED)
+
+
+@app.command("pause")
+def pause_run(run_id: RunId, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
+    """Pause a run before its next step; `runs resume` goes on with it.
+
+    Does not wait until a run that is driven elsewhere has paused: `runs watch` does. The exit code is 1 if the run has
+    ended.
+    """
+    found = perform(place_at(flujo, db), lambda flujo: _act(flujo, run_id, lambda flujo: flujo.pause(run_id)))
+    _print(found, json=json)
+    if found.summary.status in TERMINAL:
+        say(f"run {run_id!r} is {found.summary.status}: there is nothing to pause")
+        raise typer.Exit(_FAILED)
+    if found.summary.status != "paused":
+        say(f"run {run_id!r} pauses before its next step")
+
+
+@app.command("signal")
+def signal_run(
+    run_id: RunId,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the run waits for.")],
+    payload: Payload = None,
+    payload_file: PayloadFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run here, until it rests.")] = False,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Answer something that a run waits for; an answer that comes early is kept.
+
+    Executes nothing, unless --resume is given: whoever drives the run goes on with it, or a worker, or `runs resume`.
+    The answer is checked by what the run's code asks for; with a store alone, only as far as that is recorded.
+    """
+    place, answer = place_at(flujo, db), _payload(payload, payload_file)
+    if resume:
+        check_executes(place, "--resume")
+
+    async def act(flujo: Runtime) -> Outcome:
+        before = await _signal(flujo, run_id, name, answer, is_checked=not isinstance(place, Store))
+        if resume:
+            return await _rest(flujo, run_id, lambda flujo: flujo.resume(run_id))
+        _tell_who_goes_on(before)
+        return await _look(flujo, run_id)
+
+    _report(perform(place, act, interrupted=_go_on(run_id)), json=json)
+
+
+@app.command("redrive")
+def redrive_run(
+    run_id: RunId,
+    decision: Annotated[
+        Literal["retry", "skip"], typer.Option(help="What to do with the step that failed, or waits for a decision.")
+    ] = "retry",
+    output: Annotated[
+        str | None, typer.Option(metavar="JSON", help="What a skipped step counts as having returned; by default null.")
+    ] = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Try a run again that has failed or was cancelled, from the step that failed, until it rests.
+
+    For a run that waits for a decision on a step, this is the decision. The exit code is 1 if the run fails again.
+    """
+    if output is not None and decision != "skip":
+        raise InvalidArgument("--output is what a skipped step returns: it goes with --decision skip")
+    value = _parsed(output, "--output") if output is not None else ...
+    named = flujo_named(flujo)
+    _drive(named, run_id, lambda flujo: flujo.redrive(run_id, decision=decision, output=value), json=json)
+
+
+@app.command("fork")
+def fork_run(
+    run_id: RunId,
+    at: Annotated[int | None, typer.Option(metavar="SEQ", help="The last fact to share; by default the last.")] = None,
+    new_run_id: Annotated[str | None, typer.Option(metavar="ID", help="The new run; by default a unique name.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=JSON", help="A field of the context that differs; can be repeated."),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="Drive the new run here, until it rests.")] = False,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Create a run that has the same past as another one, up to a fact; nothing of that runs again.
+
+    `runs history` tells the numbers of the facts. Executes nothing, unless --run is given.
+    """
+    place, update = place_at(flujo, db), dict(map(_assignment, set_ or ()))
+    if run:
+        check_executes(place, "--run")
+
+    async def act(flujo: Runtime) -> Outcome:
+        await head_of(flujo.state_backend, run_id)
+        handle = await flujo.fork(run_id, at=at, new_run_id=new_run_id, context_update=update)
+        new = handle.run_id
+        return await (_rest(flujo, new, lambda flujo: flujo.resume(new)) if run else _look(flujo, new))
+
+    _report(perform(place, act), json=json)
+
+
+@app.command("delete")
+def delete_runs(
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID", help="The runs.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Remove runs with all that belongs to them, after asking; whoever drives one stops at its next step.
+
+    Nothing is removed if one of them does not exist.
+    """
+    place = place_at(flujo, db)
+    heads = perform(place, lambda flujo: _heads(flujo, run_ids))
+    if not yes:
+        _confirm(heads)
+    perform(place, lambda flujo: _delete(flujo, run_ids))
+    if json:
+        print_json({"deleted": run_ids})
+    else:
+        print_line(f"deleted {_count(run_ids)}")
+
+
+def _drive(place: Place, run_id: str, action: Action, *, json: bool) -> None:
+    """Execute a run until it rests, and print what it left; errors as in ``_report``."""
+    _report(perform(place, lambda flujo: _rest(flujo, run_id, action), interrupted=_go_on(run_id)), json=json)
+
+
+def _report(outcome: Outcome, *, json: bool) -> None:
+    """Print what a run left.
+
+    Raises:
+        RunFailed: it failed.
+        RunCancelled: it was cancelled.
+    """
+    found, failure = outcome
+    if json or failure is None:
+        _print(found, json=json)
+    if failure is not None:
+        raise failure
+
+
+async def _rest(flujo: Runtime, run_id: str, action: Action) -> Outcome:
+    if is_driven(await head_of(flujo.state_backend, run_id)):
+        say(f"run {run_id!r} is driven elsewhere: waiting for it")
+    failure = None
+    try:
+        await action(flujo)
+    except (RunFailed, RunCancelled) as error:
+        failure = error
+    return await find_run(flujo.state_backend, run_id), failure
+
+
+async def _look(flujo: Runtime, run_id: str) -> Outcome:
+    return await find_run(flujo.state_backend, run_id), None
+
+
+async def _act(flujo: Runtime, run_id: str, action: Action) -> Found:
+    await head_of(flujo.state_backend, run_id)
+    await action(flujo)
+    return await find_run(flujo.state_backend, run_id)
+
+
+async def _signal(flujo: Runtime, run_id: str, name: str, answer: Any, *, is_checked: bool) -> RunSummary:
+    """Answer a run, and return how it stood before."""
+    before = await head_of(flujo.state_backend, run_id)
+    await flujo.signal(run_id, name, answer)
+    _tell_answered(before, name, is_checked=is_checked)
+    return before
+
+
+async def _heads(flujo: Runtime, run_ids: Sequence[str]) -> list[RunSummary]:
+    return [await head_of(flujo.state_backend, run_id) for run_id in run_ids]
+
+
+async def _delete(flujo: Runtime, run_ids: Sequence[str]) -> None:
+    for run_id in run_ids:
+        await flujo.delete(run_id)
+
+
+def _print(found: Found, *, json: bool) -> None:
+    if json:
+        print_json(run_as_json(found))
+    else:
+        print_standing(found)
+
+
+def _tell_answered(before: RunSummary, name: str, *, is_checked: bool) -> None:
+    awaited = [waiting for waiting in before.waiting_for if waiting.kind == "signal" and waiting.name == name]
+    if before.status == "paused" and not any(waiting.run_id is None for waiting in awaited):
+        child = next((f"its child {waiting.run_id} does, and is to be answered; this one" for waiting in awaited), "it")
+        say(f"run {before.run_id!r} does not wait for {name!r} now; {child} is kept until it does")
+    if not is_checked and any(waiting.schema not in _CHECKED_BY_ALL for waiting in awaited):
+        say("the answer could not be checked: the store does not have the class that it is to be; the Flujo has")
+
+
+def _tell_who_goes_on(head: RunSummary) -> None:
+    if is_driven(head) or head.status != "paused":
+        return
+    command = f"`flujo-async runs resume {head.parent_run_id or head.run_id}`"  # a child goes on with its parent
+    if head.queue is not None:
+        say(f"a worker of queue {head.queue!r} goes on with it, or {command}")
+    else:
+        say(f"{command} goes on with it, if no runtime does")
+
+
+def _payload(text: str | None, file: str | None) -> Any:
+    if text is not None and file is not None:
+        raise InvalidArgument("--payload and --payload-file are both the answer: give one of them")
+    if file is not None:
+        return _parsed(_read(file), f"--payload-file {file}")
+    return None if text is None else _parsed(text, "--payload")
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == _STDIN else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"--payload-file cannot be read: {error}") from error
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, is_assignment, value = text.partition("=")
+    if not name or not is_assignment:
+        raise InvalidArgument(f"--set {text}: that is FIELD=JSON, such as --set 'items=3'")
+    return name, _parsed(value, f"--set {name}")
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return json_format.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{what} is no JSON: {error}; a text has quotes of its own: '\"yes\"'") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _confirm(heads: Sequence[RunSummary]) -> None:
+    """Ask whether runs are to be deleted.
+
+    Raises:
+        Exit: they are not, or there is nobody to ask.
+    """
+    names = ", ".join(f"{plain(head.run_id)} ({_fate(head)})" for head in heads)
+    sys.stderr.write(f"Delete {names}? [y/N]: ")
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        sys.stderr.write("\n")
+    is_wanted = answer.strip().lower() in ("y", "yes")
+    if not is_wanted:
+        say("nothing was deleted; --yes deletes without asking")
+        raise typer.Exit(_FAILED)
+
+
+def _fate(head: RunSummary) -> str:
+    return f"{standing(head)}, driven right now" if is_driven(head) else standing(head)
+
+
+def _count(run_ids: Sequence[str]) -> str:
+    return f"run {run_ids[0]!r}" if len(run_ids) == 1 else f"{len(run_ids)} runs"
+
+
+def _go_on(run_id: str) -> str:
+    return f"interrupted; every step so far is kept, and `flujo-async runs resume {run_id}` goes on from there"

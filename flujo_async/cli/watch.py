@@ -1,0 +1,270 @@
+"""Follows a run that is driven elsewhere: line by line, or as a page that changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final, Protocol
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+from typing_extensions import override
+
+from flujo_async._codec.exceptions import describe_error
+from flujo_async._codec.facts import encode_fact
+from flujo_async._log.chain import GENESIS, verify
+from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.views import Commit, commit_of
+from flujo_async._model.facts import StepCompleted, StepFailed
+from flujo_async._model.state import RESTING, Waiting
+from flujo_async._model.summary import RunSummary
+from flujo_async._runtime.flujo import runner_of
+from flujo_async.abc.shield import settle
+from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits, tell
+from flujo_async.cli.run_page import standing, summary_as_json
+from flujo_async.cli.runtime import Runtime
+from flujo_async.cli.screen import (
+    brief,
+    clock,
+    columns,
+    duration,
+    plain,
+    print_json_line,
+    print_line,
+    say,
+    screen,
+)
+from flujo_async.cli.store import find_summary, head_of, is_interrupted
+from flujo_async.errors import RunNotFound
+
+_AT_ONCE: Final = 500
+_TICK_SECONDS: Final = 0.5
+_FEWEST_STEPS: Final = 5
+_OTHER_LINES: Final = 12
+"""How many lines of a terminal are not for steps."""
+
+
+class Viewer(Protocol):
+    """Shows a run while it goes on."""
+
+    def open(self) -> AbstractContextManager[object]:
+        """Begin to show something, until the block ends."""
+        ...
+
+    def see(self, commit: Commit) -> None:
+        """Take in a fact."""
+        ...
+
+    def draw(self, head: RunSummary, fold: Fold) -> None:
+        """Show how the run stands."""
+        ...
+
+    def end(self, head: RunSummary, fold: Fold) -> None:
+        """Show how the run rests."""
+        ...
+
+
+async def watch(flujo: Runtime, run_id: str, viewer: Viewer, *, after: int) -> RunSummary:
+    """Show a run until it rests; return its head.
+
+    Raises:
+        RunNotFound: there is no such run, or it was deleted meanwhile.
+    """
+    head = await head_of(flujo.state_backend, run_id)
+    if is_interrupted(head):
+        say(f"nobody drives run {run_id!r}: `flujo-async runs resume {run_id}` would")
+    following = _Following(flujo, run_id, viewer, after)
+    with viewer.open():
+        ticking = asyncio.create_task(following.tick())
+        try:
+            head = await following.follow(head)
+        finally:
+            ticking.cancel()
+            await settle(ticking)
+        viewer.end(head, following.fold)
+    return head
+
+
+def commit_as_json(commit: Commit) -> dict[str, Any]:
+    """Return a fact as JSON: its number, its hash, and what stands in the log."""
+    fact: dict[str, Any] = json.loads(encode_fact(commit.fact))
+    return {"seq": commit.seq, "hash": commit.hash, **fact}
+
+
+def has_terminal() -> bool:
+    """Return whether there is a terminal to draw on."""
+    return sys.stdout.isatty() and screen().is_terminal and not screen().is_dumb_terminal
+
+
+class _Following:
+    """A run as it grows."""
+
+    def __init__(self, flujo: Runtime, run_id: str, viewer: Viewer, after: int) -> None:
+        self._backend = flujo.state_backend
+        self._reader = runner_of(flujo).reader
+        self._run_id = run_id
+        self._viewer = viewer
+        self._after = after
+        self._fold: Fold | None = None
+
+    @property
+    def fold(self) -> Fold:
+        assert self._fold is not None  # a run has facts as soon as it exists
+        return self._fold
+
+    async def follow(self, head: RunSummary) -> RunSummary:
+        """Read what is committed until the run rests."""
+        while True:
+            while await self._read():
+                pass
+            if head.status in RESTING and head.last_seq == self.fold.seq:
+                return head
+            seq = self.fold.seq
+            found = await self._reader.watch(self._run_id, partial(_has_news, seq))
+            if found is None:
+                raise RunNotFound(f"run {self._run_id!r} was deleted", run_id=self._run_id)
+            head = found
+
+    async def tick(self) -> None:
+        """Draw over and over: times change, even if nothing happens."""
+        while (head := await find_summary(self._backend, self._run_id)) is not None:
+            if self._fold is not None:
+                self._viewer.draw(head, self._fold)
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def _read(self) -> bool:
+        fold = self._fold
+        seq, seal = (0, GENESIS) if fold is None else (fold.seq, fold.hash)
+        records = await self._backend.read_events(self._run_id, after=seq, limit=_AT_ONCE)
+        verify(self._run_id, records, after=seq, prev_hash=seal)
+        if fold is None:
+            self._fold = fold_log(self._run_id, records)
+        else:
+            fold.extend(records)
+        for record in records:
+            if record.seq > self._after:
+                self._viewer.see(commit_of(record))
+        return bool(records)
+
+
+def _has_news(seq: int, head: RunSummary) -> bool:
+    return head.last_seq > seq or head.status in RESTING
+
+
+class LinePrinter(Viewer):
+    """Prints a line for each fact, and one for the end.
+
+    Args:
+        json: whether the lines are JSON, then of all facts.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self._is_json = json
+
+    @override
+    def open(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    @override
+    def see(self, commit: Commit) -> None:
+        if self._is_json:
+            print_json_line(commit_as_json(commit))
+        elif (text := tell(commit.fact)) is not None:
+            print_line(f"{clock(commit.at)}  {text}")
+
+    @override
+    def draw(self, head: RunSummary, fold: Fold) -> None:
+        pass
+
+    @override
+    def end(self, head: RunSummary, fold: Fold) -> None:
+        if self._is_json:
+            print_json_line({"kind": "Rested", "run": summary_as_json(head)})
+        else:
+            print_line(_ending(head))
+
+
+class LivePage(Viewer):
+    """A page on a terminal: the head of the run, its last steps, and what it waits for."""
+
+    def __init__(self) -> None:
+        self._console = screen()
+        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+
+    @override
+    def open(self) -> AbstractContextManager[object]:
+        return self._live
+
+    @override
+    def see(self, commit: Commit) -> None:
+        pass
+
+    @override
+    def draw(self, head: RunSummary, fold: Fold) -> None:
+        self._live.update(Group(*self._page(head, fold), "", _dim("Ctrl-C stops watching, not the run")), refresh=True)
+
+    @override
+    def end(self, head: RunSummary, fold: Fold) -> None:
+        self._live.update(Group(*self._page(head, fold)), refresh=True)
+
+    def _page(self, head: RunSummary, fold: Fold) -> Iterator[RenderableType]:
+        now = datetime.now(UTC)
+        until = now if head.status not in RESTING else head.updated_at
+        took = duration((until - head.created_at).total_seconds())
+        yield Text.assemble((plain(head.run_id), "bold"), f"  {plain(head.pipeline_name)}  {standing(head)}  {took}")
+        yield from self._steps(fold)
+        yield from _open_ends(head, fold, now)
+
+    def _steps(self, fold: Fold) -> Iterator[RenderableType]:
+        room = max(self._console.size.height - _OTHER_LINES, _FEWEST_STEPS)
+        outcomes = list(fold.outcomes.values())
+        if len(outcomes) > room:
+            yield _dim(f"{len(outcomes) - room:,} earlier steps")
+        table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time"))
+        for outcome in outcomes[-room:]:
+            table.add_row(*_step_row(outcome))
+        for key, (_, status) in list(fold.not_run.items())[-_FEWEST_STEPS:]:
+            table.add_row(plain(key), status.value.lower(), "", "")
+        if table.row_count:
+            yield table
+
+
+def _step_row(outcome: StepCompleted | StepFailed) -> Iterable[str]:
+    took = duration((outcome.at - outcome.started_at).total_seconds())
+    if isinstance(outcome, StepCompleted):
+        return plain(outcome.key), "succeeded", str(outcome.attempts), took
+    return f"{plain(outcome.key)}\n{brief(describe_error(outcome.error))}", "failed", str(outcome.attempts), took
+
+
+def _open_ends(head: RunSummary, fold: Fold, now: datetime) -> Iterator[Text]:
+    """Yield what the run waits for, a line each."""
+    for retry in open_retries(fold):
+        left = duration((retry.retry_at - now).total_seconds())
+        then = f"next in {left}" if retry.retry_at > now else "the next is on"
+        error = brief(describe_error(retry.error))
+        yield Text(f"↻ {plain(retry.key)}: attempt {retry.attempt} failed, {then}: {error}", style="yellow")
+    for key, moment in open_timers(fold, now):
+        yield Text(f"◷ {plain(key)}: sleeps, {duration((moment - now).total_seconds())} left", style="cyan")
+    for waiting in head.waiting_for or open_waits(fold):
+        yield Text(f"? waits for {plain(describe(waiting))}", style="bold")
+    if head.error_message:
+        yield Text(f"✗ {brief(head.error_message)}", style="red")
+
+
+def _ending(head: RunSummary) -> str:
+    waits = "; ".join(_answer(waiting) for waiting in head.waiting_for)
+    return f"run {head.run_id!r} is {head.status}" + (f": {waits}" if waits else "")
+
+
+def _answer(waiting: Waiting) -> str:
+    return f"it waits for {describe(waiting)}"
+
+
+def _dim(text: str) -> Text:
+    return Text(text, style="dim")

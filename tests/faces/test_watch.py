@@ -1,0 +1,121 @@
+"""``runs watch``: a run that another process drives, seen as it goes on."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+from tests.faces.conftest import Project, eventually, on_terminal
+
+
+def lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    """Yield what a process prints, as it comes."""
+    assert process.stdout
+    for line in process.stdout:
+        yield line.rstrip("\n")
+
+
+def said(line: str) -> str:
+    """Return a line without its time."""
+    return line.partition("  ")[2]
+
+
+def test_it_follows_a_run_until_it_ends(project: Project) -> None:
+    with project.hold("held", "a") as driver, project.cli.start("runs", "watch", "a") as watcher:
+        shown = lines(watcher)
+        assert said(next(shown)) == "started: held"
+        assert said(next(shown)).startswith("pack@1: done, ")
+        project.go()
+        assert [said(line).partition(",")[0] for line in shown] == ["hold: done", "pack@3: done", "completed", ""]
+        assert watcher.wait(20) == 0
+        driver.communicate(timeout=20)
+
+
+def test_it_ends_where_the_run_rests(one_project: Project) -> None:
+    one_project.run("orders", "a")
+    watched = one_project("runs", "watch", "a")
+    assert (watched.code, watched.err) == (0, "")
+    *_, wait, pause, end = watched.out.splitlines()
+    assert said(wait) == "waits for signal approval: Ship it?"
+    assert said(pause) == "paused; waits for signal approval"
+    assert end == "run 'a' is paused: it waits for signal approval: Ship it?"
+
+
+def test_json_has_every_fact_on_a_line_and_then_the_run(project: Project) -> None:
+    project.run("orders", "a")
+    *facts, end = read(project("runs", "watch", "a", "--json").out)
+    assert [fact["seq"] for fact in facts] == [1, 2, 3, 4]
+    assert [fact["kind"] for fact in facts] == ["RunStarted", "StepCompleted", "WaitStarted", "RunPaused"]
+    assert facts == project("runs", "history", "a", "--json").json
+    assert end == {"kind": "Rested", "run": project("runs", "list", "--json").json[0]}
+    assert [line.get("seq") for line in read(project("runs", "watch", "a", "--json", "--after", "3").out)] == [4, None]
+
+
+def read(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_exit_code_tells_that_the_run_failed(one_project: Project) -> None:
+    (one_project.directory / "closed").touch()
+    one_project.run("orders", "a")
+    answer = json.dumps({"is_yes": True, "by": "ann"})
+    assert one_project("runs", "signal", "a", "approval", "--payload", answer, "--resume").code == 1
+    watched = one_project("runs", "watch", "a")
+    assert watched.code == 1
+    assert said(watched.out.splitlines()[-2]) == "failed: ConnectionError: the shop is closed"
+    assert watched.out.endswith("run 'a' is failed\n")
+    assert one_project("runs", "cancel", "a").code == 1
+
+
+def test_ctrl_c_stops_watching_and_nothing_else(one_project: Project) -> None:
+    with one_project.hold("held", "a") as driver:
+        with one_project.cli.start("runs", "watch", "a") as watcher:
+            next(lines(watcher))
+            watcher.send_signal(signal.SIGINT)
+            _, err = watcher.communicate(timeout=20)
+        assert (watcher.returncode, err) == (130, "stopped watching run 'a', which goes on as before\n")
+        one_project.go()
+        driver.communicate(timeout=20)
+    assert one_project.head("a").status == "completed"
+
+
+def test_a_run_that_nobody_drives_is_told_and_followed_as_soon_as_somebody_does(one_project: Project) -> None:
+    with one_project.hold("held", "a") as driver:
+        driver.kill()
+    with one_project.cli.start("runs", "watch", "a") as watcher:
+        assert watcher.stderr
+        assert watcher.stderr.readline() == "nobody drives run 'a': `flujo-async runs resume a` would\n"
+        one_project.go()
+        assert one_project("runs", "resume", "a").code == 0
+        out, _ = watcher.communicate(timeout=20)
+    assert "  taken up\n" in out
+    assert out.endswith("run 'a' is completed\n")
+
+
+def test_a_run_that_is_deleted_is_watched_no_longer(one_project: Project) -> None:
+    with one_project.hold("held", "a") as driver:
+        with one_project.cli.start("runs", "watch", "a") as watcher:
+            next(lines(watcher))
+            assert one_project("runs", "delete", "a", "--yes").code == 0
+            _, err = watcher.communicate(timeout=20)
+        driver.kill()
+    assert (watcher.returncode, err) == (2, "flujo-async: run 'a' was deleted\n")
+
+
+def test_there_is_no_such_run_to_watch(one_project: Project) -> None:
+    one_project.run("orders", "a")
+    assert one_project("runs", "watch", "nobody").code == 2
+
+
+def test_a_terminal_has_a_page(one_project: Project) -> None:
+    with one_project.hold("held", "a") as driver:
+        eventually(lambda: one_project.head("a").last_seq == 2)
+        one_project.go()
+        shown = on_terminal(one_project.cli, "runs", "watch", "a")
+        driver.communicate(timeout=20)
+    last = shown[shown.rindex("held") :]
+    assert "completed" in last
+    assert "pack@3" in last
+    assert "Ctrl-C" not in last
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")

@@ -1,0 +1,57 @@
+"""Runs that are killed at every commit, as ``kill -9`` would, and taken up again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
+from typing import Any
+
+from flujo_async import Flujo, RunSummary
+from flujo_async.abc import StateBackend
+from flujo_async.errors import BackendError, FlujoError
+from tests.runtime.pretend import Failing
+
+Attempt = Callable[[StateBackend, str], Awaitable[Any]]
+
+
+async def crashes(backend: StateBackend, attempt: Attempt) -> AsyncIterator[str]:
+    """Yield the ids of runs that died at every commit, before and after it was written.
+
+    Args:
+        backend: the store.
+        attempt: drives a run of a given id on a given store, which fails for good at one commit.
+    """
+    for nth in count(1):
+        for after in (False, True):
+            failing = Failing(backend, "append", nth, after=after, for_good=True)
+            run_id = f"r{nth}-{after}"
+            try:
+                await attempt(failing, run_id)
+            except BackendError:
+                yield run_id
+            except FlujoError:
+                if failing.has_failed:
+                    yield run_id
+            if not failing.has_failed:
+                return
+
+
+def others() -> set[asyncio.Task[Any]]:
+    """Return the tasks of the loop but for the one that asks."""
+    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+
+async def ticks(number: int = 30) -> None:
+    """Let everything go on that can."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def gone_to_sleep(flujo: Flujo[Any, Any], run_id: str = "r") -> RunSummary:
+    """Return the head of a run when it has left memory."""
+    async with asyncio.timeout(5):
+        while True:
+            summaries = await flujo.list_runs(limit=None)
+            head = next((each for each in summaries if each.run_id == run_id), None)
+            if head is not None and head.lease is None and (head.wake_at is not None or head.status != "running"):
+                return head
+            await asyncio.sleep(0.001)

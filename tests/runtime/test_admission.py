@@ -1,0 +1,179 @@
+"""``max_concurrency``: how many runs are driven at the same time."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, child, sleep, step, wait_for
+from flujo_async.abc import StateBackend
+from flujo_async.errors import InvalidArgument, RunConflict, RunFailed
+from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import gone_to_sleep, others, ticks
+
+
+class Crowd:
+    """A step that counts how many are in it."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+        self.order = list[Any]()
+        self.go_on = asyncio.Event()
+
+        @step
+        async def enter(value: Any) -> Any:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.order.append(value)
+            try:
+                await self.go_on.wait()
+                await asyncio.sleep(0)
+            finally:
+                self.inside -= 1
+            return value
+
+        self.step = enter
+
+
+@pytest.fixture
+def crowd() -> Crowd:
+    return Crowd()
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+async def test_no_more_than_so_many_at_a_time(backend: StateBackend, crowd: Crowd, how: str) -> None:
+    """The others wait for their turn, in the order in which they came."""
+    flujo = Flujo(crowd.step, state_backend=backend, max_concurrency=3)
+    if how == "run":
+        tasks = [asyncio.ensure_future(flujo.run(n)) for n in range(10)]
+    else:
+        tasks = [asyncio.ensure_future((await flujo.start(n)).result()) for n in range(10)]
+    async with asyncio.timeout(5):
+        while crowd.inside < 3:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    assert crowd.inside == 3
+    crowd.go_on.set()
+    assert [(await task).output for task in tasks] == list(range(10))
+    assert crowd.most == 3
+    await flujo.aclose()
+    assert others() == set()
+
+
+async def test_a_run_that_waits_for_its_turn_is_durable(backend: StateBackend, crowd: Crowd) -> None:
+    """``start`` returns when it is in the store; it is running, without an owner."""
+    flujo = Flujo(crowd.step, state_backend=backend, max_concurrency=1)
+    await flujo.start(1, run_id="first")
+    handle = await flujo.start(2, run_id="second")
+    assert await handle.status() == "running"
+    with pytest.raises(RunConflict):
+        await flujo.start(3, run_id="second")
+    again = await flujo.start(run_id="second")
+    [summary] = [each for each in await flujo.list_runs() if each.run_id == "second"]
+    assert summary.lease is None
+    crowd.go_on.set()
+    assert (await again.result()).output == 2
+    await flujo.aclose()
+
+
+async def test_a_place_is_free_again_when_a_run_has_failed(backend: StateBackend) -> None:
+    """Or was cancelled, or interrupted."""
+    reached = asyncio.Event()
+
+    @step
+    async def picky(n: int) -> int:
+        if n == 0:
+            reached.set()
+            await asyncio.Event().wait()
+        if n < 0:
+            raise ValueError
+        return n
+
+    flujo = Flujo(picky, state_backend=backend, max_concurrency=1)
+    with pytest.raises(RunFailed):
+        await flujo.run(-1)
+    task = asyncio.ensure_future(flujo.run(0))
+    await reached.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert (await flujo.run(5)).output == 5
+
+
+async def test_who_does_not_wait_any_more_leaves_the_queue(crowd: Crowd) -> None:
+    """The next one gets the place."""
+    flujo = Flujo(crowd.step, max_concurrency=1)
+    tasks = [asyncio.ensure_future(flujo.run(n)) for n in range(4)]
+    await ticks()
+    tasks[1].cancel()
+    tasks[2].cancel()
+    await asyncio.wait(tasks[1:3])
+    crowd.go_on.set()
+    assert (await tasks[0]).output == 0
+    assert (await tasks[3]).output == 3
+    assert crowd.order == [0, 3]
+
+
+async def test_a_run_that_waits_or_sleeps_gives_its_place_away(backend: StateBackend) -> None:
+    """It is not driven meanwhile."""
+    clock = VirtualClock()
+
+    @step
+    async def note(value: Any) -> Any:
+        return value
+
+    flujo = Flujo(sleep(timedelta(hours=1)) >> note, state_backend=backend, clock=clock, max_concurrency=1)
+    tasks = [asyncio.ensure_future(flujo.run(n, run_id=f"r{n}")) for n in range(5)]
+    for n in range(5):
+        await gone_to_sleep(flujo, f"r{n}")
+    clock.advance(timedelta(hours=1))
+    assert [(await task).output for task in tasks] == list(range(5))
+    waiting = Flujo(wait_for("go") >> note, state_backend=backend, max_concurrency=1)
+    for n in range(3):
+        assert (await waiting.run(n, run_id=f"w{n}")).status == "paused"
+    for n in range(3):
+        await waiting.signal(f"w{n}", "go", n)
+    assert [(await waiting.handle(f"w{n}").result()).output for n in range(3)] == [0, 1, 2]
+    await waiting.aclose()
+
+
+async def test_children_need_no_place_of_their_own(crowd: Crowd) -> None:
+    """Else their parents would wait for ever."""
+    crowd.go_on.set()
+    flujo = Flujo(child(child(crowd.step, name="low"), name="middle"), max_concurrency=1)
+    async with asyncio.timeout(5):
+        assert (await flujo.run(1)).output == 1
+
+
+async def test_cancelling_needs_no_place(backend: StateBackend, crowd: Crowd) -> None:
+    """A run that waits for its turn, or rests, is ended at once."""
+    flujo = Flujo(crowd.step, state_backend=backend, max_concurrency=1)
+    busy = await flujo.start(1, run_id="busy")
+    task = asyncio.ensure_future((await flujo.start(2, run_id="queued")).result())
+    async with asyncio.timeout(5):
+        await flujo.cancel("queued")
+        await asyncio.wait({task})
+    assert await flujo.handle("queued").status() == "cancelled"
+    crowd.go_on.set()
+    assert (await busy.result()).output == 1
+    assert crowd.order == [1]
+    assert task.exception() is not None
+    await flujo.aclose()
+
+
+async def test_looking_needs_no_place(crowd: Crowd) -> None:
+    """Nor does asking for the result of a run that has one: reads and listings always work."""
+    flujo = Flujo(crowd.step, max_concurrency=1)
+    await flujo.start(1, run_id="busy")
+    async with asyncio.timeout(5):
+        assert (await flujo.state("busy")).status == "running"
+        assert len(await flujo.list_runs()) == 1
+    crowd.go_on.set()
+    await flujo.handle("busy").result()
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "1"])
+def test_a_number_that_is_none_is_refused(number: Any) -> None:
+    """At once."""
+    with pytest.raises(InvalidArgument):
+        Flujo(sleep(1), max_concurrency=number)

@@ -1,0 +1,442 @@
+"""Children: runs that a run starts and waits for."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import (
+    Flujo,
+    RunContext,
+    StepContext,
+    as_step,
+    child,
+    map_each,
+    parallel,
+    sleep,
+    step,
+    wait_for,
+    workflow,
+)
+from flujo_async.abc import StateBackend
+from flujo_async.errors import DefinitionError, RunCancelled, RunFailed
+from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
+from tests.runtime.stores import Store
+
+HOUR = timedelta(hours=1)
+EXECUTED: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def executed() -> list[Any]:
+    EXECUTED.clear()
+    return EXECUTED
+
+
+@step
+async def note(value: Any) -> Any:
+    EXECUTED.append(value)
+    await asyncio.sleep(0)
+    return value
+
+
+@step
+async def double(n: int) -> int:
+    EXECUTED.append(n)
+    return n * 2
+
+
+@step
+async def broken(value: Any) -> Any:
+    raise ValueError("broken")
+
+
+def in_a_pipeline(inner: Any, name: str = "inner") -> Any:
+    return note >> child(inner, name=name) >> note
+
+
+def in_a_workflow(inner: Any, name: str = "inner") -> Any:
+    @workflow(name="outer")
+    async def outer(value: Any, ctx: RunContext) -> Any:
+        value = await ctx.child(inner, await note(value))
+        return await note(value)
+
+    return outer
+
+
+BOTH = pytest.mark.parametrize("outer", [in_a_pipeline, in_a_workflow])
+
+
+async def children_of(flujo: Flujo[Any, Any], run_id: str = "r") -> list[Any]:
+    return await flujo.list_runs(parent_run_id=run_id)
+
+
+@BOTH
+async def test_a_child_is_a_run_of_its_own(backend: StateBackend, outer: Any) -> None:
+    """With an id, a history and a parent; its output is that of the call."""
+    flujo = Flujo(outer(double >> double), state_backend=backend)
+    result = await flujo.run(1, run_id="r")
+    assert (result.output, EXECUTED) == (4, [1, 1, 2, 4])
+    [summary] = await children_of(flujo)
+    assert (summary.status, summary.parent_run_id, summary.lease) == ("completed", "r", None)
+    assert (await flujo.state(summary.run_id)).parent_run_id == "r"
+    assert [record.name for record in await flujo.steps(summary.run_id)] == ["double", "double"]
+    record = result.steps[1]
+    assert (record.input, record.output, record.attempts) == (1, 4, 1)
+    assert others() == set()
+
+
+@BOTH
+async def test_killed_at_every_commit_a_child_runs_once(backend: StateBackend, outer: Any) -> None:
+    """Of parent and child: whatever was committed is not done again."""
+    definition = outer(double >> double)
+
+    async def attempt(store: StateBackend, run_id: str) -> None:
+        await Flujo(definition, state_backend=store).run(1, run_id=run_id)
+
+    number = 0
+    async for run_id in crashes(backend, attempt):
+        number += 1
+        flujo = Flujo(definition, state_backend=backend)
+        before = sum([len(await flujo.steps(each.run_id)) for each in await children_of(flujo, run_id)])
+        EXECUTED.clear()
+        assert (await flujo.run(run_id=run_id)).output == 4
+        [summary] = await children_of(flujo, run_id)
+        assert summary.status == "completed"
+        assert len([n for n in EXECUTED if n in (1, 2)]) <= 4 - before
+        assert others() == set()
+    assert number > 10
+
+
+@BOTH
+async def test_a_child_that_fails_fails_the_call(backend: StateBackend, outer: Any) -> None:
+    """With its ``RunFailed``, whose cause is that of the child; the child is a dead letter of its own."""
+    flujo = Flujo(outer(double >> broken), state_backend=backend)
+    for _ in range(2):
+        with pytest.raises(RunFailed) as caught:
+            await flujo.run(1, run_id="r")
+        assert caught.value.run_id == "r"
+        inner = caught.value.__cause__
+        assert isinstance(inner, Exception)
+        assert "broken" in str(inner)
+    with pytest.raises(RunFailed) as caught:
+        await flujo.run(1, run_id="other")
+    inner = caught.value.__cause__
+    assert isinstance(inner, RunFailed)
+    assert isinstance(inner.__cause__, ValueError)
+    assert {letter.run_id for letter in await flujo.list_dead_letters()} >= {"r", "other", inner.run_id}
+
+
+async def test_code_may_catch_it(backend: StateBackend) -> None:
+    """And catches it again after a crash."""
+
+    @workflow
+    async def outer(value: Any, ctx: RunContext) -> str:
+        try:
+            await ctx.child(broken, value)
+        except RunFailed as error:
+            return f"{await note(type(error).__name__)}"
+        return ""
+
+    async def attempt(store: StateBackend, run_id: str) -> None:
+        await Flujo(outer, state_backend=store).run(1, run_id=run_id)
+
+    flujo = Flujo(outer, state_backend=backend)
+    assert (await flujo.run(1)).output == "RunFailed"
+    async for run_id in crashes(backend, attempt):
+        assert (await flujo.run(run_id=run_id)).output == "RunFailed"
+
+
+@BOTH
+async def test_a_child_that_waits_pauses_its_parent(backend: StateBackend, outer: Any) -> None:
+    """The parent tells whom to answer; answering the child wakes both."""
+    flujo = Flujo(outer(wait_for("go", prompt="?") >> double), state_backend=backend)
+    result = await flujo.run(1, run_id="r")
+    [summary] = await children_of(flujo)
+    assert (result.status, summary.status) == ("paused", "paused")
+    [waiting] = result.waiting_for
+    assert (waiting.kind, waiting.name, waiting.prompt, waiting.run_id) == ("signal", "go", "?", summary.run_id)
+    history = await flujo.history("r")
+    assert await flujo.run(run_id="r") == result
+    assert await flujo.history("r") == history
+    await flujo.signal(summary.run_id, "go", 21)
+    result = await flujo.handle("r").result()
+    assert (result.status, result.output, EXECUTED) == ("completed", 42, [1, 21, 42])
+    await flujo.aclose()
+    assert others() == set()
+
+
+@BOTH
+async def test_answered_by_a_runtime_that_does_not_know_them_the_parent_resumes(store: Store, outer: Any) -> None:
+    """Whoever resumes the parent goes on with the child."""
+    definition = outer(wait_for("go") >> double)
+    flujo = Flujo(definition, state_backend=store.open())
+    result = await flujo.run(1, run_id="r")
+    other: Flujo[Any, Any] = Flujo(note, state_backend=store.open())
+    await other.signal(result.waiting_for[0].run_id, "go", 21)  # type: ignore[arg-type]
+    await other.aclose()
+    assert (await Flujo(definition, state_backend=store.open()).run(run_id="r")).output == 42
+
+
+async def test_a_wait_two_floors_down(backend: StateBackend) -> None:
+    """The grandparent tells who waits, and wakes as well."""
+    lowest = wait_for("go") >> double
+    flujo = Flujo(in_a_pipeline(in_a_pipeline(lowest, "middle"), "upper"), state_backend=backend)
+    result = await flujo.run(1, run_id="r")
+    [middle] = await children_of(flujo)
+    [low] = await children_of(flujo, middle.run_id)
+    assert [waiting.run_id for waiting in result.waiting_for] == [low.run_id]
+    await flujo.signal(low.run_id, "go", 21)
+    assert (await flujo.handle("r").result()).output == 42
+    await flujo.aclose()
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["run", "start"])
+async def test_a_child_that_sleeps_lets_its_parent_leave_memory(backend: StateBackend, outer: Any, how: str) -> None:
+    """Both are running, neither has a lease; the parent wakes with the child."""
+    clock = VirtualClock()
+    flujo = Flujo(outer(sleep(HOUR) >> double), state_backend=backend, clock=clock)
+    task: Any
+    if how == "run":
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+    else:
+        task = asyncio.ensure_future((await flujo.start(1, run_id="r")).result())
+    head = await gone_to_sleep(flujo)
+    [summary] = await children_of(flujo)
+    assert (head.status, summary.status, summary.lease) == ("running", "running", None)
+    await clock.until_asleep()
+    clock.advance(HOUR)
+    assert (await task).output == 2
+    assert EXECUTED == [1, 1, 2]
+    await flujo.aclose()
+    assert others() == set()
+
+
+async def test_children_side_by_side(backend: StateBackend) -> None:
+    """In a parallel, in a map and in tasks; equal ones are different runs."""
+
+    @workflow
+    async def outer(values: list[int], ctx: RunContext) -> list[Any]:
+        return list(await asyncio.gather(*(ctx.child(double >> double, n) for n in values)))
+
+    for definition in (outer, map_each(child(double >> double, name="inner"))):
+        flujo = Flujo(definition, state_backend=backend)
+        result = await flujo.run([1, 1, 2])
+        assert result.output == [4, 4, 8]
+        assert len(await children_of(flujo, result.run_id)) == 3
+    both = parallel(child(double, name="a"), as_step(child(note, name="b"), name="b"))
+    assert (await Flujo(both, state_backend=backend).run(3)).output == {"a": 6, "b": 3}
+
+
+async def test_a_child_may_be_named(backend: StateBackend) -> None:
+    """By the code of a workflow."""
+
+    @workflow
+    async def outer(value: Any, ctx: RunContext) -> Any:
+        return await ctx.child(double, value, run_id="my-child")
+
+    flujo = Flujo(outer, state_backend=backend)
+    assert (await flujo.run(2, run_id="r")).output == 4
+    assert [summary.run_id for summary in await children_of(flujo)] == ["my-child"]
+
+
+async def test_a_child_has_a_context_of_its_own(backend: StateBackend) -> None:
+    """What it changes is not the parent's (G11)."""
+
+    @step
+    async def put(value: Any, ctx: StepContext) -> Any:
+        ctx.state[f"n{len(ctx.state)}"] = value
+        return value
+
+    flujo = Flujo(put >> child(put >> put, name="inner"), state_backend=backend)
+    result = await flujo.run(1, run_id="r")
+    assert result.context == {"n0": 1}
+    [summary] = await children_of(flujo)
+    assert (await flujo.state(summary.run_id)).pipeline_context == {"n0": 1, "n1": 1}
+
+
+class TestCancel:
+    """Cancelling goes downwards, leaves first."""
+
+    async def test_cancelling_a_parent_cancels_its_children_leaves_first(self, backend: StateBackend) -> None:
+        """Each is undone before the one above."""
+        undone = list[str]()
+
+        def act(name: str) -> Any:
+            async def undo(done: Any) -> None:
+                undone.append(name)
+
+            return step(name=name, compensate=undo)(note.function)
+
+        lowest = act("low") >> wait_for("go")
+        middle = act("middle") >> child(lowest, name="lowest")
+        flujo = Flujo(act("top") >> child(middle, name="middle_run"), state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.cancel("r", "no need")
+        assert undone == ["low", "middle", "top"]
+        assert {summary.status for summary in await flujo.list_runs()} == {"cancelled"}
+        with pytest.raises(RunCancelled, match="no need"):
+            await flujo.run(run_id="r")
+
+    async def test_a_child_in_a_step_is_cancelled_there(self, backend: StateBackend) -> None:
+        """``CancelledError`` arrives in it."""
+        reached, fate = asyncio.Event(), list[str]()
+
+        @step
+        async def stuck(value: Any) -> Any:
+            reached.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                fate.append("cancelled")
+                raise
+
+        flujo = Flujo(note >> child(stuck, name="inner"), state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await reached.wait()
+        await flujo.cancel("r")
+        with pytest.raises(RunCancelled):
+            await task
+        assert fate == ["cancelled"]
+        assert {summary.status for summary in await flujo.list_runs()} == {"cancelled"}
+        await flujo.aclose()
+        assert others() == set()
+
+    async def test_a_child_that_is_cancelled_fails_the_call(self, backend: StateBackend) -> None:
+        """With ``RunCancelled``, which code may catch."""
+
+        @workflow
+        async def outer(value: Any, ctx: RunContext) -> str:
+            try:
+                await ctx.child(wait_for("go"), value)
+            except RunCancelled:
+                return "cancelled"
+            return ""
+
+        flujo = Flujo(outer, state_backend=backend)
+        result = await flujo.run(1, run_id="r")
+        await flujo.cancel(result.waiting_for[0].run_id)  # type: ignore[arg-type]
+        assert (await flujo.run(run_id="r")).output == "cancelled"
+        await flujo.aclose()
+
+    async def test_a_full_runtime_can_still_cancel(self) -> None:
+        """The children of a run need no place of their own to be ended."""
+        clock = VirtualClock()
+        flujo = Flujo(child(sleep(HOUR) >> double, name="inner"), clock=clock, max_concurrency=1)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gone_to_sleep(flujo)
+        async with asyncio.timeout(5):
+            await flujo.cancel("r")
+            with pytest.raises(RunCancelled):
+                await task
+        assert {summary.status for summary in await flujo.list_runs()} == {"cancelled"}
+
+    @pytest.mark.parametrize("on_error", ["cancel", "finish"])
+    async def test_a_child_beside_a_failure_does_not_go_on_alone(self, backend: StateBackend, on_error: Any) -> None:
+        """When its parent has failed, nobody waits for it any more: it is cancelled."""
+        reached, cleanup = asyncio.Event(), list[str]()
+
+        @step
+        async def stuck(value: Any) -> Any:
+            reached.set()
+            await asyncio.sleep(0.05)
+            cleanup.append("done")
+
+        @step
+        async def fails(value: Any) -> Any:
+            await reached.wait()
+            raise ValueError("broken")
+
+        flujo = Flujo(parallel(fails, child(stuck, name="inner"), on_error=on_error), state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        [summary] = await children_of(flujo)
+        assert summary.status == ("cancelled" if on_error == "cancel" else "completed")
+        assert await flujo.recover() == []
+
+
+class TestRedrive:
+    """A parent that is tried again."""
+
+    async def test_a_failed_child_is_tried_again_with_its_parent(self, backend: StateBackend) -> None:
+        """From the step that failed in it; what was done in both stays done."""
+        is_fixed = False
+
+        @step
+        async def flaky(value: Any) -> Any:
+            if not is_fixed:
+                raise ValueError("broken")
+            return value
+
+        for outer in (in_a_pipeline, in_a_workflow):
+            EXECUTED.clear()
+            is_fixed = False
+            run_id = outer.__name__
+            flujo = Flujo(outer(double >> flaky), state_backend=backend)
+            with pytest.raises(RunFailed):
+                await flujo.run(1, run_id=run_id)
+            with pytest.raises(RunFailed):
+                await flujo.redrive(run_id)
+            is_fixed = True
+            assert (await flujo.redrive(run_id)).output == 2
+            assert EXECUTED == [1, 1, 2]
+            assert {each.status for each in await children_of(flujo, run_id)} == {"completed"}
+
+    async def test_cancelled_ones_too(self, backend: StateBackend) -> None:
+        """Wherever they were."""
+        flujo = Flujo(in_a_pipeline(double >> wait_for("go") >> double), state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.cancel("r")
+        result = await flujo.redrive("r")
+        assert result.status == "paused"
+        await flujo.signal(result.waiting_for[0].run_id, "go", 4)  # type: ignore[arg-type]
+        assert (await flujo.handle("r").result()).output == 8
+        await flujo.aclose()
+
+    async def test_a_child_may_be_skipped(self, backend: StateBackend) -> None:
+        """The output that is given counts."""
+        flujo = Flujo(in_a_pipeline(broken), state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        assert (await flujo.redrive("r", decision="skip", output=7)).output == 7
+
+
+async def test_a_fork_has_children_of_its_own(backend: StateBackend) -> None:
+    """Those that had ended are shared by their outputs, the others start anew."""
+    flujo = Flujo(in_a_pipeline(double) >> child(wait_for("go"), name="second"), state_backend=backend)
+    await flujo.run(1, run_id="r")
+    await flujo.fork("r", new_run_id="f")
+    result = await flujo.run(run_id="f")
+    assert result.status == "paused"
+    [second] = await children_of(flujo, "f")
+    assert result.waiting_for[0].run_id == second.run_id
+    await flujo.signal(second.run_id, "go", 5)
+    assert (await flujo.handle("f").result()).output == 5
+    await flujo.aclose()
+    assert await flujo.handle("r").status() == "paused"
+
+
+def test_what_is_no_definition_is_no_child() -> None:
+    """When it is built."""
+    for wrong in (7, lambda n: n, None):
+        with pytest.raises(DefinitionError):
+            child(wrong)  # type: ignore[arg-type, type-var] # pyright: ignore[reportArgumentType]
+
+
+async def test_whenever_a_child_is_answered_its_parent_hears_of_it() -> None:
+    """At every tick around the moment in which both pause."""
+    for number in range(40, 400, 3):
+        flujo = Flujo(in_a_pipeline(wait_for("go") >> double))
+        handle = await flujo.start(1, run_id="r")
+        while not (found := await children_of(flujo)):
+            await asyncio.sleep(0)
+        await ticks(number - 40)
+        await flujo.signal(found[0].run_id, "go", 4)
+        async with asyncio.timeout(5):
+            while (result := await handle.result()).status == "paused":
+                await asyncio.sleep(0)
+        assert result.output == 8
+        await flujo.aclose()

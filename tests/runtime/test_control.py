@@ -1,0 +1,466 @@
+"""Cancelling, pausing and resuming runs from outside (G5)."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from flujo_async import Flujo, RunContext, as_step, map_each, parallel, sleep, step, wait_for, workflow
+from flujo_async.abc import StateBackend
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
+from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
+from tests.runtime.pretend import Gated, Wrapped, until
+from tests.runtime.stores import Store, on_disk
+
+HOUR = timedelta(hours=1)
+
+
+class Listening(Wrapped):
+    """A store that counts how often signals were read."""
+
+    reads = 0
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        result = await call()
+        self.reads += verb == "read_signals"
+        return result
+
+
+async def pause(flujo: Flujo[Any, Any]) -> None:
+    """Pause a run, and return when its driver has heard of it."""
+    store = flujo.state_backend
+    assert isinstance(store, Listening)
+    before = store.reads
+    await flujo.pause("r")
+    await until(lambda: store.reads > before)
+    await ticks(5)
+
+
+class Gate:
+    """Three steps; the second one waits and tells what became of it."""
+
+    def __init__(self) -> None:
+        self.is_reached, self.go_on = asyncio.Event(), asyncio.Event()
+        self.executed = list[str]()
+
+        @step
+        async def first(n: int) -> int:
+            self.executed.append("first")
+            return n + 1
+
+        @step
+        async def second(n: int) -> int:
+            self.is_reached.set()
+            try:
+                await self.go_on.wait()
+            except asyncio.CancelledError:
+                self.executed.append("cancelled")
+                raise
+            self.executed.append("second")
+            return n + 1
+
+        @step
+        async def third(n: int) -> int:
+            self.executed.append("third")
+            return n + 1
+
+        @workflow
+        async def flow(n: int) -> int:
+            return await third(await second(await first(n)))
+
+        @workflow
+        async def in_tasks(n: int) -> int:
+            async with asyncio.TaskGroup() as tasks:
+                one, other = tasks.create_task(first(n)), tasks.create_task(second(n + 1))
+            await one
+            return await third(await other)
+
+        self.definitions: dict[str, Any] = {
+            "pipeline": first >> second >> third,
+            "workflow": flow,
+            "tasks": in_tasks,
+            "map": map_each(first >> second >> third),
+        }
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+KINDS = pytest.mark.parametrize("kind", ["pipeline", "workflow", "tasks"])
+
+
+class TestCancel:
+    """``cancel``: the end of a run."""
+
+    @KINDS
+    async def test_it_arrives_in_the_step_that_executes(self, backend: StateBackend, gate: Gate, kind: str) -> None:
+        """As ``CancelledError``; whoever waits gets ``RunCancelled`` with the reason."""
+        flujo = Flujo(gate.definitions[kind], state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        await flujo.cancel("r", "no need")
+        with pytest.raises(RunCancelled, match="no need") as caught:
+            await task
+        assert caught.value.result.status == "cancelled"
+        assert gate.executed == ["first", "cancelled"]
+        [summary] = await flujo.list_runs(status="cancelled")
+        assert summary.lease is None
+        assert not task.cancelled()
+        await flujo.aclose()
+        assert others() == set()
+
+    async def test_nobody_who_awaits_a_run_is_cancelled_himself(self, gate: Gate) -> None:
+        """The task goes on with the error, and may be cancelled later as any other."""
+        flujo = Flujo(gate.definitions["map"])
+
+        async def wait() -> int:
+            with pytest.raises(RunCancelled):
+                await flujo.run([1, 2], run_id="r")
+            task = asyncio.current_task()
+            assert task is not None
+            await asyncio.sleep(0)
+            return task.cancelling()
+
+        waiting = asyncio.ensure_future(wait())
+        await gate.is_reached.wait()
+        await flujo.cancel("r")
+        assert await waiting == 0
+
+    @pytest.mark.parametrize("state", ["paused", "sleeping", "pending", "queued", "orphaned", "paused by hand"])
+    async def test_a_run_that_nobody_drives_is_cancelled_as_well(self, backend: StateBackend, state: str) -> None:
+        """Whatever it was doing; no step of it executes."""
+        executed = list[int]()
+        clock = VirtualClock()
+
+        @step
+        async def note(n: int) -> int:
+            executed.append(n)
+            return n
+
+        between = sleep(HOUR) if state == "sleeping" else wait_for("go")
+        flujo = Flujo(note >> between >> note, state_backend=backend, clock=clock)
+        match state:
+            case "pending":
+                await flujo.run(1, run_id="source")
+                await flujo.fork("source", new_run_id="r")
+            case "queued":
+                await flujo.dispatch(1, run_id="r", delay=HOUR)
+            case "orphaned":
+                reached = Gated(backend, "append")
+                task = asyncio.ensure_future(Flujo(note, pipeline_name="note >> wait_for.go >> note").run(1))
+                await task
+                other = Flujo(note >> between >> note, state_backend=reached, clock=clock)
+                task = asyncio.ensure_future(other.run(1, run_id="r"))
+                await reached.is_reached.wait()
+                task.cancel()
+                reached.may_go_on.set()
+                await asyncio.wait({task})
+            case "sleeping":
+                await flujo.start(1, run_id="r")
+                await gone_to_sleep(flujo)
+            case _:
+                await flujo.run(1, run_id="r")
+                if state == "paused by hand":
+                    await flujo.pause("r")
+        executed.clear()
+        await flujo.cancel("r", "no need")
+        with pytest.raises(RunCancelled, match="no need"):
+            await flujo.run(run_id="r")
+        assert executed == []
+        assert await flujo.handle("r").status() == "cancelled"
+        await flujo.aclose()
+
+    async def test_a_run_that_has_ended_stays_as_it_is(self, backend: StateBackend) -> None:
+        """And nothing is written."""
+
+        @step
+        async def half(n: int) -> float:
+            return 1 / n
+
+        flujo = Flujo(half, state_backend=backend)
+        await flujo.run(1, run_id="completed")
+        with pytest.raises(RunFailed):
+            await flujo.run(0, run_id="failed")
+        for run_id in ("completed", "failed"):
+            history = await flujo.history(run_id)
+            await flujo.cancel(run_id)
+            await flujo.handle(run_id).cancel("again")
+            assert await flujo.history(run_id) == history
+            assert await flujo.handle(run_id).status() == run_id
+        with pytest.raises(RunNotFound):
+            await flujo.cancel("unknown")
+
+    async def test_twice_is_once(self, backend: StateBackend, gate: Gate) -> None:
+        """The first reason that was accepted counts."""
+        flujo = Flujo(gate.definitions["pipeline"], state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        await asyncio.gather(*(flujo.cancel("r", reason) for reason in ("first", "second", "third")))
+        await flujo.cancel("r", "late")
+        with pytest.raises(RunCancelled, match="first|second|third"):
+            await task
+
+    async def test_a_run_that_comes_to_its_end_at_this_instant_completes(self, backend: StateBackend) -> None:
+        """It is too late when its last commit is on the way; nobody is cancelled by mistake."""
+
+        @step
+        async def note(n: int) -> int:
+            return n
+
+        gated = Gated(backend, "append", nth=2)
+        flujo = Flujo(note, state_backend=gated)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gated.is_reached.wait()
+        cancelling = asyncio.ensure_future(flujo.cancel("r"))
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        gated.may_go_on.set()
+        assert (await task).output == 1
+        await cancelling
+        assert await flujo.handle("r").status() == "completed"
+
+    async def test_at_every_tick(self) -> None:
+        """It is either cancelled or completed, never anything else, and leaves nothing behind."""
+        seen = set[str]()
+        for number in range(1, 500):
+            gate = Gate()
+            gate.go_on.set()
+            flujo = Flujo(gate.definitions["tasks"])
+            task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+            await ticks(number)
+            is_done = task.done()
+            with_store = await flujo.list_runs()
+            if with_store:
+                await flujo.cancel("r")
+                await asyncio.wait({task})
+                assert not task.cancelled()
+                assert isinstance(task.exception(), RunCancelled | None)
+                seen.add(await flujo.handle("r").status())
+            await asyncio.wait({task})
+            await flujo.aclose()
+            assert others() == set()
+            if is_done:
+                break
+        assert seen == {"cancelled", "completed"}
+
+    async def test_code_that_answers_a_cancellation_with_something_else(self, gate: Gate) -> None:
+        """Is cancelled all the same."""
+        second = gate.definitions["pipeline"].sequence[1]
+
+        @workflow
+        async def stubborn(n: int) -> int:
+            try:
+                await second(n)
+            except asyncio.CancelledError:
+                raise ValueError("mine") from None
+            finally:
+                await second(n)
+            return n
+
+        flujo = Flujo(stubborn)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        async with asyncio.timeout(5):
+            await flujo.cancel("r")
+        with pytest.raises(RunCancelled):
+            await task
+
+    @on_disk
+    async def test_a_runtime_elsewhere_can_cancel(self, store: Store, gate: Gate) -> None:
+        """Within a second or so; it returns when the run has ended."""
+        flujo = Flujo(gate.definitions["pipeline"], state_backend=store.open())
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        async with asyncio.timeout(10):
+            await Flujo(gate.definitions["pipeline"], state_backend=store.open()).cancel("r")
+        with pytest.raises(RunCancelled):
+            await task
+
+    async def test_killed_at_every_commit_it_is_cancelled_in_the_end(self, backend: StateBackend) -> None:
+        """Once it was accepted, whoever comes next carries it out."""
+
+        @step
+        async def note(n: int) -> int:
+            return n
+
+        async def attempt(store: StateBackend, run_id: str) -> None:
+            flujo = Flujo(note >> wait_for("go"), state_backend=store)
+            await flujo.run(1, run_id=run_id)
+            await flujo.cancel(run_id, "no need")
+
+        async for run_id in crashes(backend, attempt):
+            flujo = Flujo(note >> wait_for("go"), state_backend=backend)
+            stored = await backend.load(run_id)
+            assert stored is not None
+            if stored.signals:
+                with pytest.raises(RunCancelled, match="no need"):
+                    await flujo.run(run_id=run_id)
+            else:
+                assert (await flujo.run(run_id=run_id)).status == "paused"
+
+
+class TestPause:
+    """``pause`` and ``resume``."""
+
+    @KINDS
+    async def test_a_run_pauses_before_its_next_step(self, backend: StateBackend, gate: Gate, kind: str) -> None:
+        """The step that executes goes on to its end; ``resume`` goes on with the next one."""
+        flujo = Flujo(gate.definitions[kind], state_backend=Listening(backend))
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        await pause(flujo)
+        gate.go_on.set()
+        result = await task
+        assert (result.status, [waiting.kind for waiting in result.waiting_for]) == ("paused", ["pause"])
+        assert gate.executed == ["first", "second"]
+        assert await flujo.run(run_id="r") == result
+        assert gate.executed == ["first", "second"]
+        assert (await flujo.resume("r")).output == 4
+        assert gate.executed == ["first", "second", "third"]
+        assert others() == set()
+
+    async def test_a_run_that_nobody_drives_pauses_at_once(self, backend: StateBackend) -> None:
+        """Asleep, or waiting; then neither the time nor an answer wakes it."""
+        clock = VirtualClock()
+        executed = list[Any]()
+
+        @step
+        async def note(value: Any) -> Any:
+            executed.append(value)
+            return value
+
+        flujo = Flujo(sleep(HOUR) >> note, state_backend=backend, clock=clock)
+        await flujo.start(1, run_id="s")
+        await gone_to_sleep(flujo, "s")
+        await flujo.pause("s")
+        await flujo.pause("s")
+        assert await flujo.handle("s").status() == "paused"
+        clock.advance(HOUR)
+        await ticks(100)
+        assert (await flujo.run(run_id="s")).status == "paused"
+        assert executed == []
+        assert (await flujo.resume("s")).output == 1
+        await flujo.aclose()
+
+        waiting = Flujo(wait_for("go") >> note, state_backend=backend)
+        await waiting.run(run_id="w")
+        await waiting.pause("w")
+        result = await waiting.run(run_id="w")
+        assert [item.kind for item in result.waiting_for] == ["pause", "signal"]
+        await waiting.signal("w", "go", 7)
+        await ticks(100)
+        assert (await waiting.run(run_id="w")).status == "paused"
+        assert (await waiting.resume("w")).output == 7
+        await waiting.aclose()
+
+    async def test_resumed_without_an_answer_it_waits_again(self, backend: StateBackend) -> None:
+        """For the answer only."""
+        flujo = Flujo(wait_for("go"), state_backend=backend)
+        await flujo.run(run_id="r")
+        await flujo.pause("r")
+        result = await flujo.resume("r")
+        assert [item.kind for item in result.waiting_for] == ["signal"]
+
+    async def test_branches_pause_one_by_one(self, backend: StateBackend, gate: Gate) -> None:
+        """The run is paused when the last one has come to a step boundary."""
+        flujo = Flujo(gate.definitions["map"], state_backend=Listening(backend))
+        task = asyncio.ensure_future(flujo.run([1, 2, 3], run_id="r"))
+        await gate.is_reached.wait()
+        await pause(flujo)
+        assert await flujo.handle("r").status() == "running"
+        gate.go_on.set()
+        assert (await task).status == "paused"
+        assert gate.executed.count("second") == 3
+        assert "third" not in gate.executed
+        assert (await flujo.resume("r")).output == [4, 5, 6]
+
+    async def test_a_run_that_has_no_step_left_completes(self, backend: StateBackend, gate: Gate) -> None:
+        """There is no boundary any more."""
+        flujo = Flujo(gate.definitions["pipeline"].sequence[1], state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        await flujo.pause("r")
+        gate.go_on.set()
+        assert (await task).output == 2
+        await flujo.pause("r")
+        assert await flujo.handle("r").status() == "completed"
+
+    async def test_a_pause_that_its_driver_did_not_see_is_not_lost(self, backend: StateBackend, gate: Gate) -> None:
+        """It was interrupted at that instant: whoever takes the run up pauses it."""
+        flujo = Flujo(gate.definitions["pipeline"], state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        await flujo.pause("r")
+        task.cancel()
+        await asyncio.wait({task})
+        result = await flujo.run(run_id="r")
+        assert (result.status, gate.executed) == ("paused", ["first", "cancelled"])
+        gate.go_on.set()
+        assert (await flujo.resume("r")).output == 4
+
+    async def test_of_an_unknown_run(self) -> None:
+        """There is nothing to pause or resume."""
+        flujo = Flujo(sleep(1))
+        for call in (flujo.pause("r"), flujo.resume("r")):
+            with pytest.raises(RunNotFound):
+                await call
+
+    async def test_a_dispatched_run_may_be_paused(self, backend: StateBackend, gate: Gate) -> None:
+        """Before anybody takes it."""
+        gate.go_on.set()
+        flujo = Flujo(gate.definitions["pipeline"], state_backend=backend)
+        await flujo.dispatch(1, run_id="r")
+        await flujo.pause("r")
+        assert await flujo.handle("r").status() == "paused"
+        assert gate.executed == []
+        assert (await flujo.resume("r")).output == 4
+
+    async def test_paused_twice_in_two_places(self, backend: StateBackend) -> None:
+        """Each ``resume`` answers one pause."""
+        gates = [Gate(), Gate()]
+        pipeline = as_step(gates[0].definitions["pipeline"], name="one") >> gates[1].definitions["pipeline"]
+        flujo = Flujo(pipeline, state_backend=Listening(backend))
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        for gate in gates:
+            await gate.is_reached.wait()
+            await pause(flujo)
+            gate.go_on.set()
+            assert (await task).status == "paused"
+            task = asyncio.ensure_future(flujo.resume("r"))
+        assert (await task).output == 7
+
+
+async def test_a_parallel_that_waits_and_sleeps_can_be_cancelled(backend: StateBackend) -> None:
+    """All of it at once."""
+    clock = VirtualClock()
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> None:
+        await asyncio.gather(ctx.sleep(HOUR), ctx.wait_for("go"), ctx.sleep(HOUR * 2))
+
+    for definition in (flow, parallel(sleep(HOUR), wait_for("go"))):
+        flujo = Flujo(definition, state_backend=backend, clock=clock)
+        run_id = type(definition).__name__
+        task = asyncio.ensure_future(flujo.run(1, run_id=run_id))
+        await gone_to_sleep(flujo, run_id)
+        await flujo.cancel(run_id, "no need")
+        with pytest.raises(RunCancelled):
+            await task
+        await flujo.aclose()
+    assert others() == set()
+
+
+async def test_redrive_needs_an_end(backend: StateBackend) -> None:
+    """A run that is paused by hand is resumed, not redriven."""
+    flujo = Flujo(wait_for("go"), state_backend=backend)
+    await flujo.run(run_id="r")
+    await flujo.pause("r")
+    with pytest.raises(InvalidArgument):
+        await flujo.redrive("r")

@@ -1,0 +1,367 @@
+"""Time travel: forks and differences (G9)."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flujo_async import (
+    Change,
+    Flujo,
+    RunContext,
+    StepContext,
+    branch,
+    loop,
+    map_each,
+    parallel,
+    sleep,
+    step,
+    wait_for,
+    workflow,
+)
+from flujo_async.abc import StateBackend
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
+from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import others
+from tests.runtime.stores import Store
+
+EXECUTED: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def executed() -> list[Any]:
+    EXECUTED.clear()
+    return EXECUTED
+
+
+@step
+async def grow(n: int, ctx: StepContext) -> int:
+    EXECUTED.append(n)
+    await asyncio.sleep(0)
+    ctx.state["last"] = n
+    ctx.state.setdefault("seen", []).append(n)
+    return n + 1
+
+
+@step
+async def double(n: int) -> int:
+    EXECUTED.append(n)
+    return n * 2
+
+
+@step
+async def total(values: dict[str, int]) -> int:
+    return sum(values.values())
+
+
+@workflow
+async def flow(n: int, ctx: RunContext) -> int:
+    n = await grow(n)
+    one, other = await asyncio.gather(double(n), double(n + 1))
+    ctx.state["between"] = one
+    drawn = ctx.random()
+    await ctx.sleep(0)
+    n = await grow(one + other)
+    return n if drawn < 2 else 0
+
+
+DEFINITIONS = {
+    "pipeline": grow >> parallel(double, grow) >> total >> loop(double, until=lambda n: n > 20, max_iterations=9),
+    "branches": grow >> branch(lambda n: n, {2: double, 3: grow}) >> sleep(0) >> grow,
+    "workflow": flow,
+    "mixed": grow >> flow >> grow,
+}
+KINDS = pytest.mark.parametrize("kind", list(DEFINITIONS))
+
+
+class TestFork:
+    """``fork``: a run with the same past."""
+
+    @KINDS
+    async def test_at_every_seq_it_ends_as_the_original(self, backend: StateBackend, kind: str) -> None:
+        """What is shared does not run again."""
+        flujo = Flujo(DEFINITIONS[kind], state_backend=backend)
+        original = await flujo.run(1, run_id="r")
+        for commit in await flujo.history("r"):
+            handle = await flujo.fork("r", at=commit.seq, new_run_id=f"f{commit.seq}")
+            assert await handle.status() == "pending"
+            done = len(await handle.steps())
+            EXECUTED.clear()
+            result = await flujo.run(run_id=handle.run_id)
+            assert (result.output, result.context) == (original.output, original.context), commit
+            assert len(EXECUTED) <= len(original.steps) - done
+            assert (await handle.state()).current_step_index == (await flujo.state("r")).current_step_index
+            assert [each.hash for each in (await handle.history())[: commit.seq]] == [
+                each.hash for each in (await flujo.history("r"))[: commit.seq]
+            ]
+        assert (await flujo.run(run_id="r")).output == original.output
+
+    async def test_it_starts_nothing(self, backend: StateBackend) -> None:
+        """It is pending, in no queue, until somebody drives it; then it has a handle like any other."""
+        flujo = Flujo(grow >> double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        handle = await flujo.fork("r", at=2)
+        waiting = asyncio.ensure_future(handle.result())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assert len(EXECUTED) == 2
+        [summary] = await flujo.list_runs(status="pending")
+        assert (summary.run_id, summary.queue, summary.attempts) == (handle.run_id, None, 0)
+        assert await flujo.recover() == [handle.run_id]
+        assert (await waiting).output == 4
+        assert len(EXECUTED) == 3
+
+    @pytest.mark.parametrize("how", ["run", "resume", "start", "recover"])
+    async def test_whoever_drives_it(self, backend: StateBackend, how: str) -> None:
+        """With the input that it has from its source."""
+        flujo = Flujo(grow >> double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        handle = await flujo.fork("r", at=2, new_run_id="f")
+        match how:
+            case "run":
+                assert (await flujo.run(1, run_id="f")).output == 4
+            case "resume":
+                assert (await flujo.resume("f")).output == 4
+            case "start":
+                assert (await (await flujo.start(run_id="f")).result()).output == 4
+            case _:
+                await flujo.recover()
+        assert await handle.status() == "completed"
+        await flujo.aclose()
+
+    @pytest.mark.parametrize("kind", ["pipeline", "workflow"])
+    async def test_the_context_may_differ_from_there_on(self, backend: StateBackend, kind: str) -> None:
+        """What came before has seen the old one."""
+
+        @step
+        async def put(n: int, ctx: StepContext) -> int:
+            ctx.state["n"] = n
+            return n
+
+        @step
+        async def look(n: int, ctx: StepContext) -> Any:
+            EXECUTED.append(dict(ctx.state))
+            return dict(ctx.state)
+
+        @workflow
+        async def code(n: int, ctx: RunContext) -> Any:
+            if ctx.state.get("n") == 99:
+                raise AssertionError("not yet")
+            await put(n)
+            return await look(ctx.state["n"])
+
+        flujo = Flujo(put >> look if kind == "pipeline" else code, state_backend=backend)
+        await flujo.run(1, run_id="r", context={"other": 1})
+        await flujo.fork("r", at=2, new_run_id="f", context_update={"n": 99})
+        assert (await flujo.state("f")).pipeline_context == {"other": 1, "n": 99}
+        result = await flujo.run(run_id="f")
+        assert result.output == {"other": 1, "n": 99}
+        assert result.context == {"other": 1, "n": 99}
+        assert (await flujo.state("f")).pipeline_context == result.context
+        assert (await flujo.state("r")).pipeline_context == {"other": 1, "n": 1}
+
+    async def test_the_context_keeps_its_type(self, backend: StateBackend) -> None:
+        """What does not fit is refused, and nothing is created."""
+
+        class Basket(BaseModel):
+            n: int = 0
+
+        flujo = Flujo(double, state_backend=backend, context_type=Basket)
+        await flujo.run(1, run_id="r")
+        for wrong in ({"n": "x"}, {"n": object()}):
+            with pytest.raises(Exception, match="n"):
+                await flujo.fork("r", new_run_id="f", context_update=wrong)
+        assert len(await flujo.list_runs()) == 1
+        await flujo.fork("r", at=1, new_run_id="f", context_update={"n": 5})
+        assert (await flujo.run(run_id="f")).context == Basket(n=5)
+
+    async def test_of_a_completed_run_at_its_end(self, backend: StateBackend) -> None:
+        """It completes with the same result, and executes nothing."""
+        flujo = Flujo(grow >> double, state_backend=backend)
+        original = await flujo.run(1, run_id="r")
+        EXECUTED.clear()
+        handle = await flujo.fork("r")
+        result = await flujo.run(run_id=handle.run_id)
+        assert (result.output, result.context, EXECUTED) == (original.output, original.context, [])
+
+    async def test_of_a_failed_run(self, backend: StateBackend) -> None:
+        """Before the step that failed, it is tried again; the source stays failed."""
+        is_repaired = False
+
+        @step
+        async def fragile(n: int) -> int:
+            if not is_repaired:
+                raise ValueError("broken")
+            return n
+
+        flujo = Flujo(double >> fragile, state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        is_repaired = True
+        await flujo.fork("r", at=2, new_run_id="f")
+        assert (await flujo.run(run_id="f")).output == 2
+        await flujo.fork("r", new_run_id="same")
+        with pytest.raises(RunFailed, match="broken"):
+            await flujo.run(run_id="same")
+        assert await flujo.handle("r").status() == "failed"
+
+    async def test_of_a_run_that_waits(self, backend: StateBackend) -> None:
+        """Each waits for an answer of its own."""
+        flujo = Flujo(double >> wait_for("go") >> double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.fork("r", new_run_id="f")
+        assert (await flujo.run(run_id="f")).status == "paused"
+        await flujo.signal("f", "go", 5)
+        assert (await flujo.handle("f").result()).output == 10
+        assert await flujo.handle("r").status() == "paused"
+        await flujo.aclose()
+
+    async def test_of_a_run_with_a_timeout(self, backend: StateBackend) -> None:
+        """It has the whole time."""
+        clock = VirtualClock()
+        flujo = Flujo(double >> wait_for("go"), state_backend=backend, clock=clock)
+        await flujo.run(1, run_id="r", timeout=timedelta(minutes=1))
+        clock.advance(timedelta(hours=1))
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="r")
+        await flujo.fork("r", at=2, new_run_id="f")
+        assert (await flujo.run(run_id="f")).status == "paused"
+        clock.advance(timedelta(minutes=1))
+        with pytest.raises(RunFailed) as caught:
+            await flujo.run(run_id="f")
+        assert isinstance(caught.value.__cause__, TimeoutError)
+
+    async def test_deleting_the_source_does_not_break_it(self, store: Store) -> None:
+        """Nor a fork of the fork."""
+        flujo = Flujo(grow >> double >> grow, state_backend=store.open())
+        original = await flujo.run(1, run_id="r")
+        await flujo.fork("r", at=3, new_run_id="f")
+        await flujo.fork("f", new_run_id="g")
+        await flujo.delete("r")
+        await flujo.delete("f")
+        other = Flujo(grow >> double >> grow, state_backend=store.open())
+        result = await other.run(run_id="g")
+        assert (result.output, result.context) == (original.output, original.context)
+        assert [record.key for record in result.steps] == [record.key for record in original.steps]
+        with pytest.raises(RunNotFound):
+            await other.state("r")
+
+    async def test_what_cannot_be_forked(self, backend: StateBackend) -> None:
+        """An unknown run, a place that is not there, a name that is taken."""
+        flujo = Flujo(double, state_backend=backend)
+        with pytest.raises(RunNotFound):
+            await flujo.fork("unknown")
+        await flujo.run(1, run_id="r")
+        for at in (0, -1, 99):
+            with pytest.raises(InvalidArgument):
+                await flujo.fork("r", at=at)
+        with pytest.raises(InvalidArgument, match="new_run_id"):
+            await flujo.fork("r", new_run_id="r")
+        with pytest.raises(InvalidArgument):
+            await flujo.fork("r", new_run_id="")
+        assert len(await flujo.list_runs()) == 1
+
+    async def test_it_can_be_cancelled_and_deleted(self, backend: StateBackend) -> None:
+        """Like any run."""
+        flujo = Flujo(double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        for name in ("f", "g"):
+            await flujo.fork("r", at=1, new_run_id=name)
+        EXECUTED.clear()
+        await flujo.cancel("f", "no need")
+        with pytest.raises(RunCancelled):
+            await flujo.run(run_id="f")
+        await flujo.delete("g")
+        with pytest.raises(RunNotFound):
+            await flujo.resume("g")
+        assert EXECUTED == []
+        assert others() == set()
+
+    async def test_a_fork_is_no_child(self, backend: StateBackend) -> None:
+        """Even of a child."""
+
+        @workflow
+        async def outer(n: int, ctx: RunContext) -> int:
+            return await ctx.child(double, n, run_id="c")
+
+        flujo = Flujo(outer, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        handle = await flujo.fork("c", at=1)
+        assert (await flujo.run(run_id=handle.run_id)).output == 2
+        [summary] = await flujo.list_runs(parent_run_id="r")
+        assert summary.run_id == "c"
+
+
+@dataclass
+class Cart:
+    items: list[str] = field(default_factory=list)
+    owner: dict[str, Any] = field(default_factory=dict)
+
+
+class TestDiff:
+    """``diff``: what happened between two facts."""
+
+    async def test_it_tells_what_is_different(self, backend: StateBackend) -> None:
+        """Of the context, of the steps, and of how the run stands; with values as they were given."""
+
+        @step
+        async def put(n: int, ctx: StepContext) -> tuple[int, ...]:
+            ctx.state.items.append("apple")
+            ctx.state.owner["name"] = "Ada"
+            return (n,)
+
+        flujo = Flujo(put, state_backend=backend, context_type=Cart)
+        await flujo.run(1, run_id="r", context=Cart(["pear"], {"age": 7}))
+        changes = {change.path: (change.before, change.after) for change in await flujo.diff("r", 1, 3)}
+        assert changes == {
+            "status": ("running", "completed"),
+            "current_step_index": (0, 1),
+            "context.items[1]": (None, "apple"),
+            "context.owner.name": (None, "Ada"),
+            "steps.put": (None, (1,)),
+            "last_step_output": (None, (1,)),
+            "output": (None, (1,)),
+        }
+
+    async def test_backwards_it_is_the_reverse(self, backend: StateBackend) -> None:
+        """And between equal ones there is nothing."""
+        flujo = Flujo(DEFINITIONS["pipeline"], state_backend=backend)
+        await flujo.run(1, run_id="r")
+        last = len(await flujo.history("r"))
+        for a in range(1, last + 1):
+            assert await flujo.diff("r", a, a) == []
+            forwards = {
+                (change.path, str(change.before), str(change.after)) for change in await flujo.diff("r", a, last)
+            }
+            backwards = {
+                (change.path, str(change.after), str(change.before)) for change in await flujo.diff("r", last, a)
+            }
+            assert forwards == backwards
+
+    async def test_a_failure_is_a_change(self, backend: StateBackend) -> None:
+        """Of the status, with the error."""
+
+        @step
+        async def broken(n: int) -> int:
+            raise ValueError("broken")
+
+        flujo = Flujo(broken, state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        changes = {change.path: change for change in await flujo.diff("r", 1, len(await flujo.history("r")))}
+        assert changes["status"] == Change("status", "running", "failed")
+        assert changes["error"].after == "ValueError: broken"
+        assert "steps.broken" in changes
+
+    async def test_what_cannot_be_compared(self, backend: StateBackend) -> None:
+        """An unknown run, facts that are not there."""
+        flujo = Flujo(map_each(double), state_backend=backend)
+        with pytest.raises(RunNotFound):
+            await flujo.diff("unknown", 1, 1)
+        await flujo.run([1], run_id="r")
+        for a, b in ((0, 1), (1, 99), (-1, 1)):
+            with pytest.raises(InvalidArgument):
+                await flujo.diff("r", a, b)

@@ -1,0 +1,196 @@
+"""``recover``: runs whose owner is gone are taken up."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, child, sleep, step, wait_for
+from flujo_async.abc import StateBackend
+from flujo_async.errors import BackendError
+from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import gone_to_sleep, others, ticks
+from tests.runtime.pretend import Failing
+from tests.runtime.stores import Store
+
+HOUR = timedelta(hours=1)
+EXECUTED: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def executed() -> list[Any]:
+    EXECUTED.clear()
+    return EXECUTED
+
+
+@step
+async def note(value: Any) -> Any:
+    EXECUTED.append(value)
+    await asyncio.sleep(0)
+    return value
+
+
+@step
+async def second(value: Any) -> Any:
+    EXECUTED.append(f"second {value}")
+    return value
+
+
+@step
+async def broken(value: Any) -> Any:
+    raise ValueError("broken")
+
+
+PIPELINE = note >> second
+
+
+async def orphans(backend: StateBackend, number: int, definition: Any = PIPELINE, **options: Any) -> list[str]:
+    """Leave runs behind that died with their process, after their first commit."""
+    names = [f"r{i:02}" for i in range(number)]
+    for name in names:
+        failing = Failing(backend, "append", 2, for_good=True)
+        with pytest.raises(BackendError):
+            await Flujo(definition, state_backend=failing, **options).run(name, run_id=name)
+    EXECUTED.clear()
+    return names
+
+
+async def test_it_drives_every_orphan_once(store: Store) -> None:
+    """Each goes on after its last commit; the ids tell which."""
+    names = await orphans(store.open(), 25)
+    flujo = Flujo(PIPELINE, state_backend=store.open())
+    assert sorted(await flujo.recover()) == names
+    assert sorted(EXECUTED) == [f"second {name}" for name in names]
+    assert {summary.status for summary in await flujo.list_runs()} == {"completed"}
+    assert await flujo.recover() == []
+    await flujo.aclose()
+    assert others() == set()
+
+
+async def test_what_is_alive_or_rests_is_left_alone(backend: StateBackend) -> None:
+    """Runs that execute, wait, or have ended; and those in a queue."""
+    go_on, reached = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def stuck(value: Any) -> Any:
+        reached.set()
+        await go_on.wait()
+        return value
+
+    busy = Flujo(stuck, state_backend=backend)
+    task = asyncio.ensure_future(busy.run(1, run_id="busy"))
+    await reached.wait()
+    paused = Flujo(wait_for("go"), state_backend=backend)
+    await paused.run(1, run_id="paused")
+    await paused.run(1, run_id="by hand")
+    await paused.pause("by hand")
+    await Flujo(note, state_backend=backend).run(1, run_id="done")
+    await Flujo(note, state_backend=backend).dispatch(1, run_id="queued")
+    for flujo in (busy, paused, Flujo(note, state_backend=backend)):
+        assert await flujo.recover() == []
+    go_on.set()
+    await task
+
+
+async def test_runs_that_fail_are_recovered_as_well(backend: StateBackend) -> None:
+    """Their failure is their own business."""
+    names = ["r1", "r2"]
+    for name in names:
+        failing = Failing(backend, "append", 2, for_good=True)
+        with pytest.raises(BackendError):
+            await Flujo(note >> broken, state_backend=failing).run(name, run_id=name)
+    flujo = Flujo(note >> broken, state_backend=backend)
+    assert sorted(await flujo.recover()) == names
+    assert {letter.run_id for letter in await flujo.list_dead_letters()} == set(names)
+
+
+async def test_a_run_of_another_definition_is_not_touched(backend: StateBackend) -> None:
+    """It waits for a runtime that knows it, and does not keep the others waiting."""
+    other = await orphans(backend, 2, note >> note)
+    failing = Failing(backend, "append", 2, for_good=True)
+    with pytest.raises(BackendError):
+        await Flujo(PIPELINE, state_backend=failing).run("mine", run_id="mine")
+    flujo = Flujo(PIPELINE, state_backend=backend)
+    assert await flujo.recover() == ["mine"]
+    assert {(await flujo.handle(run_id).status()) for run_id in other} == {"running"}
+
+
+async def test_a_run_of_another_structure_is_not_touched(backend: StateBackend) -> None:
+    """Though it has the same name."""
+    await orphans(backend, 1, note >> second, pipeline_name="p", pipeline_version="1")
+    changed = Flujo(note >> note, pipeline_name="p", pipeline_version="1", state_backend=backend)
+    async with asyncio.timeout(5):
+        assert await changed.recover() == []
+    assert EXECUTED == []
+    flujo = Flujo(note >> second, pipeline_name="p", pipeline_version="1", state_backend=backend)
+    assert (await flujo.run(run_id="r00")).output == "r00"
+
+
+@pytest.mark.parametrize("how", ["entered", "used"])
+async def test_a_recovering_runtime_keeps_doing_it(store: Store, how: str) -> None:
+    """As long as it is open; also for runs that lose their owner meanwhile."""
+    first = await orphans(store.open(), 3)
+    flujo = Flujo(PIPELINE, state_backend=store.open(), recover=True)
+    if how == "entered":
+        await flujo.__aenter__()
+    else:
+        await flujo.run("mine", run_id="mine")
+    await _completed(flujo, first)
+    for name in ("late1", "late2"):
+        failing = Failing(store.open(), "append", 2, for_good=True)
+        with pytest.raises(BackendError):
+            await Flujo(PIPELINE, state_backend=failing).run(name, run_id=name)
+    await _completed(flujo, ["late1", "late2"])
+    await flujo.aclose()
+    assert others() == set()
+
+
+async def _completed(flujo: Flujo[Any, Any], names: list[str]) -> None:
+    async with asyncio.timeout(10):
+        while {await flujo.handle(name).status() for name in names} != {"completed"}:
+            await asyncio.sleep(0.01)
+
+
+async def test_without_it_orphans_stay_where_they_are(backend: StateBackend) -> None:
+    """A runtime takes up only what it is asked for."""
+    await orphans(backend, 1)
+    flujo = Flujo(PIPELINE, state_backend=backend)
+    await (await flujo.start("mine")).result()
+    await ticks(200)
+    assert await flujo.handle("r00").status() == "running"
+    await flujo.aclose()
+
+
+async def test_one_that_falls_asleep_is_recovered(backend: StateBackend) -> None:
+    """Until it leaves memory; the runtime wakes it as long as it is open."""
+    clock = VirtualClock()
+
+    definition = note >> sleep(HOUR) >> second
+    failing = Failing(backend, "append", 2, for_good=True)
+    with pytest.raises(BackendError):
+        await Flujo(definition, state_backend=failing, clock=clock).run("r", run_id="r")
+    EXECUTED.clear()
+    flujo = Flujo(definition, state_backend=backend, clock=clock)
+    assert await flujo.recover() == ["r"]
+    await gone_to_sleep(flujo)
+    await clock.until_asleep()
+    clock.advance(HOUR)
+    assert (await flujo.handle("r").result()).output == "r"
+    assert EXECUTED == ["second r"]
+    await flujo.aclose()
+
+
+async def test_children_of_orphans_are_recovered_with_them(backend: StateBackend) -> None:
+    """Whoever is claimed first: each step runs once."""
+    definition = note >> child(PIPELINE, name="inner") >> second
+    failing = Failing(backend, "append", 4, for_good=True)
+    with pytest.raises(BackendError):
+        await Flujo(definition, state_backend=failing).run("r", run_id="r")
+    EXECUTED.clear()
+    flujo = Flujo(definition, state_backend=backend)
+    await flujo.recover()
+    async with asyncio.timeout(5):
+        assert (await flujo.handle("r").result()).output == "r"
+    assert EXECUTED.count("second r") == 2
+    await flujo.aclose()

@@ -1,0 +1,415 @@
+"""Dead letters, and trying again (G7)."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, Retry, RunContext, StepContext, map_each, parallel, step, wait_for, workflow
+from flujo_async.abc import StateBackend
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, VersionMismatch, WaitTimeout
+from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import crashes, others
+
+
+class World:
+    """Steps of which one fails until it is repaired; remembers what was executed."""
+
+    def __init__(self) -> None:
+        self.is_repaired = False
+        self.executed = list[str]()
+
+        async def undo(done: Any) -> None:
+            self.executed.append("undo")
+
+        @step
+        async def before(n: int) -> int:
+            self.executed.append("before")
+            return n + 1
+
+        @step(compensate=undo)
+        async def undoable(n: int) -> int:
+            self.executed.append("undoable")
+            return n + 1
+
+        @step(retry=Retry(max_attempts=2, base=0))
+        async def fragile(n: int) -> int:
+            self.executed.append("fragile")
+            if not self.is_repaired:
+                raise ValueError("broken")
+            return n * 10
+
+        @step
+        async def after(n: int) -> int:
+            self.executed.append("after")
+            return n + 1
+
+        self.before, self.undoable, self.fragile, self.after = before, undoable, fragile, after
+
+        @workflow
+        async def flow(n: int) -> int:
+            n = await before(n)
+            n = await fragile(n)
+            return await after(n)
+
+        @workflow
+        async def in_tasks(n: int) -> int:
+            one, other = await asyncio.gather(before(n), fragile(n + 1))
+            return await after(other)
+
+        self.definitions: dict[str, Any] = {
+            "pipeline": before >> fragile >> after,
+            "workflow": flow,
+            "tasks": in_tasks,
+        }
+
+    def taken(self) -> list[str]:
+        executed, self.executed[:] = list(self.executed), []
+        return executed
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+KINDS = pytest.mark.parametrize("kind", ["pipeline", "workflow", "tasks"])
+
+
+async def failed(flujo: Flujo[Any, Any], run_id: str = "r", given: Any = 1) -> None:
+    with pytest.raises(RunFailed, match="broken"):
+        await flujo.run(given, run_id=run_id)
+
+
+async def test_a_failed_run_is_a_dead_letter(backend: StateBackend, world: World) -> None:
+    """With the error; until it is redriven or deleted."""
+    flujo = Flujo(world.definitions["pipeline"], state_backend=backend)
+    for number in range(3):
+        await failed(flujo, f"r{number}")
+    letters = await flujo.list_dead_letters()
+    assert {letter.run_id for letter in letters} == {"r0", "r1", "r2"}
+    assert {letter.error_message for letter in letters} == {"ValueError: broken"}
+    assert len(await flujo.list_dead_letters(limit=1, offset=1)) == 1
+    world.is_repaired = True
+    await flujo.redrive("r0")
+    await flujo.delete("r1")
+    assert [letter.run_id for letter in await flujo.list_dead_letters()] == ["r2"]
+
+
+@KINDS
+async def test_the_step_that_failed_runs_again_and_no_other(backend: StateBackend, world: World, kind: str) -> None:
+    """With the original input; as often as it takes; its attempts are counted anew."""
+    flujo = Flujo(world.definitions[kind], state_backend=backend)
+    await failed(flujo)
+    world.taken()
+    with pytest.raises(RunFailed, match="broken"):
+        await flujo.redrive("r")
+    assert world.taken() == ["fragile", "fragile"]
+    world.is_repaired = True
+    result = await flujo.redrive("r")
+    assert (result.output, world.taken()) == (21, ["fragile", "after"])
+    assert [record.attempts for record in result.steps if record.name == "fragile"] == [1]
+    assert (await flujo.run(1, run_id="r")).output == 21
+    assert world.taken() == []
+    assert (await flujo.state("r")).error_message is None
+
+
+@KINDS
+async def test_a_step_may_be_skipped(backend: StateBackend, world: World, kind: str) -> None:
+    """What is given counts as its output."""
+    flujo = Flujo(world.definitions[kind], state_backend=backend)
+    await failed(flujo)
+    world.taken()
+    result = await flujo.redrive("r", decision="skip", output=7)
+    assert (result.output, world.taken()) == (8, ["after"])
+    [record] = [record for record in result.steps if record.name == "fragile"]
+    assert record.output == 7
+
+
+async def test_skipped_without_an_output_it_is_none(backend: StateBackend, world: World) -> None:
+    """Which the next step may mind."""
+    flujo = Flujo(world.fragile, state_backend=backend)
+    await failed(flujo)
+    assert (await flujo.redrive("r", decision="skip")).output is None
+
+
+@KINDS
+async def test_killed_at_every_commit_while_it_is_tried_again(backend: StateBackend, world: World, kind: str) -> None:
+    """Whoever resumes goes on with it."""
+    definition = world.definitions[kind]
+
+    async def attempt(store: StateBackend, run_id: str) -> None:
+        world.is_repaired = False
+        await failed(Flujo(definition, state_backend=backend), run_id)
+        world.is_repaired = True
+        assert (await Flujo(definition, state_backend=store).redrive(run_id)).output == 21
+
+    async for run_id in crashes(backend, attempt):
+        flujo = Flujo(definition, state_backend=backend)
+        world.is_repaired = True
+        if await flujo.handle(run_id).status() == "failed":
+            assert (await flujo.redrive(run_id)).output == 21
+        else:
+            assert (await flujo.run(run_id=run_id)).output == 21
+        assert others() == set()
+
+
+async def test_after_a_rollback_what_was_undone_is_done_again(backend: StateBackend, world: World) -> None:
+    """From the oldest step that was undone on; and undone again if it fails again."""
+    definition = world.before >> world.undoable >> world.fragile >> world.after
+    flujo = Flujo(definition, state_backend=backend)
+    await failed(flujo)
+    assert world.taken() == ["before", "undoable", "fragile", "fragile", "undo"]
+    with pytest.raises(RunFailed):
+        await flujo.redrive("r")
+    assert world.taken() == ["undoable", "fragile", "fragile", "undo"]
+    world.is_repaired = True
+    assert (await flujo.redrive("r")).output == 31
+    assert world.taken() == ["undoable", "fragile", "after"]
+
+
+async def test_a_cancelled_run_may_go_on(backend: StateBackend, world: World) -> None:
+    """With what it had done and what was undone."""
+    flujo = Flujo(world.before >> world.undoable >> wait_for("go") >> world.after, state_backend=backend)
+    await flujo.run(1, run_id="r")
+    await flujo.cancel("r")
+    assert world.taken() == ["before", "undoable", "undo"]
+    result = await flujo.redrive("r")
+    assert (result.status, world.taken()) == ("paused", ["undoable"])
+    await flujo.signal("r", "go", 5)
+    assert (await flujo.handle("r").result()).output == 6
+    await flujo.aclose()
+
+
+async def test_nothing_to_skip_in_a_cancelled_run(backend: StateBackend, world: World) -> None:
+    """No step of it has failed."""
+    flujo = Flujo(world.before >> wait_for("go"), state_backend=backend)
+    await flujo.run(1, run_id="r")
+    await flujo.cancel("r")
+    with pytest.raises(InvalidArgument, match="skip"):
+        await flujo.redrive("r", decision="skip", output=1)
+    with pytest.raises(RunCancelled):
+        await flujo.run(run_id="r")
+
+
+@pytest.mark.parametrize("on_error", ["cancel", "finish"])
+async def test_in_branches_only_what_has_not_succeeded_runs_again(
+    backend: StateBackend, world: World, on_error: Any
+) -> None:
+    """A branch that was done stays done."""
+    flujo = Flujo(parallel(world.before, world.fragile, on_error=on_error), state_backend=backend)
+    await failed(flujo)
+    world.taken()
+    world.is_repaired = True
+    assert (await flujo.redrive("r")).output == {"before": 2, "fragile": 10}
+    assert world.taken() == ["fragile"]
+
+
+async def test_all_items_that_failed_are_tried_again(backend: StateBackend) -> None:
+    """When the group went on to its end."""
+    executed, is_repaired = list[int](), False
+
+    @step
+    async def picky(n: int) -> int:
+        executed.append(n)
+        if n % 2 and not is_repaired:
+            raise ValueError("broken")
+        return n
+
+    flujo = Flujo(map_each(picky, on_error="finish"), state_backend=backend)
+    await failed(flujo, given=[1, 2, 3, 4])
+    executed.clear()
+    is_repaired = True
+    assert (await flujo.redrive("r")).output == [1, 2, 3, 4]
+    assert executed == [1, 3]
+
+
+async def test_a_failure_that_was_caught_is_not_tried_again(backend: StateBackend, world: World) -> None:
+    """It did not end the run."""
+
+    @workflow
+    async def flow(n: int) -> int:
+        try:
+            return await world.fragile(n)
+        except ValueError:
+            return await other(n)
+
+    @step
+    async def other(n: int) -> int:
+        world.executed.append("other")
+        if not world.is_repaired:
+            raise ValueError("broken too")
+        return n
+
+    flujo = Flujo(flow, state_backend=backend)
+    await failed(flujo)
+    world.taken()
+    world.is_repaired = True
+    assert (await flujo.redrive("r")).output == 1
+    assert world.taken() == ["other"]
+
+
+async def test_a_fallback_that_failed_is_tried_again_with_its_step(backend: StateBackend, world: World) -> None:
+    """From the beginning."""
+    replaced = step(name="replaced", fallback=world.fragile)(world.fragile.function)
+    flujo = Flujo(replaced, state_backend=backend)
+    await failed(flujo)
+    world.taken()
+    world.is_repaired = True
+    assert (await flujo.redrive("r")).output == 10
+    assert world.taken() == ["fragile"]
+
+
+async def test_what_the_failed_run_changed_in_the_context_is_there(backend: StateBackend, world: World) -> None:
+    """Of the steps that count; the workflow's own changes are made anew."""
+
+    @step
+    async def put(n: int, ctx: StepContext) -> int:
+        ctx.state["put"] = n
+        return n
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> int:
+        ctx.state["code"] = n
+        await put(n)
+        try:
+            return await world.fragile(n)
+        finally:
+            ctx.state["end"] = world.is_repaired
+
+    flujo = Flujo(flow, state_backend=backend)
+    await failed(flujo)
+    world.is_repaired = True
+    result = await flujo.redrive("r")
+    assert result.context == {"code": 1, "put": 1, "end": True}
+    assert (await flujo.state("r")).pipeline_context == result.context
+
+
+async def test_a_wait_that_was_too_long_may_be_repeated_or_skipped(backend: StateBackend, world: World) -> None:
+    """With the whole time again."""
+    clock = VirtualClock()
+    flujo = Flujo(wait_for("go", timeout=60) >> world.after, state_backend=backend, clock=clock)
+    for run_id in ("again", "skip"):
+        await flujo.run(run_id=run_id)
+    clock.advance(60)
+    for run_id in ("again", "skip"):
+        with pytest.raises(RunFailed) as caught:
+            await flujo.run(run_id=run_id)
+        assert isinstance(caught.value.__cause__, WaitTimeout)
+    result = await flujo.redrive("again")
+    assert result.waiting_for[0].deadline == clock.now() + timedelta(seconds=60)
+    await flujo.signal("again", "go", 1)
+    assert (await flujo.handle("again").result()).output == 2
+    assert (await flujo.redrive("skip", decision="skip", output=5)).output == 6
+    await flujo.aclose()
+
+
+class TestDecisions:
+    """Steps whose effect may happen only once (G2)."""
+
+    async def interrupted(self, backend: StateBackend, world: World) -> Flujo[Any, Any]:
+        """Return a runtime whose run was interrupted in such a step."""
+        reached = asyncio.Event()
+
+        @step(effect="once")
+        async def pay(n: int, ctx: StepContext) -> int:
+            world.executed.append(f"pay {ctx.attempt}")
+            if not world.is_repaired:
+                reached.set()
+                await asyncio.Event().wait()
+            return n * 2
+
+        flujo = Flujo(world.before >> pay >> world.after, state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await reached.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        world.is_repaired = True
+        world.taken()
+        return flujo
+
+    async def test_the_run_waits_for_a_decision(self, backend: StateBackend, world: World) -> None:
+        """It names the step; nothing executes."""
+        flujo = await self.interrupted(backend, world)
+        for _ in range(2):
+            result = await flujo.run(run_id="r")
+            assert result.status == "paused"
+            assert [(item.kind, item.name) for item in result.waiting_for] == [("decision", "pay")]
+            assert world.taken() == []
+
+    async def test_it_may_be_tried_again(self, backend: StateBackend, world: World) -> None:
+        """As another attempt."""
+        flujo = await self.interrupted(backend, world)
+        await flujo.run(run_id="r")
+        assert (await flujo.redrive("r")).output == 5
+        assert world.taken() == ["pay 2", "after"]
+
+    async def test_it_may_be_skipped(self, backend: StateBackend, world: World) -> None:
+        """It has happened, and somebody knows with which result."""
+        flujo = await self.interrupted(backend, world)
+        await flujo.run(run_id="r")
+        assert (await flujo.redrive("r", decision="skip", output=9)).output == 10
+        assert world.taken() == ["after"]
+
+    async def test_of_a_child_is_made_on_the_child(self, backend: StateBackend) -> None:
+        """The parent tells which one."""
+        reached = asyncio.Event()
+
+        @step(effect="once")
+        async def pay(n: int) -> int:
+            if not reached.is_set():
+                reached.set()
+                await asyncio.Event().wait()
+            return n * 2
+
+        @workflow
+        async def outer(n: int, ctx: RunContext) -> int:
+            return await ctx.child(pay, n)
+
+        flujo = Flujo(outer, state_backend=backend)
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await reached.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        result = await flujo.run(run_id="r")
+        [waiting] = result.waiting_for
+        assert (waiting.kind, waiting.name) == ("decision", "pay")
+        assert waiting.run_id is not None
+        with pytest.raises(InvalidArgument):
+            await flujo.redrive("r")
+        assert (await flujo.redrive(waiting.run_id)).output == 2
+        assert (await flujo.run(run_id="r")).output == 2
+        await flujo.aclose()
+
+
+async def test_what_cannot_be_redriven(backend: StateBackend, world: World) -> None:
+    """A run that has not ended, or not badly; an unknown one; with a decision that is none; by other code."""
+    world.is_repaired = True
+    flujo = Flujo(world.definitions["pipeline"], state_backend=backend)
+    await flujo.run(1, run_id="completed")
+    await flujo.fork("completed", new_run_id="pending")
+    for run_id in ("completed", "pending"):
+        with pytest.raises(InvalidArgument):
+            await flujo.redrive(run_id)
+    with pytest.raises(RunNotFound):
+        await flujo.redrive("unknown")
+    with pytest.raises(InvalidArgument):
+        await flujo.redrive("completed", decision="perhaps")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    world.is_repaired = False
+    await failed(flujo, "failed")
+    history = await flujo.history("failed")
+    with pytest.raises(VersionMismatch):
+        await Flujo(world.before, state_backend=backend).redrive("failed")
+    assert await flujo.history("failed") == history
+
+
+async def test_two_at_once_are_one(backend: StateBackend, world: World) -> None:
+    """Both get the result; the step runs once."""
+    flujo = Flujo(world.definitions["pipeline"], state_backend=backend)
+    await failed(flujo)
+    world.is_repaired = True
+    world.taken()
+    outcomes = await asyncio.gather(flujo.redrive("r"), flujo.redrive("r"), return_exceptions=True)
+    assert world.taken() == ["fragile", "after"]
+    assert any(getattr(outcome, "output", None) == 21 for outcome in outcomes)
