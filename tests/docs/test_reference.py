@@ -1,8 +1,11 @@
 """The reference pages name everything, as it is; the pages that name tests name real ones."""
 
+import dataclasses
 import inspect
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,8 @@ import flujo_async
 from flujo_async import errors, testing
 from flujo_async._codec.builtin_shapes import BUILTIN_TAGS
 from flujo_async._codec.facts import _FIELDS
-from tests.docs.pages import PAGES, ROOT
+from flujo_async._plan.step import StepOptions
+from tests.docs.pages import PAGES, ROOT, links
 
 REFERENCE = ROOT / "docs" / "reference"
 TEST_NAME = re.compile(r"`(test_\w+)`")
@@ -52,13 +56,25 @@ def calls() -> Iterator[str]:
         thing = getattr(flujo_async, name)
         if inspect.isfunction(thing):
             yield shown(name, thing)
-    for cls in (flujo_async.Flujo, flujo_async.RunHandle, flujo_async.PipelineRegistry):
+    for cls in (
+        flujo_async.Flujo,
+        flujo_async.RunHandle,
+        flujo_async.Worker,
+        flujo_async.RunContext,
+        flujo_async.StepContext,
+        flujo_async.PipelineRegistry,
+    ):
         for name, function in inspect.getmembers(cls, inspect.isfunction):
             if not name.startswith("_"):
                 yield shown(name, function)
     for cls in (
         flujo_async.Flujo,
+        flujo_async.Worker,
         flujo_async.Retry,
+        flujo_async.Limit,
+        flujo_async.Resource,
+        flujo_async.Depends,
+        flujo_async.Action,
         flujo_async.SQLiteBackend,
         flujo_async.FileBackend,
         flujo_async.InMemoryBackend,
@@ -79,7 +95,51 @@ def test_every_public_name_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, item in vars(errors).items() if inspect.isclass(item)])
 def test_every_error_is_told(name: str) -> None:
     if issubclass(getattr(errors, name), Exception):
-        assert f"`{name}`" in text("api.md")
+        assert f"| `{name}` |" in text("errors.md")
+
+
+def first_cells(page: str) -> list[str]:
+    """Return the first cell of every row of every table."""
+    return [line.split("|")[1] for line in text(page).splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        flujo_async.RunResult,
+        flujo_async.StepRecord,
+        flujo_async.RunSummary,
+        flujo_async.Commit,
+        flujo_async.Event,
+        flujo_async.Change,
+        flujo_async.Waiting,
+        flujo_async.WorkflowState,
+    ],
+    ids=lambda cls: cls.__name__,
+)
+def test_every_field_of_what_comes_back_is_told(cls: type[Any]) -> None:
+    """In the order in which the class has them; what is told after a comma is no field."""
+    is_model = cls is flujo_async.WorkflowState
+    names = (
+        list(flujo_async.WorkflowState.model_fields) if is_model else [item.name for item in dataclasses.fields(cls)]
+    )
+    row = next(line for line in text("api.md").splitlines() if line.startswith(f"| `{cls.__name__}` |"))
+    assert re.findall(r"`(\w+)`", row.split("|")[2].partition(",")[0]) == names
+
+
+@pytest.mark.parametrize("name", list(inspect.signature(flujo_async.Flujo).parameters))
+def test_every_argument_of_a_runtime_is_told(name: str) -> None:
+    assert any(f"`{name}`" in cell for cell in first_cells("api.md"))
+
+
+def test_every_option_of_a_step_is_told() -> None:
+    told = {name for cell in first_cells("steps.md") for name in re.findall(r"`(\w+)`", cell)}
+    assert StepOptions.__annotations__.keys() - told == set()
+
+
+@pytest.mark.parametrize("name", [name for name in vars(flujo_async.RunContext) if not name.startswith("_")])
+def test_everything_that_a_workflow_is_given_is_told(name: str) -> None:
+    assert any(re.search(rf"`{name}\b", cell) for cell in first_cells("workflows.md"))
 
 
 def commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -109,9 +169,29 @@ def test_every_fact_is_told_with_its_fields(cls: type) -> None:
     assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == {name for name, *_ in _FIELDS[cls]} - {"at"}
 
 
+async def test_every_column_of_sqlite_is_told(tmp_path: Path) -> None:
+    async with flujo_async.SQLiteBackend(tmp_path / "runs.db") as backend:
+        await backend.set_system_state("key", {})
+    told = {}
+    for line in text("log.md").partition("## In SQLite")[2].splitlines():
+        if match := re.match(r"\| `(\w+)` \|.*\|(.*)\|$", line):
+            told[match[1]] = re.findall(r"`(\w+)`", match[2])
+    with sqlite3.connect(tmp_path / "runs.db") as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        found = {table: [row[1] for row in database.execute(f"PRAGMA table_xinfo({table})")] for table in tables}
+    database.close()
+    assert told == found
+
+
 @pytest.mark.parametrize("tag", BUILTIN_TAGS)
 def test_every_tag_is_told(tag: str) -> None:
     assert f"`{tag}`" in text("values.md")
+
+
+def test_every_decision_is_listed() -> None:
+    index = ROOT / "docs" / "adr" / "README.md"
+    listed = [target for _, target in links(index)]
+    assert listed == sorted(page.name for page in index.parent.glob("0*.md"))
 
 
 def test_the_tests_that_pages_name_exist() -> None:
