@@ -17,12 +17,14 @@ class Activity:
     something from outside.
     """
 
-    def __init__(self, quiet: Callable[[], None]) -> None:
+    def __init__(self, quiet: Callable[[], None], is_waiting: Callable[[], bool]) -> None:
         """Count from nothing.
 
         Args:
             quiet: called when the run has come to a standstill, each time it does.
+            is_waiting: whether anything is waited for; if not, the next step is about to begin.
         """
+        self._is_waiting = is_waiting
         self._quiet = quiet
         self._count = 0
         self._looking: asyncio.Handle | None = None
@@ -34,8 +36,13 @@ class Activity:
     def ended(self) -> None:
         """It does no more: it is over, or waits for something from outside."""
         self._count -= 1
-        if not self._count:
+        if not self._count and self._is_waiting():
             self.look()
+
+    @property
+    def count(self) -> int:
+        """How many things go on."""
+        return self._count
 
     def look(self) -> None:
         """Tell of a standstill, if this is one; asked for when something has changed in what is waited for."""
