@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from heapq import nsmallest
 from typing import Any
 
 from flujo_async._model.lease import ClaimQuery
@@ -67,7 +68,7 @@ def select(summaries: Iterable[RunSummary], query: RunQuery) -> list[RunSummary]
 def choose(summaries: Iterable[RunSummary], query: ClaimQuery, now: datetime) -> list[RunSummary]:
     """Return the runs that a claimant who asks for ``query`` at ``now`` gets, in the order of claims."""
     claimable = (summary for summary in summaries if is_claimable(summary, query, now))
-    return sorted(claimable, key=claim_order)[: query.limit]
+    return nsmallest(query.limit, claimable, key=claim_order)
 
 
 def next_due(summaries: Iterable[RunSummary], query: ClaimQuery) -> datetime | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, Literal, Union
+from typing import Any, Final, Literal, Union, cast
 
 from pydantic import TypeAdapter
 
@@ -45,12 +45,11 @@ def _type_of(schema: Mapping[str, Any]) -> Any:
 
 
 def _type_of_kind(kind: str, schema: Mapping[str, Any]) -> Any:
-    match schema:
-        case {"items": dict(items)} if "uniqueItems" not in schema and "prefixItems" not in schema:
-            return list[_type_of(items)]  # type: ignore[misc]
-        case {"additionalProperties": dict(values)}:
-            return dict[str, _type_of(values)]  # type: ignore[misc]
-        case _ if kind == "string" and "format" not in schema:
-            return str
-        case _:
-            return _PLAIN.get(kind, Any)
+    items, values = schema.get("items"), schema.get("additionalProperties")
+    if isinstance(items, dict) and "uniqueItems" not in schema and "prefixItems" not in schema:
+        return list[_type_of(cast("Mapping[str, Any]", items))]  # type: ignore[misc]
+    if isinstance(values, dict):
+        return dict[str, _type_of(cast("Mapping[str, Any]", values))]  # type: ignore[misc]
+    if kind == "string" and "format" not in schema:
+        return str
+    return _PLAIN.get(kind, Any)

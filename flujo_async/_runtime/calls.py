@@ -85,8 +85,15 @@ async def _perform(call: StepCall) -> StepCompleted:
         call.execution.leave()
 
 
-async def sleep(execution: Execution, key: str, seconds: float) -> None:
-    """Return when the time is over, counted from when it was first asked for."""
+async def sleep(execution: Execution, key: str, seconds: float, *, is_ordered: bool = False) -> None:
+    """Return when the time is over, counted from when it was first asked for.
+
+    Args:
+        execution: the run.
+        key: names the sleep.
+        seconds: how long.
+        is_ordered: whether it matters what came before it and what after; then that is durable as well.
+    """
     fold = execution.journal.fold
     if key in fold.answers:
         return
@@ -97,6 +104,8 @@ async def sleep(execution: Execution, key: str, seconds: float) -> None:
             await execution.journal.commit(TimerStarted(at=now, key=key, wake_at=now + timedelta(seconds=seconds)))
         await execution.waits.until(fold.timers[key])
         execution.journal.note(TimerFired(at=execution.clock.now(), key=key))
+        if is_ordered:
+            await execution.journal.commit()
     finally:
         execution.leave()
 

@@ -37,6 +37,7 @@ class Lane:
     Attributes:
         path: what the keys of its calls begin with.
         number: in the order of creation.
+        task: what runs it, if that is known.
         has_tasks: whether it has made tasks, and may do one thing or another as they end.
     """
 
@@ -46,6 +47,7 @@ class Lane:
         self.number = number
         self.is_alive = True
         self.has_tasks = False
+        self.task: asyncio.Task[Any] | None = None
         self._activity = activity
         self._occurrences: Counter[str] = Counter()
         self._children = 0
@@ -74,6 +76,11 @@ class Lane:
             self._calls -= 1
             self._count()
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether it goes on by itself, but waits for a lock, an event or a queue, and so for another lane."""
+        return self._is_counted and self.task is not None and _waits_for_others(self.task)
+
     def end(self) -> None:
         """Its task is over."""
         self.is_alive = False
@@ -91,6 +98,17 @@ class Lane:
             self._activity.began()
         else:
             self._activity.ended()
+
+
+_WAITING_ROOMS: Final = frozenset({asyncio.locks.__file__, asyncio.queues.__file__})
+
+
+def _waits_for_others(task: asyncio.Task[Any]) -> bool:
+    """Return whether what a task awaits in the end is one of asyncio's primitives for synchronisation."""
+    coroutine: Any = task.get_coro()
+    while inspect.iscoroutine(inner := getattr(coroutine, "cr_await", None)):
+        coroutine = inner
+    return getattr(getattr(coroutine, "cr_code", None), "co_filename", None) in _WAITING_ROOMS
 
 
 class Brancher(Protocol):
@@ -172,7 +190,13 @@ class _Labelling:
     ) -> asyncio.Future[Any]:
         host: Any = self.host
         make: _Factory = host.__closure__[0].cell_contents
-        return self._make(lambda loop, coroutine, **more: make(coroutine, loop=loop, **more), loop, coroutine, options)
+
+        def with_loop(
+            loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **more: Any
+        ) -> asyncio.Future[Any]:
+            return make(coroutine, loop=loop, **more)
+
+        return self._make(with_loop, loop, coroutine, options)
 
     def _make(
         self,

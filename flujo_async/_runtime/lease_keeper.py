@@ -101,11 +101,14 @@ class LeaseKeeper:
                 if not self._held:
                     self._thread = None
                     return
-                held = list(self._held.values())
             if time.monotonic() - renewed_at >= renewal:
                 renewed_at = time.monotonic()
-                self._renew(held)
-            self._look(held)
+                self._renew(self._all())
+            self._look(self._all())
+
+    def _all(self) -> list[Held]:
+        with self._guard:
+            return list(self._held.values())
 
     def _look(self, held: list[Held]) -> None:
         try:

@@ -7,6 +7,7 @@ given back. So the code makes the same choices as when it was recorded, even tho
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,10 @@ from flujo_async.errors import NonDeterminismError
 
 _TURNS_BETWEEN: Final = 8
 """So many turns of the event loop pass between two results, for the code to react to the first before the second."""
+
+_SHORTEST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between two looks at who waits for whom."""
 
 _FALLBACK: Final = "/fallback"
 _COMPENSATION: Final = "/compensate"
@@ -39,6 +44,10 @@ class Replay:
         self._last_lane: Lane | None = None
         self._pumping: asyncio.Handle | None = None
         self._granted = 0
+        self._deliveries: deque[asyncio.Future[None]] = deque()
+        self._delivering: asyncio.Handle | None = None
+        self._watching: asyncio.Handle | None = None
+        self._pause = _SHORTEST_PAUSE
 
     @property
     def is_over(self) -> bool:
@@ -64,6 +73,7 @@ class Replay:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._askers[key] = (turn, lane)
         self._pump()
+        self._watch()
         try:
             await turn
         except asyncio.CancelledError:
@@ -73,6 +83,31 @@ class Replay:
         finally:
             self._askers.pop(key, None)
             self._granted -= turn.done() and not turn.cancelled()
+
+    async def deliver(self) -> None:
+        """Return when the code has had time to react to the result before this one.
+
+        Results that become durable at the same instant reach the code one by one, as they will in a replay.
+        """
+        if not self.is_over:
+            return
+        if self._delivering is None:
+            self._let_react(_TURNS_BETWEEN)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._deliveries.append(turn)
+        await turn
+
+    def _let_react(self, turns: int) -> None:
+        if turns:
+            self._delivering = asyncio.get_running_loop().call_soon(self._let_react, turns - 1)
+            return
+        self._delivering = None
+        while self._deliveries and self._delivering is None:
+            turn = self._deliveries.popleft()
+            if not turn.done():  # it may have been cancelled meanwhile
+                turn.set_result(None)
+                self._let_react(_TURNS_BETWEEN)
 
     def check_stuck(self) -> bool:
         """Return whether the code is at a standstill while there is more to give back; then it contradicts the log."""
@@ -102,8 +137,15 @@ class Replay:
             self._pump()
         elif (other := next(filter(self._is_another_choice, asked), None)) is not None:
             self._let_go(other)
+        elif asked and self._is_next_held_up():
+            self._let_go(asked[0])
         else:
             self._disprove(asked)
+
+    def _is_next_held_up(self) -> bool:
+        """Return whether who is next waits for a lock, say, that somebody else was given before it this time."""
+        lane = self._lanes.get(self._script[self._next].rpartition("/")[0])
+        return lane is not None and lane.is_held_up
 
     def _is_another_choice(self, key: str) -> bool:
         """Return whether a call may be the next one, with arguments that depend on which of some tasks came first."""
@@ -128,8 +170,26 @@ class Replay:
 
     def close(self) -> None:
         """Give back nothing any more."""
-        if self._pumping is not None:
-            self._pumping.cancel()
+        for handle in (self._pumping, self._watching, self._delivering):
+            if handle is not None:
+                handle.cancel()
+
+    def _watch(self) -> None:
+        """Look from time to time whether everybody waits for somebody else, as those may who share a lock."""
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().call_later(self._pause, self._look_around)
+
+    def _look_around(self) -> None:
+        self._watching = None
+        if self.is_over or not self._askers:
+            self._pause = _SHORTEST_PAUSE
+            return
+        held_up = sum(lane.is_held_up for lane in self._lanes.values())
+        if held_up and held_up == self._execution.waits.activity.count and self.check_stuck():
+            self._pause = _SHORTEST_PAUSE
+        else:
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._watch()
 
     def _advance(self, lane: Lane) -> None:
         self._next += 1

@@ -106,7 +106,7 @@ class Runner:
             await self.reader.watch(request.run_id, self.taking.is_free)
         if isinstance(rested, Park):
             self.scheduler.expect(rested.wake_at)
-        else:
+        elif rested is None or rested.status == "paused":
             self.scheduler.kick()
 
     async def _once(self, request: Request, find: Find, exists: Callable[[], None]) -> RunResult[Any] | Park | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,7 +15,7 @@ from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.shield import finish, settle
+from flujo_async.abc.shield import acquire, finish, settle
 from flujo_async.errors import (
     BackendError,
     FlujoError,
@@ -155,12 +155,11 @@ class Scheduler:
         """Take up what is due, or wait for that; return whether there may be more."""
         began = time.monotonic()
         leases = await self._claim(owner)
-        for lease in leases:
-            if self._is_draining:
-                await finish(self._let_go(lease))
-            else:
-                self._begin(lease)
-        if leases or self._is_draining:
+        if self._is_draining:
+            await finish(self._let_go(leases))
+            return False
+        if leases:
+            self._begin(leases)
             self._looked(began)
             return True
         moment = await self._next_due()
@@ -182,10 +181,11 @@ class Scheduler:
             async with asyncio.timeout(_PAUSE_SECONDS):
                 await self._kicked.wait()
 
-    def _begin(self, lease: Lease) -> None:
-        task: asyncio.Task[object] = asyncio.create_task(self.drive(lease), name=f"flujo run {lease.run_id}")
-        self._driving.add(task)
-        task.add_done_callback(self._end)
+    def _begin(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            task: asyncio.Task[object] = asyncio.create_task(self.drive(lease), name=f"flujo run {lease.run_id}")
+            self._driving.add(task)
+            task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[object]) -> None:
         self._driving.discard(task)
@@ -200,7 +200,8 @@ class Scheduler:
                 if free <= 0:
                     break
                 query = replace(query, limit=free)
-                leases += await driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+                claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+                leases += await acquire(claim, self._let_go)
         except Exception as error:  # the store may be back the next time
             _log.warning("runs could not be claimed: %r", error)
         return leases
@@ -235,9 +236,10 @@ class Scheduler:
             await self._driver.backend.release(self._left[-1])
             self._left.pop()
 
-    async def _let_go(self, lease: Lease) -> None:
-        with suppress(FlujoError):  # it expires, or ends with its owner
-            await self._driver.backend.release(lease)
+    async def _let_go(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            with suppress(FlujoError):  # it expires, or ends with its owner
+                await self._driver.backend.release(lease)
 
     async def _next_due(self) -> datetime | None:
         """Return when a run will be due, if one is in sight; soon if the store does not tell."""

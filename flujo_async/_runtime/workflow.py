@@ -123,6 +123,7 @@ class _Run:
         self._migrate()
         CALLS.set(self)
         LANE.set(self._lane)
+        self._lane.task = asyncio.current_task()
         return await self._call_function(value)
 
     def _call_function(self, value: Value) -> Awaitable[Any]:
@@ -170,6 +171,7 @@ class _Run:
 
     def watch(self, task: asyncio.Task[Any], lane: Lane) -> None:
         self._tasks.add(task)
+        lane.task = task
 
         def end(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
@@ -216,7 +218,7 @@ class _Run:
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
         seconds = check_duration(duration, "sleep()")
-        return self._call(key, lambda: sleep(self._execution, key, seconds))
+        return self._call(key, lambda: sleep(self._execution, key, seconds, is_ordered=self._made > 0))
 
     def wait_for(self, name: str, **options: Any) -> Coroutine[Any, Any, Any]:
         node = wait_node(name, **options)
@@ -256,7 +258,12 @@ class _Run:
                 await self._replay.turn(key, lane)
                 fold = self._execution.journal.fold
                 recorded = len(fold.order)
-                result = await perform()
+                try:
+                    result = await perform()
+                except Fault:
+                    await self._deliver()
+                    raise
+                await self._deliver()
                 if self._execution.replay is not None and len(fold.order) > recorded:
                     self._execution.replay()
                 return result
@@ -270,6 +277,16 @@ class _Run:
             self._migrate(key)
             CALLS.reset(outside)
         raise error  # with the cause that it had, and nothing of ours as its context
+
+    async def _deliver(self) -> None:
+        """Return when it is the turn of a result, where there are others."""
+        if self._made:
+            activity = self._execution.waits.activity
+            activity.began()
+            try:
+                await self._replay.deliver()
+            finally:
+                activity.ended()
 
     def _note_cancelled(self, key: str) -> None:
         """Record that the code has cancelled a call, if it was the code."""

@@ -14,7 +14,7 @@ from flujo_async._codec import heads
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
-from flujo_async._model.state import Waiting
+from flujo_async._model.state import TERMINAL, Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
@@ -45,6 +45,7 @@ class InMemoryBackend(StateBackend):
     def __init__(self) -> None:
         self._guard = threading.Lock()  # never held across an await
         self._runs: dict[str, _Run] = {}
+        self._going: dict[str, _Run] = {}  # those of them that have not ended: few, among all that ever were
         self._system: dict[str, bytes] = {}
         self._changes = Changes()
 
@@ -56,7 +57,8 @@ class InMemoryBackend(StateBackend):
         with self._guard:
             if run_id in self._runs:
                 raise RunExists(f"run {run_id!r} exists")
-            self._runs[run_id] = _Run(summary, run.records)
+            self._runs[run_id] = kept = _Run(summary, run.records)
+            self._sort(kept)
         self._changes.announce(run_id)
         return summary.lease
 
@@ -79,6 +81,7 @@ class InMemoryBackend(StateBackend):
             transition.check_append(run.summary, lease, expected_seq)
             run.records.extend(map(_own, records))
             run.summary = transition.advanced(run.summary, last_seq, update)
+            self._sort(run)
         self._changes.announce(lease.run_id)
         return last_seq
 
@@ -86,7 +89,7 @@ class InMemoryBackend(StateBackend):
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
         leases: list[Lease] = []
         with self._guard:
-            for summary in selection.choose(self._summaries(query.run_id), query, now):
+            for summary in selection.choose(self._candidates(query), query, now):
                 run = self._runs[summary.run_id]
                 run.summary, lease = transition.claimed(summary, owner, now, ttl)
                 leases.append(lease)
@@ -100,7 +103,7 @@ class InMemoryBackend(StateBackend):
     @override
     async def next_due(self, query: ClaimQuery) -> datetime | None:
         with self._guard:
-            return selection.next_due(self._summaries(query.run_id), query)
+            return selection.next_due(self._candidates(query), query)
 
     @override
     async def release(
@@ -116,6 +119,7 @@ class InMemoryBackend(StateBackend):
             if run is None:
                 return
             run.summary = transition.released(run.summary, wake_at, signals_read, waiting_for)
+            self._sort(run)
         self._changes.announce(lease.run_id)
 
     @override
@@ -152,6 +156,7 @@ class InMemoryBackend(StateBackend):
     async def delete_run(self, run_id: str) -> None:
         with self._guard:
             self._runs.pop(run_id, None)
+            self._going.pop(run_id, None)
         self._changes.announce(run_id)
 
     @override
@@ -175,6 +180,17 @@ class InMemoryBackend(StateBackend):
             return [run.summary for run in self._runs.values()]
         run = self._runs.get(run_id)
         return [run.summary] if run else []
+
+    def _candidates(self, query: ClaimQuery) -> list[RunSummary]:
+        if query.run_id is not None or query.statuses & TERMINAL:
+            return self._summaries(query.run_id)
+        return [run.summary for run in self._going.values()]
+
+    def _sort(self, run: _Run) -> None:
+        if run.summary.status in TERMINAL:
+            self._going.pop(run.summary.run_id, None)
+        else:
+            self._going[run.summary.run_id] = run
 
     def _held(self, lease: Lease) -> _Run | None:
         run = self._runs.get(lease.run_id)

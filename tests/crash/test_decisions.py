@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, branch, parallel, step
+from flujo_async import Flujo, InMemoryBackend, RunContext, StepContext, branch, parallel, step, workflow
 from flujo_async.errors import BackendError, RunFailed
 from tests.runtime.pretend import Wrapped
 
@@ -74,3 +74,24 @@ async def test_a_member_that_had_failed_ends_its_group_before_the_others_start_a
         await Flujo(pipeline, state_backend=store).run(1, run_id="r")
     assert str(caught.value.__cause__) == "bad"
     assert begun == ["slow"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_a_step_that_is_given_what_was_drawn_keeps_its_idempotency_key(nth: int) -> None:
+    """An id drawn by the workflow is durable before a step can pass it on; drawn again, it would name another call."""
+    keys: list[str] = []
+
+    @step
+    async def charge(order: str, ctx: StepContext) -> str:
+        keys.append(ctx.idempotency_key)
+        return order
+
+    @workflow
+    async def order(ctx: RunContext) -> str:
+        return await charge(str(ctx.uuid()))
+
+    store = InMemoryBackend()
+    with pytest.raises(BackendError):
+        await Flujo(order, state_backend=Dying(store, nth)).run(run_id="r")
+    await Flujo(order, state_backend=store).run(run_id="r")
+    assert len(set(keys)) == 1

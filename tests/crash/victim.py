@@ -1,7 +1,8 @@
-"""A process that drives the zoo, and dies where it is told: ``python -m tests.crash.victim URL LOG WHERE NTH``.
+"""A process that dies where it is told: ``python -m tests.crash.victim URL LOG WHERE NTH [SCENE]``.
 
-``WHERE`` is ``before`` or ``after`` (the n-th commit), ``step`` (inside the n-th execution of a step) or ``never``;
-``slow`` takes its time, to be killed from outside.
+It drives the zoo, or plays a scene. ``WHERE`` is ``before`` or ``after`` (the n-th commit; of a scene, the n-th write),
+``step`` (inside the n-th execution of a step of the zoo) or ``never``; ``slow`` takes its time, to be killed from
+outside.
 """
 
 import asyncio
@@ -15,6 +16,9 @@ from typing import Any
 
 from flujo_async.abc import StateBackend
 from flujo_async.backends import backend_from_url
+from tests.crash.remains import director
+from tests.crash.scenes import SCENES, WRITES, play
+from tests.crash.world import WorldOfProcess
 from tests.crash.zoo import INPUT, RUN, Effect, runtime, to_file
 from tests.runtime.pretend import Wrapped
 
@@ -25,15 +29,15 @@ def die() -> None:
 
 
 class Deadly(Wrapped):
-    """Kills the process at the n-th append, before or after it."""
+    """Kills the process at the n-th of some verbs, before or after it."""
 
-    def __init__(self, inner: StateBackend, nth: int, *, after: bool) -> None:
+    def __init__(self, inner: StateBackend, nth: int, *, after: bool, verbs: frozenset[str]) -> None:
         super().__init__(inner)
-        self._left, self._after = nth, after
+        self._left, self._after, self._verbs = nth, after, verbs
 
     async def through(self, verb: str, call: Callable[[], Any]) -> Any:
-        self._left -= verb == "append"
-        is_time = verb == "append" and self._left == 0
+        self._left -= verb in self._verbs
+        is_time = verb in self._verbs and self._left == 0
         if is_time and not self._after:
             die()
         result = await call()
@@ -71,7 +75,7 @@ async def main(url: str, log: str, where: str, nth: int) -> None:
     backend, effect = backend_from_url(url), to_file(Path(log))
     match where:
         case "before" | "after":
-            backend = Deadly(backend, nth, after=where == "after")
+            backend = Deadly(backend, nth, after=where == "after", verbs=frozenset({"append"}))
         case "step":
             effect = deadly(effect, nth)
         case "slow":
@@ -82,5 +86,15 @@ async def main(url: str, log: str, where: str, nth: int) -> None:
     await runtime(backend, effect).run(INPUT, run_id=RUN)
 
 
+async def perform(url: str, log: str, where: str, nth: int, name: str) -> None:
+    """Play a scene, or die."""
+    backend, world, scene = backend_from_url(url), WorldOfProcess(Path(log)), SCENES[name]
+    if where in ("before", "after"):
+        backend = Deadly(backend, nth, after=where == "after", verbs=WRITES)
+    print("ready", flush=True)
+    await play(scene, world, director(scene, world, backend))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
+    url, log, where, nth, *name = sys.argv[1:]
+    asyncio.run(perform(url, log, where, int(nth), *name) if name else main(url, log, where, int(nth)))

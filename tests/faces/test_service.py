@@ -114,7 +114,7 @@ async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
     """Look again and again, up to a deadline."""
     async with asyncio.timeout(PATIENCE):
-        while not await is_so():  # noqa: ASYNC110 -- it happens in another process
+        while not await is_so():
             await asyncio.sleep(0.01)
 
 

@@ -149,7 +149,7 @@ def test_what_failed_runs_again_and_what_came_after_what_was_undone(log: list[Fa
 
 def test_a_redriven_run_has_forgotten_what_runs_again() -> None:
     """With what it changed; the rest is as it was."""
-    log = [
+    log: list[Fact] = [
         done("a", 1, patch={"n": ["set", 2]}),
         done("b", 2, patch={"n": ["set", 3], "m": ["set", 1]}),
         failed("c"),

@@ -37,7 +37,7 @@ async def crashes(backend: StateBackend, attempt: Attempt) -> AsyncIterator[str]
 
 def others() -> set[asyncio.Task[Any]]:
     """Return the tasks of the loop but for the one that asks."""
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 async def ticks(number: int = 30) -> None:

@@ -169,5 +169,5 @@ async def append_fact(backend: StateBackend, run_id: str, fact: Fact, status: Ru
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Return when something is so that no event tells of, because it happens in another thread or store."""
-    while not is_so():  # noqa: ASYNC110
+    while not is_so():
         await asyncio.sleep(0.001)

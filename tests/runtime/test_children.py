@@ -423,7 +423,7 @@ def test_what_is_no_definition_is_no_child() -> None:
     """When it is built."""
     for wrong in (7, lambda n: n, None):
         with pytest.raises(DefinitionError):
-            child(wrong)  # type: ignore[arg-type, type-var] # pyright: ignore[reportArgumentType]
+            child(wrong)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 async def test_whenever_a_child_is_answered_its_parent_hears_of_it() -> None:

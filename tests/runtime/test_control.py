@@ -204,7 +204,7 @@ class TestCancel:
         await gate.is_reached.wait()
         await asyncio.gather(*(flujo.cancel("r", reason) for reason in ("first", "second", "third")))
         await flujo.cancel("r", "late")
-        with pytest.raises(RunCancelled, match="first|second|third"):
+        with pytest.raises(RunCancelled, match=r"first|second|third"):
             await task
 
     async def test_a_run_that_comes_to_its_end_at_this_instant_completes(self, backend: StateBackend) -> None:

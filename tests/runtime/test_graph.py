@@ -402,7 +402,7 @@ async def test_the_winner_of_a_group_stays_the_winner() -> None:
 
 async def until_steps(flujo: Any, are_so: Callable[[Statuses], bool]) -> None:
     """Return when the statuses of the steps are so."""
-    while not are_so({record.name: record.status.value for record in await flujo.steps("r")}):  # noqa: ASYNC110
+    while not are_so({record.name: record.status.value for record in await flujo.steps("r")}):
         await asyncio.sleep(0)
 
 

@@ -21,7 +21,7 @@ async def beats(flujo: Flujo[Any, Any], run_id: str = "r") -> list[Any]:
 
 async def told(flujo: Flujo[Any, Any], details: list[Any]) -> None:
     """Return when these are in the store."""
-    while await beats(flujo) != details:  # noqa: ASYNC110 -- no event tells of what is in a store
+    while await beats(flujo) != details:
         await asyncio.sleep(0.001)
 
 

@@ -49,7 +49,7 @@ class Chains:
         result = await self.sample("the same")
         self.given.append((i, result))
         await self.jitter()
-        stored = await self.store(i, result)
+        stored: str = await self.store(i, result)
         assert stored == f"{i}:{result}"
         return stored
 
@@ -111,12 +111,65 @@ async def the_same_arguments(chains: Chains, n: int) -> list[str]:
     return [str(total) for total in await asyncio.gather(*(anonymous() for _ in range(n)))]
 
 
+async def behind_a_lock(chains: Chains, n: int) -> list[str]:
+    """In whatever order they are given the lock."""
+    lock, results = asyncio.Lock(), list[str]()
+
+    async def locked(i: int) -> None:
+        await chains.jitter()
+        async with lock:
+            results.append(await chains.one(i))
+
+    await asyncio.gather(*(locked(i) for i in range(n)))
+    return sorted(results)
+
+
+async def one_after_another(chains: Chains, n: int) -> list[str]:
+    """The others wait for an event."""
+    is_done = asyncio.Event()
+
+    async def first() -> str:
+        result = await chains.one(0)
+        is_done.set()
+        return result
+
+    async def other(i: int) -> str:
+        await is_done.wait()
+        return await chains.one(i)
+
+    return list(await asyncio.gather(first(), *(other(i) for i in range(1, n))))
+
+
+async def a_race(chains: Chains, n: int) -> list[str]:
+    """The losers are cancelled."""
+    tasks = [asyncio.create_task(chains.one(i)) for i in range(n)]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        await chains.store("between", float(task.result().partition(":")[2]))
+    return [task.result() for task in done]
+
+
 async def mixed(chains: Chains, n: int) -> list[str]:
     results = [*await gathered(chains, n), *await grouped(chains, n), *await as_they_complete(chains, n)]
     return [*results, *await unequal(chains, n), *await first_come(chains, n)]
 
 
-WAYS: list[Way] = [gathered, grouped, as_they_complete, first_come, unequal, nested, the_same_arguments, mixed]
+WAYS: list[Way] = [
+    gathered,
+    grouped,
+    as_they_complete,
+    first_come,
+    unequal,
+    nested,
+    the_same_arguments,
+    behind_a_lock,
+    one_after_another,
+    a_race,
+    mixed,
+]
 
 
 async def one_life(way: Way, seed: int, n: int) -> None:

@@ -55,7 +55,7 @@ class World:
 
         @workflow
         async def in_tasks(n: int) -> int:
-            one, other = await asyncio.gather(before(n), fragile(n + 1))
+            _, other = await asyncio.gather(before(n), fragile(n + 1))
             return await after(other)
 
         self.definitions: dict[str, Any] = {

@@ -36,7 +36,7 @@ async def note(value: Any) -> Any:
 
 
 @workflow
-async def nap(n: int, ctx: RunContext) -> int:
+async def nap(n: int, ctx: RunContext) -> Any:
     await note(n)
     await ctx.sleep(HOUR)
     return await note(n + 1)
@@ -142,7 +142,7 @@ async def test_each_wakes_at_its_own_moment(backend: StateBackend, clock: Virtua
     """In one runtime."""
 
     @workflow
-    async def naps(hours: int, ctx: RunContext) -> int:
+    async def naps(hours: int, ctx: RunContext) -> Any:
         await ctx.sleep(HOUR * hours)
         return await note(hours)
 
@@ -234,7 +234,7 @@ class TestBeside:
         """The others sleep on."""
 
         @workflow
-        async def naps(hours: int, ctx: RunContext) -> int:
+        async def naps(hours: int, ctx: RunContext) -> Any:
             await ctx.sleep(HOUR * hours)
             return await note(hours)
 
@@ -253,7 +253,7 @@ class TestBeside:
         """``asyncio.timeout`` is for what is in memory; the sleep is cancelled and forgotten."""
 
         @workflow
-        async def flow(n: int, ctx: RunContext) -> int:
+        async def flow(n: int, ctx: RunContext) -> Any:
             try:
                 async with asyncio.timeout(0):
                     await ctx.sleep(HOUR)
