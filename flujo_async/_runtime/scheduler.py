@@ -31,6 +31,9 @@ _log: Final = logging.getLogger("flujo_async")
 _AT_ONCE: Final = 100
 """So many runs are driven at the same time by one scheduler, unless it is told otherwise."""
 
+_MANY: Final = 25
+"""So many runs are worth a look into a large store."""
+
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 0.05
 _PAUSE_PER_LOOK: Final = 2
@@ -86,6 +89,7 @@ class Scheduler:
         self._is_draining = False
         self._kicked = asyncio.Event()
         self._alarm: datetime | None = None
+        self._overdue: datetime | None = None
         self._may_look_at = 0.0
         self._driving: set[asyncio.Task[object]] = set()
         self._left: list[Lease] = []
@@ -160,7 +164,9 @@ class Scheduler:
             return False
         if leases:
             self._begin(leases)
-            self._looked(began)
+            is_busy = len(self._driving) > self._concurrency // 2
+            if is_busy and len(leases) < _MANY:  # else the look has paid off
+                self._looked(began)
             return True
         moment = await self._next_due()
         self._looked(began)
@@ -266,8 +272,8 @@ class Scheduler:
                 await settle(task)
 
     async def _until(self, moment: datetime) -> None:
-        clock = self._driver.clock
+        clock, is_again, self._overdue = self._driver.clock, moment == self._overdue, moment
         if moment > clock.now():
             await clock.sleep((moment - clock.now()).total_seconds())
-        else:  # it came while we looked, or others are about to take what is due
+        elif is_again:  # it did not come just now, while we looked: others are about to take what is due
             await asyncio.sleep(_PAUSE_SECONDS)

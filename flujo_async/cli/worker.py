@@ -101,6 +101,7 @@ async def _until(stop: _Stop, flujo: Runtime, named: Named, diary: _Diary) -> No
         async with worker:
             diary.started(named)
             await worker.wait(stop.asked)
+            stop.is_answered = True
             diary.draining()
             await worker.drain()
 
@@ -110,12 +111,15 @@ class _Stop:
 
     Attributes:
         asked: set by the first signal.
+        is_answered: whether the worker has begun to drain. Signals before that are one: `timeout` and some supervisors
+            tell a process, and then its group.
         code: what the process is to exit with: not 0 after the second signal.
     """
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.code = 0
+        self.is_answered = False
 
     @contextmanager
     def listening(self) -> Generator[None]:
@@ -135,7 +139,7 @@ class _Stop:
     def _hear(self, number: signal.Signals, task: asyncio.Task[Any]) -> None:
         if not self.asked.is_set():
             self.asked.set()
-        elif not self.code:
+        elif self.is_answered and not self.code:
             self.code = _AFTER_SIGNAL + number
             task.cancel()
             last = threading.Timer(_LAST_SECONDS, os._exit, (self.code,))

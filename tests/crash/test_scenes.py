@@ -23,7 +23,7 @@ from tests.runtime.stores import KINDS, Store
 
 MOST = 200
 """More writes than any scene makes."""
-SELECTION = {"memory": 1, "file": 4, "sqlite": 6}
+SELECTION = {"memory": 1, "file": 5, "sqlite": 8}
 """Every how many-th write the default run crashes at; all of them are tried by ``-m crash``."""
 
 
