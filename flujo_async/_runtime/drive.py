@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import Fact, RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused
+from flujo_async._model.facts import Fact, RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused, SignalReceived
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
@@ -214,6 +214,8 @@ class Drive:
         journal = self._execution.journal
         for fact in self._ready.first:
             journal.note(fact)
+            if isinstance(fact, SignalReceived):
+                self._execution.waits.dismiss(fact.signal_id)
         is_migrated = any(isinstance(fact, RunMigrated) for fact in self._ready.first)
         if is_migrated or self._ready.is_new:
             await journal.commit()  # the steps see the context as it is after the migration

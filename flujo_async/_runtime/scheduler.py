@@ -36,8 +36,6 @@ _MANY: Final = 25
 
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 0.05
-_PAUSE_PER_LOOK: Final = 2
-"""So many times as long as a look into the store takes it is not looked at again."""
 
 _PATIENCE: Final = timedelta(seconds=30)
 """After this time a run is looked at again that could not be driven here."""
@@ -180,7 +178,7 @@ class Scheduler:
     def _looked(self, began: float) -> None:
         """Take a rest in proportion to how long it took to look: a large store is not looked at all the time."""
         now = time.monotonic()
-        self._may_look_at = now + min(_PAUSE_PER_LOOK * (now - began), _LOOK_AGAIN_SECONDS)
+        self._may_look_at = now + min(now - began, _PAUSE_SECONDS)
 
     async def _rest(self) -> None:
         with suppress(TimeoutError):

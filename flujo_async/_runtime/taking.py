@@ -15,12 +15,13 @@ from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
+from flujo_async._runtime.calls import taken
 from flujo_async._runtime.drive import Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
-from flujo_async._runtime.waits import is_due
+from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import acquire, finish
@@ -118,7 +119,7 @@ class Taking:
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
         lease = await acquire(self.claim(request.run_id, owner), self.give_back)
-        return None if lease is None else await self.ready(lease, seen)
+        return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:
         """Return whether there is anything to do in a run."""
@@ -136,19 +137,19 @@ class Taking:
         is_waiting = summary.lease is None and summary.status == "running"
         return is_waiting and not is_awake and summary.signals <= summary.signals_read
 
-    async def ready(self, lease: Lease, seen: Seen) -> Ready:
+    async def ready(self, lease: Lease, seen: Seen, *, is_resume: bool = False) -> Ready:
         """Return a claimed run, brought up to what was committed before the claim; its lease is given back on failure.
 
         Raises:
             VersionMismatch: nothing here fits what was recorded.
         """
         try:
-            return await self._ready(lease, seen)
+            return await self._ready(lease, seen, is_resume)
         except BaseException:
             await finish(self.give_back(lease))
             raise
 
-    async def _ready(self, lease: Lease, seen: Seen) -> Ready:
+    async def _ready(self, lease: Lease, seen: Seen, is_resume: bool) -> Ready:
         fold = seen.fold
         tail = await self._backend.read_events(fold.run_id, after=fold.seq)
         verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
@@ -159,6 +160,9 @@ class Taking:
         first: list[Any] = [RunResumed(at=now, owner=lease.owner)]
         if (migrated := self._catalogue.migration(program, fold, now)) is not None:
             first.append(migrated)
+        if is_resume:  # it was asked for after the pauses that nobody has heard yet
+            pauses = [signal for signal in signals if signal.name == PAUSE and signal.signal_id not in fold.taken]
+            first += [taken(signal, now) for signal in pauses]
         is_new = seen.summary.status == "pending"
         return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new)
 

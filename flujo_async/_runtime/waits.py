@@ -152,6 +152,10 @@ class Waits:
             signal for signal in self._signals.values() if signal.name == name and signal.signal_id not in self._taken
         ]
 
+    def dismiss(self, signal_id: str) -> None:
+        """Count a signal as taken."""
+        self._taken.add(signal_id)
+
     def take(self, name: str) -> Signal | None:
         """Return the first signal of a name that nobody has taken, and take it."""
         signal = next(iter(self.pending(name)), None)

@@ -9,6 +9,7 @@ import pytest
 from typing_extensions import override
 
 from flujo_async import Flujo, RunContext, as_step, map_each, parallel, sleep, step, wait_for, workflow
+from flujo_async._model.stored import Signal
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
@@ -325,6 +326,16 @@ class TestPause:
         assert (await flujo.resume("r")).output == 4
         assert gate.executed == ["first", "second", "third"]
         assert others() == set()
+
+    async def test_a_resume_outweighs_the_pauses_that_were_asked_for_before(self, backend: StateBackend) -> None:
+        """Also those that nobody has taken notice of yet."""
+        flujo = Flujo(wait_for("go"), state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.pause("r")
+        await backend.post(Signal("r", "$pause#2", "$pause", None, (await flujo.state("r")).updated_at))
+        await flujo.signal("r", "go", 2)
+        assert (await flujo.resume("r")).output == 2
+        await flujo.aclose()
 
     async def test_a_run_that_nobody_drives_pauses_at_once(self, backend: StateBackend) -> None:
         """Asleep, or waiting; then neither the time nor an answer wakes it."""
