@@ -44,10 +44,10 @@ class Services:
         limits: Mapping[str, Limit] | None = None,
         max_concurrent_steps: int | None = None,
     ) -> None:
-        self.resources = Resources(resources or {})
-        self.limits = Limits(limits or {}, max_concurrent_steps, clock)
-        self.cache = Cache(backend)
-        self.processes = Processes()
+        self.resources: Resources = Resources(resources or {})
+        self.limits: Limits = Limits(limits or {}, max_concurrent_steps, clock)
+        self.cache: Cache = Cache(backend)
+        self.processes: Processes = Processes()
 
     @cached_property
     def threads(self) -> anyio.CapacityLimiter:

@@ -89,7 +89,7 @@ class Waits:
             signals: what was posted so far.
             stop: called when the run has come to a standstill that lasts.
         """
-        self.activity = Activity(self._settled, lambda: bool(self._open or self.replays))
+        self.activity: Activity = Activity(self._settled, lambda: bool(self._open or self.replays))
         self._fold = fold
         self._clock = clock
         self._stop = stop
