@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
@@ -215,7 +215,6 @@ class ChildCall:
     key: str
     value: Value
     run_id: str | None = None
-    _began: datetime = field(init=False)
 
     async def perform(self) -> Value:
         """Return the output of the child.
@@ -236,7 +235,7 @@ class ChildCall:
 
     async def _perform(self) -> StepCompleted | StepFailed:
         execution, clock = self.execution, self.execution.clock
-        self._began = clock.now()
+        began = clock.now()
         try:
             output = await self._output()
         except (RunFailed, RunCancelled, RunConflict) as error:
@@ -244,7 +243,7 @@ class ChildCall:
                 at=clock.now(),
                 key=self.key,
                 name=self.node.name,
-                started_at=self._began,
+                started_at=began,
                 attempts=1,
                 error=encode_error(execution.codec, error),
                 source=self.value.source,
@@ -256,7 +255,7 @@ class ChildCall:
             at=clock.now(),
             key=self.key,
             name=self.node.name,
-            started_at=self._began,
+            started_at=began,
             attempts=1,
             output=output,
             source=self.value.source,

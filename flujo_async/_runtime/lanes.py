@@ -205,7 +205,7 @@ class _Labelling:
         coroutine: Coroutine[Any, Any, Any],
         options: dict[str, Any],
     ) -> asyncio.Future[Any]:
-        brancher: Any = CALLS.get()
+        brancher = cast("Brancher | None", CALLS.get())
         if brancher is None:
             made: Any = host(loop, coroutine, **options) if host else asyncio.Task(coroutine, loop=loop, **options)
             return cast("asyncio.Future[Any]", made)

@@ -136,7 +136,7 @@ class Waits:
         while True:
             for signal in self.pending(waiting.name):
                 if accept(signal):
-                    self._taken.add(signal.signal_id)
+                    self.dismiss(signal.signal_id)
                     return signal
                 self._taken.add(signal.signal_id)
                 _log.warning("run %r: signal %r is no valid answer; it is ignored", self._fold.run_id, signal.name)
@@ -177,11 +177,6 @@ class Waits:
         """Stop before the next step."""
         self._is_pausing = True
         self.activity.look()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is waited for."""
-        return not self._open
 
     @contextmanager
     def _waiting(
