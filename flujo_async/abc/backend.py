@@ -15,6 +15,7 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.documents import DocumentRuns, ThreeMethods
+from flujo_async.abc.pending import Pending, begin
 
 _VERBS = frozenset(
     {
@@ -131,6 +132,15 @@ class StateBackend:
             SequenceConflict: the log moved on: load again, then decide again.
         """
         return await self._documents().append(lease, records, expected_seq=expected_seq, update=update)
+
+    def begin_append(
+        self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate
+    ) -> Pending[int]:
+        """Begin what ``append`` does; the outcome is there when the records are durable.
+
+        Only called in an event loop. A store that has no use for a task of its own may override this as well.
+        """
+        return begin(self.append(lease, records, expected_seq=expected_seq, update=update))
 
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
         """Lease runs to ``owner`` and return the leases; each run goes to one claimant.

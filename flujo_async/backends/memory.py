@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from flujo_async._model.state import TERMINAL, Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.abc.pending import Pending
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunExists, RunNotFound
 
@@ -25,12 +25,38 @@ from flujo_async.errors import RunExists, RunNotFound
 class _Run:
     """All that is kept of one run."""
 
-    __slots__ = ("records", "signals", "summary")
+    __slots__ = ("_advance", "_summary", "records", "signals")
 
     def __init__(self, summary: RunSummary, records: Iterable[Record]) -> None:
-        self.summary = summary
+        self._summary = summary
+        self._advance: tuple[int, RunUpdate] | None = None
         self.records = [_own(record) for record in records]
         self.signals: dict[str, Signal] = {}
+
+    @property
+    def summary(self) -> RunSummary:
+        """Its head, which is made when somebody looks: a run is written far more often."""
+        if self._advance is not None:
+            self.summary = transition.advanced(self._summary, *self._advance)
+        return self._summary
+
+    @summary.setter
+    def summary(self, summary: RunSummary) -> None:
+        self._summary, self._advance = summary, None
+
+    def advance(self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate) -> bool:
+        """Append records; return whether the run has changed its status."""
+        last_seq = self._summary.last_seq if self._advance is None else self._advance[0]
+        if last_seq != expected_seq or not transition.is_held(self._summary, lease):
+            transition.check_append(self.summary, lease, expected_seq)
+        has_changed = update.status != self._summary.status
+        is_of_the_usual = update.signals_read is None and update.metadata is None and not has_changed
+        if not is_of_the_usual or update.pipeline_version not in (None, self._summary.pipeline_version):
+            self.summary = transition.advanced(self.summary, expected_seq + len(records), update)
+        else:
+            self._advance = expected_seq + len(records), update
+        self.records.extend([_own(record) for record in records])
+        return has_changed
 
 
 class InMemoryBackend(StateBackend):
@@ -72,18 +98,29 @@ class InMemoryBackend(StateBackend):
 
     @override
     async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        last_seq = expected_seq + len(records)
+        return self._append(lease, records, expected_seq, update)
+
+    @override
+    def begin_append(
+        self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate
+    ) -> Pending[int]:
+        pending = Pending[int]()
+        try:
+            pending.set_result(self._append(lease, records, expected_seq, update))
+        except Exception as error:  # handed to who waits
+            pending.set_exception(error)
+        return pending
+
+    def _append(self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate) -> int:
         update = heads.own_update(update)
         with self._guard:
             run = self._runs.get(lease.run_id)
             if run is None:
                 raise transition.lost(lease)
-            transition.check_append(run.summary, lease, expected_seq)
-            run.records.extend(map(_own, records))
-            run.summary = transition.advanced(run.summary, last_seq, update)
-            self._sort(run)
+            if run.advance(lease, records, expected_seq, update):
+                self._sort(run)
         self._changes.announce(lease.run_id)
-        return last_seq
+        return expected_seq + len(records)
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
@@ -203,4 +240,4 @@ class InMemoryBackend(StateBackend):
 
 def _own(record: Record) -> Record:
     """Return a record whose body takes the room that it needs: a new one from orjson has four kilobytes."""
-    return replace(record, body=bytes(bytearray(record.body)))
+    return Record(record.seq, bytes(bytearray(record.body)), record.hash)

@@ -19,9 +19,9 @@ class Reply(Generic[T]):
 
     __slots__ = ("_future", "loop")
 
-    def __init__(self) -> None:
+    def __init__(self, future: asyncio.Future[T] | None = None) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self._future: asyncio.Future[T] = self.loop.create_future()
+        self._future: asyncio.Future[T] = self.loop.create_future() if future is None else future
 
     async def get(self) -> T:
         """Wait for the answer."""

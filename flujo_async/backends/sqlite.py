@@ -22,6 +22,7 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.pending import Pending
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
@@ -88,10 +89,17 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        last_seq = expected_seq + len(records)
-        change = rows.change(update, last_seq)
-        await self._write(lease.run_id, lambda db: work.append(db, lease, records, expected_seq, change))
-        return last_seq
+        return await self.begin_append(lease, records, expected_seq=expected_seq, update=update)
+
+    @override
+    def begin_append(
+        self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate
+    ) -> Pending[int]:
+        change = rows.change(update, expected_seq + len(records))
+        return self._commits.begin(
+            lambda db: work.append(db, lease, records, expected_seq, change),
+            then=partial(self._changes.announce, lease.run_id),
+        )
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:

@@ -29,8 +29,8 @@ def create(db: sqlite3.Connection, head: rows.Values, records: Sequence[Record])
 
 def append(
     db: sqlite3.Connection, lease: Lease, records: Sequence[Record], expected_seq: int, change: rows.Values
-) -> None:
-    """Insert records and update the head, if the lease and ``expected_seq`` are the run's."""
+) -> int:
+    """Insert records and update the head, if the lease and ``expected_seq`` are the run's; return the last ``seq``."""
     values = {**change, **rows.held(lease), "expected_seq": expected_seq}
     advanced = db.execute(_SQL["advance"], values).fetchall()
     if not advanced:
@@ -38,6 +38,7 @@ def append(
     if not advanced:
         _refuse_append(db, lease, expected_seq)
     _insert_facts(db, advanced[0][0], records)
+    return expected_seq + len(records)
 
 
 def claim(db: sqlite3.Connection, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
