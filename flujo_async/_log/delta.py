@@ -110,7 +110,7 @@ class Fields:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Fields) and same(dict(self.tree), dict(other.tree))
 
-    __hash__: ClassVar[None]  # type: ignore[assignment] -- Python's own: what changes has none
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # what changes has none
 
     def change(self, patch: Patch) -> None:
         """Take in a change."""

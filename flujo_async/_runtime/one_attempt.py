@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from types import CoroutineType
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
 from flujo_async._codec.exceptions import decode_error
 from flujo_async._model.context import StepContext
@@ -245,7 +245,7 @@ class Attempt:
             result = self._step.function(*args, **kwargs)
         # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
         if type(result) is CoroutineType or inspect.isawaitable(result):  # the usual case is quick to tell
-            return await cast("Awaitable[Any]", result)
+            return await result  # pyright: ignore[reportUnknownVariableType] -- whatever the function returns
         return result
 
     def _arguments(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
