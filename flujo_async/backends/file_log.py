@@ -354,8 +354,6 @@ class RunLog(LockedFile):
             content.add_all(lines[kept.start[1] :])
             self._check_end(content, summary)
         first = snapshot.seq - content.before
-        if first and content.records[first - 1].hash != snapshot.hash:
-            raise content.broken("a snapshot of another log")
         records = content.records[first : None if until is None else until - content.before]
         return StoredRun(summary, tuple(records), tuple(content.signals), snapshot)
 
