@@ -30,9 +30,11 @@ from flujo_async.backends import sqlite as verbs
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
+from flujo_async.backends.reply import Reply
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
-from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.backends.sqlite_copy import _Copy
+from flujo_async.backends.sqlite_file import OpenFile, SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
     BackendError,
@@ -422,23 +424,61 @@ async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
         assert len((await load(backend)).records) == 7500
 
 
+def tend_often(opened: OpenFile) -> None:
+    """Tend a file until it has looked at how much was written."""
+    for _ in range(8):
+        opened.tend()
+
+
 def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None:
     file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
     opened = file.open(create=True)
     opened.connection.execute(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
         "INSERT INTO system_states (key, value) SELECT i, '{}' FROM n"
     )
     before = len(content(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            opened.tend()
+            tend_often(opened)
         assert len(content(path)) == before
         other.execute("ROLLBACK")
-        opened.tend()
+        tend_often(opened)
         assert len(content(path)) > before
     opened.close()
+
+
+async def test_the_log_is_made_longer_by_who_writes_often_not_by_who_looks(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 5)
+        assert wal_size(path) < 2**18
+        await append_many(backend, lease, 6, 20)
+        assert 2**20 < wal_size(path) < 2**21
+        long = wal_size(path)
+        await append_many(backend, lease, 21, 60)
+        assert wal_size(path) == long  # the commits have found room
+        async with SQLiteBackend(path) as elsewhere:
+            await append_many(elsewhere, lease, 61, 65)
+        assert len((await load(backend)).records) == 65
+    async with SQLiteBackend(path) as backend:
+        for _ in range(20):
+            await load(backend)
+        assert wal_size(path) == 0
+
+
+async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> None:
+    crashed = path.with_name("crashed.db")
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 30)
+        for suffix in ("", "-wal"):
+            await asyncio.to_thread(shutil.copy, f"{path}{suffix}", f"{crashed}{suffix}")
+    async with SQLiteBackend(crashed) as backend:
+        assert (await load(backend)).summary.last_seq == 30
+        await append_many(backend, lease, 31, 200)
+        assert len((await load(backend)).records) == 200
 
 
 async def test_large_records_are_checkpointed_sooner(path: Path) -> None:
@@ -620,6 +660,77 @@ async def test_equal_blobs_are_stored_once(backend: SQLiteBackend, path: Path) -
         assert kept(path)["blobs"] == 2
         await backend.delete_run(f"run{i}")
     assert kept(path) == {}
+
+
+# ------------------------------------------------------------------------------------------------- copies, compacting
+
+
+async def test_a_copy_needs_no_write_lock(backend: SQLiteBackend, path: Path) -> None:
+    await create(backend)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await backend.backup(path.with_name("copy.db"))
+    async with SQLiteBackend(path.with_name("copy.db")) as copy:
+        assert await load(copy) == await load(backend)
+
+
+async def test_of_a_copy_that_was_cancelled_nothing_is_left(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        for i in range(20):
+            await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
+        for patience in range(10):
+            copying = asyncio.create_task(backend.backup(path.with_name("copy.db")))
+            for _ in range(patience):
+                await asyncio.sleep(0)
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
+            assert not any(thread.name == "flujo-backup" for thread in threading.enumerate())
+    assert files(path.parent) == [path]
+
+
+def test_a_copy_that_is_stopped_does_not_go_on(path: Path) -> None:
+    file = SQLiteFile(path, synchronous="normal", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    opened = file.open(create=True)
+    opened.connection.execute("BEGIN")
+    opened.connection.executemany("INSERT INTO system_states VALUES (?, '{}')", [(str(i),) for i in range(20_000)])
+    opened.connection.execute("COMMIT")
+
+    async def stop_at_once() -> None:
+        copy, reply = _Copy(file, path.with_name("copy.db")), Reply[None]()
+        copy.stop()
+        await asyncio.to_thread(copy.make, reply)
+        with pytest.raises(BackendError, match="interrupted"):
+            await reply.get()
+
+    asyncio.run(stop_at_once())
+    opened.close()
+    assert files(path.parent) == [path]
+
+
+async def test_a_store_that_is_not_there_is_not_copied(backend: SQLiteBackend, path: Path) -> None:
+    with pytest.raises(BackendError, match="does not exist"):
+        await backend.backup(path.with_name("copy.db"))
+    await backend.compact()
+    assert files(path.parent) == []
+
+
+async def test_compacting_makes_the_file_smaller_while_others_write(backend: SQLiteBackend, path: Path) -> None:
+    for i in range(40):
+        await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
+    lease = await create(backend)
+    async with SQLiteBackend(path) as elsewhere:
+        for i in range(40):
+            await elsewhere.delete_run(f"run{i}")
+        compacting = asyncio.create_task(backend.compact())
+        for seq in range(1, 20):
+            await append(elsewhere, lease, after=seq)
+        await compacting
+        await backend.compact()
+        assert len(content(path)) < 500_000
+        assert (await load(elsewhere)).records == LOG[:20]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # --------------------------------------------------------------------------------------------------- other processes
