@@ -51,11 +51,56 @@ class RunUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class Blob:
+    """A large value that the bodies of records name by its digest; a store keeps equal ones once.
+
+    Attributes:
+        digest: hex SHA-256 of ``data``.
+        data: the encoded value, as JSON in UTF-8.
+    """
+
+    digest: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The records of another run's log, from 1 to ``last_seq`` (at least 1), which a fork shares."""
+
+    run_id: str
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a run at one point of its log, kept so that loading need not begin at the first record.
+
+    Attributes:
+        seq: the last record that is in it.
+        hash: the hash of that record.
+        body: the state; opaque to stores.
+    """
+
+    seq: int
+    hash: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to be created: its head, and the first records of its log (``seq`` from 1)."""
+    """A run to be created.
+
+    Attributes:
+        summary: its head.
+        records: the first records of its log: ``seq`` from 1, or from where ``prefix`` ends.
+        blobs: what these records name and no record of ``prefix`` does.
+        prefix: the log that it continues, if it is a fork.
+    """
 
     summary: RunSummary
     records: tuple[Record, ...]
+    blobs: tuple[Blob, ...] = ()
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +124,19 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """All that a store knows of a run, read at one instant."""
+    """All that a store knows of a run, read at one instant.
+
+    Attributes:
+        summary: its head.
+        records: its log, shared prefix included; without what is in ``snapshot``, if there is one.
+        signals: what was posted to it, in the order of posting.
+        snapshot: where ``records`` begin, if that is not at the beginning.
+    """
 
     summary: RunSummary
     records: tuple[Record, ...]
     signals: tuple[Signal, ...] = ()
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -12,10 +13,11 @@ import anyio
 
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.documents import DocumentRuns, ThreeMethods
 from flujo_async.abc.pending import Pending, begin
+from flujo_async.errors import BackendError
 
 _VERBS = frozenset(
     {
@@ -30,6 +32,8 @@ _VERBS = frozenset(
         "read_signals",
         "query_runs",
         "read_events",
+        "read_blobs",
+        "put_snapshot",
         "delete_run",
         "set_system_state",
         "get_system_state",
@@ -91,18 +95,22 @@ class StateBackend:
         """Create a run with its head and its first records, and lease it to ``owner`` if one is given.
 
         Args:
-            run: ``run.summary.created_at`` is the present moment; ``run.summary.last_seq`` equals the number
-                of records.
+            run: ``run.summary.created_at`` is the present moment; ``run.summary.last_seq`` is the ``seq`` of the last
+                record. A log that continues that of another run shares it by reference: nothing is copied, and
+                deleting the other run takes nothing away from this one. Signals and a snapshot of the other run are
+                not shared.
             owner: who gets the lease, with token 1 and ``summary.attempts`` 1; ``None`` leaves the run to be
                 claimed.
             ttl: how long the lease lasts.
 
         Raises:
-            RunExists: the ``run_id`` is taken; nothing was written.
+            RunExists: the ``run_id`` is taken; nothing was written. Goes before the two below where both are true.
+            RunNotFound: there is no run ``run.prefix.run_id``; nothing was written.
+            SequenceConflict: the log of that run ends before ``run.prefix.last_seq``; nothing was written.
         """
         return await self._documents().create_run(run, owner=owner, ttl=ttl)
 
-    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
         """Return all that is stored of a run, read at one instant; ``None`` if there is no such run.
 
         The bodies come back byte for byte. The number of queries does not grow with the log.
@@ -110,10 +118,19 @@ class StateBackend:
         Args:
             run_id: the run.
             until: leave out the records after this ``seq``; the head is that of the whole log.
+            from_snapshot: leave out the records that the run's snapshot stands for, unless it goes beyond ``until``.
         """
-        return await self._documents().load(run_id, until=until)
+        return await self._documents().load(run_id, until=until, from_snapshot=from_snapshot)
 
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
         """Append records to a run's log and update its head, all or nothing; return the new last ``seq``.
 
         An ``update`` to a resting status (``paused`` or terminal) also gives up the lease, in the same write.
@@ -125,22 +142,31 @@ class StateBackend:
             expected_seq: the last ``seq`` that the caller has seen; compared inside the write.
             update: the head after these records; fields that are ``None`` there become ``None``, except
                 ``pipeline_version``, ``signals_read`` and ``metadata``, which ``None`` leaves alone.
+            blobs: what the records name and no earlier record of this log does; one that the store has already, for
+                this run or another, is not stored again. It stays as long as a log that was given it, or a fork that
+                shares the first of these records.
 
         Raises:
             StaleLease: somebody else has claimed the run since, or it was released or deleted: stop at once.
                 Goes before ``SequenceConflict`` where both are true.
             SequenceConflict: the log moved on: load again, then decide again.
         """
-        return await self._documents().append(lease, records, expected_seq=expected_seq, update=update)
+        return await self._documents().append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs)
 
     def begin_append(
-        self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
     ) -> Pending[int]:
         """Begin what ``append`` does; the outcome is there when the records are durable.
 
         Only called in an event loop. A store that has no use for a task of its own may override this as well.
         """
-        return begin(self.append(lease, records, expected_seq=expected_seq, update=update))
+        return begin(self.append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs))
 
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
         """Lease runs to ``owner`` and return the leases; each run goes to one claimant.
@@ -221,9 +247,25 @@ class StateBackend:
         """Return the records of a run with ``seq`` above ``after``, in order; empty if there is no such run."""
         return await self._documents().read_events(run_id, after=after, limit=limit)
 
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        """Return the data of the blobs that the log of a run was given, shared prefix included, by digest.
+
+        What this log was not given is left out, even if another run has it. Whether a fork sees what its source was
+        given after the shared prefix is left open. Empty if there is no such run.
+        """
+        return await self._documents().read_blobs(run_id, digests)
+
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        """Keep the snapshot of a run, in place of the one before; it goes with the run, and a fork begins without one.
+
+        Nothing happens if the lease is no longer the run's, or the log has no such ``seq``: a snapshot only saves time.
+        """
+        await self._documents().put_snapshot(lease, snapshot)
+
     async def delete_run(self, run_id: str) -> None:
         """Remove a run with all that belongs to it. Removing one that does not exist changes nothing.
 
+        What forks share of its log stays for them, and goes with the last of them; so do blobs.
         Whoever holds its lease learns of it by ``StaleLease``.
         """
         await self._documents().delete_run(run_id)
@@ -255,6 +297,23 @@ class StateBackend:
             timeout: seconds of real time.
         """
         await anyio.sleep(min(timeout, _POLL_SECONDS))
+
+    async def backup(self, target: Path) -> None:
+        """Write a copy of the store, all that was acknowledged before, while others use it.
+
+        The copy is complete once it is there: it appears under its name in one step, durably.
+
+        Args:
+            target: where to; nothing is there yet. What is written is a store of the same kind.
+
+        Raises:
+            InvalidArgument: something is there already.
+            BackendError: this kind of store cannot be copied, or the copy failed; nothing is left behind.
+        """
+        raise BackendError(f"{type(self).__name__} has no backup of its own: export its runs one by one")
+
+    async def compact(self) -> None:
+        """Give back the space of what was deleted; may take long, and can be interrupted at any time."""
 
     async def shutdown(self) -> None:
         """Give back threads, files and connections. May be called again; the next verb opens them anew."""
