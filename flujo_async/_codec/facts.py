@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from operator import attrgetter
 from typing import Any, Final, get_args
 
+from flujo_async._codec.blobs import LARGE, NAMES, extract, restore
 from flujo_async._codec.heads import decode_moment, decode_waiting, encode_waiting, in_utc
-from flujo_async._codec.tree import dumps_with_moments, loads
+from flujo_async._codec.tree import dumps, dumps_with_moments, loads
 from flujo_async._model.facts import Fact
+from flujo_async._model.stored import Blob, Record
+from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
 _KINDS: Final[dict[str, type[Any]]] = {cls.kind: cls for cls in get_args(Fact)}
@@ -24,6 +27,12 @@ def _default(item: Field[Any]) -> Any:
 
 _MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline")
 _KEYS: Final = ("dropped", "keys")
+_TREES: Final = frozenset(
+    {"input", "inputs", "context", "patch", "output", "data", "details", "payload", "value", "error", "choice"}
+)
+"""The fields that hold trees of values, where something may be large."""
+
+_NO_VALUES: Final[Mapping[str, Json]] = {}
 _ENCODE: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_MOMENTS, in_utc),
     "waiting_for": encode_waiting,
@@ -69,15 +78,38 @@ def encode_fact(fact: Fact) -> bytes:
     return dumps_with_moments(line)
 
 
-def decode_fact(body: bytes) -> Fact:
-    """Return the fact that ``encode_fact`` made ``body`` from.
+def pack_fact(fact: Fact) -> tuple[bytes, Sequence[Blob]]:
+    """Return a fact as one line of JSON, and what is large in it beside that."""
+    body = encode_fact(fact)
+    if len(body) < LARGE:
+        return body, ()
+    blobs: dict[str, Blob] = {}
+    line = loads(body)
+    assert isinstance(line, dict)
+    smaller = {name: extract(tree, blobs) if name in _TREES else tree for name, tree in line.items()}
+    return (dumps({NAMES: [*blobs], **smaller}), list(blobs.values())) if blobs else (body, ())
+
+
+def read_fact(record: Record) -> Fact:
+    """Return the fact that a record holds.
 
     Raises:
-        SerializationError: the bytes are no fact.
+        SerializationError: it holds none, or names blobs that have not been read.
+    """
+    return decode_fact(record.body, record.values)
+
+
+def decode_fact(body: bytes, values: Mapping[str, Json] = _NO_VALUES) -> Fact:
+    """Return the fact that ``pack_fact`` made ``body`` from.
+
+    Raises:
+        SerializationError: the bytes are no fact, or name a blob that is not among ``values``.
     """
     line = loads(body)
     if not isinstance(line, dict):
         raise SerializationError("a fact is a JSON object")
+    if line.pop(NAMES, None) is not None:
+        line = {name: restore(tree, values) if name in _TREES else tree for name, tree in line.items()}
     kind = line.pop("kind", None)
     if not isinstance(kind, str) or kind not in _KINDS:
         raise SerializationError(f"unknown kind of fact: {kind!r}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from flujo_async._codec.facts import encode_fact
+from flujo_async._codec.facts import pack_fact
 from flujo_async._model.facts import Fact
-from flujo_async._model.stored import Record
+from flujo_async._model.stored import Blob, Record
 from flujo_async.errors import IntegrityError
 
 GENESIS = ""
@@ -29,16 +29,16 @@ def seal(facts: Sequence[Fact], *, after: int, prev_hash: str) -> list[Record]:
     """
     records: list[Record] = []
     for fact in facts:
-        record = seal_one(fact, after=after, prev_hash=prev_hash)
+        record, _ = seal_one(fact, after=after, prev_hash=prev_hash)
         after, prev_hash = record.seq, record.hash
         records.append(record)
     return records
 
 
-def seal_one(fact: Fact, *, after: int, prev_hash: str) -> Record:
-    """Return the record of the next fact of a log; see ``seal``."""
-    body = encode_fact(fact)
-    return Record(after + 1, body, next_hash(prev_hash, body))
+def seal_one(fact: Fact, *, after: int, prev_hash: str) -> tuple[Record, Sequence[Blob]]:
+    """Return the record of the next fact of a log, and what is large in it; see ``seal``."""
+    body, blobs = pack_fact(fact)
+    return Record(after + 1, body, next_hash(prev_hash, body)), blobs
 
 
 def verify(run_id: str, records: Iterable[Record], *, after: int = 0, prev_hash: str = GENESIS) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, ClassVar, TypeAlias, assert_never
 
 from flujo_async._codec.exceptions import describe_error
-from flujo_async._codec.facts import decode_fact
+from flujo_async._codec.facts import read_fact
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.delta import Fields, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_plain_call, is_top_level
@@ -151,7 +151,7 @@ class Fold:
         """
         for record in records:
             try:
-                fact = decode_fact(record.body)
+                fact = read_fact(record)
                 self.apply(fact, record)
                 if (patch := getattr(fact, "patch", None)) is not None:
                     check_patch(patch)
@@ -421,7 +421,7 @@ def fold_log(run_id: str, records: Sequence[Record]) -> Fold:
     if not records:
         raise IntegrityError("the log is empty", run_id=run_id, seq=1)
     try:
-        started = decode_fact(records[0].body)
+        started = read_fact(records[0])
         fold = _begin(started)
         fold.apply(started, records[0])
     except SerializationError as error:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flujo_async._codec.exceptions import describe_error
-from flujo_async._codec.facts import decode_fact
+from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
 from flujo_async._log.inputs import input_of
@@ -67,13 +67,13 @@ class Event:
 
 def commit_of(record: Record) -> Commit:
     """Return a record as a reader sees it."""
-    fact = decode_fact(record.body)
+    fact = read_fact(record)
     return Commit(record.seq, fact, getattr(fact, "key", None), fact.at, record.hash)
 
 
 def event_of(record: Record, codec: Codec) -> Event:
     """Return a record as a follower sees it."""
-    fact = decode_fact(record.body)
+    fact = read_fact(record)
     match fact:
         case EventEmitted(data=tree) | StepCompleted(output=tree) | HeartbeatRecorded(details=tree):
             data = codec.decode(tree, at="data")

@@ -21,11 +21,13 @@ class Record:
         seq: its position in the log, from 1, without gaps.
         body: the fact as one line of JSON; stores keep it byte for byte.
         hash: hex SHA-256 over the hash of the record before and this body.
+        values: the trees of the blobs that the body names, by digest, where they have been read; stores leave it empty.
     """
 
     seq: int
     body: bytes
     hash: str
+    values: Mapping[str, Json] = field(default_factory=dict[str, Json], compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

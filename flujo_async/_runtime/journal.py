@@ -14,7 +14,7 @@ from flujo_async._model.facts import Fact
 from flujo_async._model.lease import Lease
 from flujo_async._model.policy import Durability
 from flujo_async._model.state import RESTING
-from flujo_async._model.stored import Record, RunUpdate
+from flujo_async._model.stored import Blob, Record, RunUpdate
 from flujo_async._runtime.pace import Pace
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.pending import Pending
@@ -42,6 +42,8 @@ class Journal:
         self._pace = pace
         self._first_seq = self._sent_seq = fold.seq
         self._noted: list[Record] = []
+        self._blobs: dict[str, Blob] = {}
+        self._given = set[str]()
         self._writing: Pending[int] | None = None
         self._behind: list[asyncio.Future[None]] = []
         self._soon: asyncio.Handle | None = None
@@ -55,9 +57,11 @@ class Journal:
 
     def note(self, fact: Fact) -> None:
         """Put a fact into the next commit: nothing depends on it before that."""
-        record = seal_one(fact, after=self.fold.seq, prev_hash=self.fold.hash)
+        record, blobs = seal_one(fact, after=self.fold.seq, prev_hash=self.fold.hash)
         self.fold.apply(fact, record)
         self._noted.append(record)
+        if blobs:
+            self._blobs.update((blob.digest, blob) for blob in blobs if blob.digest not in self._given)
 
     async def commit(self, *facts: Fact) -> None:
         """Record facts, after all that was noted; they are durable when this returns.
@@ -139,9 +143,13 @@ class Journal:
         if not self._noted:
             return None
         records, self._noted = self._noted, []
+        blobs, self._blobs = list(self._blobs.values()), {}
+        self._given.update(blob.digest for blob in blobs)
         expected_seq, self._sent_seq = self._sent_seq, self.fold.seq
         try:
-            writing = self._backend.begin_append(self._lease, records, expected_seq=expected_seq, update=self._update())
+            writing = self._backend.begin_append(
+                self._lease, records, expected_seq=expected_seq, update=self._update(), blobs=blobs
+            )
         except BaseException as failure:  # whatever it is, the log is unknown now
             self.failure = failure
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -17,6 +17,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
 from flujo_async._model.stored import Record, RunQuery, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
+from flujo_async._runtime.blobs import with_values
 from flujo_async._runtime.program import Catalogue
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -125,7 +126,7 @@ class Reader:
         is_over = not follow
         while True:
             records = await self._backend.read_events(run_id, after=after, limit=_EVENTS_AT_ONCE)
-            for record in records:
+            for record in await with_values(self._backend, run_id, records):
                 yield event_of(record, codec)
                 after = record.seq
             if records:
@@ -177,9 +178,10 @@ class Reader:
 
     async def _find(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
         stored = await self._backend.load(check_run_id(run_id), until=until)
-        if stored is not None:
-            verify(run_id, stored.records)
-        return stored
+        if stored is None:
+            return None
+        verify(run_id, stored.records)
+        return replace(stored, records=tuple(await with_values(self._backend, run_id, stored.records)))
 
 
 def _has_news(after: int, head: RunSummary) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from flujo_async._codec.facts import decode_fact
+from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
@@ -20,6 +20,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import WorkflowState
 from flujo_async._model.stored import Record, RunQuery
 from flujo_async._model.summary import RunSummary
+from flujo_async._runtime.blobs import with_values
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends import backend_from_url
@@ -142,9 +143,10 @@ async def find_run(backend: StateBackend, run_id: str) -> Found:
     if stored is None:
         raise _no_run(run_id)
     verify(run_id, stored.records)
-    fold, codec = fold_log(run_id, stored.records), Codec.lenient()
+    records = await with_values(backend, run_id, stored.records)
+    fold, codec = fold_log(run_id, records), Codec.lenient()
     state, output = workflow_state(fold, codec), codec.decode(fold.output, at="output")
-    return Found(stored.summary, fold, state, output, _forked_from(stored.records))
+    return Found(stored.summary, fold, state, output, _forked_from(records))
 
 
 def is_driven(summary: RunSummary) -> bool:
@@ -167,7 +169,7 @@ def is_interrupted(summary: RunSummary) -> bool:
 def _forked_from(records: Sequence[Record]) -> str | None:
     for record in reversed(records):
         if _FORKED in record.body:
-            fact = decode_fact(record.body)
+            fact = read_fact(record)
             if isinstance(fact, RunForked):
                 return fact.source_run_id
     return None
