@@ -19,7 +19,7 @@ from flujo_async._model import transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends import sqlite_rows as rows
@@ -34,6 +34,7 @@ from flujo_async.errors import FlujoError, InvalidArgument
 
 _SQL = queries("sqlite.sql")
 _NO_LIMIT = -1
+_END = sys.maxsize
 
 
 class SQLiteBackend(StateBackend):
@@ -78,19 +79,27 @@ class SQLiteBackend(StateBackend):
         run_id = check_run_id(run.summary.run_id)
         summary = transition.created(run.summary, owner, ttl)
         head = rows.head(summary)
-        await self._write(run_id, lambda db: work.create(db, head, run.records))
+        await self._write(run_id, lambda db: work.create(db, head, run))
         return summary.lease
 
     @override
-    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
-        values = {"run_id": run_id, "until": sys.maxsize if until is None else until}
+    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
+        values = {"run_id": run_id, "upto": _END if until is None else until, "from_snapshot": from_snapshot}
         return rows.stored_run(await self._read(_SQL["load"], values))
 
     @override
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
         last_seq = expected_seq + len(records)
         change = rows.change(update, last_seq)
-        await self._write(lease.run_id, lambda db: work.append(db, lease, records, expected_seq, change))
+        await self._write(lease.run_id, lambda db: work.append(db, lease, records, expected_seq, change, blobs))
         return last_seq
 
     @override
@@ -135,8 +144,17 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
-        values = {"run_id": run_id, "after": after, "limit": _NO_LIMIT if limit is None else limit}
+        values = {"run_id": run_id, "after": after, "upto": _END if limit is None else after + limit}
         return rows.records(await self._read(_SQL["events"], values))
+
+    @override
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        values = {"run_id": run_id, "upto": _END, "digests": rows.json_text(list(digests))}
+        return dict(await self._read(_SQL["blobs"], values))
+
+    @override
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        await self._commits.put(lambda db: work.put_snapshot(db, lease, snapshot))
 
     @override
     async def delete_run(self, run_id: str) -> None:

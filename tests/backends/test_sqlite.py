@@ -44,7 +44,22 @@ from flujo_async.errors import (
     SerializationError,
     StaleLease,
 )
-from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
+from flujo_async.testing.samples import (
+    LOG,
+    T0,
+    TTL,
+    append,
+    blob,
+    claim,
+    create,
+    fork,
+    load,
+    new_run,
+    sealed,
+    signal,
+    snapshot,
+    update,
+)
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
@@ -270,7 +285,7 @@ async def test_synchronous_is_full_or_normal(path: Path) -> None:
 async def test_the_log_can_be_read_with_the_shell(backend: SQLiteBackend, path: Path) -> None:
     await create(backend)
     with closing(sqlite3.connect(path)) as db:
-        rows = db.execute("SELECT run_id, seq, json_extract(body, '$.kind') FROM facts JOIN runs ON runs.id = run")
+        rows = db.execute("SELECT run_id, seq, json_extract(body, '$.kind') FROM facts JOIN runs ON runs.id = log")
         assert rows.fetchall() == [("run", 1, "Test")]
 
 
@@ -412,9 +427,7 @@ def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None
     opened = file.open(create=True)
     opened.connection.execute(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
-        "INSERT INTO runs (run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, "
-        "current_step_index, metadata, waiting_for, attempts, priority, signals, signals_read) "
-        "SELECT i, '', '', '', 0, 0, 0, 0, '{}', '[]', 0, 0, 0, 0 FROM n"
+        "INSERT INTO system_states (key, value) SELECT i, '{}' FROM n"
     )
     before = len(content(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -512,10 +525,10 @@ def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) 
     opened = file.open(create=True)
     summary = transition.created(new_run().summary, "w", TTL)
     assert summary.lease is not None
-    work.create(opened.connection, rows.head(summary), LOG[:1])
+    work.create(opened.connection, rows.head(summary), new_run())
     statements: list[str] = []
     opened.connection.set_trace_callback(statements.append)
-    work.append(opened.connection, summary.lease, LOG[1:2], 1, rows.change(update(**change), 2))
+    work.append(opened.connection, summary.lease, LOG[1:2], 1, rows.change(update(**change), 2), ())
     opened.close()
     assert len(statements) == 2
     assert statements[0].startswith("-- The usual append.")
@@ -537,6 +550,76 @@ def test_listings_walk_an_index(plans: sqlite3.Connection, asked: dict[str, Any]
     found = plan(plans, sql, **values)
     assert "INDEX" in found
     assert "TEMP B-TREE" not in found
+
+
+@pytest.mark.parametrize("name", ["load", "events"])
+def test_a_log_is_found_by_its_index(plans: sqlite3.Connection, name: str) -> None:
+    """So are the logs that it shares, and nothing is sorted by SQLite."""
+    found = plan(plans, queries("sqlite.sql")[name], run_id="run", upto=9, after=0, from_snapshot=True)
+    assert "SEARCH facts USING INDEX facts_of_log (log=? AND seq>? AND seq<?)" in found
+    assert "SEARCH logs USING INTEGER PRIMARY KEY" in found
+    assert set(re.findall(r"SCAN (\w+)", found)) <= {"shared_logs", "CONSTANT"}
+    assert "TEMP B-TREE" not in found
+
+
+def test_blobs_are_found_by_their_digests(plans: sqlite3.Connection) -> None:
+    found = plan(plans, queries("sqlite.sql")["blobs"], run_id="run", upto=9, digests="[]")
+    assert "SEARCH blobs USING INDEX sqlite_autoindex_blobs_1 (digest=?)" in found
+    assert "SEARCH given USING PRIMARY KEY (log=? AND blob=?)" in found
+    assert set(re.findall(r"SCAN (\w+)", found)) <= {"shared_logs", "wanted"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["advance", "advance_to_status", "put_snapshot", "source", "give_blob", "delete_run", "who_needs_log", "cut_facts"],
+)
+def test_writes_use_indexes(plans: sqlite3.Connection, name: str) -> None:
+    every = queries("sqlite.sql")[name]
+    values = dict.fromkeys(re.findall(r":(\w+)", every), 1)
+    found = plan(plans, every, **values)
+    assert "SEARCH" in found
+    assert set(re.findall(r"SCAN (\w+)", found)) <= {"sources", "CONSTANT"}
+
+
+# ------------------------------------------------------------------------------------------------------------ deleting
+
+
+def kept(path: Path) -> dict[str, int]:
+    """Return how many rows the tables have that have any."""
+    tables = ["logs", "runs", "facts", "blobs", "blobs_of_logs", "snapshots", "signals"]
+    with closing(sqlite3.connect(path)) as db:
+        counts = {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+    return {table: count for table, count in counts.items() if count}
+
+
+async def test_of_a_deleted_run_only_what_forks_share_is_left(backend: SQLiteBackend, path: Path) -> None:
+    lease = await create(backend, new_run(blobs=[blob("a")]))
+    await append(backend, lease, count=2, blobs=[blob("b")])
+    await append(backend, lease, after=3, count=2, blobs=[blob("c")])
+    await backend.put_snapshot(lease, snapshot(2))
+    await backend.post(signal())
+    run, log = fork(LOG[:3], blobs=[blob("d")])
+    await backend.create_run(run)
+    again, _ = fork(log[:2], "again", of="fork")
+    await backend.create_run(again)
+    assert kept(path)["facts"] == 5 + 1 + 1
+    await backend.delete_run("run")
+    assert kept(path) == {"logs": 3, "runs": 2, "facts": 3 + 1 + 1, "blobs": 3, "blobs_of_logs": 3}
+    await backend.delete_run("fork")  # whose log nobody shares: the other fork is one of the first log
+    assert kept(path) == {"logs": 2, "runs": 1, "facts": 2 + 1, "blobs": 2, "blobs_of_logs": 2}
+    await backend.delete_run("again")
+    assert kept(path) == {}
+
+
+async def test_equal_blobs_are_stored_once(backend: SQLiteBackend, path: Path) -> None:
+    for i in range(3):
+        lease = await create(backend, new_run(f"run{i}", blobs=[blob("a")]))
+        await append(backend, lease, blobs=[blob("a"), blob("b")])
+    assert (kept(path)["blobs"], kept(path)["blobs_of_logs"]) == (2, 6)
+    for i in range(3):
+        assert kept(path)["blobs"] == 2
+        await backend.delete_run(f"run{i}")
+    assert kept(path) == {}
 
 
 # --------------------------------------------------------------------------------------------------- other processes
