@@ -212,9 +212,7 @@ class Sweeper:
             await self._backend.delete_run(head.run_id)
             leases.pop(0)
             if head.status == "failed":
-                _log.warning(
-                    "run %r is deleted, whose time is over; it had failed: %s", head.run_id, head.error_message
-                )
+                _log.warning("run %r, which had failed, is deleted: %s", head.run_id, head.error_message)
         return len(tree)
 
 
