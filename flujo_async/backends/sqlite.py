@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,12 +29,14 @@ from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_copy import back_up
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
 from flujo_async.backends.sqlite_readers import Readers, Rows
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import FlujoError, InvalidArgument
 
 _SQL = queries("sqlite.sql")
+_PAGES_AT_ONCE = 256  # so that nobody waits long behind it
 _NO_LIMIT = -1
 _END = sys.maxsize
 
@@ -178,6 +182,19 @@ class SQLiteBackend(StateBackend):
             await self._changes.wait(run_id, timeout=timeout)
 
     @override
+    async def backup(self, target: Path) -> None:
+        await self._commits.open()
+        await back_up(self._file, target)
+
+    @override
+    async def compact(self) -> None:
+        with suppress(NoFileYet):
+            await self._commits.open()
+            while await self._commits.put(_give_back):
+                pass
+            await self._commits.open()  # when it is the turn of this, the checkpoint has been made
+
+    @override
     async def shutdown(self) -> None:
         # The connection that writes comes last: one that only reads could not checkpoint the file.
         await self._readers.stop()
@@ -191,6 +208,10 @@ class SQLiteBackend(StateBackend):
 
     async def _write(self, run_id: str, write: Work[None]) -> None:
         await self._commits.put(write, then=partial(self._changes.announce, run_id))
+
+
+def _give_back(db: sqlite3.Connection) -> bool:
+    return work.give_back(db, _PAGES_AT_ONCE)
 
 
 async def _open_reader(commits: GroupCommit, file: SQLiteFile) -> aiosqlite.Connection:

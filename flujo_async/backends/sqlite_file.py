@@ -147,6 +147,7 @@ class SQLiteFile:
     def _set_up(self, db: sqlite3.Connection) -> None:
         self._version(db)
         db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file only
         self._switch_to_wal(db)
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA foreign_keys = ON")
@@ -196,7 +197,8 @@ class OpenFile:
     def tend(self) -> float | None:
         """Checkpoint if enough has been written, and look for changes that others have made."""
         rows, pages = self._progress()
-        if max(rows - self._rows, pages - self._pages) >= CHECKPOINT_EVERY:
+        is_shorter = pages < self._pages  # which the file becomes by a checkpoint
+        if is_shorter or max(rows - self._rows, pages - self._pages) >= CHECKPOINT_EVERY:
             self._checkpoint()
             self._rows, self._pages = rows, pages
         return self._watch.look(self.connection)

@@ -93,11 +93,12 @@ def delete(db: sqlite3.Connection, run_id: str) -> None:
         log = _forget(db, log)
 
 
-def give_back(db: sqlite3.Connection, pages: int) -> int:
-    """Cut so many free pages off the end of the file; return how many are left."""
-    db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-    left: int = db.execute("PRAGMA freelist_count").fetchone()[0]
-    return left
+def give_back(db: sqlite3.Connection, pages: int) -> bool:
+    """Cut that many free pages off the end of the file; tell whether there are more."""
+    before = _free_pages(db)
+    for _ in range(min(pages, before)):
+        db.execute("PRAGMA incremental_vacuum(1)")  # one at a time: the driver does not go on by itself
+    return 0 < _free_pages(db) < before
 
 
 def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
@@ -137,6 +138,11 @@ def _forget(db: sqlite3.Connection, log: int) -> int | None:
     for name in ("cut_facts", "cut_blobs"):
         db.execute(_SQL[name], {"log": log, "shared": shared})
     return None
+
+
+def _free_pages(db: sqlite3.Connection) -> int:
+    pages: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+    return pages
 
 
 def _refuse_append(db: sqlite3.Connection, lease: Lease, expected_seq: int) -> None:

@@ -30,8 +30,10 @@ from flujo_async.backends import sqlite as verbs
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
+from flujo_async.backends.reply import Reply
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
+from flujo_async.backends.sqlite_copy import _Copy
 from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
@@ -620,6 +622,77 @@ async def test_equal_blobs_are_stored_once(backend: SQLiteBackend, path: Path) -
         assert kept(path)["blobs"] == 2
         await backend.delete_run(f"run{i}")
     assert kept(path) == {}
+
+
+# ------------------------------------------------------------------------------------------------- copies, compacting
+
+
+async def test_a_copy_needs_no_write_lock(backend: SQLiteBackend, path: Path) -> None:
+    await create(backend)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await backend.backup(path.with_name("copy.db"))
+    async with SQLiteBackend(path.with_name("copy.db")) as copy:
+        assert await load(copy) == await load(backend)
+
+
+async def test_of_a_copy_that_was_cancelled_nothing_is_left(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        for i in range(20):
+            await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
+        for patience in range(10):
+            copying = asyncio.create_task(backend.backup(path.with_name("copy.db")))
+            for _ in range(patience):
+                await asyncio.sleep(0)
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
+            assert not any(thread.name == "flujo-backup" for thread in threading.enumerate())
+    assert files(path.parent) == [path]
+
+
+def test_a_copy_that_is_stopped_does_not_go_on(path: Path) -> None:
+    file = SQLiteFile(path, synchronous="normal", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    opened = file.open(create=True)
+    opened.connection.execute("BEGIN")
+    opened.connection.executemany("INSERT INTO system_states VALUES (?, '{}')", [(str(i),) for i in range(20_000)])
+    opened.connection.execute("COMMIT")
+
+    async def stop_at_once() -> None:
+        copy, reply = _Copy(file, path.with_name("copy.db")), Reply[None]()
+        copy.stop()
+        await asyncio.to_thread(copy.make, reply)
+        with pytest.raises(BackendError, match="interrupted"):
+            await reply.get()
+
+    asyncio.run(stop_at_once())
+    opened.close()
+    assert files(path.parent) == [path]
+
+
+async def test_a_store_that_is_not_there_is_not_copied(backend: SQLiteBackend, path: Path) -> None:
+    with pytest.raises(BackendError, match="does not exist"):
+        await backend.backup(path.with_name("copy.db"))
+    await backend.compact()
+    assert files(path.parent) == []
+
+
+async def test_compacting_makes_the_file_smaller_while_others_write(backend: SQLiteBackend, path: Path) -> None:
+    for i in range(40):
+        await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
+    lease = await create(backend)
+    async with SQLiteBackend(path) as elsewhere:
+        for i in range(40):
+            await elsewhere.delete_run(f"run{i}")
+        compacting = asyncio.create_task(backend.compact())
+        for seq in range(1, 20):
+            await append(elsewhere, lease, after=seq)
+        await compacting
+        await backend.compact()
+        assert len(content(path)) < 500_000
+        assert (await load(elsewhere)).records == LOG[:20]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # --------------------------------------------------------------------------------------------------- other processes
