@@ -28,7 +28,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def verify(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Only this run.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="Only this run.")] = None,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,
@@ -57,9 +57,9 @@ def backup(
 
     It has all that was committed before the command was given, and is there as a whole, or not at all.
     """
-    place = place_at(flujo, db)
-    perform(place, lambda flujo: flujo.state_backend.backup(target), interrupted=f"interrupted; there is no {target}")
-    count = _bytes_of(target)
+    place, path = place_at(flujo, db), target.absolute()
+    perform(place, lambda flujo: flujo.state_backend.backup(path), interrupted=f"interrupted; there is no {target}")
+    count = _bytes_of(path)
     if json:
         print_json({"target": str(target), "bytes": count})
     else:
