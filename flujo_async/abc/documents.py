@@ -33,7 +33,6 @@ from flujo_async.errors import (
     RunExists,
     RunNotFound,
     SchemaTooNew,
-    SequenceConflict,
     SerializationError,
 )
 
@@ -316,8 +315,7 @@ class _Document:
         """Return this run with the records of another one, and the blobs that came with them."""
         if source is None:
             raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-        if source.summary.last_seq < prefix.last_seq:
-            raise SequenceConflict(f"run {prefix.run_id!r}: the log ends before seq {prefix.last_seq}")
+        transition.check_prefix(prefix, source.summary.last_seq)
         records = source.state["records"][: prefix.last_seq]
         blobs = {digest: blob for digest, blob in source.state["blobs"].items() if blob["seq"] <= prefix.last_seq}
         return _Document(self.summary, {**self.state, "records": records, "blobs": blobs})

@@ -26,6 +26,7 @@ from typing import Any, cast
 from typing_extensions import override
 
 from flujo_async._codec import heads
+from flujo_async._model import transition
 from flujo_async._model.stored import Blob, Prefix, Record, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends import file_line, file_lock
@@ -38,7 +39,6 @@ from flujo_async.errors import (
     IntegrityError,
     RunNotFound,
     SchemaTooNew,
-    SequenceConflict,
     SerializationError,
 )
 
@@ -230,14 +230,9 @@ class RunLog(LockedFile):
         birth.files.put_snapshot(KeptSnapshot(snapshot, start))
 
     def share(self, last_seq: int, files: SideFiles) -> list[Segment]:
-        """Give another run the records up to ``last_seq``, and their blobs, by reference.
-
-        Raises:
-            SequenceConflict: the log ends before.
-        """
+        """Give another run the records up to ``last_seq``, which the log has, and their blobs, by reference."""
         summary, birth = self.head(), self._known()
-        if summary is None or summary.last_seq < last_seq:
-            raise SequenceConflict(f"run {self.run_id!r}: the log ends before seq {last_seq}")
+        assert summary is not None
         shared: list[Segment] = []
         for log, segment in self._segments(summary):
             if shared and shared[-1].last_seq >= last_seq:
@@ -359,8 +354,6 @@ class RunLog(LockedFile):
             content.add_all(lines[kept.start[1] :])
             self._check_end(content, summary)
         first = snapshot.seq - content.before
-        if first and content.records[first - 1].hash != snapshot.hash:
-            raise content.broken("a snapshot of another log")
         records = content.records[first : None if until is None else until - content.before]
         return StoredRun(summary, tuple(records), tuple(content.signals), snapshot)
 
@@ -416,9 +409,12 @@ def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
 
     Raises:
         RunNotFound: there is none.
+        SequenceConflict: it ends too early.
     """
-    if source is None or source.head() is None:
+    head = source and source.head()
+    if source is None or head is None:
         raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+    transition.check_prefix(prefix, head.last_seq)
     return source
 
 

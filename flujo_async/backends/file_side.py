@@ -85,10 +85,7 @@ class SideFiles:
     def share_log(self, log: Path, mark: str) -> None:
         """Take a log, which stays here when its run is deleted; ``sync`` makes it durable."""
         self.path.mkdir(exist_ok=True)
-        if os.name == "nt":  # a log that is deleted is emptied first there
-            file_lock.copy_file(log, self.shared(mark))
-        else:
-            file_lock.link_or_copy(log, self.shared(mark))
+        file_lock.link_growing(log, self.shared(mark))
 
     def shared(self, mark: str) -> Path:
         """Return where a log is that was shared."""

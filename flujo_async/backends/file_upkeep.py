@@ -105,7 +105,7 @@ class _Copy:
     def _add_shared(self, path: Path, copy: Path, needed: dict[str, int]) -> None:
         known, size = self._logs.get(path.stem, (None, 0))
         if known and needed.get(path.stem, size + 1) <= size:
-            file_lock.link_or_copy(known, copy)
+            file_lock.link_growing(known, copy)
         else:
             shutil.copyfile(path, copy)
             self._logs[path.stem] = copy, copy.stat().st_size
