@@ -34,7 +34,7 @@ from flujo_async.backends.reply import Reply
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.backends.sqlite_copy import _Copy
-from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.backends.sqlite_file import OpenFile, SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
     BackendError,
@@ -424,23 +424,61 @@ async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
         assert len((await load(backend)).records) == 7500
 
 
+def tend_often(opened: OpenFile) -> None:
+    """Tend a file until it has looked at how much was written."""
+    for _ in range(8):
+        opened.tend()
+
+
 def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None:
     file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
     opened = file.open(create=True)
     opened.connection.execute(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
         "INSERT INTO system_states (key, value) SELECT i, '{}' FROM n"
     )
     before = len(content(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            opened.tend()
+            tend_often(opened)
         assert len(content(path)) == before
         other.execute("ROLLBACK")
-        opened.tend()
+        tend_often(opened)
         assert len(content(path)) > before
     opened.close()
+
+
+async def test_the_log_is_made_longer_by_who_writes_often_not_by_who_looks(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 5)
+        assert wal_size(path) < 2**18
+        await append_many(backend, lease, 6, 20)
+        assert 2**20 < wal_size(path) < 2**21
+        long = wal_size(path)
+        await append_many(backend, lease, 21, 60)
+        assert wal_size(path) == long  # the commits have found room
+        async with SQLiteBackend(path) as elsewhere:
+            await append_many(elsewhere, lease, 61, 65)
+        assert len((await load(backend)).records) == 65
+    async with SQLiteBackend(path) as backend:
+        for _ in range(20):
+            await load(backend)
+        assert wal_size(path) == 0
+
+
+async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> None:
+    crashed = path.with_name("crashed.db")
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 30)
+        for suffix in ("", "-wal"):
+            await asyncio.to_thread(shutil.copy, f"{path}{suffix}", f"{crashed}{suffix}")
+    async with SQLiteBackend(crashed) as backend:
+        assert (await load(backend)).summary.last_seq == 30
+        await append_many(backend, lease, 31, 200)
+        assert len((await load(backend)).records) == 200
 
 
 async def test_large_records_are_checkpointed_sooner(path: Path) -> None:
