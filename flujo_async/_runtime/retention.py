@@ -23,7 +23,7 @@ from flujo_async._runtime.taking import Taking
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import settle
-from flujo_async.errors import FlujoError
+from flujo_async.errors import FlujoError, IntegrityError
 
 Out = TypeVar("Out")
 
@@ -191,7 +191,14 @@ class Sweeper:
         return list(tree.values())[::-1]
 
     async def _remove(self, tree: Sequence[RunSummary]) -> int:
-        """Delete runs, unless somebody has gone on with one of them since they were seen."""
+        """Delete runs, and return how many; none if somebody has gone on with one of them, or one cannot be read."""
+        try:
+            return await self._claim_and_delete(tree)
+        except IntegrityError as error:  # it is for people to look at, and must not keep the others
+            _log.warning("not deleted, because it cannot be read: %s", error)
+            return 0
+
+    async def _claim_and_delete(self, tree: Sequence[RunSummary]) -> int:
         leases: list[Lease] = []
         with Owner.at_work() as owner:
             try:

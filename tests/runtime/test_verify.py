@@ -1,10 +1,13 @@
 """Checking a whole store (G10)."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from flujo_async._runtime.pages import every_run
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, RunCancelled, RunFailed, RunNotFound
 from tests.runtime.pretend import Wrapped
-from tests.runtime.stores import Store
+from tests.runtime.stores import Store, on_disk
 from tests.runtime.test_integrity import CHANGES
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -170,6 +173,26 @@ async def test_a_run_that_cannot_be_read_is_told() -> None:
         return replace(run, records=(run.records[0], sealed))
 
     assert as_list(await Flujo(double, state_backend=Changed(inner, "r2", nonsense)).verify()) == [("r2", 2)]
+
+
+@on_disk
+async def test_a_head_that_is_damaged_on_disk_is_told(store: Store, tmp_path: Path) -> None:
+    """It is listed with the others, which are as they were."""
+    await several(store.open())
+    await store.close()
+    if store.kind == "file":
+        [path] = (tmp_path / "runs").glob("r2.jsonl")
+        path.write_bytes(path.read_bytes()[:-30] + b"garbage\n")
+    else:
+        with closing(sqlite3.connect(tmp_path / "runs.db")) as database, database:
+            database.execute("UPDATE runs SET metadata = '{' WHERE run_id = 'r2'")
+    flujo = Flujo(double, state_backend=store.open())
+    report = await flujo.verify()
+    assert (report.runs, report.facts, [broken.run_id for broken in report.broken]) == (3, 6, ["r2"])
+    heads = {head.run_id: head.error_message for head in await flujo.list_runs()}
+    assert heads.keys() == {"r1", "r2", "r3"}
+    assert heads["r2"]
+    assert (await flujo.run(run_id="r1")).output == 2
 
 
 class TestBlobs:
