@@ -1,8 +1,10 @@
 """One run as one file: out of one store, into another."""
 
+import asyncio
 import json
 import random
 from dataclasses import replace
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from flujo_async.errors import (
     RunNotFound,
     SchemaTooNew,
 )
-from tests.runtime.pretend import Failing
-from tests.runtime.stores import KINDS, Store
+from flujo_async.testing import VirtualClock
+from tests.runtime.pretend import Failing, Gated
+from tests.runtime.stores import KINDS, Store, on_disk
 
 EXECUTED: list[Any] = []
 
@@ -101,6 +104,22 @@ async def interrupted(backend: StateBackend) -> None:
         )
 
 
+LARGE = Blob(sha256(b'[1, "\xc3\xa9"]').hexdigest(), b'[1, "\xc3\xa9"]')
+
+
+async def with_blob(backend: StateBackend) -> Flujo[Any, Any]:
+    """Leave a run ``r`` that names a large value twice."""
+    flujo = Flujo(CHAIN, pipeline_name="p", state_backend=backend)
+    await flujo.run(1, run_id="r")
+    run = await backend.load("r")
+    assert run is not None
+    fact = EventEmitted(at=run.summary.updated_at, key="k", name="n", data=[{"$": "blob", "v": LARGE.digest}] * 2)
+    records = (*run.records, *seal([fact], after=5, prev_hash=run.records[-1].hash))
+    await flujo.delete("r")
+    await backend.create_run(NewRun(replace(run.summary, last_seq=6), records, (LARGE,)))
+    return flujo
+
+
 LIVES = ["paused", "answered early", "failed", "cancelled", "completed", "code", "forked"]
 
 
@@ -174,6 +193,28 @@ async def test_a_run_that_was_running_is_resumed(store: Store, tmp_path: Path) -
     await other.close()
 
 
+@on_disk
+async def test_nobody_takes_a_run_that_lacks_some_of_its_signals(store: Store) -> None:
+    """However long ago it began."""
+    clock = VirtualClock()
+    source = InMemoryBackend()
+    failing = Failing(source, "append", 2, for_good=True)
+    with pytest.raises(BackendError):
+        await Flujo(ASKING, pipeline_name="p", state_backend=failing, clock=clock).run(1, run_id="r")
+    await Flujo(ASKING, pipeline_name="p", state_backend=source, clock=clock).signal("r", "go", 20)
+    data = await Flujo(ASKING, pipeline_name="p", state_backend=source).export_run("r")
+    clock.advance(timedelta(days=3))
+    gated = Gated(store.open(), "post")
+    importing = asyncio.create_task(Flujo(ASKING, pipeline_name="p", state_backend=gated, clock=clock).import_run(data))
+    await gated.is_reached.wait()
+    other = Flujo(ASKING, pipeline_name="p", state_backend=store.open(), clock=clock)
+    assert await other.recover() == []
+    gated.may_go_on.set()
+    await importing
+    assert (await other.run(run_id="r")).output == {"grow": 21, "fragile": 20}
+    await other.aclose()
+
+
 async def test_a_run_that_was_queued_is_queued(backend: StateBackend) -> None:
     """With its priority."""
     flujo = Flujo(CHAIN, pipeline_name="p")
@@ -216,23 +257,14 @@ async def test_a_fork_brings_its_whole_past(store: Store, tmp_path: Path) -> Non
 
 async def test_large_values_come_along(store: Store, tmp_path: Path) -> None:
     """Byte for byte, and once."""
-    large = Blob(sha256(b'[1, "\xc3\xa9"]').hexdigest(), b'[1, "\xc3\xa9"]')
-    flujo = Flujo(CHAIN, pipeline_name="p", state_backend=store.open_once())
-    await flujo.run(1, run_id="r")
-    run = await store.open_once().load("r")
-    assert run is not None
-    fact = EventEmitted(at=run.summary.updated_at, key="k", name="n", data=[{"$": "blob", "v": large.digest}] * 2)
-    records = (*run.records, *seal([fact], after=5, prev_hash=run.records[-1].hash))
-    await flujo.delete("r")
-    new = NewRun(replace(run.summary, last_seq=6), records, (large,))
-    await store.open_once().create_run(new)
+    flujo = await with_blob(store.open_once())
     data = await flujo.export_run("r")
-    assert data.count(large.data) == 1
+    assert data.count(LARGE.data) == 1
     other = Store(store.kind, tmp_path / "other")
     backend = other.open()
     moved = Flujo(CHAIN, pipeline_name="p", state_backend=backend)
     await moved.import_run(data)
-    assert await backend.read_blobs("r", [large.digest]) == {large.digest: large.data}
+    assert await backend.read_blobs("r", [LARGE.digest]) == {LARGE.digest: LARGE.data}
     assert await moved.export_run("r") == data
     await other.close()
 
@@ -324,10 +356,14 @@ class TestRefused:
         await self.refused(data + data, IntegrityError)
 
     async def test_a_blob_that_is_missing(self) -> None:
-        data = await self.data()
-        await self.refused(
-            data.replace(b'"output":2', b'"output":{"$":"blob","v":"%s"}' % (b"0" * 64), 1), IntegrityError
-        )
+        """Though everything else fits."""
+        flujo = await with_blob(InMemoryBackend())
+        lines = (await flujo.export_run("r")).splitlines(keepends=True)
+        body = b"".join(line for line in lines[:-1] if not line.startswith(b'{"blob"'))
+        end = json.loads(lines[-1])
+        end["end"]["sha256"] = sha256(body).hexdigest()
+        error = await self.refused(body + json.dumps(end).encode() + b"\n", IntegrityError, "is missing")
+        assert error.seq == 6
 
     async def test_a_run_that_is_there_already(self, backend: StateBackend) -> None:
         """It is left as it is."""

@@ -319,6 +319,23 @@ class TestFork:
         assert (result.output, result.context) == (original.output, original.context)
         assert (await other.verify("g")).ok
 
+    async def test_before_a_migration_it_has_the_version_of_that_time(self, backend: StateBackend) -> None:
+        """The head tells what the log tells."""
+        old = Flujo(double >> wait_for("go"), pipeline_name="p", state_backend=backend)
+        await old.run(1, run_id="r")
+        new = Flujo(
+            double >> wait_for("go") >> grow, pipeline_name="p", state_backend=backend, migrate=lambda state: None
+        )
+        await new.signal("r", "go", 1)
+        assert (await new.handle("r").result()).output == 2
+        await new.fork("r", at=2, new_run_id="f")
+        versions = {head.run_id: head.pipeline_version for head in await new.list_runs()}
+        assert versions["f"] == (await new.state("r", at=2)).pipeline_version
+        assert versions["f"] != versions["r"]
+        assert (await new.verify()).ok
+        assert (await old.run(run_id="f")).status == "paused"
+        await new.aclose()
+
     async def test_a_source_that_goes_meanwhile_leaves_no_half_fork(self, backend: StateBackend) -> None:
         """What cannot be shared any more is not forked."""
         await Flujo(double, state_backend=backend).run(1, run_id="r")
