@@ -42,6 +42,10 @@ class Sweeper:
     """Deletes the runs of one runtime's definitions that have ended long ago, or are too many.
 
     It remembers nothing that a restart would lose: what is to go follows from what is stored.
+
+    Attributes:
+        retention: what is kept; ``None`` is everything.
+        is_automatic: whether runs are deleted without being asked for.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Sweeper:
         self._clock = clock
         self._taking = taking
         self.retention = retention
+        self.is_automatic: bool = True
         self._task: asyncio.Task[None] | None = None
         self._is_wanted = False
         self._ages_from: datetime | None = None
@@ -61,7 +66,7 @@ class Sweeper:
 
     def kick(self) -> None:
         """Look soon for runs that are to go, in the background: one has just ended."""
-        if self.retention is None or not self._is_time(self.retention):
+        if not self.is_automatic or self.retention is None or not self._is_time(self.retention):
             return
         self._is_wanted = True
         if self._task is None or self._task.done():
@@ -69,7 +74,7 @@ class Sweeper:
 
     async def handed(self, run_id: str, outcome: Awaitable[RunResult[Out]]) -> RunResult[Out]:
         """Return the outcome of a run; when nobody here waits for it any more, a completed run may go."""
-        if self.retention is None or self.retention.on_complete != "delete":
+        if not self.is_automatic or self.retention is None or self.retention.on_complete != "delete":
             return await outcome
         self._awaited[run_id] += 1
         try:

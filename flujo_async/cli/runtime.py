@@ -193,8 +193,9 @@ def perform(place: Place, action: Callable[[Runtime], Awaitable[T]], *, interrup
 async def _perform(place: Place, loaded: Any, action: Callable[[Runtime], Awaitable[T]]) -> T:
     flujo: Runtime = await place.make(loaded) if isinstance(place, Named) else loaded
     runner = runner_of(flujo)
-    # Whatever else is due in the store is none of this command's business.
+    # Whatever else is due in the store, or is to go, is none of this command's business.
     runner.scheduler = Scheduler(runner, _nothing, is_lasting=False)
+    runner.sweeper.is_automatic = False
     try:
         async with flujo:
             return await action(flujo)

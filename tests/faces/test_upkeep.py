@@ -152,6 +152,17 @@ class TestCompact:
         assert one_project("compact", "--db", "runs.db").out == "deleted 0 runs in runs.db\n"
         assert one_project("compact").out == "deleted 1 run in the store of app:flujo\n"
 
+    def test_other_commands_delete_nothing(self, one_project: Project) -> None:
+        """Not even a run that the Flujo would not keep: whoever asks for it sees it."""
+        app = one_project.directory / "app.py"
+        keeping = app.read_text().replace(
+            "context_type=Cart)", 'context_type=Cart, retention=Retention(keep_last=1, on_complete="delete"))'
+        )
+        app.write_text(keeping.replace("PipelineRegistry, ", "PipelineRegistry, Retention, "))
+        complete(one_project, "a", "b")
+        assert one_project("runs", "resume", "a").out == "Run     a\nStatus  completed\nOutput  'shipped for ann'\n"
+        assert one_project("compact").out == "deleted 2 runs in the store of app:flujo\n"
+
     def test_the_file_gets_smaller(self, one_project: Project) -> None:
         one_project.go()
         one_project.run("held", *(f"{i}" for i in range(100)))
