@@ -6,7 +6,8 @@ from flujo_async._log.history import Change
 from flujo_async._log.views import Commit, Event
 from flujo_async._model import facts
 from flujo_async._model.context import Resource, StepContext
-from flujo_async._model.policy import Limit, Retry
+from flujo_async._model.policy import Limit, Retention, Retry
+from flujo_async._model.report import VerifyReport
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import StepRecord, StepStatus, Waiting, WorkflowState
 from flujo_async._model.summary import RunSummary
@@ -39,6 +40,7 @@ __all__ = [
     "Pipeline",
     "PipelineRegistry",
     "Resource",
+    "Retention",
     "Retry",
     "RunContext",
     "RunHandle",
@@ -50,6 +52,7 @@ __all__ = [
     "StepContext",
     "StepRecord",
     "StepStatus",
+    "VerifyReport",
     "Waiting",
     "Worker",
     "WorkflowState",

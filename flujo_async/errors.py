@@ -187,10 +187,12 @@ class IntegrityError(BackendError):
     Attributes:
         run_id: the run whose log it is.
         seq: the first fact that cannot be trusted.
+        reason: what is wrong with it.
     """
 
     def __init__(self, message: str, *, run_id: str, seq: int) -> None:
         super().__init__(f"run {run_id!r}, seq {seq}: {message}")
+        self.reason = message
         self.run_id = run_id
         self.seq = seq
 

@@ -19,24 +19,14 @@ def next_hash(prev_hash: str, body: bytes) -> str:
     return sha256(prev_hash.encode() + body).hexdigest()
 
 
-def seal(facts: Sequence[Fact], *, after: int, prev_hash: str) -> list[Record]:
-    """Return facts as records that continue a log.
+def seal(fact: Fact, *, after: int, prev_hash: str) -> tuple[Record, Sequence[Blob]]:
+    """Return a fact as the next record of a log, and what is large in it.
 
     Args:
-        facts: what happened, in order.
+        fact: what happened.
         after: the last ``seq`` of the log; 0 if it is empty.
         prev_hash: the hash of the record with this ``seq``; ``GENESIS`` if there is none.
     """
-    records: list[Record] = []
-    for fact in facts:
-        record, _ = seal_one(fact, after=after, prev_hash=prev_hash)
-        after, prev_hash = record.seq, record.hash
-        records.append(record)
-    return records
-
-
-def seal_one(fact: Fact, *, after: int, prev_hash: str) -> tuple[Record, Sequence[Blob]]:
-    """Return the record of the next fact of a log, and what is large in it; see ``seal``."""
     body, blobs = pack_fact(fact)
     return Record(after + 1, body, next_hash(prev_hash, body)), blobs
 

@@ -25,6 +25,9 @@ ErrorTypes: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 LONGEST_WAIT = timedelta(days=365)
 """No wait between two attempts is longer, so that the moment of the next one is always a date."""
 
+OnComplete: TypeAlias = Literal["keep", "delete"]
+"""What becomes of a run that has completed and whose result was handed out."""
+
 _PAIR = 2
 
 
@@ -59,6 +62,14 @@ def later(moment: datetime, duration: float) -> datetime:
         return moment + timedelta(seconds=duration)
     except OverflowError:
         return datetime.max.replace(tzinfo=UTC)
+
+
+def earlier(moment: datetime, duration: float) -> datetime:
+    """Return the moment ``duration`` seconds earlier; the first one that there is, where no date is that early."""
+    try:
+        return moment - timedelta(seconds=duration)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def is_count(value: Any) -> bool:
@@ -213,3 +224,38 @@ def _check_rate(rate: Any) -> None:
         raise DefinitionError(f"Limit: rate lets at least 1 begin, not {count!r}")
     if not 0 < check_duration(window, "Limit: the time of rate") <= seconds(LONGEST_WAIT):
         raise DefinitionError(f"Limit: the time of rate is longer than zero and at most {LONGEST_WAIT.days} days")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long a runtime keeps runs that have ended. Runs that are pending, running or paused are never touched.
+
+    A child run stays as long as its parent, and goes with it.
+
+    Attributes:
+        keep_last: how many completed and cancelled runs of each definition are kept, the newest; ``None`` is all.
+            Failed ones neither count nor go: they are dead letters.
+        ttl: how long a run is kept after it has ended, failed ones too; ``None`` is for ever.
+        on_complete: ``"delete"`` a run as soon as it has completed and its result was handed out. Failed and cancelled
+            runs are kept.
+
+    Raises:
+        DefinitionError: a value is outside its range, or nothing is ever deleted.
+
+    >>> Retention(keep_last=1000, ttl=timedelta(days=30)).on_complete
+    'keep'
+    """
+
+    keep_last: int | None = None
+    ttl: Duration | None = None
+    on_complete: OnComplete = "keep"
+
+    def __post_init__(self) -> None:
+        if self.keep_last is not None and not is_count(self.keep_last):
+            raise DefinitionError(f"Retention: keep_last is at least 1, not {self.keep_last!r}")
+        if self.ttl is not None and not check_duration(self.ttl, "Retention: ttl"):
+            raise DefinitionError('Retention: ttl is longer than zero; on_complete="delete" keeps nothing')
+        if self.on_complete not in get_args(OnComplete):
+            raise DefinitionError(f"Retention: on_complete is 'keep' or 'delete', not {self.on_complete!r}")
+        if self.keep_last is None and self.ttl is None and self.on_complete == "keep":
+            raise DefinitionError("Retention() keeps everything; give keep_last=, ttl= or on_complete=")

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from flujo_async._codec.tree import canonical
-from flujo_async._log.chain import seal
 from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.fork import fork
 from flujo_async._log.history import children_to_redrive, to_drop
 from flujo_async._log.keys import MAIN_SCOPE
-from flujo_async._model.facts import Decision, Fact, RunForked, RunPaused, RunRedriven, StepDecided
+from flujo_async._model.facts import Decision, Fact, RunPaused, RunRedriven, StepDecided
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import TERMINAL, RunStatus, Waiting
-from flujo_async._model.stored import NewRun, RunQuery, Signal
+from flujo_async._model.stored import NewRun, Prefix, Signal
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import WaitFor
 from flujo_async._plan.pipeline import check_signal_name
@@ -194,36 +193,15 @@ class Control:
     async def fork(self, run_id: str, at: int | None, new_run_id: str | None, update: Mapping[str, Any] | None) -> str:
         """Create a run that shares the log of another one; see ``Flujo.fork``."""
         new_run_id = check_run_id(uuid.uuid4().hex if new_run_id is None else new_run_id)
-        records = await self._runner.reader.records(run_id, until=at)
-        fold = fold_log(run_id, records)
-        program = self._runner.catalogue.reading(fold)
+        source = await self._runner.reader.stored(run_id, until=at)
+        fold = fold_log(run_id, source.records)
+        past = Prefix(run_id, fold.seq)
         before = fold.context_in(MAIN_SCOPE)
-        after = program.contexts.updated(before, update or {})
+        after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()
-        forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))
-        (record,) = seal([forked], after=fold.seq, prev_hash=fold.hash)
-        fold.apply(forked, record)
-        source = (await self._runner.backend.query_runs(RunQuery(run_id=run_id)))[0]
-        summary = replace(
-            source,
-            run_id=new_run_id,
-            status="pending",
-            created_at=now,
-            updated_at=now,
-            last_seq=fold.seq,
-            current_step_index=fold.current_step_index,
-            metadata=fold.metadata,
-            error_message=None,
-            waiting_for=[],
-            parent_run_id=None,
-            queue=None,
-            wake_at=None,
-            signals=0,
-            signals_read=0,
-            lease=None,
-        )
+        summary, record, blobs = fork(source.summary, fold, new_run_id, now, diff(before, after))
         try:
-            await self._runner.backend.create_run(NewRun(summary, (*records, record)))
+            await self._runner.backend.create_run(NewRun(summary, (record,), tuple(blobs), past))
         except RunExists as error:
             raise InvalidArgument(f"fork(): there is a run {new_run_id!r} already; take another new_run_id") from error
         return new_run_id

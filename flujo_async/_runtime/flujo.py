@@ -8,18 +8,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-from flujo_async._log.history import Change
-from flujo_async._log.views import Commit, Event
-from flujo_async._model.ids import check_run_id
-from flujo_async._model.policy import Durability, Limit, misnamed_durability
+from flujo_async._log.views import Event
+from flujo_async._model.policy import Durability, Limit, Retention, misnamed_durability
 from flujo_async._model.result import RunResult
-from flujo_async._model.state import RunStatus, StepRecord, WorkflowState
-from flujo_async._model.stored import RunQuery
-from flujo_async._model.summary import RunSummary
 from flujo_async._plan.pipeline import Chain
 from flujo_async._plan.registry import LATEST, PipelineRegistry, choose_definition
+from flujo_async._runtime.archive import Archive
 from flujo_async._runtime.clock import SystemClock
-from flujo_async._runtime.control import Control
 from flujo_async._runtime.handle import RunHandle
 from flujo_async._runtime.program import Catalogue, Migrate
 from flujo_async._runtime.request import Request, checked_seconds, request_for
@@ -33,7 +28,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-class Flujo(Generic[In, Out]):
+class Flujo(Archive[Out], Generic[In, Out]):
     """Runs a pipeline durably, inside the process and the event loop that await it.
 
     Works with ``async with``, with ``await flujo.aclose()``, or with neither.
@@ -56,6 +51,7 @@ class Flujo(Generic[In, Out]):
         recover: keep taking up runs whose owner is gone, while this runtime is open.
         durability: when what steps did is durable: ``"sync"``, before the next step starts; ``"async"``, soon after; or
             ``"exit"``, when the run rests. A definition and a step can say otherwise.
+        retention: how long runs are kept that have ended; by default until they are deleted.
         always_replay: for tests: begin a workflow again after each step, with what is recorded, so that code which does
             not do the same in a replay shows at once.
         lease_ttl: how long a run stays with an owner on another host that is not heard of any more.
@@ -82,6 +78,7 @@ class Flujo(Generic[In, Out]):
         resources: Mapping[str, Any] | None = None,
         recover: bool = False,
         durability: Durability = "sync",
+        retention: Retention | None = None,
         always_replay: bool = False,
         lease_ttl: timedelta = timedelta(seconds=30),
         clock: Clock | None = None,
@@ -91,15 +88,14 @@ class Flujo(Generic[In, Out]):
         definition = choose_definition(pipeline, registry, pipeline_name, pipeline_version)
         catalogue = Catalogue(definition, registry=registry, context_type=context_type, migrate=migrate)
         self._owns_backend = isinstance(state_backend, str)
-        self.state_backend: StateBackend = _open(state_backend)
-        clock = clock or SystemClock()
+        backend, clock = _open(state_backend), clock or SystemClock()
         services = Services(
-            self.state_backend, clock, resources=resources, limits=limits, max_concurrent_steps=max_concurrent_steps
+            backend, clock, resources=resources, limits=limits, max_concurrent_steps=max_concurrent_steps
         )
         services.check(step for program in catalogue.programs() for step in program.definition.steps())
         self._is_recovering = recover
-        self._runner = Runner(
-            self.state_backend,
+        runner = Runner(
+            backend,
             catalogue,
             clock,
             lease_ttl=lease_ttl,
@@ -108,8 +104,9 @@ class Flujo(Generic[In, Out]):
             is_recovering=recover,
             durability=durability,
             always_replay=always_replay,
+            retention=retention,
         )
-        self._control = Control(self._runner)
+        super().__init__(runner)
 
     async def run(
         self,
@@ -148,7 +145,8 @@ class Flujo(Generic[In, Out]):
             BackendError: the store failed; the run can be resumed.
         """
         self._recover_meanwhile()
-        return await self._runner.complete(request_for(run_id, input, context, metadata, timeout))
+        request = request_for(run_id, input, context, metadata, timeout)
+        return await self._runner.sweeper.handed(request.run_id, self._runner.complete(request))
 
     async def start(
         self,
@@ -218,7 +216,8 @@ class Flujo(Generic[In, Out]):
         self._recover_meanwhile()
         if await self._runner.reader.summary(run_id) is None:
             raise RunNotFound(f"there is no run {run_id!r} to resume", run_id=run_id)
-        return await self._runner.complete(Request(run_id=run_id, is_resume=True))
+        completed = self._runner.complete(Request(run_id=run_id, is_resume=True))
+        return await self._runner.sweeper.handed(run_id, completed)
 
     async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
         """Answer a ``wait_for`` of a run; durable when this returns.
@@ -279,7 +278,7 @@ class Flujo(Generic[In, Out]):
             InvalidArgument: the run has not ended, and waits for no decision.
             RunNotFound: there is no such run.
         """
-        return await self._control.redrive(run_id, decision, output)
+        return await self._runner.sweeper.handed(run_id, self._control.redrive(run_id, decision, output))
 
     async def fork(
         self,
@@ -311,15 +310,6 @@ class Flujo(Generic[In, Out]):
         Those are the ``running`` runs without a living owner, and the ``pending`` ones that are in no queue.
         """
         return await self._runner.recover()
-
-    async def diff(self, run_id: str, a: int, b: int) -> list[Change]:
-        """Return what is different between the state of a run after fact ``a`` and after fact ``b``.
-
-        Raises:
-            RunNotFound: there is no such run.
-            InvalidArgument: its log has no such fact.
-        """
-        return await self._runner.reader.diff(run_id, a, b)
 
     async def stream(
         self,
@@ -354,69 +344,9 @@ class Flujo(Generic[In, Out]):
             reader = self._runner.reader
             async for event in reader.events(request.run_id, after=after, follow=True, driver=task):
                 yield event
-            await self._runner.result(request.run_id)
+            await self._runner.sweeper.handed(request.run_id, self._runner.result(request.run_id))
         finally:
             await self._runner.interrupt(task)
-
-    async def state(self, run_id: str, *, at: int | None = None) -> WorkflowState:
-        """Return the state of a run: now, or as it was after fact ``at``.
-
-        Raises:
-            RunNotFound: there is no such run.
-            InvalidArgument: its log has no fact ``at``.
-            IntegrityError: its log is broken.
-        """
-        return await self._runner.reader.state(run_id, at=at)
-
-    async def history(self, run_id: str) -> list[Commit]:
-        """Return all facts of a run, from the first on; errors as in ``state``."""
-        return await self._runner.reader.history(run_id)
-
-    async def steps(self, run_id: str) -> list[StepRecord]:
-        """Return the steps of a run in the order of their completion; errors as in ``state``."""
-        return await self._runner.reader.steps(run_id)
-
-    async def list_runs(
-        self,
-        *,
-        status: RunStatus | None = None,
-        pipeline_name: str | None = None,
-        parent_run_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        limit: int | None = 100,
-        offset: int = 0,
-    ) -> list[RunSummary]:
-        """Return the runs in the store that match, the newest first.
-
-        Args:
-            status: only runs in this status.
-            pipeline_name: only runs of this definition.
-            parent_run_id: only children of this run.
-            metadata: only runs whose metadata contain this, recursively.
-            limit: at most so many; ``None`` is all.
-            offset: leave out so many at the front.
-
-        Raises:
-            InvalidArgument: an unknown status, or a negative number.
-        """
-        query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_id=parent_run_id)
-        page = replace(query, metadata=dict(metadata or {}), limit=limit, offset=offset)
-        return await self.state_backend.query_runs(page)
-
-    async def list_dead_letters(self, *, limit: int | None = 100, offset: int = 0) -> list[RunSummary]:
-        """Return the runs that have failed, the newest first: each waits for ``redrive`` or ``delete``."""
-        return await self.list_runs(status="failed", limit=limit, offset=offset)
-
-    async def delete(self, run_id: str) -> None:
-        """Remove a run with all that belongs to it; one that does not exist is no error.
-
-        Whoever drives it stops at its next commit.
-        """
-        await self.state_backend.delete_run(check_run_id(run_id))
-
-    def handle(self, run_id: str) -> RunHandle[Out]:
-        """Return a handle on a run, which need not exist yet."""
-        return RunHandle(self._runner, self._control, check_run_id(run_id))
 
     async def aclose(self) -> None:
         """Interrupt the runs in the background, and close a backend that was given as a URL."""

@@ -43,7 +43,7 @@ class RunHandle(Generic[Out]):
             TimeoutError: it does not rest yet.
         """
         async with asyncio.timeout(None if timeout is None else seconds(timeout)):
-            return await self._runner.result(self.run_id)
+            return await self._runner.sweeper.handed(self.run_id, self._runner.result(self.run_id))
 
     async def status(self) -> RunStatus:
         """Return where the run stands.

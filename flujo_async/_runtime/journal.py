@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from flujo_async._log.chain import seal_one
+from flujo_async._log.chain import seal
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import Lease
@@ -57,7 +57,7 @@ class Journal:
 
     def note(self, fact: Fact) -> None:
         """Put a fact into the next commit: nothing depends on it before that."""
-        record, blobs = seal_one(fact, after=self.fold.seq, prev_hash=self.fold.hash)
+        record, blobs = seal(fact, after=self.fold.seq, prev_hash=self.fold.hash)
         self.fold.apply(fact, record)
         self._noted.append(record)
         if blobs:

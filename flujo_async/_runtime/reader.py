@@ -15,9 +15,9 @@ from flujo_async._log.history import Change, changes
 from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
-from flujo_async._model.stored import Record, RunQuery, Signal, StoredRun
+from flujo_async._model.stored import RunQuery, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import with_values
+from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -88,11 +88,16 @@ class Reader:
         """
         if until is None:
             return (await self.see(run_id)).fold
-        return fold_log(run_id, (await self.records(run_id, until=until)))
+        return fold_log(run_id, (await self.stored(run_id, until=until)).records)
 
-    async def records(self, run_id: str, *, until: int | None = None) -> tuple[Record, ...]:
-        """Return the log of a run; errors as in ``get``."""
-        return (await self._get(run_id, until=until)).records
+    async def stored(self, run_id: str, *, until: int | None = None) -> StoredRun:
+        """Return what is stored of a run, with its log up to ``until``; errors as in ``get``."""
+        stored = await self._find(run_id, until=until)
+        if stored is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        if until is not None and not 1 <= until <= stored.summary.last_seq:
+            raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
+        return stored
 
     async def summary(self, run_id: str) -> RunSummary | None:
         """Return the head of a run, ``None`` if there is no such run."""
@@ -106,7 +111,7 @@ class Reader:
 
     async def history(self, run_id: str) -> list[Commit]:
         """Return all facts of a run."""
-        return commits((await self._get(run_id)).records)
+        return commits((await self.stored(run_id)).records)
 
     async def steps(self, run_id: str) -> list[StepRecord]:
         """Return the steps of a run."""
@@ -126,7 +131,7 @@ class Reader:
         is_over = not follow
         while True:
             records = await self._backend.read_events(run_id, after=after, limit=_EVENTS_AT_ONCE)
-            for record in await with_values(self._backend, run_id, records):
+            for record in await read_values(self._backend, run_id, records):
                 yield event_of(record, codec)
                 after = record.seq
             if records:
@@ -168,20 +173,12 @@ class Reader:
                 alarm.cancel()
                 await settle(alarm)
 
-    async def _get(self, run_id: str, *, until: int | None = None) -> StoredRun:
-        stored = await self._find(run_id, until=until)
-        if stored is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-        if until is not None and not 1 <= until <= stored.summary.last_seq:
-            raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
-        return stored
-
     async def _find(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
         stored = await self._backend.load(check_run_id(run_id), until=until)
         if stored is None:
             return None
         verify(run_id, stored.records)
-        return replace(stored, records=tuple(await with_values(self._backend, run_id, stored.records)))
+        return replace(stored, records=tuple(await read_values(self._backend, run_id, stored.records)))
 
 
 def _has_news(after: int, head: RunSummary) -> bool:

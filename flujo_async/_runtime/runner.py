@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from flujo_async._log.fold import Fold
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.policy import Durability
+from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
@@ -28,6 +28,7 @@ from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
+from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.taking import Taking
@@ -48,7 +49,7 @@ Find: TypeAlias = Callable[[Request, str], Awaitable[Ready | Fold | None]]
 class Runner:
     """Does what a ``Flujo`` is asked to do."""
 
-    def __init__(  # noqa: PLR0913 -- the options of a runtime
+    def __init__(  # noqa: PLR0913 -- keyword-only options of a runtime
         self,
         backend: StateBackend,
         catalogue: Catalogue,
@@ -60,6 +61,7 @@ class Runner:
         is_recovering: bool,
         durability: Durability = "sync",
         always_replay: bool = False,
+        retention: Retention | None = None,
     ) -> None:
         self.backend = backend
         self.catalogue = catalogue
@@ -69,6 +71,7 @@ class Runner:
         if not backend.capabilities.multi_process:
             lease_ttl = max(lease_ttl, _FOR_EVER)  # all owners are in this process, and known to be alive or not
         self.taking: Taking = Taking(backend, catalogue, clock, lease_ttl, self.reader)
+        self.sweeper: Sweeper = Sweeper(backend, catalogue, clock, self.taking, retention)
         self.ttl = lease_ttl
         self._means = Means(backend, clock, keeper, services, Pace(), durability, always_replay)
         self._admission = Admission(max_concurrency)
@@ -215,6 +218,8 @@ class Runner:
         """Drive a run that this runtime has the lease of; return what it left, or how it left memory."""
         drive = Drive(ready, self._means, self)
         fold = await drive.run()
+        if fold.status in TERMINAL:
+            self.sweeper.kick()
         if drive.parked is not None and not drive.parked.is_paused:
             return drive.parked
         return self.outcome(fold, drive.error)
@@ -342,6 +347,7 @@ class Runner:
         for task in tasks:
             await settle(task)
         self._background.clear()
+        await self.sweeper.aclose()
         await self._means.services.aclose()
 
     async def _due_runs(self) -> list[ClaimQuery]:

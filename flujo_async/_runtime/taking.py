@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
-from flujo_async._log.chain import GENESIS, seal_one, verify
+from flujo_async._log.chain import GENESIS, seal, verify
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import RunResumed
 from flujo_async._model.ids import check_run_id
@@ -15,7 +15,7 @@ from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import with_values
+from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.drive import Ready
 from flujo_async._runtime.owner import Owner
@@ -83,7 +83,7 @@ class Taking:
         program = program or self._catalogue.current
         now = self._clock.now()
         started = program.begin(request, now)
-        record, blobs = seal_one(started, after=0, prev_hash=GENESIS)
+        record, blobs = seal(started, after=0, prev_hash=GENESIS)
         fold = Fold(started)
         fold.apply(started, record)
         summary = RunSummary(
@@ -154,7 +154,7 @@ class Taking:
         fold = seen.fold
         tail = await self._backend.read_events(fold.run_id, after=fold.seq)
         verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
-        fold.extend(await with_values(self._backend, fold.run_id, tail))
+        fold.extend(await read_values(self._backend, fold.run_id, tail))
         signals = await self._backend.read_signals([fold.run_id])
         program = self._catalogue.running(fold)
         now = self._clock.now()

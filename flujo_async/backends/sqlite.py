@@ -158,7 +158,7 @@ class SQLiteBackend(StateBackend):
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         found = await self._read(*_listing(query))
-        return [rows.summary(row) for row in found]
+        return [rows.listed(row) for row in found]
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:

@@ -161,6 +161,15 @@ def summary(row: Row) -> RunSummary:
     )
 
 
+def listed(row: Row) -> RunSummary:
+    """Return the head that the columns ``head`` tell; of a damaged one what can be read, and what is wrong with it."""
+    try:
+        return summary(row)
+    except SerializationError as error:  # one damaged row must not keep the others from being listed
+        nothing: dict[int, Any] = {8: b"{}", 9: f"the head of this run is damaged: {error}", 10: b"[]"}
+        return summary([nothing.get(place, value) for place, value in enumerate(row)])
+
+
 def records(rows: Iterable[Row]) -> list[Record]:
     """Return the records that the rows of ``events`` tell."""
     return [Record(seq, body, hash_) for seq, body, hash_ in sorted(rows, key=itemgetter(0))]

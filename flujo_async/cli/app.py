@@ -6,7 +6,7 @@ from typing import Final
 
 import typer
 
-from flujo_async.cli import dead_letters, demo, runs, runs_control, worker
+from flujo_async.cli import dead_letters, demo, runs, runs_control, runs_transfer, upkeep, worker
 from flujo_async.cli.screen import say
 from flujo_async.errors import FlujoError, InvalidArgument, InvalidSignal, RunConflict, RunNotFound, VersionMismatch
 
@@ -24,10 +24,14 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
-runs.app.add_typer(runs_control.app)  # without a name: one group, two modules
+runs.app.add_typer(runs_control.app)  # without a name: one group, three modules
+runs.app.add_typer(runs_transfer.app)
 app.add_typer(runs.app, name="runs")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("worker")(worker.work)
+app.command("verify")(upkeep.verify)
+app.command("backup")(upkeep.backup)
+app.command("compact")(upkeep.compact)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``flujo-async runs``: what a store knows about its runs. What changes them is in ``runs_control``."""
+"""``flujo-async runs``: what a store knows about its runs. What acts on them is in ``runs_control``."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def print_runs(place: Place, query: RunQuery, limit: int, *, json: bool) -> None
         return
     if not found:
         such = " such" if query.status or query.pipeline_name else ""
-        say(f"there are no{such} runs in {_name(place)}")
+        say(f"there are no{such} runs in {name_of(place)}")
         return
     _print_list(found[:limit])
     if len(found) > limit:
@@ -151,7 +151,8 @@ async def _diff(flujo: Runtime, run_id: str, a: int, b: int) -> list[Change]:
     return changes(before, after, Codec.lenient())  # also of values whose classes are not here
 
 
-def _name(place: Place) -> str:
+def name_of(place: Place) -> str:
+    """Return what the user calls a place."""
     return place.name if isinstance(place, Store) else f"the store of {place.name}"
 
 

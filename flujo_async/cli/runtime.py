@@ -122,10 +122,15 @@ Place: TypeAlias = Named | Store
 """Where a command finds runs."""
 
 
-def place_at(flujo: str | None, db: str | None) -> Place:
+def place_at(flujo: str | None, db: str | None, *, may_create: bool = False) -> Place:
     """Return where the runs are: the runtime or the store that is named, in this order.
 
     By ``--flujo``, ``--db``, ``FLUJO_DB``, pyproject.toml; else the demo's store.
+
+    Args:
+        flujo: what ``--flujo`` says.
+        db: what ``--db`` or ``FLUJO_DB`` says.
+        may_create: whether it can be a store that does not exist yet.
 
     Raises:
         InvalidArgument: the options contradict each other, or there is no such store.
@@ -137,7 +142,10 @@ def place_at(flujo: str | None, db: str | None) -> Place:
     if db is None and (named := _configured()) is not None:
         return named
     store = store_at(DEFAULT_DB if db is None else db)
-    store.check_exists()
+    if may_create:
+        store.check_creatable()
+    else:
+        store.check_exists()
     return store
 
 
@@ -185,8 +193,9 @@ def perform(place: Place, action: Callable[[Runtime], Awaitable[T]], *, interrup
 async def _perform(place: Place, loaded: Any, action: Callable[[Runtime], Awaitable[T]]) -> T:
     flujo: Runtime = await place.make(loaded) if isinstance(place, Named) else loaded
     runner = runner_of(flujo)
-    # Whatever else is due in the store is none of this command's business.
+    # Whatever else is due in the store, or is to go, is none of this command's business.
     runner.scheduler = Scheduler(runner, _nothing, is_lasting=False)
+    runner.sweeper.is_automatic = False
     try:
         async with flujo:
             return await action(flujo)

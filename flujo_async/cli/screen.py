@@ -84,6 +84,18 @@ def _amount(number: float, unit: str) -> str:
     return f"{number:.1f} {unit}" if number < 10 and unit != "ms" else f"{number:.0f} {unit}"
 
 
+def size(count: int) -> str:
+    """Return a number of bytes with its unit.
+
+    >>> [size(count) for count in (0, 999, 1500, 25_000_000)]
+    ['0 B', '999 B', '1.5 kB', '25 MB']
+    """
+    for unit, length in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
+        if count >= length:
+            return _amount(count / length, unit)
+    return f"{count} B"
+
+
 def ago(at: datetime, now: datetime) -> str:
     """Return how long ago a moment was."""
     return f"{duration((now - at).total_seconds())} ago"

@@ -20,7 +20,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import WorkflowState
 from flujo_async._model.stored import Record, RunQuery
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import with_values
+from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends import backend_from_url
@@ -143,7 +143,7 @@ async def find_run(backend: StateBackend, run_id: str) -> Found:
     if stored is None:
         raise _no_run(run_id)
     verify(run_id, stored.records)
-    records = await with_values(backend, run_id, stored.records)
+    records = await read_values(backend, run_id, stored.records)
     fold, codec = fold_log(run_id, records), Codec.lenient()
     state, output = workflow_state(fold, codec), codec.decode(fold.output, at="output")
     return Found(stored.summary, fold, state, output, _forked_from(records))

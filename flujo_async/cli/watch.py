@@ -24,7 +24,7 @@ from flujo_async._log.views import Commit, commit_of
 from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.state import RESTING, Waiting
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import with_values
+from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.flujo import runner_of
 from flujo_async.abc.shield import settle
 from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits, tell
@@ -144,7 +144,7 @@ class _Following:
         seq, seal = (0, GENESIS) if fold is None else (fold.seq, fold.hash)
         found = await self._backend.read_events(self._run_id, after=seq, limit=_AT_ONCE)
         verify(self._run_id, found, after=seq, prev_hash=seal)
-        records = await with_values(self._backend, self._run_id, found)
+        records = await read_values(self._backend, self._run_id, found)
         if fold is None:
             self._fold = fold_log(self._run_id, records)
         else:

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from flujo_async import StateBackend
-from flujo_async._log.chain import GENESIS, seal
+from flujo_async._log.chain import GENESIS
 from flujo_async._model.facts import Fact, RunFailed, RunStarted
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends import backend_from_url
 from flujo_async.cli.survey import NAME, VERSION, python_files
 from tests.faces.conftest import STORES, CommandLine, Finished, InProcess, on_terminal
+from tests.log.made import seal
 
 KILLED = -signal.SIGKILL
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flujo_async import Flujo, Retry, StateBackend, StepContext, map_each, step
-from flujo_async._log.chain import GENESIS, seal
+from flujo_async._log.chain import GENESIS
 from flujo_async._model.facts import (
     AttemptFailed,
     Fact,
@@ -28,6 +28,7 @@ from flujo_async._model.tree import JsonObject
 from flujo_async.backends import backend_from_url
 from flujo_async.errors import RunFailed
 from tests.faces.conftest import STORES, Finished, InProcess
+from tests.log.made import seal
 
 T0 = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = datetime(2126, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -1,12 +1,14 @@
 """Facts, values and logs made by hypothesis."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 from hypothesis import strategies as st
 
-from flujo_async._log.chain import GENESIS, seal
+from flujo_async._log.chain import GENESIS
+from flujo_async._log.chain import seal as seal_one
 from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import Waiting
@@ -88,6 +90,16 @@ later_fact: st.SearchStrategy[Fact] = st.one_of(
 logs: st.SearchStrategy[list[Fact]] = st.builds(
     lambda first, rest: [first, *rest], fact_of(facts.RunStarted), st.lists(later_fact, max_size=12)
 )
+
+
+def seal(log: Sequence[Fact], *, after: int, prev_hash: str) -> list[Record]:
+    """Return facts as records that continue a log."""
+    sealed: list[Record] = []
+    for fact in log:
+        record, _ = seal_one(fact, after=after, prev_hash=prev_hash)
+        after, prev_hash = record.seq, record.hash
+        sealed.append(record)
+    return sealed
 
 
 def records(log: list[Fact]) -> list[Record]:

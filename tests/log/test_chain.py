@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flujo_async._log.chain import GENESIS, next_hash, seal, verify
+from flujo_async._log.chain import GENESIS, next_hash, verify
 from flujo_async._model.facts import Fact
 from flujo_async._model.stored import Record
 from flujo_async.errors import IntegrityError
-from tests.log.made import logs, records
+from tests.log.made import logs, records, seal
 
 
 def test_a_hash_can_be_computed_by_anybody() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flujo_async._codec.facts import decode_fact
 from flujo_async._codec.values import Codec
-from flujo_async._log.chain import GENESIS, next_hash, seal
+from flujo_async._log.chain import GENESIS, next_hash
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.inputs import input_of
 from flujo_async._log.views import commits, workflow_state
@@ -32,7 +32,7 @@ from flujo_async._model.facts import (
 from flujo_async._model.state import StepStatus, Waiting
 from flujo_async._model.stored import Record
 from flujo_async.errors import IntegrityError
-from tests.log.made import logs, records
+from tests.log.made import logs, records, seal
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 STARTED = RunStarted(

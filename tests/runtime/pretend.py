@@ -8,7 +8,6 @@ from typing import Any
 
 from typing_extensions import override
 
-from flujo_async._log.chain import seal
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
@@ -16,6 +15,7 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate,
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.errors import BackendError
+from tests.log.made import seal
 
 ANOTHER_HOST = "another-host:4711:12345:runtime"
 _ANY_RUN = ClaimQuery()

@@ -1,12 +1,17 @@
 """Time travel: forks and differences (G9)."""
 
 import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import override
 
 from flujo_async import (
     Change,
@@ -26,6 +31,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
+from tests.runtime.pretend import Gated, Wrapped
 from tests.runtime.stores import Store
 
 EXECUTED: list[Any] = []
@@ -68,6 +74,32 @@ async def flow(n: int, ctx: RunContext) -> int:
     return n if drawn < 2 else 0
 
 
+@step
+async def grow_up(n: int) -> int:
+    return n + 1
+
+
+class Noting(Wrapped):
+    """A store that notes which verbs it is asked for."""
+
+    def __init__(self, inner: StateBackend) -> None:
+        super().__init__(inner)
+        self.verbs: list[str] = []
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        self.verbs.append(verb)
+        return await call()
+
+
+def stored_bytes(directory: Path) -> int:
+    """Return how much a SQLite store holds, as far as it is in use."""
+    with closing(sqlite3.connect(directory / "runs.db")) as database:
+        pages = sum(database.execute(f"PRAGMA {name}").fetchone()[0] * sign for name, sign in PAGES.items())
+        return pages * database.execute("PRAGMA page_size").fetchone()[0]
+
+
+PAGES = {"page_count": 1, "freelist_count": -1}
 DEFINITIONS = {
     "pipeline": grow >> parallel(double, grow) >> total >> loop(double, until=lambda n: n > 20, max_iterations=9),
     "branches": grow >> branch(lambda n: n, {2: double, 3: grow}) >> sleep(0) >> grow,
@@ -248,6 +280,73 @@ class TestFork:
         assert [record.key for record in result.steps] == [record.key for record in original.steps]
         with pytest.raises(RunNotFound):
             await other.state("r")
+
+    async def test_the_past_is_stored_once(self, tmp_path: Path) -> None:
+        """A fork takes the room of a fact or two, however long its past is."""
+        store = Store("sqlite", tmp_path)
+        flujo = Flujo(loop(grow_up, until=lambda n: n == 300, max_iterations=300), state_backend=store.open())
+        await flujo.run(0, run_id="r")
+        before = stored_bytes(tmp_path)
+        for i in range(10):
+            await flujo.fork("r", new_run_id=f"f{i}")
+        grown = stored_bytes(tmp_path) - before
+        await store.close()
+        assert grown < before / 20
+        assert before > 30_000
+
+    async def test_the_source_is_read_once(self, store: Store) -> None:
+        """By one verb, and nothing of its log is sent back."""
+        await Flujo(grow >> double, state_backend=store.open_once()).run(1, run_id="r")
+        noting = Noting(store.open_once())
+        await Flujo(grow >> double, state_backend=noting).fork("r", new_run_id="f")
+        assert noting.verbs == ["load", "create_run"]
+
+    @pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 6])
+    async def test_a_fork_may_be_forked_anywhere(self, store: Store, at: int) -> None:
+        """In what it shares, at the seam, and in what is its own; without those before it."""
+        flujo = Flujo(grow >> double >> grow, state_backend=store.open())
+        original = await flujo.run(1, run_id="r")
+        await flujo.fork("r", at=3, new_run_id="f")
+        await flujo.run(run_id="f")
+        past = [commit.hash for commit in await flujo.history("f")][:at]
+        await flujo.fork("f", at=at, new_run_id="g")
+        await flujo.delete("r")
+        await flujo.delete("f")
+        other = Flujo(grow >> double >> grow, state_backend=store.open())
+        assert (await other.verify()).ok
+        assert [commit.hash for commit in await other.history("g")][:at] == past
+        result = await other.run(run_id="g")
+        assert (result.output, result.context) == (original.output, original.context)
+        assert (await other.verify("g")).ok
+
+    async def test_before_a_migration_it_has_the_version_of_that_time(self, backend: StateBackend) -> None:
+        """The head tells what the log tells."""
+        old = Flujo(double >> wait_for("go"), pipeline_name="p", state_backend=backend)
+        await old.run(1, run_id="r")
+        new = Flujo(
+            double >> wait_for("go") >> grow, pipeline_name="p", state_backend=backend, migrate=lambda state: None
+        )
+        await new.signal("r", "go", 1)
+        assert (await new.handle("r").result()).output == 2
+        await new.fork("r", at=2, new_run_id="f")
+        versions = {head.run_id: head.pipeline_version for head in await new.list_runs()}
+        assert versions["f"] == (await new.state("r", at=2)).pipeline_version
+        assert versions["f"] != versions["r"]
+        assert (await new.verify()).ok
+        assert (await old.run(run_id="f")).status == "paused"
+        await new.aclose()
+
+    async def test_a_source_that_goes_meanwhile_leaves_no_half_fork(self, backend: StateBackend) -> None:
+        """What cannot be shared any more is not forked."""
+        await Flujo(double, state_backend=backend).run(1, run_id="r")
+        gated = Gated(backend, "create_run")
+        forking = asyncio.create_task(Flujo(double, state_backend=gated).fork("r", new_run_id="f"))
+        await gated.is_reached.wait()
+        await backend.delete_run("r")
+        gated.may_go_on.set()
+        with pytest.raises(RunNotFound):
+            await forking
+        assert await Flujo(double, state_backend=backend).list_runs() == []
 
     async def test_what_cannot_be_forked(self, backend: StateBackend) -> None:
         """An unknown run, a place that is not there, a name that is taken."""

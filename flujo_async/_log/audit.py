@@ -1,0 +1,52 @@
+"""Whether a stored run is as it was written: its chain, its head, and the blobs that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flujo_async._log.chain import verify
+from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.large import with_values
+from flujo_async._model.state import TERMINAL
+from flujo_async._model.stored import StoredRun
+from flujo_async._model.summary import RunSummary
+from flujo_async.errors import IntegrityError
+
+
+def audit(run: StoredRun, blobs: Mapping[str, bytes]) -> Fold:
+    """Return the state of a run whose log is whole and whose head fits it.
+
+    Args:
+        run: the run.
+        blobs: the data of the blobs that its records name, by digest.
+
+    Raises:
+        IntegrityError: the chain is broken, a body is no fact, a blob is missing or damaged, or the head says something
+            else.
+    """
+    run_id = run.summary.run_id
+    verify(run_id, run.records)
+    fold = fold_log(run_id, with_values(run_id, run.records, blobs))
+    for what, told, found in _compared(run.summary, fold):
+        if told != found:
+            raise IntegrityError(f"the head says {what} {told!r}, and the log {found!r}", run_id=run_id, seq=fold.seq)
+    return fold
+
+
+def _compared(head: RunSummary, fold: Fold) -> list[tuple[str, object, object]]:
+    """Return what both the head and the log tell, by name."""
+    return [
+        ("run_id", head.run_id, fold.run_id),
+        ("last_seq", head.last_seq, fold.seq),
+        ("pipeline_name", head.pipeline_name, fold.started.pipeline_name),
+        ("pipeline_version", head.pipeline_version, fold.pipeline_version),
+        ("status", head.status, _expected_status(head, fold)),
+        ("current_step_index", head.current_step_index, fold.current_step_index),
+    ]
+
+
+def _expected_status(head: RunSummary, fold: Fold) -> str:
+    """Return the status that the head is to have; where both have it right, that of the head."""
+    is_queued = head.status == "pending" and fold.seq == 1
+    is_parked = head.status == "paused" and fold.status not in TERMINAL  # a run is let go paused without a fact
+    return head.status if is_queued or is_parked else fold.status

@@ -1,0 +1,71 @@
+"""Runs that leave a store as a file, and come into another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from flujo_async._log.fold import fold_log
+from flujo_async._log.fork import fork
+from flujo_async._log.large import named_blobs, with_values
+from flujo_async._log.run_file import dump_run, load_run
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.stored import NewRun, Signal
+from flujo_async._runtime.owner import Owner
+from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.shield import finish
+from flujo_async.errors import InvalidArgument, RunExists, RunNotFound
+
+
+async def export_run(backend: StateBackend, run_id: str) -> bytes:
+    """Return a run as a file; see ``Flujo.export_run``."""
+    run = await backend.load(check_run_id(run_id))
+    if run is None:
+        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+    named = named_blobs(run.records)
+    return dump_run(run, await backend.read_blobs(run_id, named) if named else {})
+
+
+async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now: datetime, ttl: timedelta) -> str:
+    """Create the run that a file has, and return its id; see ``Flujo.import_run``.
+
+    Args:
+        backend: where.
+        data: the file.
+        run_id: the name of the new run; ``None`` is the one that it has.
+        now: the present moment.
+        ttl: how long nobody else may take it, while it is not complete.
+    """
+    file = load_run(data)
+    head, records, signals = replace(file.run.summary, lease=None), file.run.records, file.run.signals
+    if run_id is not None and check_run_id(run_id) != head.run_id:
+        blobs = {blob.digest: blob.data for blob in file.blobs}
+        fold = fold_log(head.run_id, with_values(head.run_id, records, blobs))
+        head, record, _ = fork(head, fold, run_id, now, {})  # which has nothing large
+        records, signals = (*records, record), ()
+    check_run_id(head.run_id)
+    try:
+        await finish(_create(backend, NewRun(head, records, file.blobs), signals, ttl + (now - head.created_at)))
+    except RunExists as error:
+        raise InvalidArgument(
+            f"there is a run {head.run_id!r} already: delete it, or give the imported one another name"
+        ) from error
+    return head.run_id
+
+
+async def _create(backend: StateBackend, run: NewRun, signals: Sequence[Signal], ttl: timedelta) -> None:
+    if not signals:
+        await backend.create_run(run)
+        return
+    with Owner.at_work() as owner:
+        # Leased, lest somebody takes it up before it has all its signals.
+        lease = await backend.create_run(run, owner=str(owner), ttl=ttl)
+        assert lease is not None
+        try:
+            for signal in signals:
+                await backend.post(signal)
+        except BaseException:
+            await backend.delete_run(run.summary.run_id)
+            raise
+        await backend.release(lease, wake_at=run.summary.wake_at, signals_read=run.summary.signals_read)

@@ -1,0 +1,55 @@
+"""Checking that what is stored is what was written."""
+
+from __future__ import annotations
+
+from flujo_async._log.audit import audit
+from flujo_async._log.large import named_blobs
+from flujo_async._model.ids import check_run_id
+from flujo_async._model.report import Broken, VerifyReport
+from flujo_async._model.stored import RunQuery
+from flujo_async._runtime.pages import every_run
+from flujo_async.abc.backend import StateBackend
+from flujo_async.errors import IntegrityError, RunNotFound
+
+
+async def verify_run(backend: StateBackend, run_id: str) -> VerifyReport:
+    """Check one run; see ``Flujo.verify``."""
+    facts = await _check(backend, check_run_id(run_id))
+    if facts is None:
+        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+    return _report([facts] if isinstance(facts, Broken) else [], 1, 0 if isinstance(facts, Broken) else facts)
+
+
+async def verify_store(backend: StateBackend) -> VerifyReport:
+    """Check every run, one after the other; see ``Flujo.verify``."""
+    runs = facts = 0
+    broken: list[Broken] = []
+    async for head in every_run(backend.query_runs, RunQuery()):
+        match await _check(backend, head.run_id):
+            case None:
+                continue  # it was deleted meanwhile
+            case Broken() as found:
+                broken.append(found)
+            case count:
+                facts += count
+        runs += 1
+    return _report(broken, runs, facts)
+
+
+async def _check(backend: StateBackend, run_id: str) -> int | Broken | None:
+    """Return how many facts a run has, or what is wrong with it; ``None`` if there is no such run."""
+    try:
+        run = await backend.load(run_id)
+        if run is None:
+            return None
+        named = named_blobs(run.records)
+        audit(run, await backend.read_blobs(run_id, named) if named else {})
+    except IntegrityError as error:
+        return Broken(error.run_id, error.seq, error.reason)
+    except Exception as error:  # whatever a broken run makes its reader stumble over is told, and stops no other
+        return Broken(run_id, 0, f"cannot be read: {type(error).__name__}: {error}")
+    return len(run.records)
+
+
+def _report(broken: list[Broken], runs: int, facts: int) -> VerifyReport:
+    return VerifyReport(ok=not broken, runs=runs, facts=facts, broken=broken)
