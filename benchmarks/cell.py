@@ -130,7 +130,9 @@ async def lag_of_large_values(make: Make, runs: int, directory: Path) -> Figures
 
 async def parked(make: Make, runs: int, directory: Path) -> Figures:
     """Start ``runs`` runs that sleep, and wake them."""
-    return await make(directory, runs).park()  # type: ignore[attr-defined]
+    sleepers: Any = make(directory, runs)
+    figures: Figures = await sleepers.park()
+    return figures
 
 
 WORKLOADS: dict[str, Callable[[Make, int, Path], Awaitable[Figures]]] = {
@@ -164,7 +166,7 @@ def _die_first(directory: Path) -> None:
 def main() -> None:
     """Run one workload and print its figures as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("system", help="ours, limit or peers.<name>")
+    parser.add_argument("system", help="ours, sleepers, limit or peers.<name>")
     parser.add_argument("--variant", required=True)
     parser.add_argument("--workload", required=True, choices=sorted(WORKLOADS))
     parser.add_argument("--size", type=int, required=True)

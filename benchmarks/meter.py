@@ -29,7 +29,7 @@ def measured(figures: dict[str, float], directory: Path) -> Iterator[None]:
     figures["seconds"] = time.perf_counter() - began
     os.access(END, os.F_OK)
     figures["written_bytes"] = _written() - written
-    figures["file_bytes"] = size_of(directory) - stored
+    figures["stored_bytes"] = size_of(directory) - stored
     figures["resident_bytes"] = resident_bytes()
 
 
@@ -64,14 +64,14 @@ class Lags:
         self._task.cancel()
 
     def figures(self) -> dict[str, float]:
-        """Return the percentiles in milliseconds, and the fewest and the most threads."""
+        """Return the percentiles in milliseconds, and how many threads there were."""
         late = sorted(self._seconds)
         return {
             "lag_p50_ms": late[len(late) // 2] * 1e3,
             "lag_p99_ms": late[int(len(late) * 0.99)] * 1e3,
             "lag_max_ms": late[-1] * 1e3,
-            "threads_min": min(self._threads),
             "threads_max": max(self._threads),
+            "threads_more": max(self._threads) - min(self._threads),
         }
 
     async def _look(self) -> None:
@@ -89,7 +89,7 @@ def _status(name: str) -> int:
 
 def _written() -> int:
     """Return the bytes of the pages that this process, and a server that it has started, have made dirty."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    children = [pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
     return sum(_written_by(pid) for pid in ["self", *children])
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import gc
 import operator
-import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from benchmarks import meter
 from benchmarks.work import work
 from flujo_async import (
     Depends,
@@ -22,19 +17,9 @@ from flujo_async import (
     StateBackend,
     StepContext,
     graph,
-    sleep,
     step,
     workflow,
 )
-from flujo_async.testing import VirtualClock
-
-AT_ONCE = 500
-"""So many of the runs that will sleep are started at the same time."""
-
-FEW_TASKS = 10
-"""So many the runtime itself may have, whatever the number of runs."""
-
-HOUR = timedelta(hours=1)
 
 
 @step
@@ -107,35 +92,6 @@ class System:
     async def resume(self, run_id: str) -> None:
         await self._flujo.resume(run_id)
 
-    async def park(self) -> dict[str, float]:
-        """Start runs that sleep for an hour, and wake them: by a clock that is moved by hand."""
-        woken: list[int] = []
-        clock = VirtualClock()
-        async with self._backend, Flujo(sleeper(woken), state_backend=self._backend, clock=clock) as flujo:
-            await flujo.start(-1)
-            gc.collect()
-            before, tasks = meter.resident_bytes(), len(asyncio.all_tasks())
-            seconds = await self._start_all(flujo, tasks + FEW_TASKS)
-            gc.collect()
-            figures = {"start_us": seconds / self._steps * 1e6, "resident_bytes": meter.resident_bytes() - before}
-            figures["tasks"] = len(asyncio.all_tasks()) - tasks
-            began = time.perf_counter()
-            clock.advance(HOUR)
-            async with meter.Lags() as lags:
-                while len(woken) <= self._steps:
-                    await asyncio.sleep(0.01)
-            figures["wake_us"] = (time.perf_counter() - began) / self._steps * 1e6
-        return {"runs": self._steps, **figures, **lags.figures()}
-
-    async def _start_all(self, flujo: Flujo[Any, Any], few: int) -> float:
-        began = time.perf_counter()
-        for first in range(0, self._steps, AT_ONCE):
-            numbers = range(first, min(first + AT_ONCE, self._steps))
-            await asyncio.gather(*(flujo.start(number, run_id=f"r{number}") for number in numbers))
-        while len(asyncio.all_tasks()) > few:
-            await asyncio.sleep(0.01)
-        return time.perf_counter() - began
-
     def _definition(self) -> Any:
         body = extend if self._grows else increment
         match self._kind:
@@ -152,16 +108,3 @@ def backend(directory: Path, store: str) -> StateBackend:
     if store == "memory":
         return InMemoryBackend()
     return SQLiteBackend(directory / "ours.db", synchronous="full" if store == "full" else "normal")
-
-
-def sleeper(woken: list[int]) -> Any:
-    """Return a step, a sleep of an hour, and a step that tells of itself."""
-
-    async def before(number: int) -> int:
-        return number
-
-    async def after(number: int) -> int:
-        woken.append(number)
-        return number
-
-    return step(name="before")(before) >> sleep(HOUR) >> step(name="after")(after)

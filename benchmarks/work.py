@@ -27,7 +27,7 @@ def work(value: Any) -> Any:
 
 def stop_before(value: int, *, dies: bool) -> None:
     """Die, or take the time, at the beginning of the step whose input is ``value``."""
-    global _stop_at, _dies  # noqa: PLW0603 -- one cell, one process
+    global _stop_at, _dies
     _stop_at, _dies = value, dies
 
 
