@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.meter import BEGIN, END
@@ -35,7 +36,7 @@ class CellFailed(Exception):
 
 @dataclass
 class Cell:
-    """One entry at one size: what each round has measured, or why there is nothing."""
+    """One entry at one size: what each round has measured, or why there is nothing, and when that was."""
 
     question: Question
     entry: Entry
@@ -43,6 +44,7 @@ class Cell:
     rounds: list[Figures] = field(default_factory=list)
     counts: Figures = field(default_factory=dict)
     failure: str | None = None
+    taken: str = ""
 
     def values(self, key: str) -> list[float]:
         """Return a figure, round by round."""
@@ -82,6 +84,7 @@ def cells_of(question: Question, settings: Settings) -> list[Cell]:
 def measure(cells: list[Cell], settings: Settings) -> None:
     """Measure all cells of a question, and count what is to be counted."""
     question = cells[0].question
+    taken = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load {os.getloadavg()[0]:.1f} before"
     for number in range(min(settings.rounds, question.most_rounds)):
         for cell in _turned(cells, number):
             print(f"  {question.name}, round {number + 1}: {cell.entry.label}, {cell.size:,}", flush=True)
@@ -90,6 +93,8 @@ def measure(cells: list[Cell], settings: Settings) -> None:
         for cell in cells:
             if cell.size == settings.sizes(question)[0] and not cell.failure:
                 _count(cell, settings)
+    for cell in cells:
+        cell.taken = f"{taken}, rounds: {max(len(cell.rounds) for cell in cells)}"
 
 
 def _turned(cells: list[Cell], number: int) -> Iterator[Cell]:

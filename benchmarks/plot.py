@@ -33,6 +33,7 @@ COLOURS = {
     "pydantic_graph": "#8e6bbf",
     "llama_index": "#c2a83e",
     "temporal": "#5fb3b3",
+    "flujo": "#d081a9",
 }
 
 
@@ -47,11 +48,10 @@ def draw(cells: Sequence[Cell], about: dict[str, Any], path: Path) -> None:
         _lines(next(places), [cell for cell in cells if cell.question.name == "W3"], (key, per), title)
     for name, key, title in BARS[2:]:
         _bars(next(places), _largest(cells, name), key, title)
-    figure.suptitle(
-        f"flujo_async and others: {about['machine']}, {about['date']}; less is better, scales are logarithmic"
-    )
+    figure.suptitle(f"flujo_async and others: {about['machine']}; less is better, scales are logarithmic")
     figure.tight_layout(rect=(0, 0, 1, 0.985))
     figure.savefig(path, dpi=90)
+    pyplot.close(figure)
 
 
 def _largest(cells: Sequence[Cell], name: str) -> list[Cell]:

@@ -11,32 +11,28 @@ import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Cell, Settings
-from benchmarks.question import Column, Target
+from benchmarks.harness import Cell
+from benchmarks.question import Column, Question, Target
 from benchmarks.roster import ABSENT, PEERS, Entry
 
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 OWN = ("flujo-async", "aiosqlite", "anyio", "orjson", "pydantic")
 
 
-def environment(settings: Settings) -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Return on what, with what and how it was measured."""
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory()} GB; {platform.system()} {platform.release()}; "
         f"{_file_system()}",
-        "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "versions": {name: version(name) for name in OWN},
         "peers": {name: list(peer.requirements) for name, peer in PEERS.items()},
         "absent": ABSENT,
-        "rounds": settings.rounds,
-        "quick": settings.quick,
     }
 
 
@@ -50,10 +46,27 @@ def as_data(about: dict[str, Any], cells: Sequence[Cell]) -> str:
             "rounds": cell.rounds,
             "counts": cell.counts,
             "failure": cell.failure,
+            "taken": cell.taken,
         }
         for cell in cells
     ]
     return json.dumps({"about": about, "cells": rows}, indent=1) + "\n"
+
+
+def load(path: Path, questions: Sequence[Question]) -> list[Cell]:
+    """Return what an earlier run has measured of these questions."""
+    if not path.exists():
+        return []
+    known = {question.name: question for question in questions}
+    rows = [row for row in json.loads(path.read_text())["cells"] if row["question"] in known]
+    return [Cell(**{**row, "question": known[row["question"]], "entry": Entry(**row["entry"])}) for row in rows]
+
+
+def publish(pages: str, readme: Path) -> None:
+    """Put the tables between the marks of a page."""
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{BEGIN}\n{pages}\n{END}{after}")
 
 
 def as_pages(about: dict[str, Any], cells: Sequence[Cell]) -> str:
@@ -68,6 +81,8 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield the lines of one question: its table, what is missing, its targets."""
     question = cells[0].question
     yield f"### {question.name}: {question.title}"
+    yield ""
+    yield f"{cells[0].taken}."
     yield ""
     yield f"| | {question.unit} | {' | '.join(column.heading for column in question.columns)} |"
     yield f"|---{'|---' * (len(question.columns) + 1)}|"
@@ -124,11 +139,9 @@ def _shown(cell: Cell, column: Column) -> str:
 
 
 def _preamble(about: dict[str, Any]) -> Iterator[str]:
-    yield f"{about['date']}; {about['machine']}. CPython {about['python']}, SQLite {about['sqlite']}; "
-    yield ", ".join(f"{name} {number}" for name, number in about["versions"].items()) + "; peers: "
-    yield ", ".join(pin.replace("==", " ") for pins in about["peers"].values() for pin in pins) + "."
-    yield f"Medians of {about['rounds']} rounds{' (quick sizes)' if about['quick'] else ''}, in brackets the least "
-    yield "and the most. Load of the machine before: " + str(about["load_before"]) + "."
+    yield f"{about['machine']}; CPython {about['python']}, SQLite {about['sqlite']}; "
+    yield ", ".join(f"{name} {number}" for name, number in about["versions"].items()) + "."
+    yield "Peers: " + ", ".join(pin.replace("==", " ") for pins in about["peers"].values() for pin in pins) + "."
     for name, reason in about["absent"].items():
         yield f"Not compared: {name}, {reason}."
     yield ""

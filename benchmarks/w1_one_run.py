@@ -65,6 +65,7 @@ QUESTIONS = (
             Entry("llama_index", "default"),
             Entry("llama_index", "single connection"),
             Entry("temporal", "server", most=200),
+            Entry("flujo", "default", most=200),
         ),
         columns=(TIME, COMMITS, SYNCS, WRITTEN, STORED),
         targets=targets,

@@ -26,6 +26,7 @@ SLOW = {
     "DBOS": Entry("dbos", "default"),
     "llama-index": Entry("llama_index", "default"),
     "Temporal": Entry("temporal", "server"),
+    "flujo": Entry("flujo", "default"),
 }
 
 
@@ -50,7 +51,7 @@ QUESTIONS = (
         workload="many_runs",
         unit="runs",
         sizes=(1000,),
-        quick_sizes=(100,),
+        quick_sizes=(60,),
         entries=(
             OURS,
             LIMIT,
@@ -67,6 +68,7 @@ QUESTIONS = (
             Entry("llama_index", "default"),
             Entry("llama_index", "single connection"),
             Entry("temporal", "server"),
+            Entry("flujo", "default"),
         ),
         columns=(TIME, COMMITS, SYNCS, WRITTEN, STORED),
         targets=targets,

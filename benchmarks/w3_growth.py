@@ -44,6 +44,7 @@ QUESTIONS = (
             Entry("pydantic_graph", "file", most=100),
             Entry("llama_index", "default", most=1600),
             Entry("temporal", "server", most=100),
+            Entry("flujo", "default", most=100),
         ),
         columns=(TIME, WRITTEN, STORED, RESIDENT),
         targets=targets,

@@ -28,9 +28,8 @@ def targets_of_import(_sizes: Sequence[int]) -> list[Target]:
 
 
 def targets_of_sleep(sizes: Sequence[int]) -> list[Target]:
-    """Return the target: memory that does not follow the number of runs."""
-    few, many = (ASLEEP, sizes[0]), (ASLEEP, sizes[-1])
-    return [Target(f"memory of {sizes[-1]:,} sleeping runs: of {sizes[0]:,}", RESIDENT.key, many, few, at_most=1.5)]
+    """Return the target: rows, and next to nothing in memory."""
+    return [Target(f"memory of {sizes[-1]:,} sleeping runs, bytes/run", PER_RUN.key, (ASLEEP, sizes[-1]), at_most=100)]
 
 
 QUESTIONS = (
@@ -51,7 +50,7 @@ QUESTIONS = (
         workload="parked",
         unit="runs",
         sizes=(1000, 100_000),
-        quick_sizes=(1000, 4000),
+        quick_sizes=(500, 2000),
         entries=(ASLEEP, Entry("sleepers", "memory", most=10_000)),
         columns=(
             RESIDENT,
