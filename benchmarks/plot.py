@@ -24,9 +24,9 @@ LINES = (
     ("us_per_step", 1.0, "W3: growing context, µs per step"),
     ("written_per_step", 1024.0, "W3: growing context, KB written per step"),
 )
+GREY = "#444444"
 COLOURS = {
     "ours": "#1b6ca8",
-    "limit": "#444444",
     "burr": "#e07b39",
     "langgraph": "#3a9d5d",
     "dbos": "#b5495b",
@@ -66,19 +66,21 @@ def _bars(axes: Any, cells: Sequence[Cell], key: str, title: str) -> None:
     if not rows:
         axes.set_axis_off()
         return
-    several = len({cell.size for cell, _, _ in rows}) > 1
-    names = [f"{cell.entry.label} ({cell.size:,})" if several else cell.entry.label for cell, _, _ in rows]
+    usual = max(cell.size for cell, _, _ in rows)
+    names = [cell.entry.label + (f" ({cell.size:,})" if cell.size != usual else "") for cell, _, _ in rows]
     middles = [middle for _, middle, _ in rows]
     spread = [
         [middle - min(values) for _, middle, values in rows],
         [max(values) - middle for _, middle, values in rows],
     ]
-    colours = [COLOURS[cell.entry.system] for cell, _, _ in rows]
+    colours = [COLOURS.get(cell.entry.system, GREY) for cell, _, _ in rows]
     axes.barh(names, middles, color=colours, xerr=spread, error_kw={"ecolor": "#999999", "elinewidth": 1})
     axes.set_xscale("log")
     axes.set_xlim(min(middles) / 3, max(max(values) for _, _, values in rows) * 4)
     for place, (_, middle, values) in enumerate(rows):
-        axes.text(max(values) * 1.08, place, f"{middle:,.4g}", va="center", fontsize=9)
+        axes.text(
+            max(values) * 1.08, place, f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}", va="center", fontsize=9
+        )
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -89,11 +91,15 @@ def _lines(axes: Any, cells: Sequence[Cell], figure: tuple[str, float], title: s
     for entry in dict.fromkeys(cell.entry for cell in cells if cell.rounds):
         points = [(c.size, statistics.median(c.values(key)) / per) for c in cells if c.entry == entry and c.rounds]
         dashes = "--" if entry.variant.startswith("workflow") else "-"
-        axes.plot(*zip(*points, strict=True), marker="o", ls=dashes, color=COLOURS[entry.system], label=entry.label)
+        axes.plot(
+            *zip(*points, strict=True), marker="o", ls=dashes, color=COLOURS.get(entry.system, GREY), label=entry.label
+        )
+    if not axes.lines:
+        axes.set_axis_off()
+        return
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("steps")
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        axes.legend(fontsize=8)
+    axes.legend(fontsize=8)

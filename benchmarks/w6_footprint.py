@@ -9,9 +9,9 @@ from benchmarks.roster import PEERS, Entry
 from benchmarks.single import main
 
 IMPORTS = {
-    Entry("ours", "import flujo_async"): ("flujo_async",),
-    Entry("limit", "its core dependencies"): ("anyio", "aiosqlite", "orjson", "pydantic"),
-    Entry("limit", "asyncio and sqlite3"): ("asyncio", "sqlite3"),
+    Entry("ours", "import"): ("flujo_async",),
+    Entry("modules", "core dependencies"): ("anyio", "aiosqlite", "orjson", "pydantic"),
+    Entry("modules", "asyncio and sqlite3"): ("asyncio", "sqlite3"),
     **{Entry(name, "import"): peer.imports for name, peer in PEERS.items()},
 }
 PACKAGE, DEPENDENCIES, *_ = IMPORTS
