@@ -15,9 +15,9 @@ import json
 import logging
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -163,6 +163,18 @@ def _die_first(directory: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=600)
 
 
+def _measure(options: argparse.Namespace, directory: Path) -> Figures:
+    if options.workload == "resumption":
+        _die_first(directory)
+    system: Any = importlib.import_module(f"benchmarks.{options.system}").System
+
+    def make(directory: Path, steps: int, **more: bool) -> Contestant:
+        contestant: Contestant = system(directory, options.variant, steps, **more)
+        return contestant
+
+    return asyncio.run(WORKLOADS[options.workload](make, options.size, directory))
+
+
 def main() -> None:
     """Run one workload and print its figures as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -173,17 +185,9 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where the store goes; a temporary one by default")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as own:
-        directory = options.directory or Path(own)
-        if options.workload == "resumption":
-            _die_first(directory)
-        system: Any = importlib.import_module(f"benchmarks.{options.system}").System
-
-        def make(directory: Path, steps: int, **more: bool) -> Contestant:
-            contestant: Contestant = system(directory, options.variant, steps, **more)
-            return contestant
-
-        figures = asyncio.run(WORKLOADS[options.workload](make, options.size, directory))
+    given = options.directory
+    with nullcontext(given) if given else meter.place_for_a_store() as directory:
+        figures = _measure(options, directory)
     print(json.dumps(figures), flush=True)
 
 

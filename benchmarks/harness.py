@@ -12,13 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.meter import BEGIN, END
+from benchmarks.meter import BEGIN, END, place_for_a_store
 from benchmarks.question import Question
 from benchmarks.roster import PEERS, Entry, python_of, why_not
 from benchmarks.w6_footprint import IMPORTS
@@ -89,10 +88,11 @@ def measure(cells: list[Cell], settings: Settings) -> None:
         for cell in _turned(cells, number):
             print(f"  {question.name}, round {number + 1}: {cell.entry.label}, {cell.size:,}", flush=True)
             _attempt(cell, settings)
-    if question.counts_syscalls and shutil.which("strace"):
+    smallest = settings.sizes(question)[0]
+    if question.counted_size and question.counted_size <= smallest and shutil.which("strace"):
         for cell in cells:
-            if cell.size == settings.sizes(question)[0] and not cell.failure:
-                _count(cell, settings)
+            if cell.size == smallest and not cell.failure:
+                _count(cell, question.counted_size, settings)
     for cell in cells:
         cell.taken = f"{taken}, rounds: {max(len(cell.rounds) for cell in cells)}"
 
@@ -104,18 +104,18 @@ def _turned(cells: list[Cell], number: int) -> Iterator[Cell]:
 
 def _attempt(cell: Cell, settings: Settings) -> None:
     try:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
+        with place_for_a_store() as directory:
             figures = _figures(_output(_command(cell, settings, directory), settings.timeout))
         cell.rounds.append(_with_shares(figures))
     except CellFailed as error:
         cell.failure = str(error)
 
 
-def _command(cell: Cell, settings: Settings, directory: str) -> list[str]:
+def _command(cell: Cell, settings: Settings, directory: Path) -> list[str]:
     python = [str(python_of(cell.entry, settings.environments).absolute()), "-W", "ignore", "-m"]
     if cell.question.workload == "imports":
         return [*python, "benchmarks.imports", *IMPORTS[cell.entry]]
-    workload = ["--workload", cell.question.workload, "--size", str(cell.size), "--directory", directory]
+    workload = ["--workload", cell.question.workload, "--size", str(cell.size), "--directory", str(directory)]
     return [*python, "benchmarks.cell", cell.entry.module, "--variant", cell.entry.variant, *workload]
 
 
@@ -164,10 +164,11 @@ def _with_shares(figures: Figures) -> Figures:
     return figures
 
 
-def _count(cell: Cell, settings: Settings) -> None:
-    """Run a cell once more, slowly, and count its fsyncs and the times that SQLite began to write."""
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
-        log = Path(directory) / "calls"
+def _count(cell: Cell, size: int, settings: Settings) -> None:
+    """Run an entry once more, slowly, and count its fsyncs and the times that SQLite began to write."""
+    with place_for_a_store() as directory:
+        log, store = directory / "calls", directory / "store"
+        store.mkdir()
         strace = [
             "strace",
             "-f",
@@ -177,9 +178,7 @@ def _count(cell: Cell, settings: Settings) -> None:
             "-o",
             str(log),
         ]
-        store = Path(directory) / "store"
-        store.mkdir()
-        command = _command(cell, settings, str(store))
+        command = _command(replace(cell, size=size), settings, store)
         try:
             steps = _figures(_output([*strace, *command], settings.timeout))["steps"]
         except CellFailed as error:

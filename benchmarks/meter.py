@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from pathlib import Path
 
 BEGIN, END = "/benchmark/begin", "/benchmark/end"
 """Files that nobody has: looking for them leaves a mark between the system calls that strace writes down."""
+
+STORES = Path(".nox/bench-stores")
+"""Where stores are put while they are measured: on the disk of the working directory."""
 
 LOOK_EVERY = 0.001
 """Seconds between two looks at how late the event loop is."""
@@ -31,6 +35,14 @@ def measured(figures: dict[str, float], directory: Path) -> Iterator[None]:
     figures["written_bytes"] = _written() - written
     figures["stored_bytes"] = size_of(directory) - stored
     figures["resident_bytes"] = resident_bytes()
+
+
+@contextmanager
+def place_for_a_store() -> Iterator[Path]:
+    """Give an empty directory, which is removed afterwards."""
+    STORES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=STORES) as directory:
+        yield Path(directory).absolute()
 
 
 def size_of(directory: Path) -> int:

@@ -63,7 +63,8 @@ class Question:
         columns: which figures count; the first one is the one that the plot shows.
         targets: what they should be, given the sizes.
         most_rounds: how often each cell is measured at most, where one takes minutes.
-        counts_syscalls: whether to count commits and fsyncs too, at the smallest size, once.
+        counted_size: how large is the extra run in which commits and fsyncs are counted, if there is one; there is
+            none where all sizes are smaller.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Question:
     columns: tuple[Column, ...]
     targets: Callable[[Sequence[int]], list[Target]] = field(default=no_targets)
     most_rounds: int = 100
-    counts_syscalls: bool = False
+    counted_size: int | None = None
 
 
 TIME = Column("us_per_step", "µs/step", digits=0)

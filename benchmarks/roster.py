@@ -126,8 +126,9 @@ def _run(*command: str) -> str | None:
         return f"{command[0]} is not on this machine"
     if done.returncode == 0:
         return None
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"{' '.join(command[1:4])} failed: {lines[-1] if lines else done.returncode}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower() or "not found" in line]
+    return f"{' '.join(command[:4])} failed: {[*telling, *lines, done.returncode][0]}"
 
 
 def main() -> None:

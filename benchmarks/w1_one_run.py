@@ -46,7 +46,7 @@ QUESTIONS = (
         workload="one_run",
         unit="steps",
         sizes=(200, 2000),
-        quick_sizes=(100,),
+        quick_sizes=(50,),
         entries=(
             OURS,
             LIMIT,
@@ -69,7 +69,7 @@ QUESTIONS = (
         ),
         columns=(TIME, COMMITS, SYNCS, WRITTEN, STORED),
         targets=targets,
-        counts_syscalls=True,
+        counted_size=50,
     ),
 )
 

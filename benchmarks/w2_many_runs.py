@@ -72,7 +72,7 @@ QUESTIONS = (
         ),
         columns=(TIME, COMMITS, SYNCS, WRITTEN, STORED),
         targets=targets,
-        counts_syscalls=True,
+        counted_size=200,
     ),
 )
 

@@ -33,7 +33,7 @@ QUESTIONS = (
         workload="growth",
         unit="steps",
         sizes=(100, EARLY, 1600, LATE),
-        quick_sizes=(100, EARLY),
+        quick_sizes=(50, 200),
         entries=(
             OURS,
             Entry("ours", "workflow full"),
