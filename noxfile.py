@@ -68,6 +68,7 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; arguments after `--` go to the benchmark."""
-    session.install(".")
-    session.run("python", "benchmarks/steps.py", *session.posargs)
+    """Measure, beside others in environments of their own; arguments after `--` go to the benchmark (`--quick`)."""
+    session.install("-e", ".[testing]", *group("bench"))
+    session.run("python", "-m", "benchmarks.roster", *session.posargs)
+    session.run("python", "-m", "benchmarks", *session.posargs)
