@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Final, Protocol
 
@@ -35,3 +36,22 @@ def dice(run_id: str, key: str) -> random.Random | None:
     """Return what a run draws from under a key; ``None`` is true chance."""
     witness = WITNESS.get()
     return None if witness is None else witness.dice(run_id, key)
+
+
+_ALWAYS_REPLAYING: Final[list[object]] = []
+
+
+@contextmanager
+def always_replaying() -> Generator[None]:
+    """Let all runs of the process be driven as with ``always_replay`` while the block runs."""
+    token = object()
+    _ALWAYS_REPLAYING.append(token)
+    try:
+        yield
+    finally:
+        _ALWAYS_REPLAYING.remove(token)
+
+
+def is_always_replaying() -> bool:
+    """Return whether somebody wants all runs to be replayed."""
+    return bool(_ALWAYS_REPLAYING)
