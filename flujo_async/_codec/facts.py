@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
+from operator import attrgetter
 from typing import Any, Final, get_args
 
-from flujo_async._codec.heads import decode_moment, decode_waiting, encode_moment, encode_waiting
-from flujo_async._codec.tree import dumps, loads
+from flujo_async._codec.heads import decode_moment, decode_waiting, encode_waiting, in_utc
+from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._model.facts import Fact
 from flujo_async.errors import SerializationError
 
@@ -24,7 +25,7 @@ def _default(item: Field[Any]) -> Any:
 _MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline")
 _KEYS: Final = ("dropped", "keys")
 _ENCODE: Final[dict[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(_MOMENTS, encode_moment),
+    **dict.fromkeys(_MOMENTS, in_utc),
     "waiting_for": encode_waiting,
     **dict.fromkeys(_KEYS, list),
 }
@@ -33,19 +34,39 @@ _DECODE: Final[dict[str, Callable[[Any], Any]]] = {
     "waiting_for": lambda tree: tuple(decode_waiting(tree)),
     **dict.fromkeys(_KEYS, tuple),
 }
-_FIELDS: Final[dict[type[Any], tuple[tuple[str, Any, Callable[[Any], Any] | None], ...]]] = {
-    cls: tuple((item.name, _default(item), _ENCODE.get(item.name)) for item in fields(cls)) for cls in _KINDS.values()
-}
+
+
+class _Layout:
+    """What a kind of fact looks like as a line: read at every step, so what can be known beforehand is."""
+
+    __slots__ = ("encoders", "names", "optional", "values")
+
+    def __init__(self, cls: type[Any]) -> None:
+        required = ["kind", *(item.name for item in fields(cls) if _default(item) is _UNSET)]
+        self.names: tuple[str, ...] = tuple(required)
+        self.values: Callable[[Any], tuple[Any, ...]] = attrgetter(*required)
+        self.encoders = tuple((name, _ENCODE[name]) for name in required if name in _ENCODE)
+        self.optional = tuple(
+            (item.name, default, _ENCODE.get(item.name))
+            for item in fields(cls)
+            if (default := _default(item)) is not _UNSET
+        )
+
+
+_LAYOUTS: Final = {cls: _Layout(cls) for cls in _KINDS.values()}
 
 
 def encode_fact(fact: Fact) -> bytes:
     """Return a fact as one line of JSON, its kind first; fields at their default are left out."""
-    line: dict[str, Any] = {"kind": fact.kind}
-    for name, default, encode in _FIELDS[type(fact)]:
+    layout = _LAYOUTS[type(fact)]
+    line: dict[str, Any] = dict(zip(layout.names, layout.values(fact), strict=True))
+    for name, encode in layout.encoders:
+        line[name] = encode(line[name])
+    for name, default, optional_encode in layout.optional:
         value = getattr(fact, name)
-        if default is _UNSET or value != default:
-            line[name] = value if encode is None else encode(value)
-    return dumps(line)
+        if value is not default and value != default:
+            line[name] = value if optional_encode is None else optional_encode(value)
+    return dumps_with_moments(line)
 
 
 def decode_fact(body: bytes) -> Fact:

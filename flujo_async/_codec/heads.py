@@ -26,9 +26,20 @@ def encode_moment(moment: datetime, path: str = "") -> str:
     Raises:
         SerializationError: the moment is naive.
     """
+    return in_utc(moment, path).isoformat(timespec="microseconds")
+
+
+def in_utc(moment: datetime, path: str = "") -> datetime:
+    """Return a moment in UTC.
+
+    Raises:
+        SerializationError: the moment is naive.
+    """
+    if moment.tzinfo is UTC:  # the usual case
+        return moment
     if moment.tzinfo is None:
         raise SerializationError("a stored moment needs a time zone", path=path)
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return moment.astimezone(UTC)
 
 
 def decode_moment(text: Any, path: str = "") -> datetime:
@@ -39,7 +50,7 @@ def decode_moment(text: Any, path: str = "") -> datetime:
         raise SerializationError(f"{text!r} is not a moment", path=path) from error
     if moment.tzinfo is None:
         raise SerializationError(f"{text!r} lacks its time zone", path=path)
-    return moment.astimezone(UTC)
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 def encode_lease(lease: Lease) -> Tree:

@@ -17,6 +17,7 @@ from flujo_async._codec.builtin_shapes import (
 )
 from flujo_async._codec.class_shapes import FieldShape, class_shape, stored_name
 from flujo_async._codec.error_record import ERROR_SHAPE, NATIVE_ERRORS
+from flujo_async._codec.growing import GrowingList
 from flujo_async._codec.misfit import Misfit, key_step, located
 from flujo_async._codec.reachable import reachable_classes
 from flujo_async._codec.registry import REGISTERED, REGISTERED_ERRORS, REGISTERED_TAGS
@@ -53,10 +54,11 @@ class Codec:
     {'id': 1, 'tags': ('a', 'b')}
     """
 
-    __slots__ = ("_by_type", "_errors", "_is_lenient", "_shapes", "_sources", "_tags")
+    __slots__ = ("_by_type", "_errors", "_field_shapes", "_is_lenient", "_shapes", "_sources", "_tags")
 
     def __init__(self, *annotations: object) -> None:
         self._by_type: dict[type, Shape] = dict.fromkeys(NATIVE_ERRORS.values(), ERROR_SHAPE)
+        self._field_shapes: dict[type, FieldShape] = {}  # to look for the methods of a protocol takes long
         self._shapes: _Names[Shape] = _Names()
         self._errors: _Names[type[Exception]] = _Names()
         self._tags: Mapping[str, Shape] = _TAGS
@@ -135,18 +137,30 @@ class Codec:
             SerializationError: a field cannot be stored, or ``obj`` is nothing that has fields.
         """
         try:
-            kind = _type_of(obj)
-            values = _entries(obj) if kind is dict else self._field_shape(kind).take(obj)
-            return put_fields(values.items(), self, 1)
+            return put_fields(self._values_of(obj).items(), self, 1)
         except (Misfit, RecursionError) as trouble:
             raise located(trouble, at) from trouble.__cause__
 
-    def decode_fields(self, cls: Any, fields: Mapping[str, Json], *, at: str = "context") -> Any:
+    def values_of(self, obj: Any, *, at: str = "context") -> Mapping[str, Any]:
+        """Return the values that ``encode_fields`` encodes, by field; not to be changed.
+
+        Raises:
+            SerializationError: ``obj`` is nothing that has fields.
+        """
+        try:
+            return self._values_of(obj)
+        except Misfit as trouble:
+            raise located(trouble, at) from trouble.__cause__
+
+    def decode_fields(
+        self, cls: Any, fields: Mapping[str, Json], *, given: Mapping[str, Any] | None = None, at: str = "context"
+    ) -> Any:
         """Return the context that has these fields; those that are missing take their defaults.
 
         Args:
             cls: the class that was encoded; for a ``TypedDict`` or a parametrized one the same as for the bare class.
             fields: what ``encode_fields`` returned, or an older or merged version of it.
+            given: values that need not be decoded, by field; in place of those in ``fields``.
             at: where paths in errors begin.
 
         Raises:
@@ -154,7 +168,12 @@ class Codec:
         """
         origin = get_origin(cls) or cls
         try:
-            values = get_fields(fields, self)
+            if given:
+                known = {name: given.get(name) for name in fields}
+                known.update(get_fields({name: tree for name, tree in fields.items() if name not in given}, self))
+                values = known
+            else:
+                values = get_fields(fields, self)
             return values if origin is dict or is_typeddict(origin) else self._build(origin, values)
         except (Misfit, RecursionError) as trouble:
             raise located(trouble, at) from trouble.__cause__
@@ -172,7 +191,7 @@ class Codec:
             return value  # type: ignore[no-any-return]
         if depth > MAX_DEPTH:
             raise Misfit(f"nested deeper than {MAX_DEPTH} levels, or part of itself: flatten it")
-        if kind is list:
+        if kind is list or kind is GrowingList:
             return put_items(value, self, depth + 1)
         shape = BUILTIN_SHAPES.get(kind) or self._shape_of(kind)
         try:
@@ -212,10 +231,18 @@ class Codec:
             raise Misfit(_refusal(kind))
         return shape
 
+    def _values_of(self, obj: Any) -> dict[str, Any]:
+        kind = _type_of(obj)
+        return _entries(obj) if kind is dict else self._field_shape(kind).take(obj)
+
     def _field_shape(self, kind: type) -> FieldShape:
-        shape = self._by_type.get(kind)
-        if isinstance(shape, FieldShape):
+        shape = self._field_shapes.get(kind)
+        if shape is not None:
             return shape
+        known = self._by_type.get(kind)
+        if isinstance(known, FieldShape):
+            self._field_shapes[kind] = known
+            return known
         raise Misfit(f"{_shown(kind)} has no fields here: a context is an annotated pydantic model, dataclass or dict")
 
     def _build(self, cls: type, values: dict[str, Any]) -> Any:

@@ -28,11 +28,17 @@ def seal(facts: Sequence[Fact], *, after: int, prev_hash: str) -> list[Record]:
         prev_hash: the hash of the record with this ``seq``; ``GENESIS`` if there is none.
     """
     records: list[Record] = []
-    for seq, fact in enumerate(facts, after + 1):
-        body = encode_fact(fact)
-        prev_hash = next_hash(prev_hash, body)
-        records.append(Record(seq, body, prev_hash))
+    for fact in facts:
+        record = seal_one(fact, after=after, prev_hash=prev_hash)
+        after, prev_hash = record.seq, record.hash
+        records.append(record)
     return records
+
+
+def seal_one(fact: Fact, *, after: int, prev_hash: str) -> Record:
+    """Return the record of the next fact of a log; see ``seal``."""
+    body = encode_fact(fact)
+    return Record(after + 1, body, next_hash(prev_hash, body))
 
 
 def verify(run_id: str, records: Iterable[Record], *, after: int = 0, prev_hash: str = GENESIS) -> None:

@@ -1,20 +1,54 @@
-"""What changed in a context."""
+"""What changed in a context: whole values for whoever merges changes, as little as possible for the log.
+
+A change is ``["set", tree]``, ``["drop"]``, ``["add", tail]`` for a list or a text that grew at its end, or
+``["in", {key: change}]`` for what changed inside: of a dictionary by key, of a list by index, with a third item where
+the list grew as well.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Final, TypeAlias, cast
+
+from typing_extensions import override
 
 from flujo_async._codec.tree import dumps
 from flujo_async._model.facts import Patch
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async.errors import SerializationError
 
+_Change: TypeAlias = list[Json]
+_Made: TypeAlias = dict[int, list[Json]]
+"""Lists that nobody else has, by identity: they may grow in place."""
+
+_DROP: Final[_Change] = ["drop"]
+
 
 def diff(before: JsonObject, after: JsonObject) -> Patch:
-    """Return the patch that turns ``before`` into ``after``, field by field."""
+    """Return the patch that turns ``before`` into ``after``, field by field, with whole values."""
     patch: dict[str, Json] = {name: ["drop"] for name in before if name not in after}
     patch.update(
         {name: ["set", tree] for name, tree in after.items() if name not in before or not same(before[name], tree)}
     )
     return patch
+
+
+def shorten(before: JsonObject, patch: Patch) -> Patch:
+    """Return a patch of ``before`` that says the same in fewer words."""
+    short: dict[str, Json] = {}
+    for name, change in patch.items():
+        match change:
+            case ["set", tree] if name in before:
+                short[name] = _change(before[name], tree) or ["set", tree]
+            case _:
+                short[name] = change
+    return short
+
+
+def lengthen(before: JsonObject, patch: Patch) -> Patch:
+    """Return a patch of ``before`` that says the same with whole values."""
+    after = apply(before, patch)
+    return {name: ["set", after[name]] if name in after else _DROP for name in patch}
 
 
 def same(one: Json, other: Json) -> bool:
@@ -31,15 +65,158 @@ def apply(fields: JsonObject, patch: Patch) -> JsonObject:
     Raises:
         SerializationError: the patch is malformed.
     """
-    if not patch:
-        return fields
+    return apply_all(fields, (patch,)) if patch else fields
+
+
+def apply_all(fields: JsonObject, patches: Iterable[Patch]) -> JsonObject:
+    """Return ``fields`` changed by patches in their order, in a time that goes with what they add; see ``apply``.
+
+    A change that does not fit, since what it was made for has changed meanwhile, becomes the value: a migration may
+    have come between, or the step whose change this one continues may have been dropped.
+    """
     changed = dict(fields)
-    for name, change in patch.items():
+    made: _Made = {}
+    for patch in patches:
+        _apply(changed, patch, made, "patch")
+    return changed
+
+
+def check_patch(patch: object) -> None:
+    """Check the form of a patch as far as can be seen without what it changes.
+
+    Raises:
+        SerializationError: it has none.
+    """
+    if not isinstance(patch, dict):
+        raise SerializationError("a patch is an object", path="patch")
+    for name, change in cast("dict[str, Json]", patch).items():
         match change:
-            case ["set", tree]:
-                changed[name] = tree
-            case ["drop"]:
-                changed.pop(name, None)
+            case ["set", _] | ["drop"] | ["add", str() | list()] | ["in", dict()] | ["in", dict(), list()]:
+                pass
             case _:
                 raise SerializationError(f"not a change of a field: {change!r}", path=f"patch.{name}")
-    return changed
+
+
+class Fields:
+    """The encoded fields of one context, which change patch by patch and are looked at now and then."""
+
+    __slots__ = ("_pending", "_tree")
+
+    def __init__(self, tree: JsonObject) -> None:
+        self._tree = tree
+        self._pending: list[Patch] = []
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fields) and same(dict(self.tree), dict(other.tree))
+
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # what changes has none
+
+    def change(self, patch: Patch) -> None:
+        """Take in a change."""
+        if patch:
+            self._pending.append(patch)
+
+    @property
+    def tree(self) -> JsonObject:
+        """The fields now; not to be changed.
+
+        Raises:
+            SerializationError: a patch is malformed.
+        """
+        if self._pending:
+            pending, self._pending = self._pending, []
+            self._tree = apply_all(self._tree, pending)
+        return self._tree
+
+
+def _apply(entries: dict[str, Json], patch: Mapping[str, Json], made: _Made, path: str) -> None:
+    for name, change in patch.items():
+        if change == _DROP:
+            entries.pop(name, None)
+        else:
+            entries[name] = _changed(entries.get(name), change, made, f"{path}.{name}")
+
+
+def _changed(before: Json, change: Json, made: _Made, path: str) -> Json:
+    match change:
+        case ["set", tree]:
+            return tree
+        case ["add", str(tail)]:
+            return before + tail if isinstance(before, str) else tail
+        case ["add", list(tail)]:
+            return _grown(before if isinstance(before, list) else [], tail, made)
+        case ["in", dict(inner), *rest] if isinstance(before, list) and all(map(str.isdigit, inner)):
+            inside = _changed_inside(before, inner, made, path)
+            return _grown(inside, cast("list[Json]", rest[0]), made) if rest else inside
+        case ["in", dict(), list(tail)]:
+            return list(tail)
+        case ["in", dict(inner)]:
+            entries = dict(before) if isinstance(before, dict) else {}
+            _apply(entries, inner, made, path)
+            return entries
+        case _:
+            raise SerializationError(f"not a change of a field: {change!r}", path=path)
+
+
+def _grown(before: list[Json], tail: list[Json], made: _Made) -> list[Json]:
+    if made.get(id(before)) is before:
+        before.extend(tail)
+        return before
+    grown = [*before, *tail]
+    made[id(grown)] = grown
+    return grown
+
+
+def _changed_inside(before: list[Json], inner: Mapping[str, Json], made: _Made, path: str) -> list[Json]:
+    after = list(before)
+    for place, change in inner.items():
+        if int(place) < len(after):
+            after[int(place)] = _changed(after[int(place)], change, made, f"{path}[{place}]")
+    made[id(after)] = after
+    return after
+
+
+def _change(before: Json, after: Json) -> _Change | None:
+    """Return the shortest change that makes ``after`` of ``before``; ``None`` if they are the same."""
+    if before is after:
+        return None
+    if isinstance(before, str) and isinstance(after, str):
+        is_tail = bool(before) and after.startswith(before)
+        return None if before == after else ["add", after[len(before) :]] if is_tail else ["set", after]
+    if isinstance(before, list) and isinstance(after, list):
+        return _change_of_list(before, after)
+    if isinstance(before, dict) and isinstance(after, dict):
+        return _change_of_dict(before, after)
+    return None if same(before, after) else ["set", after]
+
+
+def _change_of_list(before: list[Json], after: list[Json]) -> _Change | None:
+    if not before or len(after) < len(before):
+        return ["set", after] if before or after else None
+    tail = after[len(before) :]
+    inner = _inner(before, after)
+    if not inner:
+        return ["add", tail] if tail else None
+    if len(inner) == len(before):
+        return ["set", after]
+    return ["in", inner, tail] if tail else ["in", inner]
+
+
+def _inner(before: list[Json], after: list[Json]) -> dict[str, Json]:
+    pairs = enumerate(zip(before, after, strict=False))
+    return {str(place): change for place, (one, other) in pairs if (change := _change(one, other)) is not None}
+
+
+def _change_of_dict(before: dict[str, Json], after: dict[str, Json]) -> _Change | None:
+    kept = [key for key in before if key in after]
+    if kept + [key for key in after if key not in before] != list(after):
+        return ["set", after]  # the order of keys is part of the value
+    inner: dict[str, Json] = {key: _DROP for key in before if key not in after}
+    for key, tree in after.items():
+        change = _change(before[key], tree) if key in before else ["set", tree]
+        if change is not None:
+            inner[key] = cast("Json", change)
+    if not inner:
+        return None
+    return ["set", after] if len(inner) >= len(after) else ["in", inner]

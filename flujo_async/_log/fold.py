@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias, assert_never
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import decode_fact
 from flujo_async._log.chain import GENESIS
-from flujo_async._log.delta import apply
+from flujo_async._log.delta import Fields, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
@@ -55,7 +55,7 @@ class Fold:
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
         migrations: what each migration changed there, with the keys of all that was done before it.
-        contexts: the encoded fields of each live context, by scope.
+        contexts: the encoded fields of each live context that has changed, by scope.
     """
 
     def __init__(self, started: RunStarted) -> None:
@@ -103,7 +103,7 @@ class Fold:
         self.blocks: dict[str, Patch] = {}
         self._changes: list[_Change] = []
         self.migrations: list[tuple[Patch, frozenset[str]]] = []
-        self.contexts: dict[str, JsonObject] = {MAIN_SCOPE: started.context}
+        self.contexts: dict[str, Fields] = {MAIN_SCOPE: Fields(started.context)}
 
     @property
     def error_message(self) -> str | None:
@@ -151,19 +151,25 @@ class Fold:
         """
         for record in records:
             try:
-                self.apply(decode_fact(record.body), record)
+                fact = decode_fact(record.body)
+                self.apply(fact, record)
+                if (patch := getattr(fact, "patch", None)) is not None:
+                    check_patch(patch)
             except SerializationError as error:
                 raise _not_a_fact(self.run_id, record, error) from error
 
     def _change_context(self, scope: str, patch: Patch) -> None:
-        if patch:
-            self.contexts[scope] = apply(self.context_in(scope), patch)
+        if not patch:
+            return
+        if scope not in self.contexts:
+            self.contexts[scope] = Fields(self.context_in(scope))
+        self.contexts[scope].change(patch)
 
     def context_in(self, scope: str) -> JsonObject:
         """Return the fields of the context of ``scope``: its own, or those it began with."""
         while scope not in self.contexts:
             scope = scope.rpartition("/")[0]
-        return self.contexts[scope]
+        return self.contexts[scope].tree
 
     def _run_started(self, fact: facts.RunStarted) -> None:
         if fact is not self.started:
@@ -217,7 +223,7 @@ class Fold:
         self._fold_changes_again([fact for fact in self._changes if getattr(fact, "key", None) not in keys])
 
     def _fold_changes_again(self, changes: list[_Change]) -> None:
-        self.contexts = {MAIN_SCOPE: self.started.context}
+        self.contexts = {MAIN_SCOPE: Fields(self.started.context)}
         self.current_step_index, self.last_step_output = sum(map(is_top_level, self.answers)), None
         self._changes = []
         for fact in changes:

@@ -44,7 +44,7 @@ def _view(fold: Fold) -> Json:
     return {
         "status": fold.status,
         "current_step_index": fold.current_step_index,
-        "context": fold.contexts[MAIN_SCOPE],
+        "context": fold.context_in(MAIN_SCOPE),
         "steps": steps,
         "metadata": fold.metadata,
         "last_step_output": fold.last_step_output,

@@ -150,7 +150,7 @@ def step_record(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -
 def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
     """Return the state of a run at the end of its fold."""
     started = fold.started
-    context = fold.contexts[MAIN_SCOPE]
+    context = fold.context_in(MAIN_SCOPE)
     return WorkflowState(
         run_id=fold.run_id,
         pipeline_id=fold.fingerprint,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from flujo_async.errors import DefinitionError
 
 Duration: TypeAlias = timedelta | float
 """A length of time: a ``timedelta``, or seconds."""
+
+Durability: TypeAlias = Literal["sync", "async", "exit"]
+"""When what a run has done is durable: before its next step, soon after, or when the run rests.
+
+``async`` lets the next step start while the commit is under way, in order; the end of the run waits for all of them.
+``exit`` makes one commit when the run rests, leaves memory or is interrupted. What a crash takes away is done again.
+"""
 
 ErrorTypes: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 """Classes of exceptions, as ``isinstance`` takes them."""
@@ -37,6 +44,13 @@ def check_duration(duration: Any, what: str) -> float:
     if not 0 <= seconds(duration) < math.inf:
         raise DefinitionError(f"{what} is finite and not negative: {duration!r}")
     return seconds(duration)
+
+
+def misnamed_durability(durability: Any) -> str | None:
+    """Return what is wrong with something that should be a durability level; ``None`` if it is one."""
+    if isinstance(durability, str) and durability in get_args(Durability):
+        return None
+    return f"durability= is 'sync', 'async' or 'exit', not {durability!r}"
 
 
 def later(moment: datetime, duration: float) -> datetime:

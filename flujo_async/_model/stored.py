@@ -65,7 +65,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The records of another run's log, up to ``last_seq``, which a fork shares."""
+    """The records of another run's log, from 1 to ``last_seq`` (at least 1), which a fork shares."""
 
     run_id: str
     last_seq: int

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RESTING, Waiting
-from flujo_async._model.stored import RunUpdate
+from flujo_async._model.stored import Prefix, RunUpdate
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SequenceConflict, StaleLease
 
@@ -88,6 +88,16 @@ def check_append(summary: RunSummary, lease: Lease, expected_seq: int) -> None:
         raise lost(lease)
     if summary.last_seq != expected_seq:
         raise SequenceConflict(f"run {lease.run_id!r}: the log is at seq {summary.last_seq}, not {expected_seq}")
+
+
+def check_prefix(prefix: Prefix, last_seq: int) -> None:
+    """Let a fork share the log of a run that is at ``last_seq``, or not.
+
+    Raises:
+        SequenceConflict: the log ends before.
+    """
+    if prefix.last_seq > last_seq:
+        raise SequenceConflict(f"run {prefix.run_id!r}: the log is at seq {last_seq}, before {prefix.last_seq}")
 
 
 def lost(lease: Lease) -> StaleLease:

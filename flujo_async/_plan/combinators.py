@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar, get_args
 from flujo_async._log.keys import escape, number_repeated
 from flujo_async._model.policy import Duration, check_duration, is_count
 from flujo_async._plan.nodes import Block, Branch, Child, Loop, MapEach, OnError, Parallel, Question, Sleep, WaitFor
-from flujo_async._plan.pipeline import Chain, as_pipeline, check_flow, check_name, check_signal_name
+from flujo_async._plan.pipeline import Chain, as_body, as_pipeline, check_flow, check_name, check_signal_name
 from flujo_async._plan.signature import is_coroutine_function, takes_context
 from flujo_async.errors import DefinitionError
 
@@ -38,7 +38,7 @@ def parallel(
     _check_group("parallel", max_concurrency, on_error)
     if not branches:
         raise DefinitionError("parallel() needs at least one branch")
-    pipelines = [as_pipeline(branch, "parallel()") for branch in branches]
+    pipelines = [as_body(branch, "parallel()") for branch in branches]
     names = [pipeline.name for pipeline in pipelines]
     for name in names:
         if names.count(name) > 1:
@@ -64,7 +64,7 @@ def map_each(
         DefinitionError: a value out of range.
     """
     _check_group("map_each", max_concurrency, on_error)
-    return MapEach(body=as_pipeline(body, "map_each()"), max_concurrency=max_concurrency, on_error=on_error)
+    return MapEach(body=as_body(body, "map_each()"), max_concurrency=max_concurrency, on_error=on_error)
 
 
 def branch(
@@ -84,10 +84,10 @@ def branch(
     if not cases:
         raise DefinitionError("branch() needs at least one case")
     labels = number_repeated([_label(key) for key in cases])
-    pipelines = [as_pipeline(case, "branch()") for case in cases.values()]
+    pipelines = [as_body(case, "branch()") for case in cases.values()]
     chosen = list(zip(labels, pipelines, strict=True))
     if default is not None:
-        chosen.append((_free_label(labels), as_pipeline(default, "branch()")))
+        chosen.append((_free_label(labels), as_body(default, "branch()")))
     return Branch(
         selector=question,
         keys=tuple(zip(cases, labels, strict=True)),
@@ -111,7 +111,7 @@ def loop(body: Chain[In, In], *, until: Callable[..., Any], max_iterations: int)
     question = _question(until, "until= of loop()")
     if not is_count(max_iterations):
         raise DefinitionError(f"loop() makes at least one turn, not max_iterations={max_iterations!r}")
-    turn = as_pipeline(body, "loop()")
+    turn = as_body(body, "loop()")
     check_flow(turn.outlets(), turn.inlets())
     return Loop(body=turn, until=question, max_iterations=max_iterations)
 
@@ -123,7 +123,7 @@ def as_step(pipeline: Chain[In, Out], *, name: str) -> Chain[In, Out]:
         DefinitionError: the name is empty, or has a character that keys are made with: ``/ @ [ ]``.
     """
     check_name(name, "as_step()")
-    return Block(body=as_pipeline(pipeline, "as_step()"), name=name)
+    return Block(body=as_body(pipeline, "as_step()"), name=name)
 
 
 def wait_for(

@@ -10,6 +10,7 @@ from typing import Any
 
 from flujo_async._codec.tree import dumps
 from flujo_async._codec.values import Codec
+from flujo_async._model.policy import Durability
 from flujo_async._plan.nodes import Child, WaitFor
 from flujo_async._plan.pipeline import Chain, Pipeline, as_pipeline
 from flujo_async._plan.signature import underlying
@@ -25,11 +26,13 @@ class Definition:
         pipeline: the elements.
         name: the name under which runs are recorded.
         explicit_version: the version that the author gave, if any.
+        durability: when what its steps did is durable, if the author said so.
     """
 
     pipeline: Pipeline[Any, Any]
     name: str
     explicit_version: str | None = None
+    durability: Durability | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,21 +62,19 @@ class Definition:
         """Yield the definitions that runs of this one may start as runs of their own."""
         for node in self.nodes():
             if isinstance(node, Child):
-                yield Definition(node.body, node.name, _version(node.body))
+                yield definition_of(node.body, node.name)
 
 
 def definition_of(chain: Chain[Any, Any], name: str | None = None, version: str | None = None) -> Definition:
     """Return a chain as a definition; a workflow brings its own name and version."""
     pipeline = as_pipeline(chain, "a definition")
-    return Definition(pipeline, name or pipeline.name, version or _version(pipeline))
-
-
-def _version(pipeline: Pipeline[Any, Any]) -> str | None:
+    durability = pipeline.durability
     match pipeline.sequence:
         case (Workflow() as workflow,):
-            return workflow.version
+            version, durability = version or workflow.version, durability or workflow.durability
         case _:
-            return None
+            pass
+    return Definition(pipeline, name or pipeline.name, version, durability)
 
 
 def reachable(chain: Chain[Any, Any]) -> Iterator[Chain[Any, Any]]:

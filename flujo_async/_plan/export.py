@@ -39,7 +39,7 @@ def document_of(pipeline: Pipeline[Any, Any]) -> dict[str, Any]:
     """Return a pipeline as plain JSON."""
     writer = _Writer()
     elements = writer.sequence(pipeline)
-    return {"schema": SCHEMA, "names": writer.names(), "elements": elements}
+    return {"schema": SCHEMA, "names": writer.names(), "elements": elements, **_durability(pipeline)}
 
 
 def dependencies_of(node: GraphNode) -> list[Json]:
@@ -87,7 +87,7 @@ class _Writer:
                 return {"kind": "loop", "body": body, "until": until, "max_iterations": node.max_iterations}
             case Block() | Child():
                 kind = "block" if isinstance(node, Block) else "child"
-                return {"kind": kind, "name": node.name, "body": self.sequence(node.body)}
+                return {"kind": kind, "name": node.name, "body": self.sequence(node.body), **_durability(node.body)}
             case Sleep():
                 return {"kind": "sleep", "duration": node.duration}
             case WaitFor():
@@ -149,6 +149,10 @@ class _Writer:
 
 def _limits(node: Parallel | MapEach) -> dict[str, Json]:
     return {"max_concurrency": node.max_concurrency, "on_error": node.on_error}
+
+
+def _durability(pipeline: Pipeline[Any, Any]) -> dict[str, Json]:
+    return {} if pipeline.durability is None else {"durability": pipeline.durability}
 
 
 def _options(policy: Policy) -> dict[str, Json]:

@@ -34,7 +34,7 @@ def pipeline_of(data: Mapping[str, Any], given: Mapping[str, Any]) -> Pipeline[A
     missing = [repr(name) for name in _items(data, "names") if name not in given]
     if missing:
         raise DefinitionError(f"the document names what was not given: {', '.join(missing)}")
-    return _Reader(given).sequence(_items(data, "elements"))
+    return _with_durability(_Reader(given).sequence(_items(data, "elements")), data)
 
 
 class _Reader:
@@ -66,7 +66,7 @@ class _Reader:
             case "block":
                 return as_step(self._body(data), name=_text(data, "name"))
             case "child":
-                return child(self._body(data), name=_text(data, "name"))
+                return child(_with_durability(self._body(data), data), name=_text(data, "name"))
             case "sleep":
                 return sleep(**_only(data, "duration"))
             case "wait_for":
@@ -121,6 +121,10 @@ class _Reader:
             if name in known:
                 return known[name]
         raise DefinitionError(f"the document names what was not given: {name!r}")
+
+
+def _with_durability(pipeline: Pipeline[Any, Any], data: Mapping[str, Json]) -> Pipeline[Any, Any]:
+    return pipeline.with_durability(cast("Any", data["durability"])) if "durability" in data else pipeline
 
 
 def _table(data: Json) -> Mapping[str, Json]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from flujo_async._log.keys import RESERVED, number_repeated
+from flujo_async._model.policy import Durability, misnamed_durability
 from flujo_async._model.tree import Json
 from flujo_async._plan.assignable import describe_type, is_assignable
 from flujo_async.errors import DefinitionError
@@ -111,6 +112,20 @@ class Chain(ABC, Generic[In, Out]):
         """Return the definition as a flow chart in the language of Mermaid."""
         return self.documents.to_mermaid(self)
 
+    def with_durability(self, durability: Durability) -> Pipeline[In, Out]:
+        """Return this as a definition whose steps are durable as asked for; a step's own ``durability`` goes first.
+
+        Args:
+            durability: ``"sync"``, before the next step starts; ``"async"``, soon after; ``"exit"``, when the run
+                rests. What a crash takes away is done again.
+
+        Raises:
+            DefinitionError: it is no such level.
+        """
+        if problem := misnamed_durability(durability):
+            raise DefinitionError(f"with_durability(): {problem}")
+        return Pipeline(self.elements(), durability=durability)
+
     def __rshift__(self, other: Chain[Out, Next]) -> Pipeline[In, Next]:
         left = self.elements()
         return Pipeline((*left, *as_chain(other, ">>").elements()), fitting=len(left))
@@ -128,6 +143,8 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
     Attributes:
         sequence: the elements.
         fitting: so many elements at the front are known to fit; a long chain is not checked anew for each ``>>``.
+        durability: when what its steps did is durable, where a step does not say itself; ``None`` leaves that to the
+            runtime.
         labels: the label of each, unique in the pipeline.
         name: the names of the elements, joined.
 
@@ -138,6 +155,7 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
 
     sequence: tuple[Chain[Any, Any], ...]
     fitting: InitVar[int] = 1
+    durability: Durability | None = None
     labels: tuple[str, ...] = field(init=False)
     name: str = field(init=False)
 
@@ -180,7 +198,13 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
         return []
 
     def elements(self) -> tuple[Chain[Any, Any], ...]:
-        """Return the elements one by one: joining is associative."""
+        """Return the elements one by one: joining is associative.
+
+        Raises:
+            DefinitionError: it has a durability of its own.
+        """
+        if self.durability is not None:
+            raise DefinitionError("with_durability() is for a whole definition: call it after the last >>")
         return self.sequence
 
     def check_input(self, input: Any) -> None:
@@ -224,6 +248,17 @@ def as_pipeline(value: object, place: str) -> Pipeline[Any, Any]:
     """
     chain = as_chain(value, place)
     return chain if isinstance(chain, Pipeline) else Pipeline(chain.elements())
+
+
+def as_body(value: object, place: str) -> Pipeline[Any, Any]:
+    """Return a step or pipeline as a part of another definition.
+
+    Raises:
+        DefinitionError: it is neither, or has a durability, which is the whole definition's.
+    """
+    pipeline = as_pipeline(value, place)
+    pipeline.elements()
+    return pipeline
 
 
 def check_name(name: object, what: str) -> None:

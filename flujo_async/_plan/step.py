@@ -11,7 +11,7 @@ from typing import Any, Concatenate, Generic, Literal, Protocol, TypeAlias, Type
 from typing_extensions import TypeVar  # `default=` is in `typing` since 3.13 only
 
 from flujo_async._model.context import StepContext
-from flujo_async._model.policy import Duration, Retry, check_duration
+from flujo_async._model.policy import Durability, Duration, Retry, check_duration, misnamed_durability
 from flujo_async._plan.assignable import describe_type, is_assignable
 from flujo_async._plan.calls import CALLS
 from flujo_async._plan.depends import On
@@ -49,6 +49,8 @@ class StepOptions(TypedDict, total=False):
         limit: the name of one of the runtime's limits.
         run_in: on the event ``"loop"``, the default for coroutine functions; in a ``"thread"``, the default for plain
             ones; or in a ``"process"`` of its own.
+        durability: when its outcome is durable: before the next step starts (``"sync"``), soon after (``"async"``), or
+            when the run rests (``"exit"``); by default that is up to the definition, and then to the runtime.
     """
 
     name: str | None
@@ -61,6 +63,7 @@ class StepOptions(TypedDict, total=False):
     cache: Duration | bool | None
     limit: str | None
     run_in: RunIn | None
+    durability: Durability | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Policy:
     compensate: Step[Any, Any, Any] | None = None
     cache: float | None = None
     limit: str | None = None
+    durability: Durability | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -205,7 +209,7 @@ def step(function: Callable[..., Any] | None = None, /, **options: Unpack[StepOp
     Args:
         function: the function.
         **options: those of ``StepOptions``: ``name``, ``retry``, ``timeout``, ``deadline``, ``fallback``, ``effect``,
-            ``compensate``, ``cache``, ``limit``, ``run_in``.
+            ``compensate``, ``cache``, ``limit``, ``run_in``, ``durability``.
 
     Raises:
         DefinitionError: an unknown option, a value out of range, options that do not go together, an annotation that
@@ -253,6 +257,7 @@ def _read_policy(name: str, options: StepOptions, is_async: bool) -> Policy:
         compensate=_read_compensation(name, options.get("compensate")),
         cache=_read_cache(name, options.get("cache")),
         limit=_read_limit(name, options.get("limit")),
+        durability=_read_durability(name, options.get("durability")),
     )
 
 
@@ -292,6 +297,12 @@ def _read_limit(name: str, limit: Any) -> str | None:
             f"step {name!r}: limit is the name of one of those in Flujo(limits={{name: Limit(…)}}), not {limit!r}"
         )
     return limit
+
+
+def _read_durability(name: str, durability: Any) -> Durability | None:
+    if durability is not None and (problem := misnamed_durability(durability)):
+        raise DefinitionError(f"step {name!r}: {problem}")
+    return cast("Durability | None", durability)
 
 
 def _check_together(made: Step[Any, Any]) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, overload
 from uuid import UUID
 
-from flujo_async._model.policy import Duration
+from flujo_async._model.policy import Durability, Duration, misnamed_durability
 from flujo_async._plan.calls import Calls
 from flujo_async._plan.pipeline import Chain, End, Pipeline, check_name
 from flujo_async._plan.signature import (
@@ -128,14 +128,19 @@ class Workflow(Chain[InT, OutT], Generic[InT, OutT]):
 
     has_own_name = True
 
-    def __init__(self, function: Callable[..., Any], name: str, version: str | None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str, version: str | None, durability: Durability | None = None
+    ) -> None:
         check_name(name, "a workflow")
+        if durability is not None and (problem := misnamed_durability(durability)):
+            raise DefinitionError(f"workflow {name!r}: {problem}")
         if not is_coroutine_function(function):
             raise DefinitionError(f"workflow {name!r} is a coroutine function: async def")
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.name = name
         self.version = version
+        self.durability: Durability | None = durability
         self.signature: Signature = read_signature(function, name, RunContext, "workflow")
         check_unfilled(self.signature, f"workflow {name!r}", RunContext)
         if self.signature.resources:
@@ -199,9 +204,16 @@ def workflow(function: Callable[Concatenate[In, ...], Awaitable[Out]], /) -> Wor
 @overload
 def workflow(function: Callable[[], Awaitable[Out]], /) -> Workflow[Any, Out]: ...
 @overload
-def workflow(*, name: str | None = None, version: str | None = None) -> _Decorator: ...
 def workflow(
-    function: Callable[..., Any] | None = None, /, *, name: str | None = None, version: str | None = None
+    *, name: str | None = None, version: str | None = None, durability: Durability | None = None
+) -> _Decorator: ...
+def workflow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    durability: Durability | None = None,
 ) -> Any:
     """Make a coroutine function a workflow: ordinary Python, in which every call of a step is recorded.
 
@@ -214,16 +226,20 @@ def workflow(
         function: the coroutine function.
         name: under which runs are recorded; the function's name by default.
         version: under which version; by default runs go on with whatever code is there.
+        durability: when what its steps did is durable, where a step does not say itself; by default that is up to
+            the runtime.
 
     Raises:
         DefinitionError: it is no coroutine function, or its signature cannot be called.
     """
     if function is None:
-        return functools.partial(_make_workflow, name=name, version=version)
-    return _make_workflow(function, name=name, version=version)
+        return functools.partial(_make_workflow, name=name, version=version, durability=durability)
+    return _make_workflow(function, name=name, version=version, durability=durability)
 
 
-def _make_workflow(function: Any, *, name: str | None, version: str | None) -> Workflow[Any, Any]:
+def _make_workflow(
+    function: Any, *, name: str | None, version: str | None, durability: Durability | None
+) -> Workflow[Any, Any]:
     if not callable(function) or isinstance(function, Chain):
         raise DefinitionError(f"@workflow needs a coroutine function, not {function!r}")
-    return Workflow(function, name_of(function) if name is None else name, version)
+    return Workflow(function, name_of(function) if name is None else name, version, durability)

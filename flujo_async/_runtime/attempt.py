@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.keys import fallback_of
-from flujo_async._model.facts import AttemptFailed, StepCompleted, StepDecided, StepFailed
+from flujo_async._model.facts import AttemptFailed, Fact, StepCompleted, StepDecided, StepFailed
 from flujo_async._model.policy import asked_delay, retry_delay
 from flujo_async._model.state import StepRecord
 from flujo_async._model.tree import Json, JsonObject
@@ -65,6 +65,10 @@ class StepCall:
             return await self._from_cache(self.step.policy.cache)
         return await self._execute(compensates)
 
+    async def _record(self, *facts: Fact) -> None:
+        durability = self.step.policy.durability or self.execution.durability
+        await self.execution.journal.record(durability, *facts)
+
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
         number, first_started_at = await self._due()
         while True:
@@ -80,7 +84,7 @@ class StepCall:
                 attempt.leave_word()
                 raise
             else:
-                await self.execution.journal.commit(*facts, completed)
+                await self._record(*facts, completed)
                 return completed
 
     def _take_in(self, attempt: Attempt) -> StepCompleted:
@@ -118,7 +122,7 @@ class StepCall:
             inputs=self.inputs,
             scope=self.scope.path,
         )
-        await self.execution.journal.commit(completed)
+        await self._record(completed)
         return completed
 
     # ------------------------------------------------------------------------------------------------- failures
@@ -148,7 +152,7 @@ class StepCall:
             retry_at=retry_at,
             first_started_at=attempt.first_started_at,
         )
-        await self.execution.journal.commit(*attempt.last_words(), failed)
+        await self._record(*attempt.last_words(), failed)
         await self.execution.waits.until(retry_at)
 
     def _is_worth_retrying(self, error: Exception, attempt: int) -> bool:
@@ -172,7 +176,7 @@ class StepCall:
             input=self.inline_input,
             inputs=self.inputs,
         )
-        await self.execution.journal.commit(*attempt.last_words(), failed)
+        await self._record(*attempt.last_words(), failed)
         raise Fault(error, (self.key,))
 
     # --------------------------------------------------------------------------------------------------- cache
@@ -210,7 +214,7 @@ class StepCall:
             scope=self.scope.path,
             cached_from=hit.run_id,
         )
-        await self.execution.journal.commit(completed)
+        await self._record(completed)
         return completed
 
     # ----------------------------------------------------------------------------------------------- arguments

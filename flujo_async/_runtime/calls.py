@@ -249,7 +249,7 @@ class ChildCall:
                 source=self.value.source,
                 input=self.value.tree if self.value.source is None else None,
             )
-            await execution.journal.commit(failed)
+            await execution.journal.record(execution.durability, failed)
             raise Fault(error, (self.key,)) from error
         completed = StepCompleted(
             at=clock.now(),
@@ -261,7 +261,7 @@ class ChildCall:
             source=self.value.source,
             input=self.value.tree if self.value.source is None else None,
         )
-        await execution.journal.commit(completed)
+        await execution.journal.record(execution.durability, completed)
         return completed
 
     async def _started(self) -> str:

@@ -11,10 +11,11 @@ from pydantic import BaseModel, TypeAdapter
 from typing_extensions import override
 
 from flujo_async._codec.values import Codec
-from flujo_async._log.delta import apply, diff
+from flujo_async._log.delta import Fields, diff, lengthen, shorten
 from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import Patch
 from flujo_async._model.tree import Json, JsonObject
+from flujo_async._runtime.plain_lists import PlainLists
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument
 from flujo_async.reducers import Reducer
 
@@ -24,14 +25,20 @@ class Scope:
 
     Attributes:
         path: the key of the branch or item; ``""`` for the run's own.
-        fields: the encoded fields now. Never changed in place: a branch starts with its parent's.
+        lists: what is known of long lists in it.
     """
 
-    __slots__ = ("fields", "path")
+    __slots__ = ("_fields", "lists", "path")
 
     def __init__(self, path: str, fields: JsonObject) -> None:
         self.path: str = path
-        self.fields: JsonObject = fields
+        self.lists: PlainLists = PlainLists()
+        self._fields = Fields(fields)
+
+    @property
+    def fields(self) -> JsonObject:
+        """The encoded fields now. Never changed in place: a branch starts with its parent's."""
+        return self._fields.tree
 
     def take_in(self, before: JsonObject, patch: Patch) -> Patch:
         """Take in what a step changed that had found ``before``; return that as a change of what is here now.
@@ -39,12 +46,22 @@ class Scope:
         Raises:
             ContextConflict: it contradicts what others changed meanwhile.
         """
-        self.change(patch)
-        return patch
+        short = shorten(self.fields, patch)
+        self._advance(short)
+        return short
 
     def change(self, patch: Patch) -> None:
         """Take in what is recorded of a step, or what a merge changed."""
-        self.fields = apply(self.fields, patch)
+        self._fields.change(patch)
+
+    def become(self, other: Scope) -> None:
+        """Be as another one is now."""
+        self._fields = Fields(other.fields)
+
+    def _advance(self, patch: Patch) -> None:
+        """Take in what has just been changed here."""
+        self._fields.change(patch)
+        self.lists.take_in(self.fields, patch)
 
 
 class LiveScope(Scope):
@@ -64,7 +81,7 @@ class LiveScope(Scope):
     def live(self) -> Any:
         """The context as the code sees it."""
         if not self._is_loaded:
-            self._live = self._contexts.decode(self.fields)
+            self._live = self._contexts.decode(self.fields, self.lists)
             self._is_loaded = True
         return self._live
 
@@ -77,17 +94,18 @@ class LiveScope(Scope):
         """Take in what the code has changed since the last time, and return it."""
         if not self._is_loaded:
             return {}
-        patch = diff(self.fields, self._contexts.encode(self._live))
-        self.fields = apply(self.fields, patch)
+        patch = shorten(self.fields, self._contexts.changes(self.fields, self._live, self.lists))
+        self._advance(patch)
         return patch
 
     @override
     def take_in(self, before: JsonObject, patch: Patch) -> Patch:
         self.note()
         if self.fields is not before:
-            patch = self._contexts.rebase(Scope(self.path, before), self.fields, patch)
-        self._refresh(patch)
-        return patch
+            patch = self._contexts.rebase(Scope(self.path, before), self.fields, lengthen(before, patch))
+        short = shorten(self.fields, patch)
+        self._refresh(short)
+        return short
 
     @override
     def change(self, patch: Patch) -> None:
@@ -96,9 +114,9 @@ class LiveScope(Scope):
             self._refresh(patch)
 
     def _refresh(self, patch: Patch) -> None:
-        super().change(patch)
+        self._advance(patch)
         if self._is_loaded:
-            self._contexts.refresh(self._live, self.fields, patch)
+            self._contexts.refresh(self._live, self.fields, patch, self.lists)
 
 
 class ContextType:
@@ -153,13 +171,26 @@ class ContextType:
         """Return the encoded fields of a context."""
         return self._codec.encode_fields(context, at="context")
 
-    def decode(self, fields: JsonObject) -> Any:
-        """Return a fresh context."""
-        return self._codec.decode_fields(self._type, fields, at="context")
+    def decode(self, fields: JsonObject, lists: PlainLists | None = None) -> Any:
+        """Return a fresh context; ``lists`` saves going through long ones."""
+        given = None if lists is None else lists.copies(fields)
+        return self._codec.decode_fields(self._type, fields, given=given, at="context")
 
-    def refresh(self, context: Any, fields: JsonObject, names: Iterable[str]) -> None:
+    def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
+        """Return what makes the fields of ``context`` out of ``before``; of ``lists`` only what was added to them."""
+        values = self._codec.values_of(context)
+        added = {name: lists.added(name, before.get(name), value, self._codec) for name, value in values.items()}
+        kept = {name for name, tail in added.items() if tail is not None}
+        if not kept:
+            return diff(before, self.encode(context))
+        rest = self._codec.encode_fields({name: value for name, value in values.items() if name not in kept})
+        patch = dict(diff({name: tree for name, tree in before.items() if name not in kept}, rest))
+        patch.update({name: ["add", tail] for name, tail in added.items() if tail})
+        return patch
+
+    def refresh(self, context: Any, fields: JsonObject, names: Iterable[str], lists: PlainLists) -> None:
         """Bring the named fields of a live context up to date, in place."""
-        fresh = self.decode(fields)
+        fresh = self.decode(fields, lists)
         for name in names:
             if self._class is dict:
                 if name in fresh:

@@ -30,6 +30,7 @@ from flujo_async._runtime.calls import taken
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.reader import Seen
 from flujo_async._runtime.request import Request
 from flujo_async._runtime.runner import Runner
@@ -140,7 +141,8 @@ class Control:
 
     async def _record(self, lease: Lease, seen: Seen, facts: Sequence[Fact]) -> None:
         """Append facts to a claimed run, and let it go."""
-        journal = Journal(self._runner.backend, lease, seen.fold, lambda: len(seen.signals))
+        journal = Journal(self._runner.backend, lease, seen.fold, Pace())
+        journal.signals_read = lambda: len(seen.signals)
         try:
             await journal.commit(*facts)
         finally:
@@ -195,7 +197,7 @@ class Control:
         records = await self._runner.reader.records(run_id, until=at)
         fold = fold_log(run_id, records)
         program = self._runner.catalogue.reading(fold)
-        before = fold.contexts[MAIN_SCOPE]
+        before = fold.context_in(MAIN_SCOPE)
         after = program.contexts.updated(before, update or {})
         now = self._runner.clock.now()
         forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))

@@ -14,6 +14,7 @@ from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import Fact, RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused, SignalReceived
 from flujo_async._model.lease import Lease
+from flujo_async._model.policy import Durability
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
@@ -23,6 +24,7 @@ from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held, LeaseKeeper
 from flujo_async._runtime.mail import receiving
+from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Program
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.services import Services
@@ -61,6 +63,8 @@ class Means:
     clock: Clock
     keeper: LeaseKeeper
     services: Services
+    pace: Pace
+    durability: Durability = "sync"
     always_replay: bool = False
 
 
@@ -95,12 +99,14 @@ class Drive:
             is_inline: whether the run's parent drives it, and hears of its end anyway.
         """
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
+        journal = Journal(means.backend, ready.lease, ready.fold, means.pace)
+        journal.signals_read = lambda: waits.signals_read
         self._ready = ready
         self._is_inline = is_inline
         self._means = means
         self._execution = Execution(
             run_id=ready.fold.run_id,
-            journal=Journal(means.backend, ready.lease, ready.fold, lambda: waits.signals_read),
+            journal=journal,
             codec=ready.program.codec,
             contexts=ready.program.contexts,
             clock=means.clock,
@@ -111,6 +117,7 @@ class Drive:
             secure=self._secure,
             replay=self._begin_again if means.always_replay or is_always_replaying() else None,
             priority=ready.priority,
+            durability=ready.program.definition.durability or means.durability,
         )
         self._held = Held(ready.lease, lambda: None, lambda _: None)
         self._task: asyncio.Task[Any] | None = None
@@ -134,6 +141,7 @@ class Drive:
             CancelledError: the task was cancelled; the run can be resumed.
         """
         loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._execution.journal.soloist = self._task
         lost, news = partial(self._in_loop, loop, self._lose), partial(self._in_loop, loop, self._take_in)
         try:
             with (

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flujo_async._codec.values import Codec
+from flujo_async._model.policy import Durability
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._plan.step import Step
@@ -74,6 +75,7 @@ class Execution:
         secure: returns once it is sure that nobody else has the run; awaited before something happens in the world.
         replay: in ``always_replay``, interrupts the run, to begin again with what is recorded.
         priority: of the run; higher goes first.
+        durability: when what its steps did is durable, where a step does not say itself.
         is_frozen: whether only what is recorded is walked through, and nothing new is begun.
         is_stopped: whether the run is being ended from outside; what its code still asks for is not done.
         to_undo: the steps that have completed or failed and have a compensation, by key.
@@ -91,6 +93,7 @@ class Execution:
     secure: Callable[[], Awaitable[None]]
     replay: Callable[[], None] | None = None
     priority: int = 0
+    durability: Durability = "sync"
     is_frozen: bool = False
     is_stopped: bool = False
     to_undo: dict[str, Step[Any, Any]] = field(default_factory=dict[str, Step[Any, Any]])

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Self, TypeVar
 from flujo_async._log.history import Change
 from flujo_async._log.views import Commit, Event
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.policy import Limit
+from flujo_async._model.policy import Durability, Limit, misnamed_durability
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RunStatus, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery
@@ -54,6 +54,8 @@ class Flujo(Generic[In, Out]):
         resources: what steps get injected that ask for a ``Resource``: by name, a function that returns an async
             context manager, which is entered for each attempt.
         recover: keep taking up runs whose owner is gone, while this runtime is open.
+        durability: when what steps did is durable: ``"sync"``, before the next step starts; ``"async"``, soon after; or
+            ``"exit"``, when the run rests. A definition and a step can say otherwise.
         always_replay: for tests: begin a workflow again after each step, with what is recorded, so that code which does
             not do the same in a replay shows at once.
         lease_ttl: how long a run stays with an owner on another host that is not heard of any more.
@@ -61,7 +63,7 @@ class Flujo(Generic[In, Out]):
 
     Raises:
         DefinitionError: there is no such definition, or contexts cannot be of that type.
-        InvalidArgument: no backend, an unknown URL, or a time to live that is not longer than zero.
+        InvalidArgument: no backend, an unknown URL, no such durability, or a time to live that is not longer than zero.
     """
 
     def __init__(  # noqa: PLR0913 -- keyword-only options of a runtime
@@ -79,10 +81,13 @@ class Flujo(Generic[In, Out]):
         limits: Mapping[str, Limit] | None = None,
         resources: Mapping[str, Any] | None = None,
         recover: bool = False,
+        durability: Durability = "sync",
         always_replay: bool = False,
         lease_ttl: timedelta = timedelta(seconds=30),
         clock: Clock | None = None,
     ) -> None:
+        if problem := misnamed_durability(durability):
+            raise InvalidArgument(problem)
         definition = choose_definition(pipeline, registry, pipeline_name, pipeline_version)
         catalogue = Catalogue(definition, registry=registry, context_type=context_type, migrate=migrate)
         self._owns_backend = isinstance(state_backend, str)
@@ -101,6 +106,7 @@ class Flujo(Generic[In, Out]):
             services=services,
             max_concurrency=max_concurrency,
             is_recovering=recover,
+            durability=durability,
             always_replay=always_replay,
         )
         self._control = Control(self._runner)

@@ -274,7 +274,7 @@ class GraphRun:
             answers = [self._ask(*question) for question in unasked]
             if all(answers):
                 # Durable before the step begins: asked again after a crash, a condition might answer something else.
-                await self._journal.commit()
+                await self._journal.record(self._execution.durability)
         finally:
             self._execution.leave()
         return all(answers)

@@ -6,7 +6,7 @@ is the same walk with a fuller journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, assert_never, cast
 
@@ -111,11 +111,7 @@ class Interpreter:
     async def _graph(self, node: Graph, value: Value, scope: Scope, key: str) -> Value:
         graph = GraphRun(self._execution, node, key, value, scope)
         output = await graph.run()
-        patch = self._journal.fold.blocks.get(key)
-        if patch is None:
-            patch = graph.patch()
-        scope.change(patch)
-        self._complete_block(key, scope, patch)
+        self._change_by_block(key, scope, graph.patch)
         return output
 
     async def _parallel(self, node: Parallel, value: Value, scope: Scope, key: str) -> Value:
@@ -167,14 +163,12 @@ class Interpreter:
             failure = AllBranchesFailed(f"all {len(faults)} members of {key!r} failed; the first: {faults[0]!r}")
             failure.__cause__ = faults[0]
             raise Fault(failure)
-        patch = self._journal.fold.blocks.get(key)
-        if patch is None:
-            try:
-                patch = self._execution.contexts.merge(scope, [scopes[index] for index in done])
-            except ContextConflict as conflict:
-                raise Fault(conflict) from conflict
-        scope.change(patch)
-        self._complete_block(key, scope, patch)
+        try:
+            self._change_by_block(
+                key, scope, lambda: self._execution.contexts.merge(scope, [scopes[index] for index in done])
+            )
+        except ContextConflict as conflict:
+            raise Fault(conflict) from conflict
         return done
 
     async def _branch(self, node: Branch, value: Value, scope: Scope, key: str) -> Value:
@@ -184,7 +178,8 @@ class Interpreter:
             try:
                 choice = self._choose(node, value, scope, key)
                 # Durable before the branch begins: asked again after a crash, a selector might answer something else.
-                await self._journal.commit(ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice))
+                chosen = ChoiceMade(at=self._execution.clock.now(), key=key, choice=choice)
+                await self._journal.record(self._execution.durability, chosen)
             finally:
                 self._execution.leave()
         case = dict(node.cases)[str(choice)]
@@ -216,11 +211,20 @@ class Interpreter:
         """Return what a selector or predicate answers, on copies of the value and the context."""
         arguments = [self._execution.codec.decode(value.tree)]
         if question.takes_context:
-            arguments.append(self._execution.contexts.decode(scope.fields))
+            arguments.append(self._execution.contexts.decode(scope.fields, scope.lists))
         try:
             return question.function(*arguments)
         except Exception as error:  # the user's function may raise anything
             raise Fault(error) from error
+
+    def _change_by_block(self, key: str, scope: Scope, merged: Callable[[], Patch]) -> None:
+        """Let the context take in what the members of a combinator changed together, as it is recorded or is now."""
+        patch = self._journal.fold.blocks.get(key)
+        if patch is None:
+            patch = scope.take_in(scope.fields, merged())
+        else:
+            scope.change(patch)
+        self._complete_block(key, scope, patch)
 
     def _complete_block(self, key: str, scope: Scope, patch: Patch) -> None:
         if key not in self._journal.fold.blocks and (patch or is_top_level(key)):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
-from flujo_async._log.chain import seal
+from flujo_async._log.chain import seal_one
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import Lease
+from flujo_async._model.policy import Durability
 from flujo_async._model.state import RESTING
-from flujo_async._model.stored import RunUpdate
+from flujo_async._model.stored import Record, RunUpdate
+from flujo_async._runtime.pace import Pace
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.pending import Pending
 from flujo_async.abc.shield import settle
 
 
@@ -22,19 +28,25 @@ class Journal:
         fold: the state after all facts, those on their way to the store included.
         failure: why nothing more can be recorded, if that is so.
         signals_read: tells how many signals of the run its owner knows.
+        soloist: the task in which all of the run happens, if there is one; what others commit waits for what is
+            committed at the same instant.
     """
 
-    def __init__(self, backend: StateBackend, lease: Lease, fold: Fold, signals_read: Callable[[], int]) -> None:
+    def __init__(self, backend: StateBackend, lease: Lease, fold: Fold, pace: Pace) -> None:
         self.fold = fold
-        self._first_seq = fold.seq
-        self.signals_read = signals_read
+        self.failure: BaseException | None = None
+        self.signals_read: Callable[[], int] = lambda: 0
+        self.soloist: asyncio.Task[Any] | None = None
         self._backend = backend
         self._lease = lease
-        self._noted: list[Fact] = []
-        self._waiting: list[asyncio.Future[None]] = []
-        self._is_flushing = False
-        self._writer: asyncio.Task[None] | None = None
-        self.failure: BaseException | None = None
+        self._pace = pace
+        self._first_seq = self._sent_seq = fold.seq
+        self._noted: list[Record] = []
+        self._writing: Pending[int] | None = None
+        self._behind: list[asyncio.Future[None]] = []
+        self._soon: asyncio.Handle | None = None
+        self._is_wanted = False
+        self._is_deferring = False
 
     @property
     def is_at_rest(self) -> bool:
@@ -43,69 +55,118 @@ class Journal:
 
     def note(self, fact: Fact) -> None:
         """Put a fact into the next commit: nothing depends on it before that."""
-        self._noted.append(fact)
+        record = seal_one(fact, after=self.fold.seq, prev_hash=self.fold.hash)
+        self.fold.apply(fact, record)
+        self._noted.append(record)
 
     async def commit(self, *facts: Fact) -> None:
         """Record facts, after all that was noted; they are durable when this returns.
 
-        Commits that meet while the store is busy go down together. A caller that is cancelled stops waiting;
-        its facts are written all the same.
+        Commits that meet while the store is busy go down together. The facts of a caller that is cancelled are written
+        all the same.
 
         Raises:
             BackendError: the store failed, now or earlier: nothing more can be recorded through this journal.
         """
-        if self.failure is not None:
-            raise self.failure
-        self._noted.extend(facts)
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(durable)
-        self._ensure_writer()
-        await durable
+        self._check()
+        for fact in facts:
+            self.note(fact)
+        if self._writing is not None or self._is_wanted or self.soloist is not asyncio.current_task():
+            durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._behind.append(durable)
+            self.flush()
+            await durable
+        elif (writing := self._send()) is not None:
+            if writing.done():
+                await self._pace.keep()
+            await writing
+
+    async def record(self, durability: Durability, *facts: Fact) -> None:
+        """Record facts; what is true of them when this returns is up to ``durability``.
+
+        Raises:
+            BackendError: as in ``commit``.
+        """
+        if durability == "sync":
+            await self.commit(*facts)
+            return
+        self._check()
+        for fact in facts:
+            self.note(fact)
+        if durability == "async":
+            self.flush()
+        else:
+            self._is_deferring = True
+        await self._pace.keep()
 
     def flush(self) -> None:
-        """Let what was noted go down soon; nobody waits for it."""
-        self._is_flushing = bool(self._noted)
-        if self._is_flushing:
-            self._ensure_writer()
+        """Let what was noted go down soon, with what comes at the same instant; nobody waits for it."""
+        self._is_wanted = True
+        if self._writing is None and self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._go_on)
 
     async def settle(self) -> None:
-        """Return when nothing is on its way to the store any more."""
-        if self._writer is not None:
-            await settle(self._writer)
+        """Return when nothing is on its way to the store any more, nor deferred until now."""
+        while self._writing is not None or self._is_wanted or self._is_deferring:
+            if self._writing is not None:
+                await settle(self._writing)
+                await asyncio.sleep(0)  # until it has been taken in
+            else:
+                self._is_deferring = False
+                self._go_on()
 
-    def _ensure_writer(self) -> None:
-        if self._writer is None or self._writer.done():  # where tasks begin eagerly, it may be done at once
-            self._writer = asyncio.create_task(self._write())
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
-    async def _write(self) -> None:
-        while (self._waiting or self._is_flushing) and self.failure is None:
-            self._is_flushing = False
-            waiting, self._waiting = self._waiting, []
-            try:
-                await self._append()
-            except BaseException as failure:  # handed to every caller; whatever it is, the log is unknown now
-                self.failure = failure
-                waiting += self._waiting
-            self._answer(waiting)
+    def _go_on(self) -> None:
+        """Hand to the store what was noted, for all that wait for it."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self._is_wanted = False
+        behind, self._behind = self._behind, []
+        if self.failure is None:
+            with suppress(BaseException):  # it is the journal's failure, and told to all that wait
+                following = self._send()
+                if following is not None and not following.done():
+                    following.add_done_callback(partial(self._answer, behind))
+                    return
+        self._answer(behind)
 
-    def _answer(self, waiting: list[asyncio.Future[None]]) -> None:
-        for durable in waiting:
+    def _send(self) -> Pending[int] | None:
+        """Hand all that was noted to the store."""
+        if not self._noted:
+            return None
+        records, self._noted = self._noted, []
+        expected_seq, self._sent_seq = self._sent_seq, self.fold.seq
+        try:
+            writing = self._backend.begin_append(self._lease, records, expected_seq=expected_seq, update=self._update())
+        except BaseException as failure:  # whatever it is, the log is unknown now
+            self.failure = failure
+            raise
+        if writing.done():
+            self.failure = writing.exception()
+        else:
+            self._writing = writing
+            writing.add_done_callback(self._take_in)
+        return writing
+
+    def _take_in(self, writing: asyncio.Future[int]) -> None:
+        """Go on after a write: with what has been noted meanwhile, if somebody wants it written."""
+        self._writing = None
+        self.failure = writing.exception()
+        if self._is_wanted:
+            self._go_on()
+
+    def _answer(self, behind: list[asyncio.Future[None]], _: object = None) -> None:
+        for durable in behind:
             if durable.done():
                 continue
             if self.failure is None:
                 durable.set_result(None)
             else:
                 durable.set_exception(self.failure)
-
-    async def _append(self) -> None:
-        facts, self._noted = self._noted, []
-        if not facts:
-            return
-        expected_seq = self.fold.seq
-        records = seal(facts, after=expected_seq, prev_hash=self.fold.hash)
-        for fact, record in zip(facts, records, strict=True):
-            self.fold.apply(fact, record)
-        await self._backend.append(self._lease, records, expected_seq=expected_seq, update=self._update())
 
     def _update(self) -> RunUpdate:
         is_at_rest = self.fold.status in RESTING

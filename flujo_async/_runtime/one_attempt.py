@@ -10,10 +10,10 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
+from types import CoroutineType
 from typing import Any, Final, Protocol, TypeVar
 
 from flujo_async._codec.exceptions import decode_error
-from flujo_async._log.delta import diff
 from flujo_async._model.context import StepContext
 from flujo_async._model.facts import EventEmitted, Fact, HeartbeatRecorded, Patch, StepCompleted, StepStarted
 from flujo_async._model.policy import later
@@ -246,7 +246,9 @@ class Attempt:
         else:
             result = self._step.function(*args, **kwargs)
         # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
-        return await result if inspect.isawaitable(result) else result
+        if type(result) is CoroutineType or inspect.isawaitable(result):  # the usual case is quick to tell
+            return await result  # pyright: ignore[reportUnknownVariableType] -- whatever the function returns
+        return result
 
     def _arguments(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return fresh copies of the arguments, with what is injected."""
@@ -279,7 +281,7 @@ class Attempt:
             step_key=call.key,
             attempt=self.number,
             idempotency_key=idempotency_key(execution.run_id, call.key, execution.journal.fold.repeats[call.key]),
-            load=partial(execution.contexts.decode, self.found),
+            load=partial(execution.contexts.decode, self.found, call.scope.lists),
             beat=self._pulse.beat,
             recall=self._pulse.recall,
             deadline=self._ends_at(),
@@ -319,7 +321,7 @@ class Attempt:
     def _changes(self, context: StepContext) -> Patch:
         if not context.is_state_loaded:
             return {}
-        return diff(self.found, self._execution.contexts.encode(context.state))
+        return self._execution.contexts.changes(self.found, context.state, self._call.scope.lists)
 
     def _events(self, context: StepContext, now: datetime) -> list[EventEmitted]:
         key, encode = self._call.key, self._execution.codec.encode

@@ -96,7 +96,7 @@ class Program:
             run_id=fold.run_id,
             status=fold.status,
             output=self.codec.decode(fold.output, at="output"),
-            context=self.contexts.decode(fold.contexts[MAIN_SCOPE]),
+            context=self.contexts.decode(fold.context_in(MAIN_SCOPE)),
             steps=step_records(fold, self.codec),
             error=error,
             waiting_for=list(fold.waiting_for),
@@ -178,7 +178,7 @@ class Catalogue:
         if _fits(program.definition, fold) or self._migrate is None:
             return None
         changes = self._migrate(workflow_state(fold, program.codec)) or {}
-        before = fold.contexts[MAIN_SCOPE]
+        before = fold.context_in(MAIN_SCOPE)
         after = program.contexts.updated(before, changes)  # what does not fit is refused before anything executes
         return RunMigrated(
             at=now,

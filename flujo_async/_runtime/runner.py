@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from flujo_async._log.fold import Fold
 from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.policy import Durability
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
@@ -23,6 +24,7 @@ from flujo_async._runtime.execution import ChildCall, Value
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
@@ -46,7 +48,7 @@ Find: TypeAlias = Callable[[Request, str], Awaitable[Ready | Fold | None]]
 class Runner:
     """Does what a ``Flujo`` is asked to do."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the options of a runtime
         self,
         backend: StateBackend,
         catalogue: Catalogue,
@@ -56,6 +58,7 @@ class Runner:
         services: Services,
         max_concurrency: int | None,
         is_recovering: bool,
+        durability: Durability = "sync",
         always_replay: bool = False,
     ) -> None:
         self.backend = backend
@@ -67,7 +70,7 @@ class Runner:
             lease_ttl = max(lease_ttl, _FOR_EVER)  # all owners are in this process, and known to be alive or not
         self.taking: Taking = Taking(backend, catalogue, clock, lease_ttl, self.reader)
         self.ttl = lease_ttl
-        self._means = Means(backend, clock, keeper, services, always_replay)
+        self._means = Means(backend, clock, keeper, services, Pace(), durability, always_replay)
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
         self._dead_until = clock.now()

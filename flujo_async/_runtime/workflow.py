@@ -100,7 +100,7 @@ class _Run:
             self._lane.end()
             self._replay.close()
             execution.waits.replays.remove(self._replay)
-        self._outer.fields = self._scope.fields
+        self._outer.become(self._scope)
         return Value(tree)
 
     async def _task_of_its_own(self, value: Value) -> Any:
@@ -128,8 +128,15 @@ class _Run:
         self._migrate()
         CALLS.set(self)
         LANE.set(self._lane)
-        self._lane.task = asyncio.current_task()
-        return await self._call_function(value)
+        self._lane.task = task = asyncio.current_task()
+        journal = self._execution.journal
+        if journal.soloist is self._driver:
+            journal.soloist = task
+        try:
+            return await self._call_function(value)
+        finally:
+            if journal.soloist is task:
+                journal.soloist = self._driver
 
     def _call_function(self, value: Value) -> Awaitable[Any]:
         signature = self._workflow.signature
@@ -169,6 +176,7 @@ class _Run:
     def branch(self, coroutine: Any) -> Lane:
         parent = LANE.get() or self._lane
         self._made += 1
+        self._execution.journal.soloist = None
         path = parent.label(describe(coroutine, self._execution.codec))
         lane = Lane(path, self._execution.waits.activity, parent, self._made)
         self._replay.enlist(lane)
@@ -338,7 +346,7 @@ class _Run:
         await self._execution.enter()
         try:
             self._has_drawn = False
-            await self._execution.journal.commit()
+            await self._execution.journal.record(self._execution.durability)
         finally:
             self._execution.leave()
 

@@ -16,6 +16,7 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.documents import DocumentRuns, ThreeMethods
+from flujo_async.abc.pending import Pending, begin
 from flujo_async.errors import BackendError
 
 _VERBS = frozenset(
@@ -96,13 +97,14 @@ class StateBackend:
         Args:
             run: ``run.summary.created_at`` is the present moment; ``run.summary.last_seq`` is the ``seq`` of the last
                 record. A log that continues that of another run shares it by reference: nothing is copied, and
-                deleting the other run takes nothing away from this one.
+                deleting the other run takes nothing away from this one. Signals and a snapshot of the other run are
+                not shared.
             owner: who gets the lease, with token 1 and ``summary.attempts`` 1; ``None`` leaves the run to be
                 claimed.
             ttl: how long the lease lasts.
 
         Raises:
-            RunExists: the ``run_id`` is taken; nothing was written.
+            RunExists: the ``run_id`` is taken; nothing was written. Goes before the two below where both are true.
             RunNotFound: there is no run ``run.prefix.run_id``; nothing was written.
             SequenceConflict: the log of that run ends before ``run.prefix.last_seq``; nothing was written.
         """
@@ -141,7 +143,8 @@ class StateBackend:
             update: the head after these records; fields that are ``None`` there become ``None``, except
                 ``pipeline_version``, ``signals_read`` and ``metadata``, which ``None`` leaves alone.
             blobs: what the records name and no earlier record of this log does; one that the store has already, for
-                this run or another, is not stored again. It stays as long as a log that was given it.
+                this run or another, is not stored again. It stays as long as a log that was given it, or a fork that
+                shares the first of these records.
 
         Raises:
             StaleLease: somebody else has claimed the run since, or it was released or deleted: stop at once.
@@ -149,6 +152,21 @@ class StateBackend:
             SequenceConflict: the log moved on: load again, then decide again.
         """
         return await self._documents().append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs)
+
+    def begin_append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> Pending[int]:
+        """Begin what ``append`` does; the outcome is there when the records are durable.
+
+        Only called in an event loop. A store that has no use for a task of its own may override this as well.
+        """
+        return begin(self.append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs))
 
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
         """Lease runs to ``owner`` and return the leases; each run goes to one claimant.
@@ -230,11 +248,15 @@ class StateBackend:
         return await self._documents().read_events(run_id, after=after, limit=limit)
 
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
-        """Return the data of blobs that the log of a run, shared prefix included, was given; unknown ones are left out."""
+        """Return the data of the blobs that the log of a run was given, shared prefix included, by digest.
+
+        What this log was not given is left out, even if another run has it. Whether a fork sees what its source was
+        given after the shared prefix is left open. Empty if there is no such run.
+        """
         return await self._documents().read_blobs(run_id, digests)
 
     async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
-        """Keep the snapshot of a run, in place of the one before; it goes with the run.
+        """Keep the snapshot of a run, in place of the one before; it goes with the run, and a fork begins without one.
 
         Nothing happens if the lease is no longer the run's, or the log has no such ``seq``: a snapshot only saves time.
         """

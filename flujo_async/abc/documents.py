@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,10 +14,27 @@ from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import (
+    Blob,
+    NewRun,
+    Prefix,
+    Record,
+    RunQuery,
+    RunUpdate,
+    Signal,
+    Snapshot,
+    StoredRun,
+)
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.turn import Turn
-from flujo_async.errors import BackendError, InvalidArgument, RunExists, RunNotFound, SchemaTooNew
+from flujo_async.errors import (
+    BackendError,
+    InvalidArgument,
+    RunExists,
+    RunNotFound,
+    SchemaTooNew,
+    SerializationError,
+)
 
 T = TypeVar("T")
 State: TypeAlias = dict[str, Any]
@@ -51,11 +69,12 @@ class ThreeMethods(Protocol):
 
 
 class DocumentRuns:
-    """Keeps each run as one document: its head, the records of its log and the signals posted to it.
+    """Keeps each run as one document: its head, the records of its log, its blobs and the signals posted to it.
 
     The keys of the head are those of ``WorkflowState`` where both have them, so that a person who looks at a
     saved state understands it. The body of a record is text, so that it survives a store that orders keys or
-    rewrites numbers (``sort_keys``, JSONB). One more document, ``INDEX_ID``, lists the ids of all runs; it is
+    rewrites numbers (``sort_keys``, JSONB); so are blobs and snapshots. A fork is a copy: documents share
+    nothing, neither blobs nor records. One more document, ``INDEX_ID``, lists the ids of all runs; it is
     gone when the last run is. Another, ``SYSTEM_ID``, holds the system state, once there is some.
 
     What holds: the three methods are called one at a time, whatever the event loops and threads of the
@@ -73,16 +92,24 @@ class DocumentRuns:
         run_id = check_run_id(run.summary.run_id)
         if run_id in _RESERVED:
             raise InvalidArgument(f"{run_id!r} is reserved by backends that implement the three methods")
-        document = _Document.new(transition.created(run.summary, owner, ttl), run.records)
-        await self._turn.run(self._create(run_id, document))
+        document = _Document.new(transition.created(run.summary, owner, ttl))
+        await self._turn.run(self._create(run, document))
         return document.summary.lease
 
-    async def load(self, run_id: str, *, until: int | None) -> StoredRun | None:
+    async def load(self, run_id: str, *, until: int | None, from_snapshot: bool) -> StoredRun | None:
         """As in ``StateBackend``."""
         document = await self._turn.run(self._read(run_id))
-        return None if document is None else document.stored(until)
+        return None if document is None else document.stored(until, from_snapshot)
 
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob],
+    ) -> int:
         """As in ``StateBackend``."""
         last_seq = expected_seq + len(records)
 
@@ -90,7 +117,8 @@ class DocumentRuns:
             if document is None:
                 raise transition.lost(lease)
             transition.check_append(document.summary, lease, expected_seq)
-            return document.with_records(transition.advanced(document.summary, last_seq, update), records)
+            grown = document.with_records(records, blobs)
+            return grown.with_head(transition.advanced(document.summary, last_seq, update))
 
         await self._turn.run(self._change(lease.run_id, change))
         return last_seq
@@ -152,6 +180,21 @@ class DocumentRuns:
         end = None if limit is None else after + limit
         return list(document.records(after, end)) if document else []
 
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        """As in ``StateBackend``."""
+        document = await self._turn.run(self._read(run_id))
+        return document.blobs(digests) if document else {}
+
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        """As in ``StateBackend``."""
+
+        def change(document: _Document | None) -> _Document | None:
+            if document is None or not transition.is_held(document.summary, lease):
+                return None
+            return document.with_snapshot(snapshot)
+
+        await self._turn.run(self._change(lease.run_id, change))
+
     async def delete_run(self, run_id: str) -> None:
         """As in ``StateBackend``."""
         if _may_exist(run_id):
@@ -169,14 +212,17 @@ class DocumentRuns:
 
     # What follows runs in turn.
 
-    async def _create(self, run_id: str, document: _Document) -> None:
+    async def _create(self, run: NewRun, document: _Document) -> None:
+        run_id = run.summary.run_id
         if await self._read(run_id):
             raise RunExists(f"run {run_id!r} exists")
+        if run.prefix:
+            document = document.continuing(await self._read(run.prefix.run_id), run.prefix)
         # The index first: it may name a run that is not there, but a run that it lacks would be lost.
         run_ids = await self._run_ids()
         if run_id not in run_ids:
             await self._write_index([*run_ids, run_id])
-        await self._write(document)
+        await self._write(document.with_records(run.records, run.blobs))
 
     async def _delete(self, run_id: str) -> None:
         await _explain(self._store.delete_state(run_id), run_id)
@@ -253,23 +299,42 @@ class _Document:
     state: State
 
     @classmethod
-    def new(cls, summary: RunSummary, records: Iterable[Record]) -> _Document:
-        state = {"format": FORMAT, "records": list(map(heads.encode_record, records)), "posted": []}
+    def new(cls, summary: RunSummary) -> _Document:
+        state: State = {"format": FORMAT, "records": [], "posted": [], "blobs": {}, "snapshot": None}
         return cls(summary, state).with_head(summary)
 
     @classmethod
     def of(cls, run_id: str, state: State) -> _Document:
         summary = heads.decode_summary(_checked(run_id, state))
-        if summary.run_id != run_id or not all(isinstance(state.get(key), list) for key in ("records", "posted")):
+        kinds: dict[str, Any] = {"records": list, "posted": list, "blobs": dict, "snapshot": (dict, type(None))}
+        if summary.run_id != run_id or not all(isinstance(state.get(key, ""), kind) for key, kind in kinds.items()):
             raise BackendError(f"what load_state({run_id!r}) returned is not the whole state of this run")
         return cls(summary, state)
+
+    def continuing(self, source: _Document | None, prefix: Prefix) -> _Document:
+        """Return this run with the records of another one, and the blobs that came with them."""
+        if source is None:
+            raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+        transition.check_prefix(prefix, source.summary.last_seq)
+        records = source.state["records"][: prefix.last_seq]
+        blobs = {digest: blob for digest, blob in source.state["blobs"].items() if blob["seq"] <= prefix.last_seq}
+        return _Document(self.summary, {**self.state, "records": records, "blobs": blobs})
 
     def with_head(self, summary: RunSummary) -> _Document:
         return _Document(summary, {**self.state, **_pure(heads.encode_summary(summary))})
 
-    def with_records(self, summary: RunSummary, records: Iterable[Record]) -> _Document:
+    def with_records(self, records: Sequence[Record], blobs: Iterable[Blob]) -> _Document:
+        """Return the run with more records; the first one says since when it has the blobs."""
         grown = [*self.state["records"], *map(heads.encode_record, records)]
-        return _Document(summary, {**self.state, "records": grown}).with_head(summary)
+        given = {blob.digest: {"seq": records[0].seq, "data": _text(blob)} for blob in blobs}
+        return _Document(self.summary, {**self.state, "records": grown, "blobs": {**given, **self.state["blobs"]}})
+
+    def with_snapshot(self, snapshot: Snapshot) -> _Document | None:
+        """Return the run with a snapshot; ``None`` if its log is too short for it."""
+        if not 1 <= snapshot.seq <= self.summary.last_seq:
+            return None
+        tree = {"seq": snapshot.seq, "hash": snapshot.hash, "body": b64encode(snapshot.body).decode()}
+        return _Document(self.summary, {**self.state, "snapshot": tree})
 
     def with_signal(self, signal: Signal) -> _Document | None:
         """Return the run with one more signal; ``None`` if it has this one."""
@@ -278,11 +343,23 @@ class _Document:
         grown = [*self.state["posted"], _pure(heads.encode_signal(signal))]
         return _Document(self.summary, {**self.state, "posted": grown}).with_head(transition.signalled(self.summary))
 
-    def stored(self, until: int | None) -> StoredRun:
-        return StoredRun(self.summary, self.records(end=until), tuple(self.signals()))
+    def stored(self, until: int | None, from_snapshot: bool) -> StoredRun:
+        snapshot = self.snapshot() if from_snapshot else None
+        if snapshot and until is not None and snapshot.seq > until:
+            snapshot = None
+        records = self.records(snapshot.seq if snapshot else 0, until)
+        return StoredRun(self.summary, records, tuple(self.signals()), snapshot)
 
     def records(self, start: int = 0, end: int | None = None) -> tuple[Record, ...]:
         return tuple(map(heads.decode_record, self.state["records"][start:end]))
+
+    def snapshot(self) -> Snapshot | None:
+        tree = self.state["snapshot"]
+        return tree and Snapshot(tree["seq"], tree["hash"], b64decode(tree["body"]))
+
+    def blobs(self, digests: Iterable[str]) -> dict[str, bytes]:
+        known = self.state["blobs"]
+        return {digest: known[digest]["data"].encode() for digest in digests if digest in known}
 
     def signals(self) -> Iterable[Signal]:
         return map(heads.decode_signal, self.state["posted"])
@@ -302,6 +379,13 @@ def _checked(run_id: str, state: State) -> State:
     if version > FORMAT:
         raise SchemaTooNew(f"the document {run_id!r} has format {version}; this version reads up to {FORMAT}")
     return state
+
+
+def _text(blob: Blob) -> str:
+    try:
+        return blob.data.decode()
+    except UnicodeDecodeError as error:
+        raise SerializationError("a blob is UTF-8", path=f"blobs[{blob.digest}]") from error
 
 
 def _pure(tree: State) -> State:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,25 +20,24 @@ from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.backends import file_lock
 from flujo_async.backends.changes import Changes
+from flujo_async.backends.file_locked import LogIsBusy
 from flujo_async.backends.file_log import RunLog
-from flujo_async.backends.file_name import SUFFIX, file_name, run_id_of
-from flujo_async.backends.file_system_state import SystemStates
+from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
+from flujo_async.backends.file_name import file_name
+from flujo_async.backends.file_system_state import SYSTEM, SystemStates
+from flujo_async.backends.file_upkeep import back_up, compact
 from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
 
 T = TypeVar("T")
 
-_THREADS = 8
-_MAX_OPEN_LOGS = 64
-_MAX_KNOWN_HEADS = 50_000
-_SYSTEM = "system"  # no log has this name, since each ends in SUFFIX
+_THREADS = 32  # they wait for the disk; anyio starts them as they are needed
 _POLL_SECONDS = 0.05
 
-_logger = logging.getLogger("flujo_async")
 _limiter: RunVar[CapacityLimiter] = RunVar("flujo_async.backends.file")
 
 
@@ -61,9 +57,9 @@ class FileBackend(StateBackend):
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self._directory = Path(directory)
-        self._logs = _OpenLogs(self._directory)
-        self._heads = _Heads(self._directory, self._logs)
-        self._system = SystemStates(self._directory / _SYSTEM)
+        self._logs = OpenLogs(self._directory)
+        self._heads = Heads(self._logs)
+        self._system = SystemStates(self._directory / SYSTEM)
         self._changes = Changes()
 
     @override
@@ -72,13 +68,20 @@ class FileBackend(StateBackend):
         return await self._off_loop(partial(self._create_run, run, owner, ttl))
 
     @override
-    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
-        run = await self._off_loop(partial(self._load, run_id))
-        return run and StoredRun(run.summary, run.records[:until], run.signals)
+    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
+        return await self._off_loop(partial(self._load, run_id, until, from_snapshot))
 
     @override
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        return await self._off_loop(partial(self._append, lease, records, expected_seq, own_update(update)))
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
+        return await self._off_loop(partial(self._append, lease, records, expected_seq, own_update(update), blobs))
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
@@ -120,6 +123,14 @@ class FileBackend(StateBackend):
         return await self._off_loop(partial(self._read_events, run_id, after, limit))
 
     @override
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        return await self._off_loop(partial(self._read_blobs, run_id, digests))
+
+    @override
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        await self._off_loop(partial(self._put_snapshot, lease, snapshot))
+
+    @override
     async def delete_run(self, run_id: str) -> None:
         await self._off_loop(partial(self._delete_run, run_id))
 
@@ -137,6 +148,14 @@ class FileBackend(StateBackend):
         await self._changes.wait(run_id, timeout=min(timeout, _POLL_SECONDS))
 
     @override
+    async def backup(self, target: Path) -> None:
+        await self._off_loop(partial(self._backup, Path(target)))
+
+    @override
+    async def compact(self) -> None:
+        await self._off_loop(self._compact)
+
+    @override
     async def shutdown(self) -> None:
         await self._off_loop(self._logs.close_idle)
 
@@ -149,32 +168,47 @@ class FileBackend(StateBackend):
     # What follows runs in a worker thread. Should the caller be cancelled, it goes on to its end there.
 
     def _create_run(self, run: NewRun, owner: str | None, ttl: timedelta) -> Lease | None:
-        run_id = run.summary.run_id
+        run_id, prefix = run.summary.run_id, run.prefix
+        name, source = file_name(run_id), prefix and file_name(prefix.run_id)
         summary = transition.created(run.summary, owner, ttl)
         file_lock.make_directory(self._directory)
-        with self._logs.using(file_name(run_id), create=True) as log:
+        with self._logs.using_all([name, source or name], create=name) as logs:
+            log = logs[name]
             if log.head():
                 raise RunExists(f"run {run_id!r} exists")
-            log.begin(summary, run.records)
+            log.begin(summary, run.records, blobs=run.blobs, prefix=prefix, source=logs[source] if source else None)
         self._changes.announce(run_id)
         return summary.lease
 
-    def _load(self, run_id: str) -> StoredRun | None:
+    def _load(self, run_id: str, until: int | None, from_snapshot: bool) -> StoredRun | None:
         with self._logs.using(file_name(run_id)) as log:
-            return log.read()
+            return log.read(until=until, from_snapshot=from_snapshot)
 
     def _read_events(self, run_id: str, after: int, limit: int | None) -> list[Record]:
         with self._logs.using(file_name(run_id)) as log:
             return log.tail(after, limit)
 
-    def _append(self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate) -> int:
+    def _read_blobs(self, run_id: str, digests: Iterable[str]) -> dict[str, bytes]:
+        with self._logs.using(file_name(run_id)) as log:
+            files = log.files
+        return files.read(digests) if files else {}
+
+    def _put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        with self._logs.using(file_name(lease.run_id)) as log:
+            head = log.head()
+            if head and transition.is_held(head, lease):
+                log.put_snapshot(snapshot)
+
+    def _append(
+        self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate, blobs: Sequence[Blob]
+    ) -> int:
         last_seq = expected_seq + len(records)
         with self._logs.using(file_name(lease.run_id)) as log:
             head = log.head()
             if head is None:
                 raise transition.lost(lease)
             transition.check_append(head, lease, expected_seq)
-            log.write(transition.advanced(head, last_seq, update), records=records)
+            log.write(transition.advanced(head, last_seq, update), records=records, blobs=blobs)
         self._changes.announce(lease.run_id)
         return last_seq
 
@@ -183,8 +217,10 @@ class FileBackend(StateBackend):
         for run_id in self._candidates(query, now):
             if len(leases) >= query.limit:
                 break
-            lease = self._claim_one(run_id, owner, now, ttl, query)
-            leases += [lease] if lease else []
+            # Of many, one whose lock somebody has for long may well be left for later.
+            with suppress(LogIsBusy):
+                lease = self._claim_one(run_id, owner, now, ttl, query)
+                leases += [lease] if lease else []
         return leases
 
     def _candidates(self, query: ClaimQuery, now: datetime) -> list[str]:
@@ -194,12 +230,13 @@ class FileBackend(StateBackend):
         return [summary.run_id for summary in sorted(found, key=selection.claim_order)]
 
     def _claim_one(self, run_id: str, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> Lease | None:
-        with self._logs.using(file_name(run_id)) as log:
-            head = _readable_head(log) if query.run_id is None else log.head()
+        is_one_of_many = query.run_id is None
+        with self._logs.using(file_name(run_id), patience=PATIENCE if is_one_of_many else None) as log:
+            head = _readable_head(log) if is_one_of_many else log.head()
             if head is None or not selection.is_claimable(head, query, now):
                 return None
             claimed, lease = transition.claimed(head, owner, now, ttl)
-            log.write(claimed)
+            log.write(claimed, sync=False)  # as with ``renew``; the first append makes it durable too
             return lease
 
     def _next_due(self, query: ClaimQuery) -> datetime | None:
@@ -210,11 +247,16 @@ class FileBackend(StateBackend):
         return None if head is None else selection.due_at(head, query)
 
     def _renew(self, leases: Sequence[Lease], expires_at: datetime) -> list[Lease]:
-        renewed = (self._renew_one(lease, expires_at) for lease in leases)
+        renewed: list[Lease | None] = []
+        for lease in leases:
+            try:
+                renewed.append(self._renew_one(lease, expires_at, PATIENCE if len(leases) > 1 else None))
+            except LogIsBusy:  # not lost: whoever wants to claim it waits for the same lock
+                renewed.append(lease)
         return [lease for lease in renewed if lease]
 
-    def _renew_one(self, lease: Lease, expires_at: datetime) -> Lease | None:
-        with self._logs.using(file_name(lease.run_id)) as log:
+    def _renew_one(self, lease: Lease, expires_at: datetime, patience: float | None) -> Lease | None:
+        with self._logs.using(file_name(lease.run_id), patience=patience) as log:
             head = log.head()
             if head is None or not transition.is_held(head, lease):
                 return None
@@ -246,8 +288,7 @@ class FileBackend(StateBackend):
         self._changes.announce(signal.run_id)
 
     def _read_signals(self, run_ids: Iterable[str]) -> list[Signal]:
-        runs = map(self._load, run_ids)
-        return [signal for run in runs if run for signal in run.signals]
+        return [signal for run_id in run_ids for signal in self._logs.look(file_name(run_id), RunLog.signals)]
 
     def _query_runs(self, query: RunQuery) -> list[RunSummary]:
         if query.run_id:
@@ -260,128 +301,23 @@ class FileBackend(StateBackend):
             log.remove()
         self._changes.announce(run_id)
 
+    def _backup(self, target: Path) -> None:
+        # Forks come after what they continue, so that their copies share what is there already.
+        oldest_first = sorted(self._heads.all(), key=lambda summary: summary.created_at)
+        names = dict.fromkeys(file_name(summary.run_id) for summary in oldest_first)
+        names.update(dict.fromkeys(entry.name for entry in self._logs.names()))
+        back_up(self._logs, names, self._system, target)
 
-class _OpenLogs:
-    """The logs that were used last, kept open: an append then neither opens its file nor reads it again."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._start_over()
-
-    @contextmanager
-    def using(self, name: str, *, create: bool = False) -> Generator[RunLog]:
-        """Lend the log in the file ``name``, locked."""
-        log = self._borrow(name)
-        try:
-            with log.locked(create=create):
-                yield log
-        finally:
-            self._give_back(log)
-
-    def close_idle(self, keep: int = 0) -> None:
-        """Close logs that nobody uses, the one unused for longest first, until ``keep`` are left."""
-        with self._guard:
-            idle = [name for name, log in self._logs.items() if not log.users]
-            for name in idle[: max(0, len(self._logs) - keep)]:
-                self._logs.pop(name).close()
-
-    def _start_over(self) -> None:
-        self._process = os.getpid()
-        self._guard = threading.Lock()
-        self._logs: OrderedDict[str, RunLog] = OrderedDict()
-
-    def _borrow(self, name: str) -> RunLog:
-        if self._process != os.getpid():
-            # A forked child shares its parent's open files, and the system sees their locks as one.
-            self._start_over()
-        with self._guard:
-            log = self._logs.get(name) or RunLog(self._directory / name)
-            self._logs[name] = log
-            self._logs.move_to_end(name)
-            log.users += 1
-            return log
-
-    def _give_back(self, log: RunLog) -> None:
-        with self._guard:
-            log.users -= 1
-            crowded = len(self._logs) > _MAX_OPEN_LOGS
-        if crowded:
-            self.close_idle(_MAX_OPEN_LOGS)
-
-
-class _Heads:
-    """The heads of all runs; a file that has not changed since is not opened again."""
-
-    def __init__(self, directory: Path, logs: _OpenLogs) -> None:
-        self._directory = directory
-        self._logs = logs
-        self._known: dict[str, tuple[tuple[int, ...], RunSummary]] = {}
-
-    def all(self) -> list[RunSummary]:
-        """Return the heads of all runs, in no order."""
-        known: dict[str, tuple[tuple[int, ...], RunSummary]] = {}
-        summaries: list[RunSummary] = []
-        for name, mark in self._files():
-            seen, summary = self._known.get(name, ((), None))
-            if seen != mark or summary is None:
-                summary = self.read(name)
-            if summary:
-                summaries.append(summary)
-                known[name] = mark, summary
-        self._known = known if len(known) <= _MAX_KNOWN_HEADS else {}
-        return summaries
-
-    def read(self, name: str) -> RunSummary | None:
-        """Return the head of the run whose log is the file ``name``.
-
-        A log that is broken hides no run and keeps none of the others from being listed: it stands for a failed
-        run that says so.
-        """
-        try:
-            with self._logs.using(name) as log:
-                return log.head()
-        except IntegrityError as error:
-            _logger.error("%s: %s", self._directory / name, error)
-            return _broken_run(run_id_of(name), str(error))
-
-    def _files(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        try:
-            entries = os.scandir(self._directory)
-        except FileNotFoundError:
-            return
-        with entries:
-            for entry in entries:
-                if entry.name.endswith(SUFFIX) and (mark := _mark(entry)):
-                    yield entry.name, mark
-
-
-def _mark(entry: os.DirEntry[str]) -> tuple[int, ...] | None:
-    """Return what tells one content of a file from another without reading it; ``None`` if it is gone."""
-    try:
-        stat = entry.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    def _compact(self) -> None:
+        compact(self._logs)
+        self._system.compact()
 
 
 def _readable_head(log: RunLog) -> RunSummary | None:
-    # One broken log must not keep the others from being claimed; ``_Heads`` has told of it.
+    # One broken log must not keep the others from being claimed; ``Heads`` has told of it.
     with suppress(IntegrityError):
         return log.head()
     return None
-
-
-def _broken_run(run_id: str, message: str) -> RunSummary:
-    never = datetime.fromtimestamp(0, UTC)
-    return RunSummary(
-        run_id=run_id,
-        pipeline_name="",
-        pipeline_version="",
-        status="failed",
-        created_at=never,
-        updated_at=never,
-        error_message=message,
-    )
 
 
 def _threads() -> CapacityLimiter:

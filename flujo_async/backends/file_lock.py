@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
+_LONGEST_NAP = 0.02
 
 if sys.platform == "win32":
     import msvcrt
@@ -23,6 +26,15 @@ if sys.platform == "win32":
             except OSError:  # it gives up after ten seconds: ask again
                 continue
 
+    def try_lock(fd: int) -> bool:
+        """Take the lock if it is free, and tell whether it was."""
+        try:
+            os.lseek(fd, _FAR, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
     def unlock(fd: int) -> None:
         """Let others have the file."""
         os.lseek(fd, _FAR, os.SEEK_SET)
@@ -38,6 +50,14 @@ else:
         """Wait until this open file alone has the lock: a second one in the same process waits too."""
         fcntl.flock(fd, fcntl.LOCK_EX)
 
+    def try_lock(fd: int) -> bool:
+        """Take the lock if it is free, and tell whether it was."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def unlock(fd: int) -> None:
         """Let others have the file."""
         fcntl.flock(fd, fcntl.LOCK_UN)
@@ -49,6 +69,54 @@ else:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def lock_within(fd: int, seconds: float) -> bool:
+    """Wait for the lock as ``lock`` does, ``seconds`` at most; tell whether it was had."""
+    deadline = time.monotonic() + seconds
+    nap = 0.0005
+    while not try_lock(fd):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(nap)
+        nap = min(2 * nap, _LONGEST_NAP)
+    return True
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file, and what is in it durably; its name lasts when its directory has been synced."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that does not change any more a second name.
+
+    Where the file system has no hard links, or this file has as many as it may have, the second name is a copy.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        copy_file(source, target)
+
+
+def link_growing(source: Path, target: Path) -> None:
+    """Give a file that others still add to, and may remove, a second name."""
+    if os.name == "nt":  # to be removed there it is emptied first
+        copy_file(source, target)
+    else:
+        link_or_copy(source, target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy what is in a file, durably."""
+    shutil.copyfile(source, target)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def make_directory(path: Path) -> None:

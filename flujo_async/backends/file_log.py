@@ -1,77 +1,111 @@
 """One run's log on disk: JSON lines that are only ever added.
 
-A line is one write of the store: ``{"records": […], "signal": {…}, "head": {…}}``. ``records`` and ``signal``
-are there when it brought some. The ``head`` of the first line is complete, each later one holds what differs
-from the first, so the first and the last line are the head of the run, however long the log is. The first line
-also has ``format``, the version of this layout.
+A line is one write of the store: ``{"records": […], "blobs": […], "signal": {…}, "head": {…}}``. All but the
+head are there when it brought some; of blobs, the digests. The ``head`` of the first line is complete, each later
+one holds what differs from the first, so the first and the last line are the head of the run, however long the
+log is. The first line also has ``format``, the version of this layout, ``files``, which is in the name of the
+directory beside the log, and for a fork ``prefix``: which of the logs in that directory it continues, up to where.
 
 A line counts when its newline is there. What stands behind the last newline is the rest of a write that never
-finished, and is cut off. Everybody who looks at the file holds the lock, so nobody sees half a write.
+finished, and is cut off. Everybody who looks at the end of a log holds the lock, so nobody sees half a write. A fork
+reads what it shares without one: nothing before the byte that it knows is ever changed.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from typing_extensions import override
+
 from flujo_async._codec import heads
-from flujo_async._codec.tree import dumps, loads
-from flujo_async._model.stored import Record, Signal, StoredRun
+from flujo_async._model import transition
+from flujo_async._model.stored import Blob, Prefix, Record, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async.backends import file_lock
-from flujo_async.backends.file_name import file_name, run_id_of
-from flujo_async.errors import FlujoError, IntegrityError, SchemaTooNew, SerializationError
+from flujo_async.backends import file_line, file_lock
+from flujo_async.backends.file_line import Content
+from flujo_async.backends.file_locked import LockedFile
+from flujo_async.backends.file_name import file_name, log_name_of, run_id_of
+from flujo_async.backends.file_side import KeptSnapshot, SideFiles
+from flujo_async.errors import (
+    FlujoError,
+    IntegrityError,
+    RunNotFound,
+    SchemaTooNew,
+    SerializationError,
+)
 
 FORMAT = 1
-_BLOCK = 4096
+_MARKED_WRITES = 32
 _logger = logging.getLogger("flujo_async")
 
 
-class RunLog:
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of a log.
+
+    Attributes:
+        log: the mark of the log.
+        last_seq: the last record that belongs to the part.
+        end: the byte of the log behind the line of that record.
+    """
+
+    log: str
+    last_seq: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Birth:
+    """What the first line of a log tells for good."""
+
+    head: dict[str, Any]
+    files: SideFiles
+    prefix: tuple[Segment, ...] = ()
+
+    @property
+    def shared_seq(self) -> int:
+        return self.prefix[-1].last_seq if self.prefix else 0
+
+
+class RunLog(LockedFile):
     """The log of one run, with what is known of it in memory; one thread at a time uses it.
 
     What is known stays true while the file is as long as it was: a log only grows.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.run_id: str = run_id_of(path.name)
-        self.mutex: threading.Lock = threading.Lock()
         self.users = 0
-        self._fd: int | None = None
         self._end = 0  # behind the last complete line; what follows is known only if it is not 0
-        self._birth: dict[str, Any] = {}
+        self._birth: _Birth | None = None
         self._summary: RunSummary | None = None
         self._signal_ids: set[str] | None = None
         self._bookmark = (0, 0)  # up to which seq the log was read last, and where the next line begins
+        self._marks: deque[tuple[int, int]] = deque(maxlen=_MARKED_WRITES)  # the same of the last writes
 
-    def __del__(self) -> None:
-        self.close()
-
+    @override
     def close(self) -> None:
-        """Give back the file descriptor, if there is one."""
-        fd, self._fd = self._fd, None
+        super().close()
         self._forget()
-        if fd is not None:
-            os.close(fd)
+        self._birth = None
+        self._bookmark = (0, 0)
+        self._marks.clear()
 
-    @contextmanager
-    def locked(self, *, create: bool = False) -> Generator[None]:
-        """Keep everybody else, in this process and in others, away from the log."""
-        with self.mutex:
-            self._lock(create)
-            try:
-                yield
-            finally:
-                if self._fd is not None:
-                    file_lock.unlock(self._fd)
+    # What follows is called while it is locked; what only reads, unlocked too: then the last line may not be durable.
 
-    # What follows is called while the log is locked.
+    @property
+    def files(self) -> SideFiles | None:
+        """What the run keeps beside the log; ``None`` if there is no such run."""
+        return self._birth.files if self.head() and self._birth else None
 
     def head(self) -> RunSummary | None:
         """Return the head of the run; ``None`` if there is no such run.
@@ -85,20 +119,32 @@ class RunLog:
                 self._catch_up(self._fd, size)
         return self._summary
 
-    def read(self) -> StoredRun | None:
-        """Return the whole run; ``None`` if there is no such run.
+    def read(self, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
+        """Return the run, as in ``StateBackend.load``; ``None`` if there is no such run.
 
         Raises:
             IntegrityError: a line is broken, or records are missing.
         """
         summary = self.head()
-        if summary is None or self._fd is None:
+        if summary is None:
             return None
-        records, signals = self._parse_all(_read(self._fd, 0, self._end))
-        if len(records) != summary.last_seq:
-            raise self._broken(f"the log ends, though {summary.last_seq} records were written", len(records) + 1)
-        self._signal_ids = {signal.signal_id for signal in signals}
-        return StoredRun(summary, tuple(records), tuple(signals))
+        kept = self._known().files.snapshot() if from_snapshot else None
+        if kept and kept.snapshot.seq <= (summary.last_seq if until is None else until):
+            with suppress(IntegrityError):  # it does not fit; whether the log is to blame, reading all of it tells
+                return self._read_after(summary, kept, until)
+        content = self._read_all(summary)
+        return StoredRun(summary, tuple(content.records[:until]), tuple(content.signals))
+
+    def signals(self) -> list[Signal]:
+        """Return the signals that were posted to the run.
+
+        Raises:
+            IntegrityError: one of them is broken.
+        """
+        content = Content(self.run_id)
+        if self.head():
+            content.add_signals(self._own_lines(0))
+        return content.signals
 
     def tail(self, after: int, limit: int | None) -> list[Record]:
         """Return the records with ``seq`` above ``after``, ``limit`` at most.
@@ -108,150 +154,245 @@ class RunLog:
         Raises:
             IntegrityError: a line is broken.
         """
-        if self.head() is None or self._fd is None:
+        if self.head() is None:
             return []
-        seq, position = self._bookmark if self._bookmark[0] <= after else (0, 0)
-        records: list[Record] = []
-        for line in _read(self._fd, position, self._end).splitlines(keepends=True):
-            if limit is not None and seq + len(records) >= after + limit:
-                break
-            self._parse_line(line, records, [], seq)
-            position += len(line)
-        self._bookmark = (seq + len(records), position)
-        wanted = records[after - seq :]
-        return wanted if limit is None else wanted[:limit]
+        before = self._known().shared_seq
+        shared = self._shared().records[after:] if after < before else []
+        if limit is not None and len(shared) >= limit:
+            return shared[:limit]
+        return shared + self._own_tail(max(after, before), limit and limit - len(shared))
 
     def has_signal(self, signal_id: str) -> bool:
         """Tell whether a signal was posted already."""
         if self._signal_ids is None:
-            self.read()
-        return self._signal_ids is not None and signal_id in self._signal_ids
+            self._signal_ids = {signal.signal_id for signal in self.signals()}
+        return signal_id in self._signal_ids
 
-    def begin(self, summary: RunSummary, records: Sequence[Record]) -> None:
-        """Write the first line. A file that cannot take it is removed."""
-        birth = heads.encode_summary(summary)
-        line = dumps({"format": FORMAT, "records": list(map(_encode_record, records)), "head": birth})
+    def begin(
+        self,
+        summary: RunSummary,
+        records: Sequence[Record],
+        *,
+        blobs: Sequence[Blob] = (),
+        prefix: Prefix | None = None,
+        source: RunLog | None = None,
+    ) -> None:
+        """Write the first line, of a log that continues ``source`` if there is a ``prefix``.
+
+        A file that cannot take it is removed.
+        """
+        files = SideFiles(self.path, secrets.token_hex(8))
         try:
+            shared = () if prefix is None else source_of(prefix, source).share(prefix.last_seq, files)
+            files.keep(blobs)
+            birth = heads.encode_summary(summary)
+            first: dict[str, Any] = {"format": FORMAT, "files": files.mark}
+            if shared:
+                first["prefix"] = list(map(asdict, shared))
+            line = file_line.encode(birth, first=first, records=records, blobs=blobs)
             self._add(line, sync=True)
             file_lock.sync_directory(self.path.parent)
         except BaseException:
             self.remove()
             raise
-        self._birth = cast("dict[str, Any]", loads(line))["head"]
-        self._summary = heads.decode_summary(self._birth)
+        self._birth = _Birth(file_line.parse(line)["head"], files, tuple(shared))
+        self._summary = heads.decode_summary(self._birth.head)
 
     def write(
-        self, summary: RunSummary, *, records: Sequence[Record] = (), signal: Signal | None = None, sync: bool = True
+        self,
+        summary: RunSummary,
+        *,
+        records: Sequence[Record] = (),
+        blobs: Sequence[Blob] = (),
+        signal: Signal | None = None,
+        sync: bool = True,
     ) -> None:
         """Add a line with the new head and what comes with it; durable when this returns, if ``sync``."""
-        head = heads.encode_summary(summary)
-        line: dict[str, Any] = {}
-        if records:
-            line["records"] = list(map(_encode_record, records))
-        if signal:
-            line["signal"] = heads.encode_signal(signal)
-        line["head"] = {key: value for key, value in head.items() if value != self._birth[key]}
-        self._add(dumps(line), sync)
+        birth = self._known()
+        birth.files.keep(blobs)
+        head = {key: value for key, value in heads.encode_summary(summary).items() if value != birth.head[key]}
+        self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal), sync)
         self._summary = summary
+        if records:
+            self._marks.append((summary.last_seq, self._end))
         if signal and self._signal_ids is not None:
             self._signal_ids.add(signal.signal_id)
+
+    def put_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot, if the log has what is in it."""
+        summary = self.head()
+        if summary is None or not 1 <= snapshot.seq <= summary.last_seq:
+            return
+        birth, start = self._known(), None
+        if snapshot.seq >= birth.shared_seq:
+            last = (summary.last_seq, self._end)
+            start = max(mark for mark in [(birth.shared_seq, 0), *self._marks, last] if mark[0] <= snapshot.seq)
+        birth.files.put_snapshot(KeptSnapshot(snapshot, start))
+
+    def share(self, last_seq: int, files: SideFiles) -> list[Segment]:
+        """Give another run the records up to ``last_seq``, which the log has, and their blobs, by reference."""
+        summary, birth = self.head(), self._known()
+        assert summary is not None
+        shared: list[Segment] = []
+        for log, segment in self._segments(summary):
+            if shared and shared[-1].last_seq >= last_seq:
+                break
+            content = Content(self.run_id, shared[-1].last_seq if shared else 0)
+            last = min(last_seq, segment.last_seq)
+            if last == content.before:
+                continue
+            end = content.add_until(_bytes(log, segment.end), last)
+            files.share_log(log, segment.log)
+            files.share_blobs(birth.files, content.blobs)
+            shared.append(Segment(segment.log, last, end))
+        if shared:
+            files.sync()
+        return shared
+
+    def extent(self) -> int:
+        """Return where the last complete line ends."""
+        return 0 if self._fd is None else file_line.last_line(self._fd, os.fstat(self._fd).st_size)[1]
+
+    def needed(self) -> dict[str, int]:
+        """Return the marks of the logs that this one shares, and how many bytes of each."""
+        return {segment.log: segment.end for segment in self._known().prefix} if self.head() else {}
+
+    def tidy(self, mark: str) -> None:
+        """Remove what a crash has left in the directory with this mark, or all of it if it belongs to no run."""
+        files = self.files
+        if files is None or files.mark != mark:
+            SideFiles(self.path, mark).remove()
+        elif self._summary:
+            files.remove_unnamed(self._read_all(self._summary).blobs, self.needed())
 
     def remove(self) -> None:
         """Remove the log, while it is locked: who waits for the lock finds out that the file is gone."""
         if self._fd is None:
             return
+        belongings = self.belongings()
         if os.name == "nt":  # an open file cannot be removed there, but an empty one is no run
             os.ftruncate(self._fd, 0)
             self.close()
         self.path.unlink(missing_ok=True)
         self.close()
         file_lock.sync_directory(self.path.parent)
+        for files in belongings:
+            files.remove()
+
+    def belongings(self) -> list[SideFiles]:
+        """Return the directories of the run: of a log that cannot be read, all that have its name."""
+        with suppress(FlujoError):
+            if files := self.files:
+                return [files]
+        names = [name for name in os.listdir(self.path.parent) if log_name_of(name) == self.path.name]
+        return [SideFiles(self.path, name.split(".")[-2]) for name in names]
 
     def _forget(self) -> None:
         self._end = 0
-        self._birth = {}
         self._summary = None
         self._signal_ids = None
 
-    def _lock(self, create: bool) -> None:
-        while True:
-            if self._fd is None and not self._open(create):
-                return
-            fd = cast("int", self._fd)
-            file_lock.lock(fd)
-            if os.fstat(fd).st_nlink:
-                return
-            self.close()  # the run was deleted; a new one may have the name
-
-    def _open(self, create: bool) -> bool:
-        flags = os.O_RDWR | file_lock.BINARY | (os.O_CREAT if create else 0)
-        try:
-            self._fd = os.open(self.path, flags, 0o666)
-        except FileNotFoundError:
-            if create:
-                raise
-            return False
-        self._bookmark = (0, 0)
-        return True
+    def _known(self) -> _Birth:
+        assert self._birth is not None
+        return self._birth
 
     def _catch_up(self, fd: int, size: int) -> None:
         birth = self._birth if self._end else None
         self._forget()
-        line, end = _last_line(fd, size)
-        if end < size:
+        line, end = file_line.last_line(fd, size)
+        if end < size and self._is_locked:
             _logger.warning("run %r: dropped %d bytes of an unfinished write", self.run_id, size - end)
             os.ftruncate(fd, end)
         if not end:
             return
         try:
-            self._birth = birth or self._parse_birth(_first_line(fd, end))
-            self._summary = heads.decode_summary({**self._birth, **_parse(line)["head"]})
-        except (SerializationError, KeyError, TypeError, AttributeError) as error:
-            raise self._first_fault(_read(fd, 0, end), error) from error
+            self._birth = birth = birth or self._parse_birth(file_line.first_line(fd, end))
+            self._summary = heads.decode_summary({**birth.head, **file_line.parse(line)["head"]})
+        except file_line.BROKEN as error:
+            raise self._first_fault(file_line.read(fd, 0, end), error) from error
         self._end = end
 
-    def _parse_birth(self, line: bytes) -> dict[str, Any]:
-        tree = _parse(line)
+    def _parse_birth(self, line: bytes) -> _Birth:
+        tree = file_line.parse(line)
         if tree["format"] > FORMAT:
             raise SchemaTooNew(f"{self.path} has format {tree['format']}; this version reads up to {FORMAT}")
-        birth = cast("dict[str, Any]", tree["head"])
-        if file_name(birth["run_id"]) != self.path.name:
-            raise SerializationError(f"this is the log of run {birth['run_id']!r}")
-        return birth
+        head = cast("dict[str, Any]", tree["head"])
+        if file_name(head["run_id"]) != self.path.name:
+            raise SerializationError(f"this is the log of run {head['run_id']!r}")
+        prefix = [Segment(part["log"], part["last_seq"], part["end"]) for part in tree.get("prefix", ())]
+        return _Birth(head, SideFiles(self.path, tree["files"]), tuple(prefix))
 
     def _first_fault(self, data: bytes, error: Exception) -> FlujoError:
         # The head cannot be read. Which line is to blame, and where in the log is it?
+        content = Content(self.run_id, self._birth.shared_seq if self._birth else 0)
         try:
-            records, _ = self._parse_all(data)
+            content.add_all(data)
         except IntegrityError as found:
             return found
-        return self._broken(f"a line without a proper head: {error!r}", len(records) + 1)
+        return content.broken(f"a line without a proper head: {error!r}")
 
-    def _parse_all(self, data: bytes) -> tuple[list[Record], list[Signal]]:
-        records: list[Record] = []
-        signals: list[Signal] = []
-        for line in data.splitlines():
-            self._parse_line(line, records, signals, 0)
-        return records, signals
+    def _segments(self, summary: RunSummary) -> list[tuple[Path, Segment]]:
+        """Return where the records are: in the logs that are shared, and then in the run's own."""
+        birth = self._known()
+        own = (self.path, Segment(birth.files.mark, summary.last_seq, self._end))
+        return [*((birth.files.shared(segment.log), segment) for segment in birth.prefix), own]
 
-    def _parse_line(self, line: bytes, records: list[Record], signals: list[Signal], before: int) -> None:
-        """Add what a line brings to ``records``, of which the first has ``seq`` ``before + 1``, and to ``signals``."""
-        known = len(records)
-        try:
-            _collect(_parse(line), records, signals)
-        except (SerializationError, KeyError, TypeError, AttributeError) as error:
-            raise self._broken(f"not a line of a log: {error!r}", before + known + 1) from error
-        for seq, record in enumerate(records[known:], before + known + 1):
-            if record.seq != seq:
-                raise self._broken(f"the log goes on with seq {record.seq}", seq)
+    def _read_all(self, summary: RunSummary) -> Content:
+        content = self._shared()
+        content.add_all(self._own_lines(0))
+        self._check_end(content, summary)
+        return content
 
-    def _broken(self, message: str, seq: int) -> IntegrityError:
-        return IntegrityError(message, run_id=self.run_id, seq=seq)
+    def _read_after(self, summary: RunSummary, kept: KeptSnapshot, until: int | None) -> StoredRun:
+        snapshot = kept.snapshot
+        if kept.start is None:
+            content = self._read_all(summary)
+        else:
+            content = Content(self.run_id, kept.start[0])
+            lines = self._own_lines(0)
+            content.add_signals(lines[: kept.start[1]])
+            content.add_all(lines[kept.start[1] :])
+            self._check_end(content, summary)
+        first = snapshot.seq - content.before
+        records = content.records[first : None if until is None else until - content.before]
+        return StoredRun(summary, tuple(records), tuple(content.signals), snapshot)
+
+    def _check_end(self, content: Content, summary: RunSummary) -> None:
+        if content.last_seq != summary.last_seq:
+            raise content.broken(f"the log ends, though {summary.last_seq} records were written")
+
+    def _shared(self) -> Content:
+        """Return the records that are shared, with their blobs."""
+        content, birth = Content(self.run_id), self._known()
+        for segment in birth.prefix:
+            try:
+                content.add_all(_bytes(birth.files.shared(segment.log), segment.end))
+            except FileNotFoundError as error:
+                raise content.broken(f"the log that the run continues is gone: {error}") from error
+            del content.records[segment.last_seq :]
+        content.signals.clear()
+        return content
+
+    def _own_lines(self, start: int) -> bytes:
+        return file_line.read(cast("int", self._fd), start, self._end)
+
+    def _own_tail(self, after: int, limit: int | None) -> list[Record]:
+        before = self._known().shared_seq
+        seq, position = self._bookmark if before <= self._bookmark[0] <= after else (before, 0)
+        content, lines = Content(self.run_id, seq), self._own_lines(position)
+        if limit is None:
+            content.add_all(lines)
+            position = self._end
+        else:
+            position += content.add_until(lines, after + limit)
+        self._bookmark = (content.last_seq, position)
+        wanted = content.records[after - seq :]
+        return wanted if limit is None else wanted[:limit]
 
     def _add(self, line: bytes, sync: bool) -> None:
         fd = cast("int", self._fd)
         try:
-            _write(fd, self._end, line + b"\n")
+            file_line.write(fd, self._end, line + b"\n")
             if sync:
                 os.fsync(fd)
         except BaseException:
@@ -263,70 +404,20 @@ class RunLog:
         self._end += len(line) + 1
 
 
-def _encode_record(record: Record) -> dict[str, Any]:
-    """Return a record with its fact as an object that people can read, if that keeps every byte."""
-    with suppress(SerializationError):
-        fact = loads(record.body)
-        if dumps(fact) == record.body:
-            return {"seq": record.seq, "hash": record.hash, "fact": fact}
-    return heads.encode_record(record)
+def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
+    """Return the log that a fork continues.
+
+    Raises:
+        RunNotFound: there is none.
+        SequenceConflict: it ends too early.
+    """
+    head = None if source is None else source.head()
+    if source is None or head is None:
+        raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+    transition.check_prefix(prefix, head.last_seq)
+    return source
 
 
-def _decode_record(tree: dict[str, Any]) -> Record:
-    if "fact" not in tree:
-        return heads.decode_record(tree)
-    return Record(tree["seq"], dumps(tree["fact"]), tree["hash"])
-
-
-def _collect(tree: dict[str, Any], records: list[Record], signals: list[Signal]) -> None:
-    # All of a line or nothing of it, so that a broken one is named by its first record.
-    signal = heads.decode_signal(tree["signal"]) if "signal" in tree else None
-    records.extend([_decode_record(record) for record in tree.get("records", ())])
-    if signal:
-        signals.append(signal)
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    return cast("dict[str, Any]", loads(line))
-
-
-def _first_line(fd: int, size: int) -> bytes:
-    length = _BLOCK
-    while True:
-        line, newline, _ = _read(fd, 0, min(length, size)).partition(b"\n")
-        if newline:
-            return line
-        length *= 2
-
-
-def _last_line(fd: int, size: int) -> tuple[bytes, int]:
-    """Return the last complete line, and where it ends; ``(b"", 0)`` if there is none."""
-    length = _BLOCK
-    while True:
-        start = max(0, size - length)
-        data = _read(fd, start, size)
-        last = data.rfind(b"\n")
-        before = data.rfind(b"\n", 0, max(last, 0))
-        if before >= 0 or start == 0:
-            return data[before + 1 : max(last, 0)], start + last + 1
-        length *= 2
-
-
-def _read(fd: int, start: int, end: int) -> bytes:
-    os.lseek(fd, start, os.SEEK_SET)
-    chunks: list[bytes] = []
-    missing = end - start
-    while missing > 0:
-        chunk = os.read(fd, missing)
-        if not chunk:
-            raise OSError(f"the file ends {missing} bytes before byte {end}")
-        chunks.append(chunk)
-        missing -= len(chunk)
-    return b"".join(chunks)
-
-
-def _write(fd: int, start: int, data: bytes) -> None:
-    os.lseek(fd, start, os.SEEK_SET)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+def _bytes(path: Path, end: int) -> bytes:
+    with path.open("rb") as file:
+        return file_line.read(file.fileno(), 0, end)

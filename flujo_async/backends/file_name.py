@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 SUFFIX = ".jsonl"
 _KEY_SUFFIX = ".json"
+_SIDE_SUFFIX = ".files"
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 _MAX_STEM = 200
@@ -29,8 +30,23 @@ def file_name(run_id: str) -> str:
 
 
 def key_file_name(key: str) -> str:
-    """Return the name of the file that holds the system state of a key, encoded as that of a run."""
+    """Return the name of the file that holds the system state of a key, or a blob, encoded as that of a run."""
     return _stem(key) + _KEY_SUFFIX
+
+
+def side_name(log_name: str, mark: str) -> str:
+    """Return the name of the directory of what belongs to a log.
+
+    >>> side_name("order-17.jsonl", "5f3a"), log_name_of("order-17.jsonl.5f3a.files")
+    ('order-17.jsonl.5f3a.files', 'order-17.jsonl')
+    """
+    return f"{log_name}.{mark}{_SIDE_SUFFIX}"
+
+
+def log_name_of(name: str) -> str | None:
+    """Return the name of the log that a directory belongs to; ``None`` if its name is not of that kind."""
+    log_name = name.removesuffix(_SIDE_SUFFIX).rpartition(".")[0]
+    return log_name if name.endswith(_SIDE_SUFFIX) and log_name.endswith(SUFFIX) else None
 
 
 def run_id_of(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from flujo_async._codec.heads import dump_object, load_object
 from flujo_async.backends import file_lock
 from flujo_async.backends.file_name import key_file_name
 from flujo_async.errors import BackendError, SchemaTooNew, SerializationError
+
+SYSTEM = "system"
+"""The name of the directory, beside the logs; no log has it."""
 
 FORMAT = 1
 _LOCK = ".lock"
@@ -33,7 +37,7 @@ class SystemStates:
         data = dump_object({"format": FORMAT, "key": key, "value": value}) + b"\n"
         file_lock.make_directory(self._directory)
         with self._locked():
-            _write(self._directory / _UNFINISHED, data)
+            file_lock.write_file(self._directory / _UNFINISHED, data)
             os.replace(self._directory / _UNFINISHED, self._directory / key_file_name(key))
             file_lock.sync_directory(self._directory)
 
@@ -50,6 +54,22 @@ class SystemStates:
             data = path.read_bytes()
         return _value(path, key, data)
 
+    def copy_to(self, directory: Path) -> None:
+        """Copy all of it, as it is at one instant, to a directory that is made."""
+        if not self._directory.exists():
+            return
+        directory.mkdir()
+        with self._locked():
+            for path in self._directory.iterdir():
+                if not path.name.startswith("."):
+                    shutil.copyfile(path, directory / path.name)
+
+    def compact(self) -> None:
+        """Remove what a crash has left."""
+        if self._directory.exists():
+            with self._locked():
+                (self._directory / _UNFINISHED).unlink(missing_ok=True)
+
     @contextmanager
     def _locked(self) -> Generator[None]:
         # Opened each time: threads, and forked processes, would share the lock of a file that they share.
@@ -62,13 +82,6 @@ class SystemStates:
                 file_lock.unlock(fd)
         finally:
             os.close(fd)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _value(path: Path, key: str, data: bytes) -> dict[str, Any]:

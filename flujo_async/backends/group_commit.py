@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from flujo_async.abc.pending import Pending
 from flujo_async.backends.reply import Outcome, Reply, send
 
 T = TypeVar("T")
@@ -87,6 +88,12 @@ class GroupCommit:
         reply = Reply[T]()
         self._hand_in(_Job(work, reply, then))
         return await reply.get()
+
+    def begin(self, work: Work[T], *, then: Callable[[], None] | None = None) -> Pending[T]:
+        """Have work done, as ``put`` does; the result is there when it is durable."""
+        pending = Pending[T]()
+        self._hand_in(_Job(work, Reply(pending), then))
+        return pending
 
     async def open(self) -> None:
         """Open the database, unless it is open; one that does not exist is not created."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -15,29 +15,78 @@ from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL, Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.abc.pending import Pending
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunExists, RunNotFound
 
 
+class _Data:
+    """What is in a blob; one for all runs that were given it, and gone with the last of them."""
+
+    __slots__ = ("__weakref__", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 class _Run:
-    """All that is kept of one run."""
+    """All that is kept of one run. Forks refer to the same records and blobs; so none of them needs the other."""
 
-    __slots__ = ("records", "signals", "summary")
+    __slots__ = ("_advance", "_summary", "blobs", "records", "signals", "snapshot")
 
-    def __init__(self, summary: RunSummary, records: Iterable[Record]) -> None:
-        self.summary = summary
-        self.records = [_own(record) for record in records]
+    def __init__(self, summary: RunSummary) -> None:
+        self._summary = summary
+        self._advance: tuple[int, RunUpdate] | None = None
+        self.records: list[Record] = []
         self.signals: dict[str, Signal] = {}
+        self.blobs: dict[str, tuple[int, _Data]] = {}  # with the seq since when
+        self.snapshot: Snapshot | None = None
+
+    def share(self, source: _Run, last_seq: int) -> None:
+        """Begin as ``source`` does."""
+        self.records = source.records[:last_seq]
+        self.blobs = {digest: given for digest, given in source.blobs.items() if given[0] <= last_seq}
+
+    def stored(self, until: int | None, from_snapshot: bool) -> StoredRun:
+        snapshot = self.snapshot if from_snapshot else None
+        if snapshot is not None and until is not None and snapshot.seq > until:
+            snapshot = None
+        records = tuple(self.records[snapshot.seq if snapshot else 0 : until])
+        return StoredRun(self.summary, records, tuple(self.signals.values()), snapshot)
+
+    @property
+    def summary(self) -> RunSummary:
+        """Its head, which is made when somebody looks: a run is written far more often."""
+        if self._advance is not None:
+            self.summary = transition.advanced(self._summary, *self._advance)
+        return self._summary
+
+    @summary.setter
+    def summary(self, summary: RunSummary) -> None:
+        self._summary, self._advance = summary, None
+
+    def advance(self, lease: Lease, count: int, expected_seq: int, update: RunUpdate) -> bool:
+        """Let the head be as after ``count`` more records; return whether the run has changed its status."""
+        last_seq = self._summary.last_seq if self._advance is None else self._advance[0]
+        if last_seq != expected_seq or not transition.is_held(self._summary, lease):
+            transition.check_append(self.summary, lease, expected_seq)
+        has_changed = update.status != self._summary.status
+        is_of_the_usual = update.signals_read is None and update.metadata is None and not has_changed
+        if not is_of_the_usual or update.pipeline_version not in (None, self._summary.pipeline_version):
+            self.summary = transition.advanced(self.summary, expected_seq + count, update)
+        else:
+            self._advance = expected_seq + count, update
+        return has_changed
 
 
 class InMemoryBackend(StateBackend):
     """Keeps runs in dictionaries, for tests and for work that need not survive the process.
 
     The other backends are compared with this one. No verb waits for anything, so none can be cancelled
-    half way.
+    half way. There is no ``backup`` of it.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(durable=False, multi_process=False)
@@ -46,6 +95,7 @@ class InMemoryBackend(StateBackend):
         self._guard = threading.Lock()  # never held across an await
         self._runs: dict[str, _Run] = {}
         self._going: dict[str, _Run] = {}  # those of them that have not ended: few, among all that ever were
+        self._blobs: weakref.WeakValueDictionary[str, _Data] = weakref.WeakValueDictionary()
         self._system: dict[str, bytes] = {}
         self._changes = Changes()
 
@@ -57,33 +107,64 @@ class InMemoryBackend(StateBackend):
         with self._guard:
             if run_id in self._runs:
                 raise RunExists(f"run {run_id!r} exists")
-            self._runs[run_id] = kept = _Run(summary, run.records)
+            kept = _Run(summary)
+            if run.prefix is not None:
+                kept.share(self._source(run.prefix), run.prefix.last_seq)
+            self._extend(kept, run.records, run.blobs)
+            self._runs[run_id] = kept
             self._sort(kept)
         self._changes.announce(run_id)
         return summary.lease
 
     @override
-    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
+    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
         with self._guard:
             run = self._runs.get(run_id)
-            if run is None:
-                return None
-            return StoredRun(run.summary, tuple(run.records[:until]), tuple(run.signals.values()))
+            return None if run is None else run.stored(until, from_snapshot)
 
     @override
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        last_seq = expected_seq + len(records)
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
+        return self._append(lease, records, expected_seq, update, blobs)
+
+    @override
+    def begin_append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> Pending[int]:
+        pending = Pending[int]()
+        try:
+            pending.set_result(self._append(lease, records, expected_seq, update, blobs))
+        except Exception as error:  # handed to who waits
+            pending.set_exception(error)
+        return pending
+
+    def _append(
+        self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate, blobs: Sequence[Blob]
+    ) -> int:
         update = heads.own_update(update)
         with self._guard:
             run = self._runs.get(lease.run_id)
             if run is None:
                 raise transition.lost(lease)
-            transition.check_append(run.summary, lease, expected_seq)
-            run.records.extend(map(_own, records))
-            run.summary = transition.advanced(run.summary, last_seq, update)
-            self._sort(run)
+            has_changed = run.advance(lease, len(records), expected_seq, update)
+            self._extend(run, records, blobs)
+            if has_changed:
+                self._sort(run)
         self._changes.announce(lease.run_id)
-        return last_seq
+        return expected_seq + len(records)
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
@@ -153,6 +234,20 @@ class InMemoryBackend(StateBackend):
             return run.records[after : None if limit is None else after + limit]
 
     @override
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        with self._guard:
+            run = self._runs.get(run_id)
+            blobs = {} if run is None else run.blobs
+            return {digest: blobs[digest][1].data for digest in digests if digest in blobs}
+
+    @override
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        with self._guard:
+            run = self._held(lease)
+            if run is not None and 1 <= snapshot.seq <= len(run.records):
+                run.snapshot = snapshot
+
+    @override
     async def delete_run(self, run_id: str) -> None:
         with self._guard:
             self._runs.pop(run_id, None)
@@ -174,6 +269,22 @@ class InMemoryBackend(StateBackend):
     @override
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
         await self._changes.wait(run_id, timeout=timeout)
+
+    def _source(self, prefix: Prefix) -> _Run:
+        source = self._runs.get(prefix.run_id)
+        if source is None:
+            raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+        transition.check_prefix(prefix, source.summary.last_seq)
+        return source
+
+    def _extend(self, run: _Run, records: Sequence[Record], blobs: Iterable[Blob]) -> None:
+        since = len(run.records) + 1
+        run.records.extend(map(_own, records))
+        for blob in blobs:
+            data = self._blobs.get(blob.digest)
+            if data is None:
+                data = self._blobs[blob.digest] = _Data(blob.data)
+            run.blobs.setdefault(blob.digest, (since, data))
 
     def _summaries(self, run_id: str | None) -> list[RunSummary]:
         if not run_id:
@@ -203,4 +314,4 @@ class InMemoryBackend(StateBackend):
 
 def _own(record: Record) -> Record:
     """Return a record whose body takes the room that it needs: a new one from orjson has four kilobytes."""
-    return replace(record, body=bytes(bytearray(record.body)))
+    return Record(record.seq, bytes(bytearray(record.body)), record.hash)

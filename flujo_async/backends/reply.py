@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
@@ -19,13 +19,22 @@ class Reply(Generic[T]):
 
     __slots__ = ("_future", "loop")
 
-    def __init__(self) -> None:
+    def __init__(self, future: asyncio.Future[T] | None = None) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self._future: asyncio.Future[T] = self.loop.create_future()
+        self._future: asyncio.Future[T] = self.loop.create_future() if future is None else future
 
     async def get(self) -> T:
         """Wait for the answer."""
         return await self._future
+
+    async def get_stopped(self, stop: Callable[[], None]) -> T:
+        """Wait for the answer; whoever is cancelled calls ``stop`` and waits on, so that nothing goes on behind it."""
+        try:
+            return await asyncio.shield(self._future)
+        except asyncio.CancelledError:
+            stop()
+            await asyncio.wait([self._future])
+            raise
 
     def settle(self, outcome: Outcome) -> None:
         """Give the answer; only in the thread of ``loop``. Whoever was cancelled does not get it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,21 +21,25 @@ from flujo_async._model import transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.pending import Pending
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_copy import back_up
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
 from flujo_async.backends.sqlite_readers import Readers, Rows
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import FlujoError, InvalidArgument
 
 _SQL = queries("sqlite.sql")
+_PAGES_AT_ONCE = 256  # so that nobody waits long behind it
 _NO_LIMIT = -1
+_END = sys.maxsize
 
 
 class SQLiteBackend(StateBackend):
@@ -78,20 +84,41 @@ class SQLiteBackend(StateBackend):
         run_id = check_run_id(run.summary.run_id)
         summary = transition.created(run.summary, owner, ttl)
         head = rows.head(summary)
-        await self._write(run_id, lambda db: work.create(db, head, run.records))
+        await self._write(run_id, lambda db: work.create(db, head, run))
         return summary.lease
 
     @override
-    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
-        values = {"run_id": run_id, "until": sys.maxsize if until is None else until}
+    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
+        values = {"run_id": run_id, "upto": _END if until is None else until, "from_snapshot": from_snapshot}
         return rows.stored_run(await self._read(_SQL["load"], values))
 
     @override
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        last_seq = expected_seq + len(records)
-        change = rows.change(update, last_seq)
-        await self._write(lease.run_id, lambda db: work.append(db, lease, records, expected_seq, change))
-        return last_seq
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
+        return await self.begin_append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs)
+
+    @override
+    def begin_append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> Pending[int]:
+        change = rows.change(update, expected_seq + len(records))
+        return self._commits.begin(
+            lambda db: work.append(db, lease, records, expected_seq, change, blobs),
+            then=partial(self._changes.announce, lease.run_id),
+        )
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
@@ -135,8 +162,17 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
-        values = {"run_id": run_id, "after": after, "limit": _NO_LIMIT if limit is None else limit}
+        values = {"run_id": run_id, "after": after, "upto": _END if limit is None else after + limit}
         return rows.records(await self._read(_SQL["events"], values))
+
+    @override
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        values = {"run_id": run_id, "upto": _END, "digests": rows.json_text(list(digests))}
+        return dict(await self._read(_SQL["blobs"], values))
+
+    @override
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        await self._commits.put(lambda db: work.put_snapshot(db, lease, snapshot))
 
     @override
     async def delete_run(self, run_id: str) -> None:
@@ -160,6 +196,19 @@ class SQLiteBackend(StateBackend):
             await self._changes.wait(run_id, timeout=timeout)
 
     @override
+    async def backup(self, target: Path) -> None:
+        await self._commits.open()
+        await back_up(self._file, target)
+
+    @override
+    async def compact(self) -> None:
+        with suppress(NoFileYet):
+            await self._commits.open()
+            while await self._commits.put(_give_back):
+                pass
+            await self._commits.open()  # when it is the turn of this, the checkpoint has been made
+
+    @override
     async def shutdown(self) -> None:
         # The connection that writes comes last: one that only reads could not checkpoint the file.
         await self._readers.stop()
@@ -173,6 +222,10 @@ class SQLiteBackend(StateBackend):
 
     async def _write(self, run_id: str, write: Work[None]) -> None:
         await self._commits.put(write, then=partial(self._changes.announce, run_id))
+
+
+def _give_back(db: sqlite3.Connection) -> bool:
+    return work.give_back(db, _PAGES_AT_ONCE)
 
 
 async def _open_reader(commits: GroupCommit, file: SQLiteFile) -> aiosqlite.Connection:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from contextlib import closing, suppress
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -23,11 +25,16 @@ APPLICATION_ID: Final = 0x666C756A
 """``fluj``, in the header of each of our files."""
 
 CHECKPOINT_EVERY = 1000
-"""Rows changed, or pages added, between two checkpoints: a write-ahead log of some megabytes."""
+"""Pages written, about, between two checkpoints: a write-ahead log of some megabytes."""
+
+_LOOK_EVERY = 8
+"""Transactions between two looks at how much has been written."""
 
 _MIGRATIONS = migrations()
 _WHOSE = queries("sqlite.sql")["whose"]
 _LARGEST_IDLE_WAL = 16 * 2**20
+_LONG_ENOUGH = 4 * 2**20
+_LENGTHEN_BY = 2**20
 _RETRY_SECONDS = 0.01
 
 _WHAT_TO_DO = {
@@ -79,7 +86,7 @@ class SQLiteFile:
         except BaseException:
             db.close()
             raise
-        return OpenFile(self, db, self._watch)
+        return OpenFile(self, db, self._watch, waits_for_disk=self._synchronous == "full")
 
     def connect(self, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
         """Open one connection, which begins no transactions by itself."""
@@ -145,21 +152,23 @@ class SQLiteFile:
         return 0
 
     def _set_up(self, db: sqlite3.Connection) -> None:
-        self._version(db)
+        is_new = not self._version(db)
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        self._switch_to_wal(db)
+        if is_new:
+            self._insist(db, "PRAGMA auto_vacuum = INCREMENTAL")
+        self._insist(db, "PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL}")
         while self._version(db) < len(_MIGRATIONS):
             self._migrate(db)
 
-    def _switch_to_wal(self, db: sqlite3.Connection) -> None:
+    def _insist(self, db: sqlite3.Connection, pragma: str) -> None:
         # SQLite does not wait by itself here when two processes open a new file at once.
         deadline = time.monotonic() + self._busy_seconds
         while True:
             try:
-                db.execute("PRAGMA journal_mode = WAL")
+                db.execute(pragma)
                 return
             except sqlite3.OperationalError as error:
                 if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
@@ -186,19 +195,22 @@ class OpenFile:
     lock, on a second connection: the one that writes may not checkpoint inside its own transaction.
     """
 
-    def __init__(self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch) -> None:
+    def __init__(self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch, *, waits_for_disk: bool) -> None:
         self.connection = connection
         self._file = file
         self._watch = watch
+        self._log = LogFile(file.path) if waits_for_disk else None
         self._checkpointer: sqlite3.Connection | None = None
-        self._rows, self._pages = self._progress()
+        self._transactions = 0
+        self._rows = connection.total_changes
+        self._pages = _pragma(connection, "page_count")
 
     def tend(self) -> float | None:
         """Checkpoint if enough has been written, and look for changes that others have made."""
-        rows, pages = self._progress()
-        if max(rows - self._rows, pages - self._pages) >= CHECKPOINT_EVERY:
-            self._checkpoint()
-            self._rows, self._pages = rows, pages
+        # Whoever has just been answered comes back soon and needs the interpreter, so this mostly does nothing.
+        self._transactions += 1
+        if not self._transactions % _LOOK_EVERY:
+            self._look_after_log()
         return self._watch.look(self.connection)
 
     def close(self) -> None:
@@ -208,17 +220,64 @@ class OpenFile:
                 with suppress(sqlite3.Error):  # what was committed is in the write-ahead log
                     connection.close()
 
-    def _progress(self) -> tuple[int, int]:
-        return self.connection.total_changes, _pragma(self.connection, "page_count")
+    def _look_after_log(self) -> None:
+        pages = _pragma(self.connection, "page_count")
+        rows = self.connection.total_changes - self._rows
+        written = max(3 * self._transactions + rows // 4, pages - self._pages)
+        if written >= CHECKPOINT_EVERY or pages < self._pages:  # the file becomes shorter by a checkpoint
+            self._checkpoint()
+            self._transactions, self._rows, self._pages = 0, self.connection.total_changes, pages
+        if self._log is not None and self._log.gets_longer():
+            with self._locked():
+                self._log.lengthen()
 
     def _checkpoint(self) -> None:
         if self._checkpointer is None:
             self._checkpointer = self._file.connect("rw")
+        with self._locked():
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        """Keep all writers out, those of other processes too."""
         self.connection.execute("BEGIN IMMEDIATE")
         try:
-            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            yield
         finally:
             self.connection.execute("ROLLBACK")
+
+
+class LogFile:
+    """The file of the write-ahead log, which is made longer before it is written.
+
+    A commit that makes a file longer has to wait until the disk has its length as well, not only its bytes, and
+    takes nearly twice as long. What stands behind the last frame is no frame to SQLite, whatever it is. After a
+    checkpoint the log is written again from its beginning, and is long enough from then on.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._path = Path(f"{database}-wal")
+        self._size = self._look()
+
+    def gets_longer(self) -> bool:
+        """Tell whether commits have made the file longer since the last look, and more of them may do so."""
+        before, self._size = self._size, self._look()
+        return before < self._size < _LONG_ENOUGH
+
+    def lengthen(self) -> None:
+        """Make the file longer; only while nobody can write to it."""
+        with suppress(OSError), self._path.open("r+b") as log:  # then commits do it themselves, as well as they can
+            log.seek(0, os.SEEK_END)
+            log.write(bytes(_LENGTHEN_BY))
+            log.flush()
+            os.fsync(log.fileno())
+        self._size = self._look()
+
+    def _look(self) -> int:
+        try:
+            return self._path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

@@ -11,7 +11,7 @@ from flujo_async._codec.heads import decode_waiting, encode_waiting
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RunStatus, Waiting
-from flujo_async._model.stored import Record, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Record, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SerializationError
 
@@ -21,7 +21,7 @@ Values: TypeAlias = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_FACT, _SIGNAL = 1, 2  # kinds of the rows of ``load``; 0 is the head
+_FACT, _SIGNAL, _SNAPSHOT = 1, 2, 3  # kinds of the rows of ``load``; 0 is the head
 
 
 def micros(moment: datetime) -> int:
@@ -56,7 +56,7 @@ def json_text(tree: Any) -> str:
 
 
 def head(summary: RunSummary) -> Values:
-    """Return the values of ``insert_run``."""
+    """Return the values of ``insert_run``, the short key left out."""
     lease = summary.lease
     return {
         "run_id": summary.run_id,
@@ -163,7 +163,7 @@ def summary(row: Row) -> RunSummary:
 
 def records(rows: Iterable[Row]) -> list[Record]:
     """Return the records that the rows of ``events`` tell."""
-    return [Record(seq, body, hash_) for seq, body, hash_ in rows]
+    return [Record(seq, body, hash_) for seq, body, hash_ in sorted(rows, key=itemgetter(0))]
 
 
 def stored_run(rows: Iterable[Row]) -> StoredRun | None:
@@ -172,9 +172,10 @@ def stored_run(rows: Iterable[Row]) -> StoredRun | None:
     if not in_order:
         return None
     loaded = summary(_columns(in_order[0]))
-    log = tuple(records(row[1:] for row in in_order if row[0] == _FACT))
+    log = tuple(Record(seq, body, hash_) for kind, seq, body, hash_ in in_order if kind == _FACT)
     posted = tuple(_signal(loaded.run_id, _columns(row)) for row in in_order if row[0] == _SIGNAL)
-    return StoredRun(loaded, log, posted)
+    kind, seq, body, hash_ = in_order[-1]
+    return StoredRun(loaded, log, posted, Snapshot(seq, hash_, body) if kind == _SNAPSHOT else None)
 
 
 def signals(rows: Iterable[Row]) -> list[Signal]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class Watch:
         self._awaited: Counter[str] = Counter()
         # What was seen last; only the writer's thread uses these.
         self._version = -1
+        self._next_look = 0.0
         self._signs: _Signs = {}
 
     @contextmanager
@@ -63,6 +65,10 @@ class Watch:
         """
         if not self._awaited:
             return None
+        now = time.monotonic()
+        if now < self._next_look:
+            return self._next_look - now
+        self._next_look = now + POLL_SECONDS
         version: int = db.execute("PRAGMA data_version").fetchone()[0]
         if version != self._version:
             self._version = version

@@ -11,7 +11,7 @@ from typing import Any
 from flujo_async._model import transition
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL
-from flujo_async._model.stored import Record
+from flujo_async._model.stored import Blob, NewRun, Prefix, Record, Snapshot
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.errors import RunExists, RunNotFound
@@ -19,18 +19,26 @@ from flujo_async.errors import RunExists, RunNotFound
 _SQL = queries("sqlite.sql")
 
 
-def create(db: sqlite3.Connection, head: rows.Values, records: Sequence[Record]) -> None:
-    """Insert a run and its first records."""
-    created = db.execute(_SQL["insert_run"], head).fetchall()
-    if not created:
-        raise RunExists(f"run {head['run_id']!r} exists")
-    _insert_facts(db, created[0][0], records)
+def create(db: sqlite3.Connection, head: rows.Values, run: NewRun) -> None:
+    """Insert a run, its log and its first records."""
+    if db.execute(_SQL["key_of_run"], {"run_id": run.summary.run_id}).fetchone():
+        raise RunExists(f"run {run.summary.run_id!r} exists")
+    shared = (None, None) if run.prefix is None else _find(db, run.prefix)
+    log: int = db.execute(_SQL["insert_log"], shared).fetchall()[0][0]
+    db.execute(_SQL["insert_run"], head | {"id": log})
+    _insert_facts(db, log, run.records)
+    _give_blobs(db, log, run.records[0].seq, run.blobs)
 
 
 def append(
-    db: sqlite3.Connection, lease: Lease, records: Sequence[Record], expected_seq: int, change: rows.Values
-) -> None:
-    """Insert records and update the head, if the lease and ``expected_seq`` are the run's."""
+    db: sqlite3.Connection,
+    lease: Lease,
+    records: Sequence[Record],
+    expected_seq: int,
+    change: rows.Values,
+    blobs: Sequence[Blob],
+) -> int:
+    """Insert records and blobs and update the head, if all is as the caller believes; return the last ``seq``."""
     values = {**change, **rows.held(lease), "expected_seq": expected_seq}
     advanced = db.execute(_SQL["advance"], values).fetchall()
     if not advanced:
@@ -38,6 +46,8 @@ def append(
     if not advanced:
         _refuse_append(db, lease, expected_seq)
     _insert_facts(db, advanced[0][0], records)
+    _give_blobs(db, advanced[0][0], expected_seq + 1, blobs)
+    return expected_seq + len(records)
 
 
 def claim(db: sqlite3.Connection, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
@@ -70,9 +80,26 @@ def post(db: sqlite3.Connection, run_id: str, signal: rows.Values) -> None:
         db.execute(_SQL["count_signal"], run)
 
 
+def put_snapshot(db: sqlite3.Connection, lease: Lease, snapshot: Snapshot) -> None:
+    """Keep a snapshot, if the lease is the run's and the log has what it is of."""
+    values = {"seq": snapshot.seq, "hash": snapshot.hash, "body": snapshot.body}
+    db.execute(_SQL["put_snapshot"], rows.held(lease) | values)
+
+
 def delete(db: sqlite3.Connection, run_id: str) -> None:
-    """Delete a run, and with it its facts and signals."""
-    db.execute(_SQL["delete_run"], {"run_id": run_id})
+    """Delete a run with its signals and its snapshot, and of its log what no fork shares."""
+    deleted = db.execute(_SQL["delete_run"], {"run_id": run_id}).fetchall()
+    log = deleted[0][0] if deleted else None
+    while log is not None:
+        log = _forget(db, log)
+
+
+def give_back(db: sqlite3.Connection, pages: int) -> bool:
+    """Cut that many free pages off the end of the file; tell whether there are more."""
+    before = _free_pages(db)
+    for _ in range(min(pages, before)):
+        db.execute("PRAGMA incremental_vacuum(1)")  # one at a time: the driver does not go on by itself
+    return 0 < _free_pages(db) < before
 
 
 def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
@@ -80,8 +107,43 @@ def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
     db.execute(_SQL["set_system_state"], {"key": key, "value": value})
 
 
-def _insert_facts(db: sqlite3.Connection, run: int, records: Sequence[Record]) -> None:
-    db.executemany(_SQL["insert_fact"], [(run, record.seq, record.body, record.hash) for record in records])
+def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
+    """Return the log that has the last record of a prefix, and that record's ``seq``."""
+    values = {"run_id": prefix.run_id, "shared": prefix.last_seq}
+    found = db.execute(_SQL["source"], values).fetchone()
+    if found is None:
+        raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+    log, last_seq = found
+    transition.check_prefix(prefix, last_seq)
+    return log, prefix.last_seq
+
+
+def _insert_facts(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
+    db.executemany(_SQL["insert_fact"], [(log, record.seq, record.body, record.hash) for record in records])
+
+
+def _give_blobs(db: sqlite3.Connection, log: int, seq: int, blobs: Sequence[Blob]) -> None:
+    for blob in blobs:
+        db.execute(_SQL["insert_blob"], {"digest": blob.digest, "data": blob.data})
+        db.execute(_SQL["give_blob"], {"log": log, "digest": blob.digest, "seq": seq})
+
+
+def _forget(db: sqlite3.Connection, log: int) -> int | None:
+    """Delete of a log what nobody needs; if that is all of it, return the log whose beginning it shared."""
+    shared, has_run = db.execute(_SQL["who_needs_log"], {"log": log}).fetchone()
+    if has_run:
+        return None
+    if shared is None:
+        source: int | None = db.execute(_SQL["delete_log"], {"log": log}).fetchone()[0]
+        return source
+    for name in ("cut_facts", "cut_blobs"):
+        db.execute(_SQL[name], {"log": log, "shared": shared})
+    return None
+
+
+def _free_pages(db: sqlite3.Connection) -> int:
+    pages: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+    return pages
 
 
 def _refuse_append(db: sqlite3.Connection, lease: Lease, expected_seq: int) -> None:

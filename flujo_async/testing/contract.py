@@ -8,12 +8,15 @@ import pytest
 import pytest_asyncio
 
 from flujo_async.abc.backend import StateBackend
+from flujo_async.testing.contract_blob import BlobContract
 from flujo_async.testing.contract_due import DueContract
+from flujo_async.testing.contract_fork import ForkContract
 from flujo_async.testing.contract_lease import LeaseContract
 from flujo_async.testing.contract_log import LogContract
 from flujo_async.testing.contract_signal import SignalContract
 from flujo_async.testing.contract_store import StoreContract
 from flujo_async.testing.contract_system import SystemContract
+from flujo_async.testing.contract_upkeep import UpkeepContract
 from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
 
 __all__ = [
@@ -32,8 +35,20 @@ __all__ = [
 ]
 
 
-class BackendContract(LogContract, SignalContract, LeaseContract, DueContract, StoreContract, SystemContract):
-    """Inherit this, override ``backend``, and ``reopen`` if the store outlives its object, and run it by pytest.
+class BackendContract(
+    LogContract,
+    SignalContract,
+    LeaseContract,
+    DueContract,
+    StoreContract,
+    SystemContract,
+    ForkContract,
+    BlobContract,
+    UpkeepContract,
+):
+    """Inherit this, override ``backend``, and run it by pytest.
+
+    Override ``reopen`` as well if the store outlives its object, and ``open_copy`` if it can be copied.
 
     ```python
     class TestMyBackend(BackendContract):
@@ -43,6 +58,9 @@ class BackendContract(LogContract, SignalContract, LeaseContract, DueContract, S
 
         def reopen(self, backend):
             return MyBackend(backend.path)
+
+        def open_copy(self, target):
+            return MyBackend(target)
     ```
 
     Needs ``pytest-asyncio``. What the tests are made of is in ``flujo_async.testing.samples``; the names that

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from flujo_async._log.chain import GENESIS, next_hash
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import (
+    Blob,
+    NewRun,
+    Prefix,
+    Record,
+    RunQuery,
+    RunUpdate,
+    Signal,
+    Snapshot,
+    StoredRun,
+)
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
 
@@ -62,7 +73,14 @@ LOG = sealed([b'{"kind":"Test","n":%d}' % n for n in range(1, 33)])
 """A log to take records from: ``LOG[:1]`` is what ``new_run`` starts with."""
 
 
-def new_run(run_id: str = "run", *, records: Sequence[Record] = LOG[:1], **head: Any) -> NewRun:
+def new_run(
+    run_id: str = "run",
+    *,
+    records: Sequence[Record] = LOG[:1],
+    blobs: Sequence[Blob] = (),
+    prefix: Prefix | None = None,
+    **head: Any,
+) -> NewRun:
     """Return a run to create, ``running`` since ``T0``."""
     fields: dict[str, Any] = {
         "pipeline_name": "hello",
@@ -70,9 +88,31 @@ def new_run(run_id: str = "run", *, records: Sequence[Record] = LOG[:1], **head:
         "status": "running",
         "created_at": T0,
         "updated_at": T0,
-        "last_seq": len(records),
+        "last_seq": records[-1].seq,
     }
-    return NewRun(RunSummary(run_id=run_id, **fields | head), tuple(records))
+    return NewRun(RunSummary(run_id=run_id, **fields | head), tuple(records), tuple(blobs), prefix)
+
+
+def fork(
+    past: Sequence[Record], run_id: str = "fork", *, of: str = "run", count: int = 1, **fields: Any
+) -> tuple[NewRun, tuple[Record, ...]]:
+    """Return a run to create that shares ``past``, the beginning of the log of ``of``; and the log that it then has.
+
+    Its records are its own: those of another fork, or of ``LOG``, differ.
+    """
+    own = sealed([b'{"kind":"Test","fork":"%s","n":%d}' % (run_id.encode(), n) for n in range(count)], after=past)
+    return new_run(run_id, records=own, prefix=Prefix(of, len(past)), **fields), (*past, *own)
+
+
+def blob(text: str) -> Blob:
+    """Return a blob that holds ``text``."""
+    data = b'"%s"' % text.encode()
+    return Blob(sha256(data).hexdigest(), data)
+
+
+def snapshot(seq: int, body: bytes = b"{}") -> Snapshot:
+    """Return a snapshot of a run whose log begins as ``LOG`` does."""
+    return Snapshot(seq, LOG[seq - 1].hash, body)
 
 
 def update(status: RunStatus = "running", *, updated_at: datetime = T0 + SECOND, **fields: Any) -> RunUpdate:
@@ -117,10 +157,12 @@ async def next_due(backend: StateBackend, **query: Any) -> datetime | None:
     return moment
 
 
-async def append(backend: StateBackend, lease: Lease, *, after: int = 1, count: int = 1, **fields: Any) -> int:
+async def append(
+    backend: StateBackend, lease: Lease, *, after: int = 1, count: int = 1, blobs: Sequence[Blob] = (), **fields: Any
+) -> int:
     """Append the next ``count`` records of ``LOG``."""
     records = LOG[after : after + count]
-    return await backend.append(lease, records, expected_seq=after, update=update(**fields))
+    return await backend.append(lease, records, expected_seq=after, update=update(**fields), blobs=blobs)
 
 
 async def load(backend: StateBackend, run_id: str = "run") -> StoredRun:
@@ -140,3 +182,9 @@ async def head(backend: StateBackend, run_id: str = "run") -> RunSummary:
 async def listed(backend: StateBackend, **query: Any) -> list[str]:
     """Return the ids that a listing shows."""
     return [summary.run_id for summary in await backend.query_runs(RunQuery(**query))]
+
+
+async def blobs_of(backend: StateBackend, run_id: str, blobs: Iterable[Blob]) -> set[Blob]:
+    """Return those of the blobs that a run has, as the store keeps them."""
+    found = await backend.read_blobs(run_id, [blob.digest for blob in blobs])
+    return {Blob(digest, data) for digest, data in found.items()}

@@ -11,6 +11,8 @@ import signal as signals
 import subprocess
 import sys
 import textwrap
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from flujo_async._model.lease import ClaimQuery
 from flujo_async._model.state import RUN_STATUSES
 from flujo_async._model.stored import RunQuery
 from flujo_async.backends.file import FileBackend
+from flujo_async.backends.file_logs import PATIENCE
 from flujo_async.backends.file_name import file_name, run_id_of
 from flujo_async.errors import BackendError, IntegrityError, SchemaTooNew
 from flujo_async.testing.samples import (
@@ -127,7 +130,8 @@ async def test_a_creation_that_ends_anywhere_never_happened(tmp_path: Path) -> N
         assert await FileBackend(tmp_path).load("run") is None
         assert await listed(FileBackend(tmp_path)) == []
         await create(FileBackend(tmp_path))
-        assert path.read_bytes() == whole
+        assert (await load(FileBackend(tmp_path))).records == LOG[:1]
+        assert os.listdir(tmp_path) == ["run.jsonl"]
 
 
 async def test_an_object_that_knows_the_log_drops_a_torn_line_too(
@@ -342,6 +346,56 @@ async def test_a_verb_waits_for_the_process_that_has_the_lock(tmp_path: Path, ve
         await asyncio.wait([waiting], timeout=0.1)
         assert not waiting.done()
     await waiting
+
+
+@pytest.fixture
+async def stopped(tmp_path: Path) -> AsyncIterator[None]:
+    """A process that was stopped while it had the lock of a run's log; it has written to it since it was listed."""
+    body = """
+    async def work():
+        lease = await create(backend, new_run("stuck"))
+        await append(backend, lease)
+    asyncio.run(work())
+    with backend._logs.using("stuck.jsonl"):
+        print("locked", flush=True)
+        sys.stdin.read()
+    """
+    process = script(body, tmp_path)
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline) == "locked\n"
+    process.send_signal(signals.SIGSTOP)
+    yield
+    process.kill()
+    await asyncio.to_thread(process.communicate)
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_a_stopped_process_does_not_stop_those_who_look_at_many_runs(tmp_path: Path) -> None:
+    """They list its run, claim others, and wait for it once: the second time they know."""
+    backend = FileBackend(tmp_path)
+    for run_id in ("a", "z"):
+        await create(backend, new_run(run_id))
+    async with asyncio.timeout(20):
+        assert await listed(backend, status="running") == ["a", "stuck", "z"]
+        assert await claimed_ids(backend, now=T0 + TTL) == ["a", "z"]
+        assert await backend.read_signals(["a", "stuck", "z"]) == []
+        assert await backend.next_due(ClaimQuery()) == T0 + TTL
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(20):
+        assert await claimed_ids(backend, now=T0 + TTL) == []
+    assert loop.time() - began < 20 * PATIENCE
+
+
+async def test_a_stopped_process_does_not_cost_others_their_leases(tmp_path: Path, stopped: None) -> None:
+    """Of all that are renewed at once, one whose log cannot be had is not lost, and the others last longer."""
+    backend = FileBackend(tmp_path)
+    lease = await create(backend, new_run("a"))
+    held = (await FileBackend(tmp_path).query_runs(RunQuery(run_id="stuck")))[0].lease
+    assert held is not None
+    async with asyncio.timeout(20):
+        renewed = await backend.renew([held, lease], now=T0 + TTL, ttl=TTL)
+    assert renewed == [held, replace(lease, expires_at=T0 + 2 * TTL)]
 
 
 TURNS = 40

@@ -30,9 +30,11 @@ from flujo_async.backends import sqlite as verbs
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
+from flujo_async.backends.reply import Reply
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
-from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.backends.sqlite_copy import _Copy
+from flujo_async.backends.sqlite_file import OpenFile, SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
     BackendError,
@@ -44,7 +46,22 @@ from flujo_async.errors import (
     SerializationError,
     StaleLease,
 )
-from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
+from flujo_async.testing.samples import (
+    LOG,
+    T0,
+    TTL,
+    append,
+    blob,
+    claim,
+    create,
+    fork,
+    load,
+    new_run,
+    sealed,
+    signal,
+    snapshot,
+    update,
+)
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
@@ -270,7 +287,7 @@ async def test_synchronous_is_full_or_normal(path: Path) -> None:
 async def test_the_log_can_be_read_with_the_shell(backend: SQLiteBackend, path: Path) -> None:
     await create(backend)
     with closing(sqlite3.connect(path)) as db:
-        rows = db.execute("SELECT run_id, seq, json_extract(body, '$.kind') FROM facts JOIN runs ON runs.id = run")
+        rows = db.execute("SELECT run_id, seq, json_extract(body, '$.kind') FROM facts JOIN runs ON runs.id = log")
         assert rows.fetchall() == [("run", 1, "Test")]
 
 
@@ -407,25 +424,61 @@ async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
         assert len((await load(backend)).records) == 7500
 
 
+def tend_often(opened: OpenFile) -> None:
+    """Tend a file until it has looked at how much was written."""
+    for _ in range(8):
+        opened.tend()
+
+
 def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None:
     file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
     opened = file.open(create=True)
     opened.connection.execute(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) "
-        "INSERT INTO runs (run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, "
-        "current_step_index, metadata, waiting_for, attempts, priority, signals, signals_read) "
-        "SELECT i, '', '', '', 0, 0, 0, 0, '{}', '[]', 0, 0, 0, 0 FROM n"
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
+        "INSERT INTO system_states (key, value) SELECT i, '{}' FROM n"
     )
     before = len(content(path))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            opened.tend()
+            tend_often(opened)
         assert len(content(path)) == before
         other.execute("ROLLBACK")
-        opened.tend()
+        tend_often(opened)
         assert len(content(path)) > before
     opened.close()
+
+
+async def test_the_log_is_made_longer_by_who_writes_often_not_by_who_looks(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 5)
+        assert wal_size(path) < 2**18
+        await append_many(backend, lease, 6, 20)
+        assert 2**20 < wal_size(path) < 2**21
+        long = wal_size(path)
+        await append_many(backend, lease, 21, 60)
+        assert wal_size(path) == long  # the commits have found room
+        async with SQLiteBackend(path) as elsewhere:
+            await append_many(elsewhere, lease, 61, 65)
+        assert len((await load(backend)).records) == 65
+    async with SQLiteBackend(path) as backend:
+        for _ in range(20):
+            await load(backend)
+        assert wal_size(path) == 0
+
+
+async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> None:
+    crashed = path.with_name("crashed.db")
+    async with SQLiteBackend(path) as backend:
+        lease = await create(backend)
+        await append_many(backend, lease, 2, 30)
+        for suffix in ("", "-wal"):
+            await asyncio.to_thread(shutil.copy, f"{path}{suffix}", f"{crashed}{suffix}")
+    async with SQLiteBackend(crashed) as backend:
+        assert (await load(backend)).summary.last_seq == 30
+        await append_many(backend, lease, 31, 200)
+        assert len((await load(backend)).records) == 200
 
 
 async def test_large_records_are_checkpointed_sooner(path: Path) -> None:
@@ -512,10 +565,10 @@ def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) 
     opened = file.open(create=True)
     summary = transition.created(new_run().summary, "w", TTL)
     assert summary.lease is not None
-    work.create(opened.connection, rows.head(summary), LOG[:1])
+    work.create(opened.connection, rows.head(summary), new_run())
     statements: list[str] = []
     opened.connection.set_trace_callback(statements.append)
-    work.append(opened.connection, summary.lease, LOG[1:2], 1, rows.change(update(**change), 2))
+    work.append(opened.connection, summary.lease, LOG[1:2], 1, rows.change(update(**change), 2), ())
     opened.close()
     assert len(statements) == 2
     assert statements[0].startswith("-- The usual append.")
@@ -537,6 +590,147 @@ def test_listings_walk_an_index(plans: sqlite3.Connection, asked: dict[str, Any]
     found = plan(plans, sql, **values)
     assert "INDEX" in found
     assert "TEMP B-TREE" not in found
+
+
+@pytest.mark.parametrize("name", ["load", "events"])
+def test_a_log_is_found_by_its_index(plans: sqlite3.Connection, name: str) -> None:
+    """So are the logs that it shares, and nothing is sorted by SQLite."""
+    found = plan(plans, queries("sqlite.sql")[name], run_id="run", upto=9, after=0, from_snapshot=True)
+    assert "SEARCH facts USING INDEX facts_of_log (log=? AND seq>? AND seq<?)" in found
+    assert "SEARCH logs USING INTEGER PRIMARY KEY" in found
+    assert set(re.findall(r"SCAN (\w+)", found)) <= {"shared_logs", "CONSTANT"}
+    assert "TEMP B-TREE" not in found
+
+
+def test_blobs_are_found_by_their_digests(plans: sqlite3.Connection) -> None:
+    found = plan(plans, queries("sqlite.sql")["blobs"], run_id="run", upto=9, digests="[]")
+    assert "SEARCH blobs USING INDEX sqlite_autoindex_blobs_1 (digest=?)" in found
+    assert "SEARCH given USING PRIMARY KEY (log=? AND blob=?)" in found
+    assert set(re.findall(r"SCAN (\w+)", found)) <= {"shared_logs", "wanted"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["advance", "advance_to_status", "put_snapshot", "source", "give_blob", "delete_run", "who_needs_log", "cut_facts"],
+)
+def test_writes_use_indexes(plans: sqlite3.Connection, name: str) -> None:
+    every = queries("sqlite.sql")[name]
+    values = dict.fromkeys(re.findall(r":(\w+)", every), 1)
+    found = plan(plans, every, **values)
+    assert "SEARCH" in found
+    assert set(re.findall(r"SCAN (\w+)", found)) <= {"sources", "CONSTANT"}
+
+
+# ------------------------------------------------------------------------------------------------------------ deleting
+
+
+def kept(path: Path) -> dict[str, int]:
+    """Return how many rows the tables have that have any."""
+    tables = ["logs", "runs", "facts", "blobs", "blobs_of_logs", "snapshots", "signals"]
+    with closing(sqlite3.connect(path)) as db:
+        counts = {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+    return {table: count for table, count in counts.items() if count}
+
+
+async def test_of_a_deleted_run_only_what_forks_share_is_left(backend: SQLiteBackend, path: Path) -> None:
+    lease = await create(backend, new_run(blobs=[blob("a")]))
+    await append(backend, lease, count=2, blobs=[blob("b")])
+    await append(backend, lease, after=3, count=2, blobs=[blob("c")])
+    await backend.put_snapshot(lease, snapshot(2))
+    await backend.post(signal())
+    run, log = fork(LOG[:3], blobs=[blob("d")])
+    await backend.create_run(run)
+    again, _ = fork(log[:2], "again", of="fork")
+    await backend.create_run(again)
+    assert kept(path)["facts"] == 5 + 1 + 1
+    await backend.delete_run("run")
+    assert kept(path) == {"logs": 3, "runs": 2, "facts": 3 + 1 + 1, "blobs": 3, "blobs_of_logs": 3}
+    await backend.delete_run("fork")  # whose log nobody shares: the other fork is one of the first log
+    assert kept(path) == {"logs": 2, "runs": 1, "facts": 2 + 1, "blobs": 2, "blobs_of_logs": 2}
+    await backend.delete_run("again")
+    assert kept(path) == {}
+
+
+async def test_equal_blobs_are_stored_once(backend: SQLiteBackend, path: Path) -> None:
+    for i in range(3):
+        lease = await create(backend, new_run(f"run{i}", blobs=[blob("a")]))
+        await append(backend, lease, blobs=[blob("a"), blob("b")])
+    assert (kept(path)["blobs"], kept(path)["blobs_of_logs"]) == (2, 6)
+    for i in range(3):
+        assert kept(path)["blobs"] == 2
+        await backend.delete_run(f"run{i}")
+    assert kept(path) == {}
+
+
+# ------------------------------------------------------------------------------------------------- copies, compacting
+
+
+async def test_a_copy_needs_no_write_lock(backend: SQLiteBackend, path: Path) -> None:
+    await create(backend)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await backend.backup(path.with_name("copy.db"))
+    async with SQLiteBackend(path.with_name("copy.db")) as copy:
+        assert await load(copy) == await load(backend)
+
+
+async def test_of_a_copy_that_was_cancelled_nothing_is_left(path: Path) -> None:
+    async with SQLiteBackend(path) as backend:
+        for i in range(20):
+            await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
+        for patience in range(10):
+            copying = asyncio.create_task(backend.backup(path.with_name("copy.db")))
+            for _ in range(patience):
+                await asyncio.sleep(0)
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
+            assert not any(thread.name == "flujo-backup" for thread in threading.enumerate())
+    assert files(path.parent) == [path]
+
+
+def test_a_copy_that_is_stopped_does_not_go_on(path: Path) -> None:
+    file = SQLiteFile(path, synchronous="normal", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    opened = file.open(create=True)
+    opened.connection.execute("BEGIN")
+    opened.connection.executemany("INSERT INTO system_states VALUES (?, '{}')", [(str(i),) for i in range(20_000)])
+    opened.connection.execute("COMMIT")
+
+    async def stop_at_once() -> None:
+        copy, reply = _Copy(file, path.with_name("copy.db")), Reply[None]()
+        copy.stop()
+        await asyncio.to_thread(copy.make, reply)
+        with pytest.raises(BackendError, match="interrupted"):
+            await reply.get()
+
+    asyncio.run(stop_at_once())
+    opened.close()
+    assert files(path.parent) == [path]
+
+
+async def test_a_store_that_is_not_there_is_not_copied(backend: SQLiteBackend, path: Path) -> None:
+    with pytest.raises(BackendError, match="does not exist"):
+        await backend.backup(path.with_name("copy.db"))
+    await backend.compact()
+    assert files(path.parent) == []
+
+
+async def test_compacting_makes_the_file_smaller_while_others_write(backend: SQLiteBackend, path: Path) -> None:
+    for i in range(40):
+        await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
+    lease = await create(backend)
+    async with SQLiteBackend(path) as elsewhere:
+        for i in range(40):
+            await elsewhere.delete_run(f"run{i}")
+        compacting = asyncio.create_task(backend.compact())
+        for seq in range(1, 20):
+            await append(elsewhere, lease, after=seq)
+        await compacting
+        await backend.compact()
+        assert len(content(path)) < 500_000
+        assert (await load(elsewhere)).records == LOG[:20]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # --------------------------------------------------------------------------------------------------- other processes

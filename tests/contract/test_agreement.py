@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -17,13 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RUN_STATUSES, Waiting
-from flujo_async._model.stored import RunQuery, Signal
+from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, Signal, Snapshot
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends.file import FileBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, RunNotFound
-from flujo_async.testing.samples import T0, new_run, sealed, signal, update
+from flujo_async.testing.samples import T0, blob, new_run, sealed, signal, update
 
 Open = Callable[[Path], StateBackend]
 Verb = Callable[[StateBackend], Awaitable[Any]]
@@ -66,6 +67,7 @@ FEW = st.integers(0, 4)
 QUEUES = st.sampled_from([None, "", "q"])
 NAMES = st.sampled_from(["hello", "other"])
 WAITS = st.sampled_from([(), (Waiting(kind="signal", name="approval", since=T0, deadline=T0),)])
+BLOBS = st.lists(st.sampled_from([blob("a"), blob("b"), blob("c")]), max_size=2)
 KEYS = st.sampled_from(["k", "K", "k/é"])
 # All that a claim and ``next_due`` may ask for.
 QUERIES = st.builds(
@@ -122,9 +124,26 @@ class Agreement(RuleBasedStateMachine):
                 "wake_at": st.none() | MOMENTS,
             }
         ),
+        blobs=BLOBS,
     )
-    def create_run(self, run_id: str, owner: str | None, ttl: timedelta, count: int, head: dict[str, Any]) -> None:
-        run = new_run(run_id, records=_log(count), **head)
+    def create_run(self, owner: str | None, ttl: timedelta, **run: Any) -> None:
+        self.create(_run(**run), owner, ttl)
+
+    @rule(
+        run_id=RUN_IDS,
+        source=RUN_IDS,
+        behind=st.sampled_from([0, 0, 1, 2, 3, -1]),
+        owner=st.none() | OWNERS,
+        ttl=SECONDS,
+        count=st.integers(1, 3),
+        blobs=BLOBS,
+    )
+    def fork(self, source: str, behind: int, owner: str | None, ttl: timedelta, **run: Any) -> None:
+        found = self.both(lambda store: store.load(source))
+        seq = max(1, (found.summary.last_seq if found else 0) - behind)
+        self.create(_run(**run, head={}, prefix=Prefix(source, seq)), owner, ttl)
+
+    def create(self, run: NewRun, owner: str | None, ttl: timedelta) -> None:
         self.keep([self.both(lambda store: store.create_run(run, owner=owner, ttl=ttl))])
 
     @rule(
@@ -142,16 +161,25 @@ class Agreement(RuleBasedStateMachine):
                 "waiting_for": WAITS,
             }
         ),
+        blobs=BLOBS,
     )
-    def append(self, pick: int, behind: int, count: int, status: Any, step: int, more: dict[str, Any]) -> None:
+    def append(
+        self, pick: int, behind: int, count: int, status: Any, step: int, more: dict[str, Any], blobs: list[Blob]
+    ) -> None:
         lease = self.lease(pick)
         if lease is None:
             return
         run = self.both(lambda store: store.load(lease.run_id))
         seq = max(0, (run.summary.last_seq if run else 0) - behind)
         change = update(status, current_step_index=step, error_message="oh" if step else None, **more)
-        records = _log(seq + count)[seq:]
-        self.both(lambda store: store.append(lease, records, expected_seq=seq, update=change))
+        records = _log(seq, count, blobs)
+        self.both(lambda store: store.append(lease, records, expected_seq=seq, update=change, blobs=blobs))
+
+    @rule(pick=FEW, seq=st.integers(0, 6), body=st.binary(max_size=3))
+    def put_snapshot(self, pick: int, seq: int, body: bytes) -> None:
+        lease = self.lease(pick)
+        if lease:
+            self.both(lambda store: store.put_snapshot(lease, Snapshot(seq, "h", body)))
 
     @rule(owner=OWNERS, now=MOMENTS, ttl=SECONDS, query=QUERIES)
     def claim(self, owner: str, now: Any, ttl: timedelta, query: ClaimQuery) -> None:
@@ -202,9 +230,9 @@ class Agreement(RuleBasedStateMachine):
     def delete_run(self, run_id: str) -> None:
         self.both(lambda store: store.delete_run(run_id))
 
-    @rule(run_id=RUN_IDS, until=FEW, after=FEW, limit=st.none() | FEW)
-    def read_a_part(self, run_id: str, until: int, after: int, limit: int | None) -> None:
-        self.both(lambda store: store.load(run_id, until=until))
+    @rule(run_id=RUN_IDS, until=FEW, after=FEW, limit=st.none() | FEW, from_snapshot=st.booleans())
+    def read_a_part(self, run_id: str, until: int, after: int, limit: int | None, from_snapshot: bool) -> None:
+        self.both(lambda store: store.load(run_id, until=until, from_snapshot=from_snapshot))
         self.both(lambda store: store.read_events(run_id, after=after, limit=limit))
 
     @rule(
@@ -217,6 +245,10 @@ class Agreement(RuleBasedStateMachine):
     def list_a_part(self, **asked: Any) -> None:
         self.both(lambda store: store.query_runs(RunQuery(**asked)))
 
+    @rule()
+    def compact(self) -> None:
+        self.both(lambda store: store.compact())
+
     @rule(close=st.booleans())
     def restart(self, close: bool) -> None:
         if close:
@@ -227,18 +259,36 @@ class Agreement(RuleBasedStateMachine):
     def everything_is_the_same(self) -> None:
         for summary in self.both(lambda store: store.query_runs(RunQuery())):
             self.both(partial(_load, run_id=summary.run_id))
+            self.both(partial(_blobs, run_id=summary.run_id))
 
     def keep(self, leases: Any) -> None:
         if isinstance(leases, list):
             self.leases += [lease for lease in leases if isinstance(lease, Lease)]
 
 
-def _log(count: int) -> Any:
-    return sealed([b'{"kind":"Test","n":%d}' % n for n in range(count)])
+def _run(run_id: str, count: int, blobs: list[Blob], head: dict[str, Any], prefix: Prefix | None = None) -> NewRun:
+    records = _log(prefix.last_seq if prefix else 0, count, blobs)
+    return new_run(run_id, records=records, blobs=blobs, prefix=prefix, **head)
+
+
+def _log(after: int, count: int, blobs: list[Blob]) -> list[Record]:
+    """Return records that name the blobs; their hashes are of no chain."""
+    names = ",".join(f'"{blob.digest}"' for blob in blobs).encode()
+    bodies = [b'{"n":%d,"blobs":[%s]}' % (after + n, names) for n in range(1, count + 1)]
+    return [Record(after + n, body, sealed([body])[0].hash) for n, body in enumerate(bodies, 1)]
 
 
 async def _load(store: StateBackend, run_id: str) -> Any:
-    return await store.load(run_id)
+    return await store.load(run_id), await store.load(run_id, from_snapshot=True)
+
+
+async def _blobs(store: StateBackend, run_id: str) -> dict[str, bytes]:
+    """Return all blobs that the log of a run names, which have to be there."""
+    records = await store.read_events(run_id)
+    digests = {digest for record in records for digest in re.findall("[0-9a-f]{64}", record.body.decode())}
+    found = await store.read_blobs(run_id, digests)
+    assert found.keys() == digests
+    return found
 
 
 async def _signals(store: StateBackend, run_ids: frozenset[str]) -> list[Signal]:

@@ -22,3 +22,6 @@ class TestFileBackend(BackendContract):
 
     def reopen(self, backend: StateBackend) -> StateBackend:
         return FileBackend(self.runs)
+
+    def open_copy(self, target: Path) -> StateBackend:
+        return FileBackend(target)

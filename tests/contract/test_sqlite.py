@@ -25,3 +25,6 @@ class TestSQLiteBackend(BackendContract):
 
     def reopen(self, backend: StateBackend) -> StateBackend:
         return SQLiteBackend(self.path)
+
+    def open_copy(self, target: Path) -> StateBackend:
+        return SQLiteBackend(target)

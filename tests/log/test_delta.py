@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from flujo_async._log.delta import apply, diff, same
+from flujo_async._codec.tree import dumps
+from flujo_async._log.delta import Fields, apply, apply_all, diff, lengthen, same, shorten
 from flujo_async.errors import SerializationError
 from tests.log.made import objects, trees
 
@@ -54,6 +56,75 @@ def test_what_is_patched_stays_as_it_is(before: Any, after: Any) -> None:
     shown = repr(before)
     apply(before, diff(before, after))
     assert repr(before) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ([1, 2], [1, 2, 3], ["add", [3]]),
+        ("abc", "abcde", ["add", "de"]),
+        ("", "de", ["set", "de"]),
+        ([], [1], ["set", [1]]),
+        ([1, 2], [1], ["set", [1]]),
+        ([1, 2], [True, 2, 3], ["in", {"0": ["set", True]}, [3]]),
+        ([{"s": "ab", "n": 1}], [{"s": "abc", "n": 1}], ["set", [{"s": "abc", "n": 1}]]),
+        ([0, {"s": "ab", "n": 1}], [0, {"s": "abc", "n": 1}], ["in", {"1": ["in", {"s": ["add", "c"]}]}]),
+        ({"a": 1, "b": [1]}, {"a": 1, "b": [1, 2]}, ["in", {"b": ["add", [2]]}]),
+        ({"a": 1, "b": 2, "c": 3}, {"a": 1, "c": 3}, ["in", {"b": ["drop"]}]),
+        ({"a": 1, "b": 2, "c": 3}, {"b": 2, "a": 1, "c": 3}, ["set", {"b": 2, "a": 1, "c": 3}]),
+        ({"$": "tuple", "v": [1]}, {"$": "tuple", "v": [1, 2]}, ["in", {"v": ["add", [2]]}]),
+    ],
+)
+def test_a_short_patch_tells_what_was_added_or_changed_inside(before: Any, after: Any, change: Any) -> None:
+    """The log grows with the change, not with the value."""
+    short = shorten({"x": before}, {"x": ["set", after]})
+    assert repr(short) == repr({"x": change})
+    assert repr(apply({"x": before}, short)) == repr({"x": after})
+
+
+@given(objects, objects)
+def test_a_short_patch_says_the_same_in_no_more_words(before: Any, after: Any) -> None:
+    """And can be said with whole values again."""
+    patch = diff(before, after)
+    short = shorten(before, patch)
+    assert same(apply(before, short), apply(before, patch))
+    assert lengthen(before, short).keys() == patch.keys()
+    assert same(apply(before, lengthen(before, short)), apply(before, patch))
+
+
+@given(st.lists(st.tuples(trees, trees), max_size=6))
+def test_patches_one_by_one_and_all_together_come_to_the_same(pairs: Any) -> None:
+    """Whatever is looked at in between stays as it was."""
+    fields, patches, seen = {"x": []}, [], []
+    one_by_one, lazily = fields, Fields(fields)
+    for add, other in pairs:
+        for value in ([*one_by_one["x"], add], [*one_by_one["x"], add, other]):
+            patch = shorten(one_by_one, {"x": ["set", value]})
+            one_by_one = apply(one_by_one, patch)
+            patches.append(patch)
+            lazily.change(patch)
+        seen.append((lazily.tree, dumps(dict(lazily.tree))))
+    assert same(apply_all(fields, patches), one_by_one)
+    assert same(lazily.tree, one_by_one)
+    assert fields == {"x": []}
+    assert all(dumps(dict(tree)) == shown for tree, shown in seen)
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        (None, ["add", [2]], [2]),
+        ("text", ["add", [2]], [2]),
+        ([1], ["add", "b"], "b"),
+        (1, ["in", {"k": ["set", 1]}], {"k": 1}),
+        ([1], ["in", {"k": ["set", 1]}], {"k": 1}),
+        ([1], ["in", {"7": ["set", 1]}, [2]], [1, 2]),
+        ({"a": 1}, ["in", {"0": ["set", 1]}, [2]], [2]),
+    ],
+)
+def test_what_does_not_fit_any_more_becomes_the_value(before: Any, change: Any, after: Any) -> None:
+    """A migration may have come between."""
+    assert apply({"x": before}, {"x": change}) == {"x": after}
 
 
 @given(trees, trees)

@@ -137,7 +137,7 @@ def test_changes_go_to_the_context_they_were_made_in() -> None:
     assert folded.context_in("parallel/b") == {"n": 1}
     assert folded.context_in("parallel/a/map_each/3") == {"n": 2}
     merged = fold(branch_change, BlockCompleted(at=T0, key="parallel", patch={"n": ["set", 3], "m": ["set", 1]}))
-    assert merged.contexts == {"": {"n": 3, "m": 1}}
+    assert merged.context_in("") == {"n": 3, "m": 1}
 
 
 def test_a_migration_changes_definition_and_context() -> None:
@@ -146,7 +146,7 @@ def test_a_migration_changes_definition_and_context() -> None:
         completed("a", patch={"n": ["set", 2]}),
         RunMigrated(at=T0, pipeline_version="2", fingerprint="g", patch={"n": ["set", 9]}),
     )
-    assert (folded.pipeline_version, folded.fingerprint, folded.contexts[""]) == ("2", "g", {"n": 9})
+    assert (folded.pipeline_version, folded.fingerprint, folded.context_in("")) == ("2", "g", {"n": 9})
     assert folded.update().pipeline_version == "2"
 
 

@@ -12,7 +12,7 @@ from flujo_async._log.chain import seal
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.errors import BackendError
@@ -38,13 +38,21 @@ class Wrapped(StateBackend):
         return await self.through("create_run", lambda: self.inner.create_run(run, owner=owner, ttl=ttl))
 
     @override
-    async def load(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
-        return await self.through("load", lambda: self.inner.load(run_id, until=until))
+    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
+        return await self.through("load", lambda: self.inner.load(run_id, until=until, from_snapshot=from_snapshot))
 
     @override
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
         return await self.through(
-            "append", lambda: self.inner.append(lease, records, expected_seq=expected_seq, update=update)
+            "append", lambda: self.inner.append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs)
         )
 
     @override
@@ -88,6 +96,14 @@ class Wrapped(StateBackend):
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
         return await self.through("read_events", lambda: self.inner.read_events(run_id, after=after, limit=limit))
+
+    @override
+    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        return await self.through("read_blobs", lambda: self.inner.read_blobs(run_id, digests))
+
+    @override
+    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        await self.through("put_snapshot", lambda: self.inner.put_snapshot(lease, snapshot))
 
     @override
     async def delete_run(self, run_id: str) -> None:

@@ -159,10 +159,10 @@ async def test_a_run_whose_log_is_broken_stops_nobody(caplog: pytest.LogCaptureF
 
     class Broken(Wrapped):
         @override
-        async def load(self, run_id: str, *, until: int | None = None) -> Any:
+        async def load(self, run_id: str, **more: Any) -> Any:
             if run_id == "broken":
                 raise RuntimeError("unreadable")
-            return await super().load(run_id, until=until)
+            return await super().load(run_id, **more)
 
     backend = Broken(InMemoryBackend())
     flujo = Flujo(add_one, state_backend=backend)

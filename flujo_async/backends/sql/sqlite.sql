@@ -11,19 +11,29 @@ run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_se
 metadata, error_message, waiting_for, attempts, parent_run_id, queue, priority, wake_at, signals, signals_read,
 lease_owner, lease_expires_at
 
+-- name: insert_log
+INSERT INTO logs (source, shared) VALUES (?, ?)
+RETURNING id;
+
 -- name: insert_run
-INSERT INTO runs ({head})
+INSERT INTO runs (id, {head})
 VALUES (
-    :run_id, :pipeline_name, :pipeline_version, :status, :created_at, :updated_at, :last_seq, :current_step_index,
+    :id, :run_id, :pipeline_name, :pipeline_version, :status, :created_at, :updated_at, :last_seq, :current_step_index,
     :metadata, :error_message, :waiting_for, :attempts, :parent_run_id, :queue, :priority, :wake_at,
     :signals, :signals_read, :lease_owner, :lease_expires_at
-)
-ON CONFLICT (run_id) DO NOTHING
-RETURNING id;
+);
 
 -- name: insert_fact
 -- The cast keeps bytes as they are, where a str would have to be decoded first.
-INSERT INTO facts (run, seq, body, hash) VALUES (?, ?, CAST(? AS TEXT), ?);
+INSERT INTO facts (log, seq, body, hash) VALUES (?, ?, CAST(? AS TEXT), ?);
+
+-- name: insert_blob
+INSERT INTO blobs (digest, data) VALUES (:digest, CAST(:data AS TEXT))
+ON CONFLICT (digest) DO NOTHING;
+
+-- name: give_blob
+INSERT INTO blobs_of_logs (log, blob, seq) SELECT :log, id, :seq FROM blobs WHERE digest = :digest
+ON CONFLICT (log, blob) DO NOTHING;
 
 -- name: insert_signal
 INSERT INTO signals (run, signal_id, name, payload, at) VALUES (:run, :signal_id, :name, :payload, :at)
@@ -73,11 +83,40 @@ SET lease_owner = NULL, lease_expires_at = NULL,
     status = 'paused', waiting_for = :waiting_for
 WHERE {held};
 
+-- name: put_snapshot
+INSERT INTO snapshots (run, seq, hash, body)
+SELECT id, :seq, :hash, :body FROM runs WHERE {held} AND :seq BETWEEN 1 AND last_seq
+ON CONFLICT (run) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, body = excluded.body;
+
 -- name: delete_run
-DELETE FROM runs WHERE run_id = :run_id;
+DELETE FROM runs WHERE run_id = :run_id RETURNING id;
+
+-- name: who_needs_log
+-- The last of its facts that another log shares, if any does; and whether there is a run that goes on with it.
+SELECT max(shared), EXISTS (SELECT 1 FROM runs WHERE id = :log) FROM logs WHERE source = :log;
+
+-- name: delete_log
+DELETE FROM logs WHERE id = :log RETURNING source;
+
+-- name: cut_facts
+DELETE FROM facts WHERE log = :log AND seq > :shared;
+
+-- name: cut_blobs
+DELETE FROM blobs_of_logs WHERE log = :log AND seq > :shared;
 
 -- name: key_of_run
 SELECT id FROM runs WHERE run_id = :run_id
+
+-- name: source
+-- The log that has a certain fact of a run: its own, or that of a run it was forked from. And where the run is.
+WITH RECURSIVE sources (log, source, shared) AS (
+    SELECT id, source, shared FROM logs WHERE id = ({key_of_run})
+    UNION ALL
+    SELECT logs.id, logs.source, logs.shared FROM sources JOIN logs ON logs.id = sources.source
+    WHERE sources.shared >= :shared
+)
+SELECT log, (SELECT last_seq FROM runs WHERE run_id = :run_id) FROM sources
+WHERE sources.shared IS NULL OR sources.shared < :shared;
 
 -- name: head_of_run
 SELECT {head} FROM runs WHERE run_id = :run_id;
@@ -206,19 +245,46 @@ SELECT min(moment) FROM (
 SELECT CASE WHEN lease_owner IS NULL OR {is_dead} THEN updated_at ELSE max(updated_at, lease_expires_at) END
 FROM runs WHERE run_id = :run_id AND {asked_for};
 
+-- name: shared_logs
+-- The log of a run and those whose beginnings it shares, each as far as the run goes on with it.
+shared_logs (log, source, shared, upto) AS (
+    SELECT id, source, shared, :upto FROM logs WHERE id = ({key_of_run})
+    UNION ALL
+    SELECT logs.id, logs.source, logs.shared, min(shared_logs.shared, upto)
+    FROM shared_logs JOIN logs ON logs.id = shared_logs.source
+)
+
+-- name: facts_of_run
+-- Not in order: with ORDER BY, SQLite would copy all bodies into a temporary table, in twice the time.
+FROM shared_logs CROSS JOIN facts ON facts.log = shared_logs.log AND seq <= upto
+
+-- name: usable_snapshot
+FROM snapshots WHERE run = ({key_of_run}) AND :from_snapshot AND seq <= :upto
+
 -- name: load
--- One statement, so all of it is of one instant. Kinds: 0 head, 1 fact, 2 signal. The reader sorts by kind and
--- position: with ORDER BY, SQLite would copy all bodies into a temporary table, in twice the time.
+-- One statement, so all of it is of one instant. Kinds: 0 head, 1 fact, 2 signal, 3 snapshot. The reader sorts by kind
+-- and position.
+WITH RECURSIVE {shared_logs}
 SELECT 0 AS kind, 0 AS position, json_array({head}) AS content, NULL AS hash FROM runs WHERE run_id = :run_id
 UNION ALL
-SELECT 1, seq, CAST(body AS BLOB), hash FROM facts WHERE run = ({key_of_run}) AND seq <= :until
+SELECT 1, seq, CAST(body AS BLOB), facts.hash {facts_of_run} AND seq > coalesce((SELECT seq {usable_snapshot}), 0)
 UNION ALL
-SELECT 2, id, json_array(signal_id, name, payload, at), NULL FROM signals WHERE run = ({key_of_run});
+SELECT 2, id, json_array(signal_id, name, payload, at), NULL FROM signals WHERE run = ({key_of_run})
+UNION ALL
+SELECT 3, seq, body, hash {usable_snapshot};
 
 -- name: events
-SELECT seq, CAST(body AS BLOB), hash FROM facts
-WHERE run = ({key_of_run}) AND seq > :after
-ORDER BY seq LIMIT :limit;
+WITH RECURSIVE {shared_logs}
+SELECT seq, CAST(body AS BLOB), hash {facts_of_run} AND seq > :after;
+
+-- name: blobs
+WITH RECURSIVE {shared_logs}
+SELECT digest, CAST(data AS BLOB)
+FROM json_each(:digests) AS wanted CROSS JOIN blobs ON blobs.digest = wanted.value
+WHERE EXISTS (
+    SELECT 1 FROM shared_logs CROSS JOIN blobs_of_logs AS given
+    ON given.log = shared_logs.log AND given.blob = blobs.id AND given.seq <= upto
+);
 
 -- name: signals
 SELECT signals.id, run_id, signal_id, name, payload, at FROM signals JOIN runs ON runs.id = signals.run

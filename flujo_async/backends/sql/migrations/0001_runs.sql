@@ -1,8 +1,16 @@
--- Moments are microseconds since 1970 in UTC. Facts and signals name their run by its short key.
--- To look around:  SELECT run_id, seq, body FROM facts JOIN runs ON runs.id = facts.run ORDER BY run, seq;
+-- Moments are microseconds since 1970 in UTC. A run and its log have the same short key.
+-- To look around:  SELECT run_id, seq, body FROM facts JOIN runs ON runs.id = facts.log ORDER BY log, seq;
+
+-- A log outlives its run as long as forks share its beginning.
+CREATE TABLE logs (
+    id INTEGER PRIMARY KEY,
+    source INTEGER REFERENCES logs (id),    -- the log that has its beginning, if it is that of a fork
+    shared INTEGER                          -- the last seq of that beginning
+) STRICT;
+CREATE INDEX logs_of_source ON logs (source, shared) WHERE source IS NOT NULL;
 
 CREATE TABLE runs (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY REFERENCES logs (id),
     run_id TEXT NOT NULL UNIQUE,
     pipeline_name TEXT NOT NULL,
     pipeline_version TEXT NOT NULL,
@@ -51,12 +59,40 @@ CREATE INDEX runs_parent ON runs (parent_run_id, created_at DESC, run_id) WHERE 
 -- writes a few pages. Clustered by run (WITHOUT ROWID) it wrote seven times as many, and took three times as long.
 CREATE TABLE facts (
     id INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    log INTEGER NOT NULL REFERENCES logs (id) ON DELETE CASCADE,
     seq INTEGER NOT NULL,
     body TEXT NOT NULL,                     -- JSON, byte for byte
     hash TEXT NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX facts_of_run ON facts (run, seq);
+CREATE UNIQUE INDEX facts_of_log ON facts (log, seq);
+
+-- Large values, each once, and the logs that were given them; a blob goes with the last of these.
+CREATE TABLE blobs (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    data TEXT NOT NULL                      -- JSON, byte for byte
+) STRICT;
+
+CREATE TABLE blobs_of_logs (
+    log INTEGER NOT NULL REFERENCES logs (id) ON DELETE CASCADE,
+    blob INTEGER NOT NULL REFERENCES blobs (id),
+    seq INTEGER NOT NULL,                   -- that of the first fact it was given with
+    PRIMARY KEY (log, blob)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX blobs_in_use ON blobs_of_logs (blob);
+
+CREATE TRIGGER blobs_of_nobody AFTER DELETE ON blobs_of_logs
+WHEN NOT EXISTS (SELECT 1 FROM blobs_of_logs WHERE blob = OLD.blob)
+BEGIN
+    DELETE FROM blobs WHERE id = OLD.blob;
+END;
+
+CREATE TABLE snapshots (
+    run INTEGER PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    hash TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
 
 CREATE TABLE signals (
     id INTEGER PRIMARY KEY,                 -- the order of posting

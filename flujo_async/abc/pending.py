@@ -1,0 +1,41 @@
+"""A write on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+T = TypeVar("T")
+
+
+class Pending(asyncio.Future[T]):
+    """The outcome of a write that has begun, and that nobody can call back.
+
+    Whoever awaits it and is cancelled waits until the write is done; the cancellation is raised then.
+    """
+
+    @override
+    def cancel(self, msg: Any = None) -> bool:
+        return False
+
+
+def begin(write: Coroutine[Any, Any, T]) -> Pending[T]:
+    """Begin a write in a task of its own."""
+    loop = asyncio.get_running_loop()
+    pending = Pending[T](loop=loop)
+    task = loop.create_task(write)
+    # The task is held by its own callback's argument: as long as it runs, the loop holds what it waits for.
+    task.add_done_callback(lambda done: _hand_on(done, pending))
+    return pending
+
+
+def _hand_on(task: asyncio.Task[T], pending: Pending[T]) -> None:
+    if task.cancelled():
+        pending.set_exception(asyncio.CancelledError("the write was cancelled by its store"))
+    elif (error := task.exception()) is not None:
+        pending.set_exception(error)
+    else:
+        pending.set_result(task.result())

@@ -1,0 +1,129 @@
+"""Copying a whole directory of runs, and removing from it what nobody needs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from flujo_async.backends import file_lock
+from flujo_async.backends.file_locked import LogIsBusy
+from flujo_async.backends.file_log import RunLog
+from flujo_async.backends.file_logs import PATIENCE, OpenLogs
+from flujo_async.backends.file_name import SUFFIX, log_name_of
+from flujo_async.backends.file_side import BLOBS, SideFiles, remove_unused
+from flujo_async.backends.file_system_state import SYSTEM, SystemStates
+from flujo_async.errors import FlujoError, InvalidArgument
+
+
+def back_up(logs: OpenLogs, names: Iterable[str], system: SystemStates, target: Path) -> None:
+    """Copy runs and the system state to the directory ``target``, which appears when all is there.
+
+    Args:
+        logs: where the runs are.
+        names: the names of their logs; what others share comes first, as far as that is known.
+        system: the system state.
+        target: where to.
+
+    Raises:
+        InvalidArgument: something is there already.
+    """
+    if os.path.lexists(target):
+        raise InvalidArgument(f"{target} is there already: a backup goes to a place of its own")
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
+    unfinished.mkdir()
+    try:
+        copy = _Copy(unfinished)
+        for name in names:
+            with logs.using(name) as log:
+                copy.add(log)
+        system.copy_to(unfinished / SYSTEM)
+        _sync_tree(unfinished)
+        unfinished.rename(target)
+        file_lock.sync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def compact(logs: OpenLogs) -> None:
+    """Remove what deleted runs and crashes have left. A run that somebody has locked for long is left for later."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(logs.directory):
+            with suppress(LogIsBusy):
+                _tidy(logs, name)
+    with suppress(FileNotFoundError):
+        for blob in (logs.directory / BLOBS).iterdir():
+            remove_unused(blob)
+
+
+def _tidy(logs: OpenLogs, name: str) -> None:
+    if log_name := log_name_of(name):
+        with logs.using(log_name, patience=PATIENCE) as log, suppress(FlujoError):  # a broken one is left alone
+            log.tidy(name.split(".")[-2])
+    elif name.endswith(SUFFIX):
+        with logs.using(name, patience=PATIENCE) as log:
+            if not log.extent():  # its creation never came to an end
+                log.remove()
+
+
+class _Copy:
+    """Copies runs into a directory; what several of them share is stored there once, too."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._logs: dict[str, tuple[Path, int]] = {}  # by their marks: where they are, and how many bytes
+
+    def add(self, log: RunLog) -> None:
+        """Copy a run, which is locked."""
+        end = log.extent()
+        if not end:
+            return
+        copy = self._directory / log.path.name
+        shutil.copyfile(log.path, copy)
+        needed: dict[str, int] = {}
+        with suppress(FlujoError):  # of a broken one, all that is there
+            needed = log.needed()
+        for files in log.belongings():
+            self._logs[files.mark] = copy, end
+            self._add_files(files, needed)
+
+    def _add_files(self, files: SideFiles, needed: dict[str, int]) -> None:
+        for path in files.files():
+            copy = self._directory / files.path.name / path.name
+            copy.parent.mkdir(exist_ok=True)
+            if path.suffix == SUFFIX:
+                self._add_shared(path, copy, needed)
+            elif path.suffix:
+                self._add_blob(path, copy)
+            else:
+                shutil.copyfile(path, copy)
+
+    def _add_shared(self, path: Path, copy: Path, needed: dict[str, int]) -> None:
+        known, size = self._logs.get(path.stem, (None, 0))
+        if known and needed.get(path.stem, size + 1) <= size:
+            file_lock.link_growing(known, copy)
+        else:
+            shutil.copyfile(path, copy)
+            self._logs[path.stem] = copy, copy.stat().st_size
+
+    def _add_blob(self, path: Path, copy: Path) -> None:
+        master = self._directory / BLOBS / path.name
+        if master.exists():
+            file_lock.link_or_copy(master, copy)
+        else:
+            master.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+            with suppress(OSError):  # a file system without hard links has no masters
+                os.link(copy, master)
+
+
+def _sync_tree(top: Path) -> None:
+    for directory, _, names in os.walk(top):
+        for name in names:
+            with Path(directory, name).open("rb+") as file:
+                os.fsync(file.fileno())
+        file_lock.sync_directory(Path(directory))

@@ -1,0 +1,90 @@
+"""Copying a database that is in use."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from flujo_async.backends.reply import Outcome, Reply, send
+from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.errors import BackendError, InvalidArgument
+
+_STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine: some milliseconds
+
+
+async def back_up(file: SQLiteFile, target: Path) -> None:
+    """Write what is in ``file`` at this instant to ``target``, in a daemon thread; others go on writing meanwhile.
+
+    Raises:
+        InvalidArgument: something is there already.
+        BackendError: it failed, and nothing is left behind.
+    """
+    copy = _Copy(file, target)
+    reply = Reply[None]()
+    threading.Thread(target=copy.make, args=(reply,), name="flujo-backup", daemon=True).start()
+    await reply.get_stopped(copy.stop)
+
+
+class _Copy:
+    def __init__(self, file: SQLiteFile, target: Path) -> None:
+        self._file = file
+        self._target = target.absolute()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Give up soon; called from another thread."""
+        self._stopped.set()
+
+    def make(self, reply: Reply[None]) -> None:
+        outcome: Outcome = None, None
+        try:
+            self._refuse_to_replace()
+            with _unfinished(self._target) as part:
+                self._write(part)
+                self._publish(part)
+        except InvalidArgument as refusal:
+            outcome = None, refusal
+        except Exception as error:  # handed on to the caller
+            failure = BackendError(f"the copy to {self._target} failed, and nothing of it is left: {error}")
+            failure.__cause__ = error
+            outcome = None, failure
+        send([(reply, outcome)])
+
+    def _refuse_to_replace(self) -> None:
+        if os.path.lexists(self._target):
+            raise InvalidArgument(f"{self._target} exists; a copy replaces nothing, choose another name")
+
+    def _write(self, part: Path) -> None:
+        with closing(self._file.connect("ro")) as db:
+            db.set_progress_handler(self._stopped.is_set, _STEPS_BETWEEN_LOOKS)
+            db.execute("VACUUM INTO ?", (str(part),))
+
+    def _publish(self, part: Path) -> None:
+        _sync(part)
+        self._refuse_to_replace()
+        if not self._stopped.is_set():
+            part.rename(self._target)
+            _sync(self._target.parent)
+
+
+@contextmanager
+def _unfinished(target: Path) -> Generator[Path]:
+    """Name a file beside ``target`` that is gone afterwards, unless it has got another name."""
+    part = target.with_name(f".{target.name[:100]}-{secrets.token_hex(4)}.part")
+    try:
+        yield part
+    finally:
+        for path in (part, part.with_name(f"{part.name}-journal")):
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""The cost of a step follows what it changes, not what there is (G13). Bytes are counted, and never time."""
+
+import copy
+import heapq
+import operator
+import random
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flujo_async import Flujo, RunContext, StepContext, loop, map_each, step, workflow
+from flujo_async.abc import StateBackend
+from flujo_async.backends.memory import InMemoryBackend
+
+LARGE = "x" * 100_000
+
+
+class Notes(BaseModel):
+    text: str = LARGE
+    numbers: list[int] = []
+    messages: list[dict[str, Any]] = []
+    transcript: str = ""
+    nested: dict[str, list[str]] = {"a": [], "b": []}
+
+
+@step
+async def write(turn: int, ctx: StepContext) -> int:
+    notes = ctx.state
+    notes.numbers.append(turn)
+    notes.messages.append({"role": "user", "content": f"turn {turn}"})
+    notes.messages[-1]["content"] += "!"
+    notes.transcript += f"turn {turn}\n"
+    notes.nested["a"].append(str(turn))
+    return turn + 1
+
+
+def turns(count: int) -> Any:
+    return loop(write, until=lambda turn: turn >= count, max_iterations=count)
+
+
+@workflow
+async def code(count: int, ctx: RunContext) -> int:
+    for turn in range(count):
+        ctx.state.numbers.append(turn)
+        await write(turn)
+    return count
+
+
+async def sizes(backend: StateBackend, definition: Any, input: Any) -> list[int]:
+    """Return the bytes of each record but the first, which has the context to start with."""
+    flujo = Flujo(definition, state_backend=backend, context_type=Notes)
+    result = await flujo.run(input, run_id="r")
+    assert result.context.messages[-1]["content"].endswith("!")
+    assert len(result.context.messages) == len(result.context.nested["a"])
+    assert (await flujo.run(run_id="r")).context == result.context
+    stored = await backend.load("r")
+    assert stored is not None
+    return [len(record.body) for record in stored.records[1:]]
+
+
+@pytest.mark.parametrize(("definition", "input"), [(turns(300), 0), (code, 300)], ids=["pipeline", "workflow"])
+async def test_a_step_writes_what_it_added_and_no_more(definition: Any, input: Any) -> None:
+    """Lists, texts and what is nested grow by their tails; what stays is not written again."""
+    written = await sizes(InMemoryBackend(), definition, input)
+    early, late = sum(written[20:120]), sum(written[-120:-20])
+    assert late < 1.1 * early
+    assert max(written) < 1000
+
+
+async def test_a_map_writes_what_its_members_changed_together() -> None:
+    """Merged, and without what was there before."""
+
+    class Log(BaseModel):
+        text: str = LARGE
+        seen: dict[str, int] = {str(n): n for n in range(1000)}
+
+    @step
+    async def note(item: int, ctx: StepContext) -> int:
+        if item == 1:
+            ctx.state.seen["new"] = item
+        return item
+
+    backend = InMemoryBackend()
+    await Flujo(map_each(note), state_backend=backend, context_type=Log).run([1, 2, 3], run_id="r")
+    stored = await backend.load("r")
+    assert stored is not None
+    assert max(len(record.body) for record in stored.records[1:]) < 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda numbers: numbers.__setitem__(5, 1.0),
+        lambda numbers: numbers.__setitem__(5, True),
+        lambda numbers: numbers.__setitem__(slice(5, 7), [True, 1.0]),
+        lambda numbers: numbers.__delitem__(5),
+        lambda numbers: numbers.insert(0, 7),
+        lambda numbers: numbers.append(numbers.pop(3)),
+        lambda numbers: numbers.reverse(),
+        lambda numbers: numbers.sort(key=lambda n: -n),
+        lambda numbers: heapq.heapify(numbers),
+        lambda numbers: heapq.heappush(numbers, -1),
+        lambda numbers: random.Random(4).shuffle(numbers),
+        lambda numbers: numbers.extend([(1,), {2}]),
+        lambda numbers: numbers.append(numbers),
+        lambda numbers: numbers.clear(),
+        lambda numbers: operator.imul(numbers, 2),
+        lambda numbers: operator.iadd(numbers, [1, True]),
+    ],
+)
+async def test_whatever_is_done_to_a_long_list_is_recorded(change: Any) -> None:
+    """Also what Python takes for no change, as ``1`` for ``True``, and what goes past the methods of lists."""
+
+    class Log(BaseModel):
+        numbers: list[Any] = [*range(50, 0, -1), *[1] * 50]
+
+    @step
+    async def act(turn: int, ctx: StepContext) -> int:
+        assert isinstance(ctx.state.numbers, list)
+        before = copy.deepcopy(ctx.state.numbers)
+        assert type(before) is list
+        if turn == 3:
+            change(ctx.state.numbers)
+            if ctx.state.numbers and ctx.state.numbers[-1] is ctx.state.numbers:
+                ctx.state.numbers[-1] = before
+        ctx.state.numbers.append(turn)
+        seen.append(repr(ctx.state.numbers))
+        return turn + 1
+
+    seen: list[str] = []
+    definition = loop(act, until=lambda turn: turn >= 6, max_iterations=6)
+    flujo = Flujo(definition, context_type=Log)
+    result = await flujo.run(0, run_id="r")
+    assert repr(result.context.numbers) == seen[-1]
+    assert repr((await flujo.state("r")).pipeline_context["numbers"]) == seen[-1]
