@@ -63,9 +63,8 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return project.runpytest_inprocess(
-        "-p", "pytest_flujo_async", "--strict-markers", "-p", "no:cacheprovider", *arguments
-    )
+    scope = "asyncio_default_fixture_loop_scope=function"
+    return project.runpytest_inprocess("-p", "pytest_flujo_async", "--strict-markers", "-o", scope, *arguments)
 
 
 def test_the_fixtures_work_where_asyncio_tests_are_found_by_themselves(project: pytest.Pytester) -> None:
