@@ -304,7 +304,7 @@ def test_what_cannot_be_explored_is_refused() -> None:
 
 async def test_an_exploration_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A process that died has nothing to say."""
-    report = await CrashExplorer(double >> sleep(3600) >> negate, 1).check()
+    report = await CrashExplorer(double >> sleep(3600) >> wait_for("ok"), 1, signals={"ok": 1}).check()
     assert isinstance(report, CrashReport)
     assert caplog.records == []
     assert asyncio.all_tasks() == {asyncio.current_task()}
