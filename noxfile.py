@@ -10,7 +10,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-CODE = [name for name in ("flujo_async", "tests", "benchmarks", "noxfile.py") if Path(name).exists()]
+SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "noxfile.py")
+CODE = [name for name in SOURCES if Path(name).exists()]
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -38,7 +39,9 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright, and that every public name has one."""
     session.install("-e", ".[cli]", *group("types"))
-    session.run("mypy", "flujo_async", *(["tests/typing"] if Path("tests/typing").exists() else []))
+    session.run(
+        "mypy", "flujo_async", "pytest_flujo_async.py", *(["tests/typing"] if Path("tests/typing").exists() else [])
+    )
     session.run("pyright")
     session.run("pyright", "--verifytypes", "flujo_async", "--ignoreexternal")
 

@@ -20,6 +20,7 @@ from flujo_async._runtime.cache import Hit, cache_key
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.one_attempt import Attempt
+from flujo_async._runtime.witness import dice
 from flujo_async.errors import DefinitionError, SerializationError
 
 _NO_VALUES: Final[Mapping[str, Value]] = {}
@@ -137,7 +138,8 @@ class StepCall:
             await self._fail(error, attempt, now)
         wait = asked_delay(error, now)
         if wait is None:
-            wait = retry_delay(self.step.policy.retry, attempt.number, random.random())
+            chance = dice(self.execution.run_id, f"{self.key}#{attempt.number}") or random
+            wait = retry_delay(self.step.policy.retry, attempt.number, chance.random())
         retry_at = now + timedelta(seconds=wait)
         if attempt.deadline is not None and retry_at >= attempt.deadline:
             await self._fail(attempt.lateness(error), attempt, now)

@@ -29,6 +29,7 @@ from flujo_async._runtime.program import Program
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
+from flujo_async._runtime.witness import is_always_replaying
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
@@ -114,7 +115,7 @@ class Drive:
             children=children,
             disprove=self._stop_for,
             secure=self._secure,
-            replay=self._begin_again if means.always_replay else None,
+            replay=self._begin_again if means.always_replay or is_always_replaying() else None,
             priority=ready.priority,
             durability=ready.program.definition.durability or means.durability,
         )

@@ -14,6 +14,7 @@ from typing import Final
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.stored import Signal
+from flujo_async._runtime.stall import Watched, stall_threshold
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.errors import BackendError, InvalidArgument
@@ -29,26 +30,33 @@ class Held:
 
     Attributes:
         lease: as it was renewed last.
+        loop: where the run is driven.
     """
 
     lease: Lease
     lost: Callable[[], object]
     posted: Callable[[list[Signal]], object]
     signals: int = 0
+    loop: Watched | None = None
 
 
 class LeaseKeeper:
     """Renews all leases of one runtime together, and looks for signals that other processes post to their runs.
 
-    From a daemon thread that lives while there are any.
+    From a daemon thread that lives while there are any. It also tells of an event loop with such runs that does not
+    turn.
     """
 
     def __init__(self, backend: StateBackend, clock: Clock, ttl: timedelta) -> None:
-        if not ttl > timedelta(0):
-            raise InvalidArgument(f"lease_ttl is longer than zero, not {ttl!r}")
+        is_duration = isinstance(ttl, timedelta)  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        if not is_duration or not ttl > timedelta(0):
+            raise InvalidArgument(f"lease_ttl is a timedelta longer than zero, not {ttl!r}")
         self._backend = backend
         self._clock = clock
         self._ttl = ttl
+        self._renewal = ttl.total_seconds() / _RENEWALS_PER_TTL
+        self._threshold: float | None = stall_threshold()
+        self._watched: set[Watched] = set()
         self._guard = threading.Condition()
         self._held: dict[tuple[str, int], Held] = {}
         self._thread: threading.Thread | None = None
@@ -68,6 +76,7 @@ class LeaseKeeper:
         if not self._backend.capabilities.multi_process:
             yield held  # it lasts for ever; whether its owner is alive is known
             return
+        held.loop = None if self._threshold is None else Watched.here()
         with self._guard:
             self._held[lease.run_id, lease.token] = held
             self._ensure_thread()
@@ -93,18 +102,43 @@ class LeaseKeeper:
             self._thread.start()
 
     def _run(self) -> None:
-        renewal = self._ttl.total_seconds() / _RENEWALS_PER_TTL
-        renewed_at = time.monotonic()
-        while True:
-            with self._guard:
-                self._guard.wait(min(renewal, _SECONDS_BETWEEN_LOOKS))
-                if not self._held:
-                    self._thread = None
-                    return
-            if time.monotonic() - renewed_at >= renewal:
+        pace = min(self._renewal, _SECONDS_BETWEEN_LOOKS)
+        renewed_at = looked_at = time.monotonic()
+        self._watch()
+        while self._rest(pace if self._threshold is None else min(pace, self._threshold)):
+            self._watch()
+            if time.monotonic() - renewed_at >= self._renewal:
                 renewed_at = time.monotonic()
                 self._renew(self._all())
-            self._look(self._all())
+            if time.monotonic() - looked_at >= pace:
+                looked_at = time.monotonic()
+                self._look(self._all())
+
+    def _rest(self, seconds: float) -> bool:
+        """Let time pass; return whether there is anything left to do."""
+        with self._guard:
+            self._guard.wait(seconds)
+            if self._held:
+                return True
+            self._thread = None
+            watched, self._watched = self._watched, set()
+        for loop in watched:
+            loop.look_away()
+        return False
+
+    def _watch(self) -> None:
+        """See whether the loops turn in which runs are driven."""
+        if self._threshold is None:
+            return
+        driven: dict[Watched, list[str]] = {}
+        for entry in self._all():
+            if entry.loop is not None:
+                driven.setdefault(entry.loop, []).append(entry.lease.run_id)
+        for loop in self._watched - driven.keys():
+            loop.look_away()
+        self._watched = set(driven)
+        for loop, run_ids in driven.items():
+            loop.look(self._threshold, run_ids, at_most=self._renewal / 2)
 
     def _all(self) -> list[Held]:
         with self._guard:

@@ -26,6 +26,7 @@ from flujo_async._runtime.heartbeat import Pulse
 from flujo_async._runtime.processes import Lease
 from flujo_async._runtime.threads import run_in_thread
 from flujo_async._runtime.time_limit import TimeLimit
+from flujo_async._runtime.witness import executing
 
 T = TypeVar("T")
 
@@ -227,7 +228,8 @@ class Attempt:
         if context is not None and signature.context_parameter is not None:
             given = {**given, signature.context_parameter: context}
         try:
-            result = await self._result(given)
+            with executing(self._execution.run_id, self._call.key):
+                result = await self._result(given)
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise

@@ -28,15 +28,20 @@ from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.program import plain_json
 from flujo_async._runtime.replay import Replay, recorded_calls
+from flujo_async._runtime.witness import dice
 from flujo_async.abc.shield import settle
 from flujo_async.errors import SerializationError
 
 T = TypeVar("T")
-_DRAWS: Final[Mapping[str, Callable[[Execution], Any]]] = {
-    "now": lambda execution: execution.clock.now(),
-    "uuid": lambda execution: uuid.uuid4(),
-    "random": lambda execution: random.random(),
+_DRAWS: Final[Mapping[str, Callable[[Execution, str], Any]]] = {
+    "now": lambda execution, key: execution.clock.now(),
+    "uuid": lambda execution, key: _uuid(dice(execution.run_id, key)),
+    "random": lambda execution, key: (dice(execution.run_id, key) or random).random(),
 }
+
+
+def _uuid(chance: random.Random | None) -> uuid.UUID:
+    return uuid.uuid4() if chance is None else uuid.UUID(int=chance.getrandbits(128), version=4)
 
 
 async def run_workflow(
@@ -327,7 +332,7 @@ class _Run:
         fold, codec = self._execution.journal.fold, self._execution.codec
         if key in fold.values:
             return codec.decode(fold.values[key])
-        drawn = _DRAWS[kind](self._execution)
+        drawn = _DRAWS[kind](self._execution, key)
         self._has_drawn = True
         self._execution.journal.note(
             ValueDrawn(at=self._execution.clock.now(), key=key, value=codec.encode(drawn, at=kind))

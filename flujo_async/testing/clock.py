@@ -92,6 +92,12 @@ class VirtualClock(Clock):
         """How many are asleep now."""
         return len(self._sleepers)
 
+    @property
+    def next_wake_at(self) -> datetime | None:
+        """When the first of those who are asleep wakes; ``None`` if nobody is."""
+        with self._guard:
+            return self._sleepers[0].wakes_at if self._sleepers else None
+
     async def until_asleep(self, sleepers: int = 1) -> None:
         """Return when at least so many are asleep: then it makes sense to ``advance``."""
         if self.sleepers >= sleepers:

@@ -18,10 +18,10 @@ class Outcome(NamedTuple):
     steps: dict[str, tuple[Any, Any, str, int]]
 
 
-async def outcome_of(flujo: Flujo[Any, Any], *, given: bool = True) -> Outcome:
+async def outcome_of(flujo: Flujo[Any, Any], *, given: bool = True, run_id: str = RUN) -> Outcome:
     """Drive the run to its end, and return what it left."""
-    result = await (flujo.run(INPUT, run_id=RUN) if given else flujo.run(run_id=RUN))
-    state = await flujo.state(RUN)
+    result = await (flujo.run(INPUT, run_id=run_id) if given else flujo.run(run_id=run_id))
+    state = await flujo.state(run_id)
     steps = {record.key: (record.input, record.output, record.status.value, record.attempts) for record in result.steps}
     context = result.context
     return Outcome(result.output, context.total, context.seen, context.last, state.current_step_index, steps)

@@ -1,28 +1,19 @@
 """What was decided before a crash stays decided (G1): answers of selectors, and failures that ended a group."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from flujo_async import Flujo, InMemoryBackend, RunContext, StepContext, branch, parallel, step, workflow
 from flujo_async.errors import BackendError, RunFailed
-from tests.runtime.pretend import Wrapped
+from flujo_async.testing import FaultyBackend
 
 
-class Dying(Wrapped):
-    """Stops at its n-th append and then answers nothing any more, as for a process that has died."""
-
-    def __init__(self, inner: InMemoryBackend, nth: int) -> None:
-        super().__init__(inner)
-        self.appends_left = nth
-
-    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
-        self.appends_left -= verb == "append"
-        if self.appends_left <= 0:
-            raise BackendError("the process has died")
-        return await super().through(verb, call)
+def dying(inner: InMemoryBackend, nth: int) -> FaultyBackend:
+    """Return a store whose process dies at its n-th append."""
+    faulty = FaultyBackend(inner)
+    faulty.crash("append", nth=nth)
+    return faulty
 
 
 @pytest.mark.parametrize("nth", [2, 3])
@@ -44,7 +35,7 @@ async def test_a_selector_is_not_asked_again_once_its_branch_has_begun(nth: int)
     pipeline = branch(lambda _: next(answers), {"left": left, "right": right})
     store = InMemoryBackend()
     with pytest.raises(BackendError):
-        await Flujo(pipeline, state_backend=Dying(store, nth)).run(1, run_id="r")
+        await Flujo(pipeline, state_backend=dying(store, nth)).run(1, run_id="r")
     result = await Flujo(pipeline, state_backend=store).run(1, run_id="r")
     assert result.output == "left"
     assert set(begun) == {"left"}
@@ -68,7 +59,7 @@ async def test_a_member_that_had_failed_ends_its_group_before_the_others_start_a
     pipeline = parallel(slow, bad)
     store = InMemoryBackend()
     with pytest.raises(BackendError):  # the first append is StepFailed, the second would be RunFailed
-        await Flujo(pipeline, state_backend=Dying(store, 2)).run(1, run_id="r")
+        await Flujo(pipeline, state_backend=dying(store, 2)).run(1, run_id="r")
     assert begun == ["slow"]
     with pytest.raises(RunFailed) as caught:
         await Flujo(pipeline, state_backend=store).run(1, run_id="r")
@@ -92,6 +83,6 @@ async def test_a_step_that_is_given_what_was_drawn_keeps_its_idempotency_key(nth
 
     store = InMemoryBackend()
     with pytest.raises(BackendError):
-        await Flujo(order, state_backend=Dying(store, nth)).run(run_id="r")
+        await Flujo(order, state_backend=dying(store, nth)).run(run_id="r")
     await Flujo(order, state_backend=store).run(run_id="r")
     assert len(set(keys)) == 1

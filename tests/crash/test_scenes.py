@@ -6,19 +6,16 @@ Every write counts: creating a run, appending, claiming, releasing, posting. How
 
 import asyncio
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typing_extensions import override
 
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
+from flujo_async.testing import FaultyBackend
 from tests.crash.remains import Remains, acknowledged, differences, director, remains
 from tests.crash.scenes import SCENES, WRITES, Scene, play
 from tests.crash.world import World
-from tests.runtime.pretend import Wrapped
 from tests.runtime.stores import KINDS, Store
 
 MOST = 200
@@ -27,29 +24,11 @@ SELECTION = {"memory": 1, "file": 5, "sqlite": 8}
 """Every how many-th write the default run crashes at; all of them are tried by ``-m crash``."""
 
 
-class Dying(Wrapped):
-    """Dies at its n-th write, before or after it took effect, and answers nothing any more."""
-
-    def __init__(self, inner: StateBackend, nth: int, *, after: bool) -> None:
-        super().__init__(inner)
-        self.is_dead = False
-        self._left, self._after = nth, after
-
-    @override
-    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
-        if self.is_dead:
-            raise BackendError("the process has died")
-        self._left -= verb in WRITES
-        if verb not in WRITES or self._left:
-            return await call()
-        self.is_dead = True
-        if self._after:
-            await call()
-        raise BackendError("the process dies")
-
-    @override
-    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
-        await self.inner.wait_for_work(run_id, timeout=min(timeout, 0.02))  # who waits finds out that it is dead
+def dying(inner: StateBackend, nth: int, *, after: bool) -> FaultyBackend:
+    """Return a store whose process dies at its n-th write, before or after that took effect."""
+    faulty = FaultyBackend(inner)
+    faulty.crash(WRITES, nth=nth, how="after" if after else "before")
+    return faulty
 
 
 async def live(scene: Scene, world: World, backend: StateBackend) -> bool:
@@ -58,10 +37,10 @@ async def live(scene: Scene, world: World, backend: StateBackend) -> bool:
     try:
         await play(scene, world, director(scene, world, backend))
     except BackendError:
-        assert isinstance(backend, Dying)
+        assert isinstance(backend, FaultyBackend)
         assert backend.is_dead
     assert asyncio.all_tasks() <= others, "tasks are left behind"
-    return isinstance(backend, Dying) and backend.is_dead
+    return isinstance(backend, FaultyBackend) and backend.is_dead
 
 
 async def crash_and_resume(scene: Scene, store: Store, *crashes: tuple[int, bool]) -> tuple[int, Remains, list[str]]:
@@ -74,7 +53,7 @@ async def crash_and_resume(scene: Scene, store: Store, *crashes: tuple[int, bool
     for number, crash in enumerate([*crashes, None]):
         world, backend = World(str(number), history), store.open()
         done = await acknowledged(scene, director(scene, world, backend))
-        dead += await live(scene, world, backend if crash is None else Dying(backend, crash[0], after=crash[1]))
+        dead += await live(scene, world, backend if crash is None else dying(backend, crash[0], after=crash[1]))
         again = done & set(world.happened(world.life))
         assert not again, f"crash at {crashes}: what was acknowledged happened again: {again}"
     left = await remains(scene, director(scene, World("", history), store.open()))

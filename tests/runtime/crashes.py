@@ -8,7 +8,7 @@ from typing import Any
 from flujo_async import Flujo, RunSummary
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, FlujoError
-from tests.runtime.pretend import Failing
+from flujo_async.testing import FaultyBackend
 
 Attempt = Callable[[StateBackend, str], Awaitable[Any]]
 
@@ -22,16 +22,17 @@ async def crashes(backend: StateBackend, attempt: Attempt) -> AsyncIterator[str]
     """
     for nth in count(1):
         for after in (False, True):
-            failing = Failing(backend, "append", nth, after=after, for_good=True)
+            dying = FaultyBackend(backend)
+            crash = dying.crash("append", nth=nth, how="after" if after else "before")
             run_id = f"r{nth}-{after}"
             try:
-                await attempt(failing, run_id)
+                await attempt(dying, run_id)
             except BackendError:
                 yield run_id
             except FlujoError:
-                if failing.has_failed:
+                if crash.has_happened:
                     yield run_id
-            if not failing.has_failed:
+            if not crash.has_happened:
                 return
 
 

@@ -14,7 +14,7 @@ from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunUpdate
 from flujo_async.abc import Capabilities, StateBackend
 from flujo_async.backends.memory import InMemoryBackend
-from flujo_async.errors import StaleLease
+from flujo_async.errors import InvalidArgument, StaleLease
 from tests.runtime.pretend import ANOTHER_HOST, Wrapped, until
 from tests.runtime.stores import Store, on_disk
 
@@ -96,14 +96,28 @@ async def test_a_handle_waits_for_whoever_has_the_run_now(store: Store) -> None:
 
 @on_disk
 async def test_a_blocked_loop_does_not_lose_its_runs(store: Store) -> None:
-    """A step that hogs the loop for several times the life of a lease: it was renewed from elsewhere."""
-    backend = store.open()
+    """A step that hogs the loop for several times the life of a lease, which is renewed from elsewhere.
+
+    A rival that would take the run does not get it.
+    """
+    backend, rival = store.open(), store.open()
+    is_over, stolen = threading.Event(), list[Lease]()
+
+    def claim() -> None:
+        if not is_over.wait(0.4):  # by now the lease has run out twice
+            query = ClaimQuery(run_id="r")
+            claim = rival.claim(ANOTHER_HOST, now=datetime.now(UTC), ttl=timedelta(hours=1), query=query)
+            stolen.extend(asyncio.run(claim))
 
     @step
     async def hog(n: int) -> int:
+        thread = threading.Thread(target=claim)
+        thread.start()
         end = time.monotonic() + 0.6
         while time.monotonic() < end:
             pass
+        is_over.set()
+        thread.join()
         return n
 
     @step
@@ -115,6 +129,7 @@ async def test_a_blocked_loop_does_not_lose_its_runs(store: Store) -> None:
 
     flujo = Flujo(hog >> look, state_backend=backend, lease_ttl=timedelta(milliseconds=200))
     assert (await flujo.run(1, run_id="r")).output is True
+    assert stolen == []
     [summary] = await flujo.list_runs()
     assert summary.attempts == 1
 
@@ -182,6 +197,16 @@ async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
     async with asyncio.timeout(10):
         result = await flujo.run(1, run_id="r")
     assert (result.output, result.status) == (1, "completed")
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), 30])
+def test_a_time_to_live_that_is_none_is_refused(ttl: Any) -> None:
+    with pytest.raises(InvalidArgument, match="lease_ttl is a timedelta longer than zero"):
+        Flujo(step(_nothing), lease_ttl=ttl)
+
+
+async def _nothing(n: int) -> int:
+    return n
 
 
 async def test_a_stale_owner_cannot_write(store: Store) -> None:

@@ -1,0 +1,123 @@
+"""An event loop that does not turn is told of, with what it is at; one that has nothing to do is not."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flujo_async import Flujo, InMemoryBackend, step
+from flujo_async.backends.sqlite import SQLiteBackend
+from flujo_async.errors import InvalidArgument
+from tests.runtime.children import ROOT
+from tests.runtime.pretend import until
+
+THRESHOLD = "0.1"
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    monkeypatch.setenv("FLUJO_ASYNC_STALL_SECONDS", THRESHOLD)
+    caplog.set_level(logging.INFO, "flujo_async")
+    return caplog
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@step
+async def hog(seconds: float) -> float:
+    spin(seconds)
+    return seconds
+
+
+async def test_a_loop_that_stands_still_is_told_of_once_with_what_it_is_at(
+    tmp_path: Path, told: pytest.LogCaptureFixture
+) -> None:
+    """And once more, when it turns again, with how long that took."""
+    async with SQLiteBackend(tmp_path / "runs.db") as backend:
+        await Flujo(hog, state_backend=backend).run(0.5, run_id="r")
+        await until(lambda: len(told.records) == 2)
+    warning, relief = told.records
+    assert warning.levelno == logging.WARNING
+    assert "run 'r'" in warning.message
+    assert "in spin" in warning.message, "the innermost frame"
+    assert "in hog" in warning.message
+    assert relief.levelno == logging.INFO
+    assert 0.2 < float(relief.message.split()[-2]) <= 0.7
+
+
+async def test_a_loop_that_only_waits_is_none_that_stands_still(tmp_path: Path, told: pytest.LogCaptureFixture) -> None:
+    """It is asked, and answers, as often as it is asked."""
+
+    @step
+    async def wait(n: int) -> int:
+        await asyncio.sleep(0.4)
+        return n
+
+    async with SQLiteBackend(tmp_path / "runs.db") as backend:
+        await Flujo(wait, state_backend=backend).run(1)
+    assert told.records == []
+
+
+async def test_loops_are_not_watched_where_nobody_wants_it(
+    tmp_path: Path, told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLUJO_ASYNC_STALL_SECONDS", "0")
+    async with SQLiteBackend(tmp_path / "runs.db") as backend:
+        await Flujo(hog, state_backend=backend).run(0.3)
+    assert told.records == []
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_threshold_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLUJO_ASYNC_STALL_SECONDS", text)
+    with pytest.raises(InvalidArgument, match="FLUJO_ASYNC_STALL_SECONDS"):
+        Flujo(hog, state_backend=InMemoryBackend())
+
+
+STOPPED = """
+import asyncio, logging, os, signal, sys, time
+from datetime import timedelta
+from flujo_async import Flujo, step
+
+logging.basicConfig(level=logging.INFO)
+
+@step
+async def work(n: int) -> int:
+    end = time.monotonic() + 0.33
+    while time.monotonic() < end:
+        pass
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return n
+
+@step
+async def wait(n: int) -> int:
+    await asyncio.sleep(0.2)
+    return n
+
+asyncio.run(Flujo(work >> wait, state_backend=sys.argv[1], lease_ttl=timedelta(seconds=0.9)).run(1))
+"""
+
+
+def test_a_process_that_was_stopped_is_not_told_of(tmp_path: Path) -> None:
+    """Its loop was asked, worked for less than the threshold, and stood still as everything else did."""
+    environment = {**os.environ, "FLUJO_ASYNC_STALL_SECONDS": "0.4", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, f"sqlite:///{tmp_path}/runs.db"],
+        stderr=subprocess.PIPE, text=True, env=environment,
+    ) as process:  # fmt: skip
+        os.waitpid(process.pid, os.WUNTRACED)  # until it is stopped
+        time.sleep(0.5)  # longer than the threshold
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert "event loop" not in err
