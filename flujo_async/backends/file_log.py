@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -45,6 +46,9 @@ class RunLog:
         self.users = 0
         self._fd: int | None = None
         self._end = 0  # behind the last complete line; what follows is known only if it is not 0
+        # What stands behind this may be in memory only: a sync that fails lets the system forget to write it, and the
+        # next one succeeds without. So it is written again, before the next sync.
+        self._doubtful = sys.maxsize
         self._birth: dict[str, Any] = {}
         self._summary: RunSummary | None = None
         self._signal_ids: set[str] | None = None
@@ -209,6 +213,7 @@ class RunLog:
         except (SerializationError, KeyError, TypeError, AttributeError) as error:
             raise self._first_fault(_read(fd, 0, end), error) from error
         self._end = end
+        self._doubtful = min(self._doubtful, end - len(line) - 1)  # whoever wrote the last line may have failed
 
     def _parse_birth(self, line: bytes) -> dict[str, Any]:
         tree = _parse(line)
@@ -250,10 +255,13 @@ class RunLog:
 
     def _add(self, line: bytes, sync: bool) -> None:
         fd = cast("int", self._fd)
+        self._doubtful = min(self._doubtful, self._end)
+        start = self._doubtful if sync else self._end
         try:
-            _write(fd, self._end, line + b"\n")
+            _write(fd, start, _read(fd, start, self._end) + line + b"\n")
             if sync:
                 os.fsync(fd)
+                self._doubtful = sys.maxsize
         except BaseException:
             # Should even this fail, what was written is cut off later, unless all of it is there.
             with suppress(OSError):
