@@ -209,7 +209,10 @@ class RunLog:
             return
         try:
             self._birth = birth or self._parse_birth(_first_line(fd, end))
-            self._summary = heads.decode_summary({**self._birth, **_parse(line)["head"]})
+            summary = heads.decode_summary({**self._birth, **_parse(line)["head"]})
+            if missing := heads.encode_summary(summary).keys() - self._birth.keys():
+                raise SerializationError(f"the first head lacks {', '.join(sorted(missing))}")
+            self._summary = summary
         except (SerializationError, KeyError, TypeError, AttributeError) as error:
             raise self._first_fault(_read(fd, 0, end), error) from error
         self._end = end
