@@ -82,7 +82,7 @@ class Stage:
         return sorted(path for path in self.disk.rglob("*") if path.is_file())
 
     async def perform(self, shim: Shim | None = None, **limits: Any) -> Performance:
-        """Let a process play the scene, and return what it told. It ends by itself, and never by anything unforeseen."""
+        """Let a process play the scene, and return what it told; it ends by itself, by nothing unforeseen."""
         order = {
             "kind": self.kind, "directory": str(self.disk), "scene": self.name, "history": self.history, **limits,
         }  # fmt: skip

@@ -8,7 +8,6 @@ import pytest
 from tests.crash.faults.shim import FOR_EVER, Call, Shim
 from tests.crash.faults.stage import Stage, undisturbed
 from tests.crash.faults.stores import ON_DISK
-from tests.crash.scenes import SCENES
 
 MOST = 600
 """More calls of one kind than a scene makes."""
