@@ -22,7 +22,11 @@ from tests.runtime.children import ROOT
 PATIENCE = 20.0
 """After so many seconds a process hangs."""
 
-__all__ = ["Performance", "Stage", "undisturbed"]
+__all__ = ["Lost", "Performance", "Stage", "undisturbed"]
+
+
+class Lost(AssertionError):
+    """Something that was acknowledged is not there."""
 
 
 @dataclass
@@ -120,15 +124,21 @@ class Stage:
 
 
 async def check_acknowledged(store: StateBackend, told: Performance) -> None:
-    """Check that a store has all that it acknowledged."""
+    """Check that a store has all that it acknowledged.
+
+    Raises:
+        Lost: it has not.
+    """
     for run_id, seq in told.has.items():
         run = await store.load(run_id)
-        assert run is not None, f"run {run_id!r} is lost"
-        assert run.summary.last_seq >= seq, f"run {run_id!r}: {run.summary.last_seq} facts of {seq}"
+        if run is None:
+            raise Lost(f"run {run_id!r} is lost")
+        if run.summary.last_seq < seq:
+            raise Lost(f"run {run_id!r}: {run.summary.last_seq} facts of {seq}")
     for run_id, signal_id in told.posted:
         run = await store.load(run_id)
-        assert run is not None
-        assert signal_id in {signal.signal_id for signal in run.signals}, f"a signal to {run_id!r} is lost"
+        if run is None or signal_id not in {signal.signal_id for signal in run.signals}:
+            raise Lost(f"signal {signal_id!r} to run {run_id!r} is lost")
 
 
 async def start(module: str, order: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:

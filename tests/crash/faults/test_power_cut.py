@@ -13,7 +13,7 @@ import pytest
 
 from tests.crash.faults.power import Disk
 from tests.crash.faults.shim import Call, Shim
-from tests.crash.faults.stage import Performance, Stage, undisturbed
+from tests.crash.faults.stage import Lost, Performance, Stage, undisturbed
 
 FAULTS = {
     "none": (Call.SYNC, 0, 0),
@@ -72,6 +72,24 @@ async def test_a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged(
     tmp_path: Path, kind: str, library: Path
 ) -> None:
     assert await run_and_cut(kind, tmp_path, library, "none", 0) == 0
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+async def test_without_waiting_for_the_disk_a_power_cut_takes_only_the_end(tmp_path: Path, library: Path) -> None:
+    """``synchronous="normal"``: the last commits are lost, and what is left of the run is whole and goes on."""
+    stage = Stage("sqlite-normal", tmp_path)
+    expected = await undisturbed(stage.scene, tmp_path / "undisturbed")
+    shim = Shim(library, stage.disk, tmp_path, is_traced=True)
+    assert (await stage.perform(shim)).has_ended
+    has_lost = False
+    for left, told in cuts(stage, [shim], tmp_path / "cut", 1, 1):
+        try:
+            await left.resume_and_check(told, expected)
+        except Lost:
+            has_lost = True
+            await left.resume_and_check(Performance(), expected)
+    assert has_lost, "it waits for the disk"
 
 
 @pytest.mark.crash

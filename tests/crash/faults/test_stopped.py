@@ -56,7 +56,7 @@ async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> boo
         os.kill(late.pid, signal.SIGSTOP)
         before = len(effects(log))
         other = await start(kind, directory)
-        # A process that is stopped while it has the lock of the store keeps it, and nobody can take over before it goes.
+        # One that is stopped while it has the lock of the store keeps that, and nobody can take over before it goes on.
         await asyncio.wait({taken := asyncio.create_task(until(lambda: len(effects(log)) > before + 1))}, timeout=5)
         os.kill(late.pid, signal.SIGCONT)
         taken.cancel()
