@@ -103,7 +103,7 @@ def _started(pid: int) -> str | None:
         return "" if _exists(pid) else None
     try:
         stat = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):  # any other error tells nothing about that process
         return None
     fields = stat.rpartition(")")[2].split()
     return None if fields[_STATE_FIELD] in "ZX" else fields[_START_FIELD]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -86,6 +87,9 @@ class RunLog(LockedFile):
         self.run_id: str = run_id_of(path.name)
         self.users = 0
         self._end = 0  # behind the last complete line; what follows is known only if it is not 0
+        # What stands behind this may be in memory only: a sync that fails lets the system forget to write it, and the
+        # next one succeeds without. So it is written again, before the next sync.
+        self._doubtful = sys.maxsize
         self._birth: _Birth | None = None
         self._summary: RunSummary | None = None
         self._signal_ids: set[str] | None = None
@@ -307,10 +311,14 @@ class RunLog(LockedFile):
             return
         try:
             self._birth = birth = birth or self._parse_birth(file_line.first_line(fd, end))
-            self._summary = heads.decode_summary({**birth.head, **file_line.parse(line)["head"]})
+            summary = heads.decode_summary({**birth.head, **file_line.parse(line)["head"]})
+            if missing := heads.encode_summary(summary).keys() - birth.head.keys():
+                raise SerializationError(f"the first head lacks {', '.join(sorted(missing))}")
+            self._summary = summary
         except file_line.BROKEN as error:
             raise self._first_fault(file_line.read(fd, 0, end), error) from error
         self._end = end
+        self._doubtful = min(self._doubtful, end - len(line) - 1)  # whoever wrote the last line may have failed
 
     def _parse_birth(self, line: bytes) -> _Birth:
         tree = file_line.parse(line)
@@ -391,10 +399,13 @@ class RunLog(LockedFile):
 
     def _add(self, line: bytes, sync: bool) -> None:
         fd = cast("int", self._fd)
+        self._doubtful = min(self._doubtful, self._end)
+        start = self._doubtful if sync else self._end
         try:
-            file_line.write(fd, self._end, line + b"\n")
+            file_line.write(fd, start, file_line.read(fd, start, self._end) + line + b"\n")
             if sync:
                 os.fsync(fd)
+                self._doubtful = sys.maxsize
         except BaseException:
             # Should even this fail, what was written is cut off later, unless all of it is there.
             with suppress(OSError):

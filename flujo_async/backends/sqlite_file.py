@@ -157,6 +157,7 @@ class SQLiteFile:
         if is_new:
             self._insist(db, "PRAGMA auto_vacuum = INCREMENTAL")
         self._insist(db, "PRAGMA journal_mode = WAL")
+        self._settle_what_was_left(db)
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL}")
@@ -174,6 +175,31 @@ class SQLiteFile:
                 if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(_RETRY_SECONDS)
+
+    def _settle_what_was_left(self, db: sqlite3.Connection) -> None:
+        """Checkpoint the write-ahead log that others have left, before anything is added to it.
+
+        Its last owner may have died because the disk failed. After a sync that failed, the system calls pages clean
+        that it still shows and never wrote: a later sync would succeed, and what is written behind them would be out
+        of reach after the failure of power. The checkpoint writes them again, elsewhere, and the log starts anew.
+        """
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        if not wal.exists() or not wal.stat().st_size:
+            return
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY:
+                raise
+            return  # somebody writes, and has been here before
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {round(self._busy_seconds * 1000)}")
+        try:
+            with closing(self.connect("rw")) as checkpointer:
+                checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        finally:
+            db.execute("ROLLBACK")
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Take one step, unless another process has just taken it."""

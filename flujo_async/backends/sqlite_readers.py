@@ -45,8 +45,7 @@ class Readers:
         """Return all rows of one statement, which is one read transaction."""
         reply = Reply[Rows]()
         with self._guard:
-            if self._desk is None:
-                self._desk = _Desk(self._connect, self._explain, self._size)
+            self._desk = self._desk or self._set_up()
             self._desk.hand_in(_Request(sql, values, reply))
         return await reply.get()
 
@@ -58,6 +57,12 @@ class Readers:
             reply = Reply[None]()
             desk.hand_in(_Stop(reply))
             await reply.get()
+
+    def _set_up(self) -> _Desk:
+        try:
+            return _Desk(self._connect, self._explain, self._size)
+        except OSError as error:  # an event loop takes file descriptors
+            raise self._explain(error) from error
 
     def __del__(self) -> None:
         if self._desk is not None:

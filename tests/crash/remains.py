@@ -25,15 +25,17 @@ Remains = dict[str, RunRemains]
 LONG = timedelta(days=10_000)
 
 
-def director(scene: Scene, world: World, backend: StateBackend | str) -> Flujo[Any, Any]:
-    """Return a runtime of a scene. Its leases outlast any time that passes."""
+def director(
+    scene: Scene, world: World, backend: StateBackend | str, *, lease_ttl: timedelta = LONG
+) -> Flujo[Any, Any]:
+    """Return a runtime of a scene. Unless told otherwise, its leases outlast any time that passes."""
     return Flujo(
         scene.make(world),
         pipeline_name="scene",
         state_backend=backend,
         context_type=Ledger,
         clock=world.clock,
-        lease_ttl=LONG,
+        lease_ttl=lease_ttl,
     )
 
 

@@ -1,0 +1,108 @@
+"""The power fails at each moment of a run: what was acknowledged is on the platter, and the run goes on (G4).
+
+The disk is a model (``power.py``), which is fed with all that a process wrote and synced. It keeps none of what was not
+synced, or any part of it, and forgets what a failed sync was to bring it.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.faults.power import Disk
+from tests.crash.faults.shim import Call, Shim
+from tests.crash.faults.stage import Lost, Performance, Stage, undisturbed
+
+FAULTS = {
+    "none": (Call.SYNC, 0, 0),
+    "sync": (Call.SYNC, 1, 1),
+    "two syncs": (Call.SYNC, 1, 2),
+    "sync and truncate": (Call.SYNC | Call.TRUNCATE, 1, 2),
+}
+
+
+def cuts(stage: Stage, shims: list[Shim], to: Path, seed: int, every: int) -> Iterator[tuple[Stage, Performance]]:
+    """Cut the power after every so many acknowledgements, and return what is left: nothing unsynced, and some of it."""
+    disk, told, number = Disk(), Performance(), 0
+    for traced in (traced for shim in shims for traced in shim.trace()):
+        disk.take(traced)
+        if traced.kind != "A":
+            continue
+        told.hear(*json.loads(traced.data))
+        number += 1
+        if number % every and not told.has_ended:
+            continue
+        for dice in (None, random.Random(seed + number)):
+            left = Stage(stage.kind, to / f"{number}{'' if dice is None else '-some'}", stage.name)
+            left.history = [("before", name) for name in told.did]
+            disk.restore(stage.disk, left.disk, dice)
+            yield left, told
+
+
+async def run_and_cut(kind: str, directory: Path, library: Path, fault: str, nth: int, every: int = 1) -> int:
+    """Run a scene, with a fault at the n-th call and, if that ended it, once more; then cut the power everywhere."""
+    stage = Stage(kind, directory)
+    expected = await undisturbed(stage.scene, directory / "undisturbed")
+    calls, first, times = FAULTS[fault]
+    shims: list[Shim] = []
+    while True:
+        (place := directory / f"life{len(shims)}").mkdir()
+        shim = Shim(library, stage.disk, place, is_traced=True)
+        shim.fail(calls, 0 if shims else first * nth, times=times)
+        shims.append(shim)
+        if (await stage.perform(shim)).has_ended:
+            break
+    for left, told in cuts(stage, shims, directory / "cut", nth, every):
+        await left.resume_and_check(told, expected)
+    return shims[0].failed
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path, kind: str, library: Path) -> None:
+    """At some of the moments; all of them are tried by ``-m crash``."""
+    assert await run_and_cut(kind, tmp_path, library, "none", 0, every=6) == 0
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, kind: str, library: Path
+) -> None:
+    assert await run_and_cut(kind, tmp_path, library, "none", 0) == 0
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+async def test_without_waiting_for_the_disk_a_power_cut_takes_only_the_end(tmp_path: Path, library: Path) -> None:
+    """``synchronous="normal"``: the last commits are lost, and what is left of the run is whole and goes on."""
+    stage = Stage("sqlite-normal", tmp_path)
+    expected = await undisturbed(stage.scene, tmp_path / "undisturbed")
+    shim = Shim(library, stage.disk, tmp_path, is_traced=True)
+    assert (await stage.perform(shim)).has_ended
+    has_lost = False
+    for left, told in cuts(stage, [shim], tmp_path / "cut", 1, 1):
+        try:
+            await left.resume_and_check(told, expected)
+        except Lost:
+            has_lost = True
+            await left.resume_and_check(Performance(), expected)
+    assert has_lost, "it waits for the disk"
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "none"])
+async def test_a_sync_that_succeeds_after_one_that_failed_is_not_believed(
+    tmp_path: Path, kind: str, fault: str, library: Path
+) -> None:
+    """Somewhere a sync fails, the next process goes on, its syncs succeed, and then the power fails."""
+    nth, was_felt = 0, 1
+    while was_felt:
+        nth += 1
+        (place := tmp_path / str(nth)).mkdir()
+        was_felt = await run_and_cut(kind, place, library, fault, nth, every=5)
+    assert nth > 10

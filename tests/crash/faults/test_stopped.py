@@ -1,0 +1,90 @@
+"""An owner that is stopped for longer than its lease: another takes over, and the late one does nothing more (G3)."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.crash.faults.walker import STEPS
+from tests.runtime.children import ROOT
+
+PATIENCE = 30.0
+
+
+def effects(log: Path) -> list[tuple[int, int]]:
+    """Return process and number of each step that was executed."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(int(pid), int(number)) for pid, number in (line.split() for line in lines)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to it"
+        await asyncio.sleep(0.002)
+
+
+async def start(kind: str, directory: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.crash.faults.walker", kind, str(directory), str(directory / "effects.log"),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def said(process: asyncio.subprocess.Process) -> str:
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert (process.returncode, err) == (0, b""), err.decode()
+    return out.decode().strip()
+
+
+async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> bool:
+    """Stop a process somewhere, let another take over, and go on; return whether that one had to execute something."""
+    log = directory / "effects.log"
+    late = await start(kind, directory)
+    stop_after = dice.randrange(1, STEPS * 2 // 3)
+    try:
+        await until(lambda: len(effects(log)) >= stop_after)
+        await asyncio.sleep(dice.uniform(0, 0.012))  # the moment is what the dice say, wherever the process then is
+        os.kill(late.pid, signal.SIGSTOP)
+        before = len(effects(log))
+        other = await start(kind, directory)
+        # One that is stopped while it has the lock of the store keeps that, and nobody can take over before it goes on.
+        await asyncio.wait({taken := asyncio.create_task(until(lambda: len(effects(log)) > before + 1))}, timeout=5)
+        os.kill(late.pid, signal.SIGCONT)
+        taken.cancel()
+        told = await asyncio.gather(said(late), said(other))
+    finally:
+        if late.returncode is None:
+            late.kill()
+    result = str(sum(range(STEPS)))
+    assert set(told) <= {result, "stale"}
+    assert result in told
+    pids = Counter(pid for pid, _ in effects(log))
+    twice = [number for number, count in Counter(number for _, number in effects(log)).items() if count > 1]
+    assert set(range(STEPS)) == {number for _, number in effects(log)}
+    assert len(twice) <= 1, f"only what was executing when it was stopped may be executed again, not {twice}"
+    if len(pids) == 2:
+        by_late = [pid == late.pid for pid, _ in effects(log)]
+        assert not any(by_late[before:]), "the late one went on"
+    return len(pids) == 2
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_owners_that_are_stopped_anywhere_are_too_late(tmp_path: Path, kind: str, seed: int) -> None:
+    dice, taken_over = random.Random(seed), 0
+    for number in range(8):
+        (place := tmp_path / str(number)).mkdir()
+        taken_over += await stop_and_go_on(kind, place, dice)
+    print(f"{kind}, seed {seed}: {taken_over} of 8 were taken over")
+    assert taken_over >= 4

@@ -1,0 +1,47 @@
+"""A process that walks through many steps: ``python -m tests.crash.faults.walker KIND DIRECTORY LOG``.
+
+Each step puts itself on record in a file, and takes a moment. A lease lasts no longer than ``TTL``.
+"""
+
+import asyncio
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from flujo_async import Flujo, RunContext, step, workflow
+from flujo_async.errors import StaleLease
+from tests.crash.faults.stores import open_store
+
+STEPS = 60
+TTL = timedelta(seconds=0.6)
+
+
+async def walk(kind: str, directory: Path, log: Path) -> None:
+    """Drive the run, or wait for whoever does."""
+
+    @step
+    async def add(total: int, n: int) -> int:
+        file = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+        os.write(file, f"{os.getpid()} {n}\n".encode())
+        os.close(file)
+        await asyncio.sleep(0.01)
+        return total + n
+
+    @workflow(name="walk")
+    async def way(start: int, ctx: RunContext) -> int:
+        total = start
+        for n in range(STEPS):
+            total = await add(total, n)
+        return total
+
+    flujo = Flujo(way, state_backend=open_store(kind, directory), lease_ttl=TTL)
+    try:
+        print((await flujo.run(0, run_id="r")).output)
+    except StaleLease:
+        print("stale")
+    await flujo.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(walk(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
