@@ -15,7 +15,13 @@ class Pending(asyncio.Future[T]):
     """The outcome of a write that has begun, and that nobody can call back.
 
     Whoever awaits it and is cancelled waits until the write is done; the cancellation is raised then.
+    Made as ``pending: Pending[int] = Pending()``: ``Pending[int]()`` takes three times as long.
+
+    Attributes:
+        task: what writes, where it is a task: the event loop holds none by itself.
     """
+
+    task: asyncio.Future[T] | None = None
 
     @override
     def cancel(self, msg: Any = None) -> bool:
@@ -24,15 +30,13 @@ class Pending(asyncio.Future[T]):
 
 def begin(write: Coroutine[Any, Any, T]) -> Pending[T]:
     """Begin a write in a task of its own."""
-    loop = asyncio.get_running_loop()
-    pending = Pending[T](loop=loop)
-    task = loop.create_task(write)
-    # The task is held by its own callback's argument: as long as it runs, the loop holds what it waits for.
-    task.add_done_callback(lambda done: _hand_on(done, pending))
+    pending: Pending[T] = Pending()
+    pending.task = asyncio.ensure_future(write)
+    pending.task.add_done_callback(lambda done: _hand_on(done, pending))
     return pending
 
 
-def _hand_on(task: asyncio.Task[T], pending: Pending[T]) -> None:
+def _hand_on(task: asyncio.Future[T], pending: Pending[T]) -> None:
     if task.cancelled():
         pending.set_exception(asyncio.CancelledError("the write was cancelled by its store"))
     elif (error := task.exception()) is not None:

@@ -144,7 +144,7 @@ class InMemoryBackend(StateBackend):
         update: RunUpdate,
         blobs: Sequence[Blob] = (),
     ) -> Pending[int]:
-        pending = Pending[int]()
+        pending: Pending[int] = Pending()
         try:
             pending.set_result(self._append(lease, records, expected_seq, update, blobs))
         except Exception as error:  # handed to who waits
