@@ -4,20 +4,33 @@ The docstrings of the ports are the contract.
 """
 
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.stored import NewRun, Record, RunQuery, RunUpdate, Signal, StoredRun
+from flujo_async._model.stored import (
+    Blob,
+    NewRun,
+    Prefix,
+    Record,
+    RunQuery,
+    RunUpdate,
+    Signal,
+    Snapshot,
+    StoredRun,
+)
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
 
 __all__ = [
+    "Blob",
     "Capabilities",
     "ClaimQuery",
     "Clock",
     "Lease",
     "NewRun",
+    "Prefix",
     "Record",
     "RunQuery",
     "RunUpdate",
     "Signal",
+    "Snapshot",
     "StateBackend",
     "StoredRun",
 ]

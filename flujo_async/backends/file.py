@@ -35,7 +35,7 @@ from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFo
 
 T = TypeVar("T")
 
-_THREADS = 8
+_THREADS = 32  # they wait for the disk; anyio starts them as they are needed
 _POLL_SECONDS = 0.05
 
 _limiter: RunVar[CapacityLimiter] = RunVar("flujo_async.backends.file")
@@ -236,7 +236,7 @@ class FileBackend(StateBackend):
             if head is None or not selection.is_claimable(head, query, now):
                 return None
             claimed, lease = transition.claimed(head, owner, now, ttl)
-            log.write(claimed)
+            log.write(claimed, sync=False)  # as with ``renew``; the first append makes it durable too
             return lease
 
     def _next_due(self, query: ClaimQuery) -> datetime | None:

@@ -83,7 +83,7 @@ class _Copy:
         if not end:
             return
         copy = self._directory / log.path.name
-        _copy_bytes(log.path, copy, end)
+        shutil.copyfile(log.path, copy)
         needed: dict[str, int] = {}
         with suppress(FlujoError):  # of a broken one, all that is there
             needed = log.needed()
@@ -119,14 +119,6 @@ class _Copy:
             shutil.copyfile(path, copy)
             with suppress(OSError):  # a file system without hard links has no masters
                 os.link(copy, master)
-
-
-def _copy_bytes(source: Path, target: Path, end: int) -> None:
-    with source.open("rb") as reading, target.open("wb") as writing:
-        missing = end
-        while data := reading.read(min(missing, 1 << 20)):
-            writing.write(data)
-            missing -= len(data)
 
 
 def _sync_tree(top: Path) -> None:

@@ -218,14 +218,16 @@ async def test_a_fork_shares_the_file_of_its_source(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
-async def test_what_its_source_writes_later_does_not_touch_a_fork(tmp_path: Path) -> None:
-    """Whole lines, half ones, and the repair of these."""
+async def test_what_is_its_sources_own_does_not_touch_a_fork(tmp_path: Path) -> None:
+    """Signals; and later whole lines, half ones, and the repair of these."""
     backend = FileBackend(tmp_path)
-    source = await create(backend, new_run(records=LOG[:3]))
+    source = await create(backend)
+    await backend.post(signal("before"))
+    await append(backend, source, count=2)
     run, log = fork(LOG[:2])
     await create(backend, run)
     await append(backend, source, after=3)
-    await backend.post(signal())
+    await backend.post(signal("after"))
     with (tmp_path / "run.jsonl").open("ab") as file:
         file.write(b'{"records":[{"seq":5')
     found = await load(FileBackend(tmp_path), "fork")

@@ -15,6 +15,7 @@ from flujo_async import Flujo, RunContext, StateBackend, StepContext, parallel, 
 from flujo_async._log.chain import seal
 from flujo_async._model.facts import EventEmitted
 from flujo_async._model.stored import Blob, NewRun
+from flujo_async._model.tree import Json
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import (
     BackendError,
@@ -113,7 +114,8 @@ async def with_blob(backend: StateBackend) -> Flujo[Any, Any]:
     await flujo.run(1, run_id="r")
     run = await backend.load("r")
     assert run is not None
-    fact = EventEmitted(at=run.summary.updated_at, key="k", name="n", data=[{"$": "blob", "v": LARGE.digest}] * 2)
+    named: Json = {"$": "blob", "v": LARGE.digest}
+    fact = EventEmitted(at=run.summary.updated_at, key="k", name="n", data=[named, named])
     records = (*run.records, *seal([fact], after=5, prev_hash=run.records[-1].hash))
     await flujo.delete("r")
     await backend.create_run(NewRun(replace(run.summary, last_seq=6), records, (LARGE,)))
