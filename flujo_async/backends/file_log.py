@@ -422,7 +422,7 @@ def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
         RunNotFound: there is none.
         SequenceConflict: it ends too early.
     """
-    head = None if source is None else source.head()
+    head = source.head() if source else None
     if source is None or head is None:
         raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
     transition.check_prefix(prefix, head.last_seq)

@@ -11,13 +11,13 @@ from typing import Any, Dict, Optional  # noqa: UP035 -- the classes are written
 
 import pytest
 
-from flujo_async._model.stored import RunQuery
+from flujo_async._model.stored import Blob, RunQuery
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.documents import INDEX_ID, SYSTEM_ID
 from flujo_async.abc.turn import Turn
-from flujo_async.errors import BackendError, InvalidArgument, SchemaTooNew
+from flujo_async.errors import BackendError, InvalidArgument, SchemaTooNew, SerializationError
 from flujo_async.testing import BackendContract
-from flujo_async.testing.samples import append, create, listed, load, new_run
+from flujo_async.testing.samples import LOG, append, blob, create, fork, listed, load, new_run, snapshot
 
 
 class DictBackend(StateBackend):
@@ -123,6 +123,27 @@ async def test_a_saved_state_is_plain_json_that_a_person_understands() -> None:
     assert [record["seq"] for record in state["records"]] == [1, 2]
 
 
+async def test_large_values_and_a_snapshot_are_text_in_the_document() -> None:
+    """A snapshot may be anything; a fork has copies, and no snapshot."""
+    backend, large = DictBackend(), blob("\u00e9")
+    lease = await create(backend, new_run(blobs=[large]))
+    await backend.put_snapshot(lease, snapshot(1, b"\x00\xff"))
+    await create(backend, fork(LOG[:1])[0])
+    for run_id in ("run", "fork"):
+        state = backend.states[run_id]
+        assert json.loads(json.dumps(state)) == state
+        assert state["blobs"] == {large.digest: {"seq": 1, "data": '"\u00e9"'}}
+    assert (backend.states["run"]["snapshot"]["body"], backend.states["fork"]["snapshot"]) == ("AP8=", None)
+
+
+async def test_a_blob_that_is_no_text_is_refused() -> None:
+    backend = DictBackend()
+    lease = await create(backend)
+    with pytest.raises(SerializationError, match="UTF-8"):
+        await append(backend, lease, blobs=[Blob("d" * 64, b"\xff")])
+    assert (await load(backend)).records == LOG[:1]
+
+
 async def test_the_index_goes_with_the_last_run() -> None:
     backend = DictBackend()
     await create(backend, new_run("a"))
@@ -162,7 +183,9 @@ async def test_a_state_that_others_wrote_is_not_taken_for_a_run() -> None:
         await backend.load("run")
 
 
-@pytest.mark.parametrize("spoil", [{"records": None}, {"posted": {}}, {"run_id": "other"}])
+@pytest.mark.parametrize(
+    "spoil", [{"records": None}, {"blobs": None}, {"snapshot": 1}, {"posted": {}}, {"run_id": "other"}]
+)
 async def test_a_state_that_came_back_incomplete_is_refused(spoil: dict[str, Any]) -> None:
     backend = DictBackend()
     await create(backend)
