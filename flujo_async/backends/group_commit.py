@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from flujo_async.backends.reply import Outcome, Reply, send
+from flujo_async.backends.reply import Answer, Outcome, Reply, send
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], T]
@@ -84,13 +84,13 @@ class GroupCommit:
             work: what to do.
             then: called in the writer's thread once the work is durable, whether its caller still waits or not.
         """
-        reply = Reply[T]()
+        reply: Reply[T] = Reply()
         self._hand_in(_Job(work, reply, then))
         return await reply.get()
 
     async def open(self) -> None:
         """Open the database, unless it is open; one that does not exist is not created."""
-        reply = Reply[None]()
+        reply: Reply[None] = Reply()
         self._hand_in(_Job(_nothing, reply, only_reads=True))
         await reply.get()
 
@@ -103,7 +103,7 @@ class GroupCommit:
         with self._guard:
             writer, self._writer = self._writer, None
         if writer is not None:
-            reply = Reply[None]()
+            reply: Reply[None] = Reply()
             writer.inbox.put(_Stop(reply))
             await reply.get()
 
@@ -118,7 +118,7 @@ class GroupCommit:
             self._writer.inbox.put(_Stop(None))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
     work: Work[Any]
     reply: Reply[Any] | None
@@ -179,7 +179,7 @@ class _Writer:
             return [(None, self._database.explain(error)) for _ in jobs]
 
     def _transact(self, db: sqlite3.Connection, jobs: Sequence[_Job]) -> list[Outcome]:
-        if all(job.only_reads for job in jobs):  # no need to wait for the write lock
+        if jobs[0].only_reads and all(job.only_reads for job in jobs):  # no need to wait for the write lock
             return [self._do(db, job) for job in jobs]
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -210,11 +210,13 @@ class _Writer:
         return outcome
 
     def _answer(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
-        answers = list(zip(jobs, outcomes, strict=True))
-        for job, (_, error) in answers:
-            if job.then is not None and error is None:
+        answers: list[Answer] = []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.then is not None and outcome[1] is None:
                 job.then()
-        send((job.reply, outcome) for job, outcome in answers if job.reply is not None)
+            if job.reply is not None:
+                answers.append((job.reply, outcome))
+        send(answers)
 
     def _tend(self) -> float | None:
         try:

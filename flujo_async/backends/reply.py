@@ -15,7 +15,10 @@ Outcome: TypeAlias = tuple[Any, Exception | None]
 
 
 class Reply(Generic[T]):
-    """The answer to one request, made by the coroutine that waits for it."""
+    """The answer to one request, made by the coroutine that waits for it.
+
+    Made as ``reply: Reply[int] = Reply()``: ``Reply[int]()`` takes three times as long, which every write would feel.
+    """
 
     __slots__ = ("_future", "loop")
 

@@ -24,7 +24,7 @@ async def back_up(file: SQLiteFile, target: Path) -> None:
         BackendError: it failed, and nothing is left behind.
     """
     copy = _Copy(file, target)
-    reply = Reply[None]()
+    reply: Reply[None] = Reply()
     threading.Thread(target=copy.make, args=(reply,), name="flujo-backup", daemon=True).start()
     await reply.get_stopped(copy.stop)
 

@@ -43,7 +43,7 @@ class Readers:
 
     async def fetch(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return all rows of one statement, which is one read transaction."""
-        reply = Reply[Rows]()
+        reply: Reply[Rows] = Reply()
         with self._guard:
             if self._desk is None:
                 self._desk = _Desk(self._connect, self._explain, self._size)
@@ -55,7 +55,7 @@ class Readers:
         with self._guard:
             desk, self._desk = self._desk, None
         if desk is not None:
-            reply = Reply[None]()
+            reply: Reply[None] = Reply()
             desk.hand_in(_Stop(reply))
             await reply.get()
 

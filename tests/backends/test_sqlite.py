@@ -30,10 +30,8 @@ from flujo_async.backends import sqlite as verbs
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
-from flujo_async.backends.reply import Reply
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
-from flujo_async.backends.sqlite_copy import _Copy
 from flujo_async.backends.sqlite_file import OpenFile, SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
@@ -51,15 +49,12 @@ from flujo_async.testing.samples import (
     T0,
     TTL,
     append,
-    blob,
     claim,
     create,
-    fork,
     load,
     new_run,
     sealed,
     signal,
-    snapshot,
     update,
 )
 
@@ -449,6 +444,23 @@ def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None
     opened.close()
 
 
+def test_the_log_is_made_longer_under_the_lock_of_writers_only(path: Path) -> None:
+    file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
+    opened = file.open(create=True)
+    opened.connection.execute("INSERT INTO system_states VALUES ('k', '{}')")
+    before = wal_size(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            tend_often(opened)
+        assert wal_size(path) == before
+        other.execute("ROLLBACK")
+    opened.connection.execute("INSERT INTO system_states VALUES ('l', '{}')")
+    tend_often(opened)
+    assert wal_size(path) > before + 2**20
+    opened.close()
+
+
 async def test_the_log_is_made_longer_by_who_writes_often_not_by_who_looks(path: Path) -> None:
     async with SQLiteBackend(path) as backend:
         lease = await create(backend)
@@ -619,118 +631,6 @@ def test_writes_use_indexes(plans: sqlite3.Connection, name: str) -> None:
     found = plan(plans, every, **values)
     assert "SEARCH" in found
     assert set(re.findall(r"SCAN (\w+)", found)) <= {"sources", "CONSTANT"}
-
-
-# ------------------------------------------------------------------------------------------------------------ deleting
-
-
-def kept(path: Path) -> dict[str, int]:
-    """Return how many rows the tables have that have any."""
-    tables = ["logs", "runs", "facts", "blobs", "blobs_of_logs", "snapshots", "signals"]
-    with closing(sqlite3.connect(path)) as db:
-        counts = {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
-    return {table: count for table, count in counts.items() if count}
-
-
-async def test_of_a_deleted_run_only_what_forks_share_is_left(backend: SQLiteBackend, path: Path) -> None:
-    lease = await create(backend, new_run(blobs=[blob("a")]))
-    await append(backend, lease, count=2, blobs=[blob("b")])
-    await append(backend, lease, after=3, count=2, blobs=[blob("c")])
-    await backend.put_snapshot(lease, snapshot(2))
-    await backend.post(signal())
-    run, log = fork(LOG[:3], blobs=[blob("d")])
-    await backend.create_run(run)
-    again, _ = fork(log[:2], "again", of="fork")
-    await backend.create_run(again)
-    assert kept(path)["facts"] == 5 + 1 + 1
-    await backend.delete_run("run")
-    assert kept(path) == {"logs": 3, "runs": 2, "facts": 3 + 1 + 1, "blobs": 3, "blobs_of_logs": 3}
-    await backend.delete_run("fork")  # whose log nobody shares: the other fork is one of the first log
-    assert kept(path) == {"logs": 2, "runs": 1, "facts": 2 + 1, "blobs": 2, "blobs_of_logs": 2}
-    await backend.delete_run("again")
-    assert kept(path) == {}
-
-
-async def test_equal_blobs_are_stored_once(backend: SQLiteBackend, path: Path) -> None:
-    for i in range(3):
-        lease = await create(backend, new_run(f"run{i}", blobs=[blob("a")]))
-        await append(backend, lease, blobs=[blob("a"), blob("b")])
-    assert (kept(path)["blobs"], kept(path)["blobs_of_logs"]) == (2, 6)
-    for i in range(3):
-        assert kept(path)["blobs"] == 2
-        await backend.delete_run(f"run{i}")
-    assert kept(path) == {}
-
-
-# ------------------------------------------------------------------------------------------------- copies, compacting
-
-
-async def test_a_copy_needs_no_write_lock(backend: SQLiteBackend, path: Path) -> None:
-    await create(backend)
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        await backend.backup(path.with_name("copy.db"))
-    async with SQLiteBackend(path.with_name("copy.db")) as copy:
-        assert await load(copy) == await load(backend)
-
-
-async def test_of_a_copy_that_was_cancelled_nothing_is_left(path: Path) -> None:
-    async with SQLiteBackend(path) as backend:
-        for i in range(20):
-            await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
-        for patience in range(10):
-            copying = asyncio.create_task(backend.backup(path.with_name("copy.db")))
-            for _ in range(patience):
-                await asyncio.sleep(0)
-            copying.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await copying
-            assert not any(thread.name == "flujo-backup" for thread in threading.enumerate())
-    assert files(path.parent) == [path]
-
-
-def test_a_copy_that_is_stopped_does_not_go_on(path: Path) -> None:
-    file = SQLiteFile(path, synchronous="normal", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
-    opened = file.open(create=True)
-    opened.connection.execute("BEGIN")
-    opened.connection.executemany("INSERT INTO system_states VALUES (?, '{}')", [(str(i),) for i in range(20_000)])
-    opened.connection.execute("COMMIT")
-
-    async def stop_at_once() -> None:
-        copy, reply = _Copy(file, path.with_name("copy.db")), Reply[None]()
-        copy.stop()
-        await asyncio.to_thread(copy.make, reply)
-        with pytest.raises(BackendError, match="interrupted"):
-            await reply.get()
-
-    asyncio.run(stop_at_once())
-    opened.close()
-    assert files(path.parent) == [path]
-
-
-async def test_a_store_that_is_not_there_is_not_copied(backend: SQLiteBackend, path: Path) -> None:
-    with pytest.raises(BackendError, match="does not exist"):
-        await backend.backup(path.with_name("copy.db"))
-    await backend.compact()
-    assert files(path.parent) == []
-
-
-async def test_compacting_makes_the_file_smaller_while_others_write(backend: SQLiteBackend, path: Path) -> None:
-    for i in range(40):
-        await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
-    lease = await create(backend)
-    async with SQLiteBackend(path) as elsewhere:
-        for i in range(40):
-            await elsewhere.delete_run(f"run{i}")
-        compacting = asyncio.create_task(backend.compact())
-        for seq in range(1, 20):
-            await append(elsewhere, lease, after=seq)
-        await compacting
-        await backend.compact()
-        assert len(content(path)) < 500_000
-        assert (await load(elsewhere)).records == LOG[:20]
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 # --------------------------------------------------------------------------------------------------- other processes
