@@ -95,8 +95,10 @@ def test_a_short_patch_says_the_same_in_no_more_words(before: Any, after: Any) -
 @given(st.lists(st.tuples(trees, trees), max_size=6))
 def test_patches_one_by_one_and_all_together_come_to_the_same(pairs: Any) -> None:
     """Whatever is looked at in between stays as it was."""
-    fields, patches, seen = {"x": []}, [], []
-    one_by_one, lazily = fields, Fields(fields)
+    fields: dict[str, Any] = {"x": []}
+    patches, seen = [], []
+    lazily = Fields(fields)
+    one_by_one: dict[str, Any] = fields
     for add, other in pairs:
         for value in ([*one_by_one["x"], add], [*one_by_one["x"], add, other]):
             patch = shorten(one_by_one, {"x": ["set", value]})
