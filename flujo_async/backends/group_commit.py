@@ -26,8 +26,11 @@ class OpenDatabase(Protocol):
         """The connection that the work is done on; it begins and commits nothing by itself."""
         ...
 
-    def tend(self) -> float | None:
+    def tend(self, *, is_asked_to: bool) -> float | None:
         """Do what is to be done between transactions.
+
+        Args:
+            is_asked_to: whether what is mostly put off, because it takes time, is to be done now.
 
         Returns:
             After how many seconds without work to do so again; ``None`` is not before the next transaction.
@@ -101,6 +104,13 @@ class GroupCommit:
         self._hand_in(_Job(_nothing, reply, only_reads=True))
         await reply.get()
 
+    async def tend(self) -> None:
+        """Have all done that is to be done between transactions, and wait for it; the database has to be open."""
+        reply: Reply[None] = Reply()
+        self._hand_in(_Job(_nothing, reply, only_reads=True, tends=True))
+        await reply.get()
+        await self.open()  # when it is the turn of this, it is done
+
     def look(self, work: Work[object]) -> None:
         """Have something read on the connection some time soon; whether that succeeds is not told."""
         self._hand_in(_Job(work, None, only_reads=True))
@@ -131,6 +141,7 @@ class _Job:
     reply: Reply[Any] | None
     then: Callable[[], None] | None = None
     only_reads: bool = False
+    tends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +167,7 @@ class _Writer:
             jobs = self._take(pause)
             if jobs:
                 self._answer(jobs, self._commit(jobs))
-            pause = self._tend()
+            pause = self._tend(is_asked_to=any(job.tends for job in jobs))
         self._close()
         if self._stop.reply is not None:
             send([(self._stop.reply, (None, None))])
@@ -225,9 +236,9 @@ class _Writer:
                 answers.append((job.reply, outcome))
         send(answers)
 
-    def _tend(self) -> float | None:
+    def _tend(self, *, is_asked_to: bool) -> float | None:
         try:
-            return None if self._open is None else self._open.tend()
+            return None if self._open is None else self._open.tend(is_asked_to=is_asked_to)
         except sqlite3.Error:  # nobody waits for this; whoever comes next finds out with a new connection
             self._close()
             return None

@@ -206,7 +206,7 @@ class SQLiteBackend(StateBackend):
             await self._commits.open()
             while await self._commits.put(_give_back):
                 pass
-            await self._commits.open()  # when it is the turn of this, the checkpoint has been made
+            await self._commits.tend()
 
     @override
     async def shutdown(self) -> None:

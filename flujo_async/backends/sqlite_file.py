@@ -231,12 +231,12 @@ class OpenFile:
         self._rows = connection.total_changes
         self._pages = _pragma(connection, "page_count")
 
-    def tend(self) -> float | None:
+    def tend(self, *, is_asked_to: bool) -> float | None:
         """Checkpoint if enough has been written, and look for changes that others have made."""
         # Whoever has just been answered comes back soon and needs the interpreter, so this mostly does nothing.
         self._transactions += 1
-        if not self._transactions % _LOOK_EVERY:
-            self._look_after_log()
+        if is_asked_to or not self._transactions % _LOOK_EVERY:
+            self._look_after_log(may_wait=not is_asked_to)
         return self._watch.look(self.connection)
 
     def close(self) -> None:
@@ -246,11 +246,11 @@ class OpenFile:
                 with suppress(sqlite3.Error):  # what was committed is in the write-ahead log
                     connection.close()
 
-    def _look_after_log(self) -> None:
+    def _look_after_log(self, *, may_wait: bool) -> None:
         pages = _pragma(self.connection, "page_count")
         rows = self.connection.total_changes - self._rows
         written = max(3 * self._transactions + rows // 4, pages - self._pages)
-        if written >= CHECKPOINT_EVERY or pages < self._pages:  # the file becomes shorter by a checkpoint
+        if not may_wait or written >= CHECKPOINT_EVERY or pages < self._pages:  # a checkpoint makes the file shorter
             self._checkpoint()
             self._transactions, self._rows, self._pages = 0, self.connection.total_changes, pages
         if self._log is not None and self._log.gets_longer():

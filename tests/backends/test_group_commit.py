@@ -41,7 +41,7 @@ class Ledger:
         self.connection.set_trace_callback(self.statements.append)
         return self
 
-    def tend(self) -> float | None:
+    def tend(self, *, is_asked_to: bool) -> float | None:
         return None
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite import SQLiteBackend
-from flujo_async.backends.sqlite_file import OpenFile, SQLiteFile
+from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
     BackendError,
@@ -419,12 +419,6 @@ async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
         assert len((await load(backend)).records) == 7500
 
 
-def tend_often(opened: OpenFile) -> None:
-    """Tend a file until it has looked at how much was written."""
-    for _ in range(8):
-        opened.tend()
-
-
 def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None:
     file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(milliseconds=50), watch=Watch(Changes()))
     opened = file.open(create=True)
@@ -436,10 +430,10 @@ def test_checkpoints_are_made_under_the_lock_of_writers_only(path: Path) -> None
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            tend_often(opened)
+            opened.tend(is_asked_to=True)
         assert len(content(path)) == before
         other.execute("ROLLBACK")
-        tend_often(opened)
+        opened.tend(is_asked_to=True)
         assert len(content(path)) > before
     opened.close()
 
@@ -452,11 +446,11 @@ def test_the_log_is_made_longer_under_the_lock_of_writers_only(path: Path) -> No
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            tend_often(opened)
+            opened.tend(is_asked_to=True)
         assert wal_size(path) == before
         other.execute("ROLLBACK")
     opened.connection.execute("INSERT INTO system_states VALUES ('l', '{}')")
-    tend_often(opened)
+    opened.tend(is_asked_to=True)
     assert wal_size(path) > before + 2**20
     opened.close()
 

@@ -147,6 +147,15 @@ async def test_a_store_that_is_not_there_is_not_copied(backend: SQLiteBackend, p
     assert files(path.parent) == []
 
 
+async def test_a_compacted_file_is_smaller_at_once(backend: SQLiteBackend, path: Path) -> None:
+    await backend.create_run(new_run("big", blobs=[blob("x" * 1_000_000)]))
+    await backend.shutdown()
+    assert size(path) > 1_000_000
+    await backend.delete_run("big")
+    await backend.compact()
+    assert size(path) < 500_000
+
+
 async def test_compacting_makes_the_file_smaller_while_others_write(backend: SQLiteBackend, path: Path) -> None:
     for i in range(40):
         await backend.create_run(new_run(f"run{i}", blobs=[blob(f"{i}" * 100_000)]))
