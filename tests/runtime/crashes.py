@@ -41,6 +41,11 @@ def others() -> set[asyncio.Task[Any]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
+def driving(prefix: str = "") -> set[asyncio.Task[Any]]:
+    """Return the tasks that drive runs whose ids begin so."""
+    return {task for task in others() if task.get_name().startswith(f"flujo run {prefix}")}
+
+
 async def ticks(number: int = 30) -> None:
     """Let everything go on that can."""
     for _ in range(number):

@@ -1,6 +1,7 @@
 """Cancelling is asyncio's (G5): it interrupts the run, arrives, and leaves nothing behind."""
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -156,10 +157,12 @@ class Stuck:
         self.is_reached = asyncio.Event()
         self.go_on = asyncio.Event()
         self.fate: list[str] = []
+        self.then: Callable[[], object] = bool
 
         @step
         async def wait(n: int) -> int:
             self.is_reached.set()
+            self.then()
             try:
                 await self.go_on.wait()
             except asyncio.CancelledError:
@@ -188,7 +191,8 @@ async def test_limits_of_the_callers_own_work(store: Store) -> None:
     stuck = Stuck()
     flujo = Flujo(map_each(stuck.step), state_backend=store.open())
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+        async with asyncio.timeout(None) as limit:
+            stuck.then = lambda: limit.expired() or limit.reschedule(0)
             await flujo.run([1, 2], run_id="r")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(flujo.run(run_id="r"), 0.01)

@@ -10,7 +10,8 @@ from flujo_async import Flujo, Retry, RunContext, StepContext, as_step, map_each
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
+from tests.runtime.crashes import crashes, driving, gone_to_sleep, others, ticks
+from tests.runtime.pretend import until
 from tests.runtime.stores import Store
 
 HOUR = timedelta(hours=1)
@@ -125,9 +126,7 @@ async def test_runs_that_were_started_leave_memory(store: Store, clock: VirtualC
     number = 500 if store.kind == "memory" else 50
     async with Flujo(PIPELINE, state_backend=store.open(), clock=clock) as flujo:
         handles = [await flujo.start(n, run_id=f"r{n}") for n in range(number)]
-        async with asyncio.timeout(20):
-            while [task for task in others() if task.get_name().startswith("flujo run")]:
-                await asyncio.sleep(0.001)
+        await until(lambda: not driving())
         await clock.until_asleep()
         assert len(others()) < 6
         assert {await handle.status() for handle in handles[:5]} == {"running"}
@@ -284,7 +283,7 @@ class TestRetries:
                 summary = await gone_to_sleep(flujo)
                 assert len(attempts) == expected
                 assert (summary.status, summary.wake_at) == ("running", clock.now() + HOUR)
-                assert not [task for task in others() if task.get_name() == "flujo run r"]
+                await until(lambda: not driving("r"))
             clock.advance(HOUR)
         result = await Flujo(flaky, state_backend=backend, clock=clock).run(run_id="r")
         assert (result.output, attempts, result.steps[0].attempts) == (1, [1, 2, 3], 3)
