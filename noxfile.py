@@ -55,9 +55,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill real processes at every commit and inside every step (long)."""
+    """Kill real processes at every commit and inside every step; try ten times as many random examples (long)."""
     session.install("-e", ".[cli]", *group("test"))
-    session.run("pytest", "-m", "crash", "--timeout=900", *session.posargs)
+    session.run("pytest", "-m", "crash or hypothesis", "--hypothesis-profile=crash", "--timeout=900", *session.posargs)
 
 
 @nox.session

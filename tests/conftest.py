@@ -7,6 +7,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 settings.register_profile("flujo_async", deadline=None, print_blob=True)
+settings.register_profile("crash", settings.get_profile("flujo_async"), max_examples=1000)
 settings.load_profile("flujo_async")
 
 

@@ -69,7 +69,7 @@ def test_what_python_raises_comes_back(statement: str) -> None:
     assert (type(back), str(back), back.args) == (type(error), str(error), error.args)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=UNHURRIED)
+@settings(suppress_health_check=UNHURRIED)
 @given(values)
 def test_recording_never_fails(value: Any) -> None:
     """Whatever the arguments are; and a second record equals the first."""

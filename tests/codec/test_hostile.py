@@ -70,7 +70,7 @@ trees = st.recursive(
     ),
     max_leaves=15,
 )
-relaxed = settings(max_examples=700, deadline=None, suppress_health_check=UNHURRIED)
+relaxed = settings(suppress_health_check=UNHURRIED)
 
 
 @relaxed

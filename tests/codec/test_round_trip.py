@@ -16,14 +16,14 @@ def round_trip(value: Any) -> Any:
     return CODEC.decode(loads(dumps(CODEC.encode(value))))
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=UNHURRIED)
+@settings(suppress_health_check=UNHURRIED)
 @given(values)
 def test_every_value_comes_back_as_it_was(value: Any) -> None:
     """Through the bytes and back: equal, and of the same type all the way down."""
     assert same(round_trip(value), value)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=UNHURRIED)
+@settings(suppress_health_check=UNHURRIED)
 @given(values)
 def test_storing_what_came_back_gives_the_same_bytes(value: Any) -> None:
     """Otherwise a replay would look like a change."""
@@ -32,7 +32,6 @@ def test_storing_what_came_back_gives_the_same_bytes(value: Any) -> None:
     assert dumps(loads(data)) == data
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(hashables, max_size=5))
 def test_equal_sets_are_equal_bytes(members: list[Any]) -> None:
     """A set has no order, so its stored form must choose one."""

@@ -303,9 +303,10 @@ async def _outcome(verb: Verb, store: StateBackend) -> Any:
         return type(error)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(STORES))
 def test_a_store_agrees_with_memory(name: str) -> None:
-    limits = settings(max_examples=40, stateful_step_count=40)
+    limits = settings(max_examples=settings().max_examples // 3, stateful_step_count=40)
     machine: Any = partial(Agreement, STORES[name])  # it asks for a class, and only calls it
     run_state_machine_as_test(machine, settings=limits)

@@ -15,8 +15,15 @@ from tests.runtime.children import ROOT
 from tests.runtime.stores import Store
 
 KILLED = -signal.SIGKILL
-SELECTION = (1, 5, 9)
-"""Which commits and steps the default run kills at; all of them are tried by ``-m crash``."""
+SELECTION = [
+    ("file", "before", 9),
+    ("file", "after", 1),
+    ("file", "step", 5),
+    ("sqlite", "before", 1),
+    ("sqlite", "after", 5),
+    ("sqlite", "step", 9),
+]
+"""At which commits and steps the default run kills; all of them are tried by ``-m crash``."""
 MOST = 60
 """More commits, and executions of steps, than a run of the zoo has."""
 
@@ -88,9 +95,7 @@ def _usual(key: str) -> int:
     return 2 if key.endswith("flaky") else 1
 
 
-@pytest.mark.parametrize("nth", SELECTION)
-@pytest.mark.parametrize("where", ["before", "after", "step"])
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize(("kind", "where", "nth"), SELECTION)
 async def test_a_killed_process_changes_nothing(
     tmp_path: Path, kind: str, where: str, nth: int, expected: Outcome
 ) -> None:
@@ -115,7 +120,7 @@ async def test_a_process_killed_anywhere_changes_nothing(
     assert 12 < nth < MOST
 
 
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize("kind", [pytest.param("file", marks=pytest.mark.crash), "sqlite"])
 async def test_processes_killed_one_after_the_other_get_there(tmp_path: Path, kind: str, expected: Outcome) -> None:
     """Each life dies at its second commit: one fact of progress at a time, until nothing is left to do."""
     scene = Scene(kind, tmp_path)
@@ -150,7 +155,8 @@ async def storm(scene: Scene, dice: random.Random) -> int:
         killed += 1
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.crash) for seed in range(2, 8))])
+@pytest.mark.crash
+@pytest.mark.parametrize("seed", range(1, 8))
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_a_storm_of_kills_changes_nothing(tmp_path: Path, kind: str, seed: int, expected: Outcome) -> None:
     """SIGKILL at random moments, again and again, until a process gets to the end."""

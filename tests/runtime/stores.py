@@ -11,6 +11,10 @@ from flujo_async.backends.sqlite import SQLiteBackend
 
 KINDS = ("memory", "file", "sqlite")
 on_disk = pytest.mark.parametrize("store", ["file", "sqlite"], indirect=True)
+mostly_in_memory = pytest.mark.parametrize(
+    "store", ["memory", *(pytest.param(kind, marks=pytest.mark.crash) for kind in ("file", "sqlite"))], indirect=True
+)
+"""For what is about the runtime, and takes long: stores on disk are tried by ``-m crash``."""
 
 
 class Store:

@@ -190,7 +190,7 @@ async def test_limits_of_the_callers_own_work(store: Store) -> None:
     """``asyncio.timeout``, ``wait_for`` and anyio's scopes end as they always do."""
     stuck = Stuck()
     flujo = Flujo(map_each(stuck.step), state_backend=store.open())
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # noqa: PT012 -- a limit that ends when the step is reached
         async with asyncio.timeout(None) as limit:
             stuck.then = lambda: limit.expired() or limit.reschedule(0)
             await flujo.run([1, 2], run_id="r")

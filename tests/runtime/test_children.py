@@ -23,7 +23,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunCancelled, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
-from tests.runtime.stores import Store
+from tests.runtime.stores import Store, mostly_in_memory
 
 HOUR = timedelta(hours=1)
 EXECUTED: list[Any] = []
@@ -88,6 +88,7 @@ async def test_a_child_is_a_run_of_its_own(backend: StateBackend, outer: Any) ->
     assert others() == set()
 
 
+@mostly_in_memory
 @BOTH
 async def test_killed_at_every_commit_a_child_runs_once(backend: StateBackend, outer: Any) -> None:
     """Of parent and child: whatever was committed is not done again."""

@@ -32,7 +32,7 @@ from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotF
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
 from tests.runtime.pretend import Gated, Wrapped
-from tests.runtime.stores import Store
+from tests.runtime.stores import Store, mostly_in_memory
 
 EXECUTED: list[Any] = []
 
@@ -112,6 +112,7 @@ KINDS = pytest.mark.parametrize("kind", list(DEFINITIONS))
 class TestFork:
     """``fork``: a run with the same past."""
 
+    @mostly_in_memory
     @KINDS
     async def test_at_every_seq_it_ends_as_the_original(self, backend: StateBackend, kind: str) -> None:
         """What is shared does not run again."""

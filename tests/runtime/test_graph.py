@@ -916,7 +916,7 @@ async def ending(flujo: Flujo[Any, Any], *arguments: Any) -> tuple[Any, Statuses
     return "", statuses(result), result.output
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
 @given(plans(), st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=4))
 async def test_a_graph_that_crashes_again_and_again_ends_as_one_that_did_not(
     plan: Plan, crashes: list[tuple[int, bool]]
@@ -939,7 +939,7 @@ async def test_a_graph_that_crashes_again_and_again_ends_as_one_that_did_not(
     assert not done & last.keys()
 
 
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples // 3)
 @given(st.lists(st.frozensets(st.integers(0, 20), max_size=3), min_size=1, max_size=8), st.integers(1, 12))
 async def test_every_step_sees_just_those_before_it(before: list[frozenset[int]], nth: int) -> None:
     """Each once, and at the end there is each once, whatever the shape and wherever it crashed."""

@@ -15,7 +15,7 @@ from flujo_async.errors import BackendError, NonDeterminismError
 from tests.runtime.crashes import others
 from tests.runtime.pretend import Failing
 
-FEW = int(os.environ.get("FLUJO_INTERLEAVINGS", "60"))
+FEW = int(os.environ.get("FLUJO_INTERLEAVINGS", "25"))
 MANY = 1000
 
 

@@ -11,7 +11,7 @@ from flujo_async._log.fold import Fold
 from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import Execution
 from flujo_async.testing import VirtualClock
-from tests.runtime.stores import Store
+from tests.runtime.stores import Store, mostly_in_memory
 
 AN_HOUR = 3600.0
 
@@ -53,6 +53,7 @@ async def park_and_wake(store: Store, runs: int) -> None:
     assert [result.output for result in results] == sorted(woken) == list(range(1, runs + 1))
 
 
+@mostly_in_memory
 async def test_a_run_that_sleeps_leaves_memory(store: Store) -> None:
     await park_and_wake(store, 100)
 

@@ -13,7 +13,7 @@ from flujo_async import Flujo, step
 from tests.runtime import child
 from tests.runtime.children import ROOT, Child, read_side_effects, side_effects
 from tests.runtime.pretend import until
-from tests.runtime.stores import Store, on_disk
+from tests.runtime.stores import KINDS, Store, on_disk
 
 
 @on_disk
@@ -71,9 +71,19 @@ USES = {
     ),
     "twice": ("pass", "print((await flujo.run(1, run_id='r')).output); await flujo.run(1); await flujo.list_runs()"),
 }
+SELECTION = {"memory": ["in a step"], "file": ["forgotten", "in the background"], "sqlite": ["forgotten", "in a step"]}
+"""Which of them the default run tries in which store; all are tried by ``-m crash``."""
 
 
-@pytest.mark.parametrize("use", list(USES))
+@pytest.mark.parametrize(
+    ("store", "use"),
+    [
+        pytest.param(kind, use, marks=() if use in SELECTION[kind] else pytest.mark.crash)
+        for kind in KINDS
+        for use in USES
+    ],
+    indirect=["store"],
+)
 async def test_a_process_ends_when_its_code_does(store: Store, use: str) -> None:
     """Closed or not, with a run in the background or not: exit code 0, and nothing on stderr."""
     wait, call = USES[use]

@@ -169,7 +169,7 @@ async def test_three_processes_share_much_work(store: Store, tmp_path: Path) -> 
     print(f"{store.kind}: 1,000 runs of {STEPS} steps in {took:.1f} s")
 
 
-@on_disk
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("file", marks=pytest.mark.crash)], indirect=True)
 async def test_of_four_processes_one_executes_a_run_that_sleeps_and_waits(store: Store, tmp_path: Path) -> None:
     """They drive it side by side: before it sleeps, when it wakes, and when it is answered."""
     log = tmp_path / "effects.log"

@@ -11,6 +11,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, VersionMismatch, WaitTimeout
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, others
+from tests.runtime.stores import mostly_in_memory
 
 
 class World:
@@ -134,6 +135,7 @@ async def test_skipped_without_an_output_it_is_none(backend: StateBackend, world
     assert (await flujo.redrive("r", decision="skip")).output is None
 
 
+@mostly_in_memory
 @KINDS
 async def test_killed_at_every_commit_while_it_is_tried_again(backend: StateBackend, world: World, kind: str) -> None:
     """Whoever resumes goes on with it."""

@@ -26,6 +26,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import RunCancelled, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
+from tests.runtime.stores import mostly_in_memory
 
 LOG: list[str] = []
 
@@ -234,6 +235,7 @@ DEFINITIONS: dict[str, tuple[Any, Any, list[str]]] = {
 }
 
 
+@mostly_in_memory
 @pytest.mark.parametrize("name", list(DEFINITIONS))
 async def test_a_crash_while_it_is_undone_resumes_that(backend: StateBackend, name: str) -> None:
     """Killed at every commit: everything that was done is undone, and recorded so once."""

@@ -10,7 +10,7 @@ from flujo_async import Flujo, StepContext, map_each, parallel, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, RunNotFound
 from tests.runtime.pretend import Failing
-from tests.runtime.stores import Store
+from tests.runtime.stores import Store, mostly_in_memory
 
 
 def counted(executed: list[str]) -> Any:
@@ -27,6 +27,7 @@ def counted(executed: list[str]) -> Any:
     return named("a") >> parallel(named("b"), named("c")) >> named("d")
 
 
+@mostly_in_memory
 @pytest.mark.parametrize("for_good", [False, True])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])

@@ -20,6 +20,7 @@ from flujo_async import (
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError
 from tests.runtime.crashes import crashes, others, ticks
+from tests.runtime.stores import mostly_in_memory
 from tests.runtime.ways import EXECUTED, WAYS, double, with_a_loop, with_gather, with_nested_tasks
 
 
@@ -42,6 +43,7 @@ async def test_every_way_of_calling_steps_works(backend: StateBackend, way: Any)
     assert others() == set()
 
 
+@mostly_in_memory
 @ways
 async def test_what_was_done_is_not_done_again(backend: StateBackend, way: Any) -> None:
     """Killed at every commit and resumed: the same result, and no step that was acknowledged runs twice."""
@@ -130,6 +132,7 @@ class TestInPipelines:
         ],
         ids=["sequence", "map_each", "parallel", "branch", "as_step", "nested"],
     )
+    @mostly_in_memory
     async def test_it_stands_wherever_a_step_can(
         self, backend: StateBackend, pipeline: Any, given: Any, expected: Any
     ) -> None:
