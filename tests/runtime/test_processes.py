@@ -54,6 +54,7 @@ async def wait(n: int) -> int:
     return n
 
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # on a busy machine anything may be slow
     flujo = Flujo(in_thread >> wait, state_backend={url!r})
     {use}
 
@@ -162,6 +163,7 @@ def host():
     )
 
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # on a busy machine anything may be slow
     before = host()
     flujo = Flujo(map_each(in_thread) >> map_each(parallel(in_thread, on_loop)), state_backend={url!r})
     counts = []
