@@ -54,6 +54,15 @@ class Finished:
         return recorded, executed
 
 
+class Process(subprocess.Popen[str]):
+    """One that does not outlive its test, nor make it wait, when that has failed."""
+
+    def __exit__(self, exc_type: type[BaseException] | None, *about: Any) -> None:
+        if exc_type is not None:
+            self.kill()
+        super().__exit__(exc_type, *about)
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """Runs the command in one directory, as a shell would."""
@@ -70,7 +79,7 @@ class CommandLine:
         return self.python("-m", "flujo_async", *map(str, arguments), **environment)
 
     def python(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return Process(
             [sys.executable, *arguments],
             cwd=self.directory,
             env=self.environment(environment),
@@ -336,7 +345,7 @@ def forget_app() -> None:
     sys.modules.pop("app", None)
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[STORES[0], pytest.param(STORES[1], marks=pytest.mark.crash)])
 def project(
     request: pytest.FixtureRequest, cli: CommandLine, call: InProcess, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:

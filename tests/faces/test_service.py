@@ -104,7 +104,7 @@ class Shop:
             }
 
 
-@pytest.fixture(params=["sqlite", "file"])
+@pytest.fixture(params=["sqlite", pytest.param("file", marks=pytest.mark.crash)])
 async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shop]:
     path = {"sqlite": tmp_path / "orders.db", "file": tmp_path / "orders"}[request.param]
     async with AsyncExitStack() as stack:
