@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import MAIN_SCOPE, child
 from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
-from flujo_async._model.policy import Duration, check_duration
+from flujo_async._model.policy import Durability, Duration, check_duration
 from flujo_async._model.tree import Json
 from flujo_async._plan.calls import CALLS, Calls
 from flujo_async._plan.combinators import child as child_node
@@ -219,10 +219,11 @@ class _Run:
         trees: Json = [given, {name: item.tree for name, item in named.items()}, [item.tree for item in extra]]
         label = f"{step.name}:{digest(trees)}" if args or kwargs else step.name
         key = lane.label(label)
-        remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
+        if step.may_be_undone:
+            remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
 
         async def perform() -> Any:
-            await self._keep_draws()
+            await self._keep_draws(step.policy.durability or execution.durability)
             outcome = await call_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
@@ -339,14 +340,14 @@ class _Run:
         )
         return drawn
 
-    async def _keep_draws(self) -> None:
+    async def _keep_draws(self, durability: Durability) -> None:
         """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
         if not self._has_drawn:
             return
         await self._execution.enter()
         try:
             self._has_drawn = False
-            await self._execution.journal.record(self._execution.durability)
+            await self._execution.journal.record(durability)
         finally:
             self._execution.leave()
 
