@@ -64,7 +64,7 @@ class Latch:
     """Is opened once. Whoever waits for it may do so in any event loop, and any thread may open it."""
 
     def __init__(self) -> None:
-        self.is_open = False
+        self.is_open: bool = False
         self._guard = threading.Lock()
         self._waiting: list[asyncio.Future[None]] = []
 
