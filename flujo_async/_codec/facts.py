@@ -9,13 +9,12 @@ from typing import Any, Final, get_args
 
 from flujo_async._codec.blobs import LARGE, NAMES, extract, restore
 from flujo_async._codec.heads import decode_moment, decode_waiting, encode_waiting, in_utc
-from flujo_async._codec.tree import dumps, dumps_with_moments, loads
+from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._model.facts import Fact
 from flujo_async._model.stored import Blob, Record
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-_KINDS: Final[dict[str, type[Any]]] = {cls.kind: cls for cls in get_args(Fact)}
 _UNSET: Final = object()
 
 
@@ -32,7 +31,6 @@ _TREES: Final = frozenset(
 )
 """The fields that hold trees of values, where something may be large."""
 
-_NO_VALUES: Final[Mapping[str, Json]] = {}
 _ENCODE: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_MOMENTS, in_utc),
     "waiting_for": encode_waiting,
@@ -62,11 +60,33 @@ class _Layout:
         )
 
 
-_LAYOUTS: Final = {cls: _Layout(cls) for cls in _KINDS.values()}
+_LAYOUTS: Final = {cls: _Layout(cls) for cls in get_args(Fact)}
+_KINDS: Final[dict[str, tuple[type[Any], Sequence[tuple[str, Callable[[Any], Any]]]]]] = {
+    cls.kind: (cls, [(item.name, _DECODE[item.name]) for item in fields(cls) if item.name in _DECODE])
+    for cls in get_args(Fact)
+}
+
+
+def pack_fact(fact: Fact) -> tuple[bytes, Sequence[Blob]]:
+    """Return a fact as one line of JSON, its kind first, and what is large in it beside that.
+
+    Fields at their default are left out. A line with something beside it begins with the digests.
+    """
+    line = _line(fact)
+    body = dumps_with_moments(line)
+    if len(body) < LARGE:
+        return body, ()
+    blobs: dict[str, Blob] = {}
+    smaller = {name: extract(tree, blobs) if name in _TREES else tree for name, tree in line.items()}
+    return (dumps_with_moments({NAMES: [*blobs], **smaller}), list(blobs.values())) if blobs else (body, ())
 
 
 def encode_fact(fact: Fact) -> bytes:
-    """Return a fact as one line of JSON, its kind first; fields at their default are left out."""
+    """Return a fact as one line of JSON, with all that is large in it."""
+    return dumps_with_moments(_line(fact))
+
+
+def _line(fact: Fact) -> dict[str, Any]:
     layout = _LAYOUTS[type(fact)]
     line: dict[str, Any] = dict(zip(layout.names, layout.values(fact), strict=True))
     for name, encode in layout.encoders:
@@ -75,19 +95,7 @@ def encode_fact(fact: Fact) -> bytes:
         value = getattr(fact, name)
         if value is not default and value != default:
             line[name] = value if optional_encode is None else optional_encode(value)
-    return dumps_with_moments(line)
-
-
-def pack_fact(fact: Fact) -> tuple[bytes, Sequence[Blob]]:
-    """Return a fact as one line of JSON, and what is large in it beside that."""
-    body = encode_fact(fact)
-    if len(body) < LARGE:
-        return body, ()
-    blobs: dict[str, Blob] = {}
-    line = loads(body)
-    assert isinstance(line, dict)
-    smaller = {name: extract(tree, blobs) if name in _TREES else tree for name, tree in line.items()}
-    return (dumps({NAMES: [*blobs], **smaller}), list(blobs.values())) if blobs else (body, ())
+    return line
 
 
 def read_fact(record: Record) -> Fact:
@@ -99,7 +107,7 @@ def read_fact(record: Record) -> Fact:
     return decode_fact(record.body, record.values)
 
 
-def decode_fact(body: bytes, values: Mapping[str, Json] = _NO_VALUES) -> Fact:
+def decode_fact(body: bytes, values: Mapping[str, Json] | None = None) -> Fact:
     """Return the fact that ``pack_fact`` made ``body`` from.
 
     Raises:
@@ -109,13 +117,17 @@ def decode_fact(body: bytes, values: Mapping[str, Json] = _NO_VALUES) -> Fact:
     if not isinstance(line, dict):
         raise SerializationError("a fact is a JSON object")
     if line.pop(NAMES, None) is not None:
-        line = {name: restore(tree, values) if name in _TREES else tree for name, tree in line.items()}
+        line = {name: restore(tree, values or {}) if name in _TREES else tree for name, tree in line.items()}
     kind = line.pop("kind", None)
     if not isinstance(kind, str) or kind not in _KINDS:
         raise SerializationError(f"unknown kind of fact: {kind!r}")
+    cls, decoders = _KINDS[kind]
+    decoded: dict[str, Any] = line
     try:
-        decoded = {name: _DECODE[name](value) if name in _DECODE else value for name, value in line.items()}
-        fact: Fact = _KINDS[kind](**decoded)
+        for name, decode in decoders:
+            if name in decoded:
+                decoded[name] = decode(decoded[name])
+        fact: Fact = cls(**decoded)
     except (TypeError, ValueError, AttributeError) as error:
         raise SerializationError(f"a malformed {kind}: {error}") from error
     return fact

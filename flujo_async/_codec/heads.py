@@ -48,9 +48,11 @@ def decode_moment(text: Any, path: str = "") -> datetime:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError) as error:
         raise SerializationError(f"{text!r} is not a moment", path=path) from error
+    if moment.tzinfo is UTC:  # the usual case
+        return moment
     if moment.tzinfo is None:
         raise SerializationError(f"{text!r} lacks its time zone", path=path)
-    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return moment.astimezone(UTC)
 
 
 def encode_lease(lease: Lease) -> Tree:

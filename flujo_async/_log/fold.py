@@ -153,7 +153,7 @@ class Fold:
             try:
                 fact = read_fact(record)
                 self.apply(fact, record)
-                if (patch := getattr(fact, "patch", None)) is not None:
+                if patch := getattr(fact, "patch", None):
                     check_patch(patch)
             except SerializationError as error:
                 raise _not_a_fact(self.run_id, record, error) from error
@@ -278,8 +278,9 @@ class Fold:
         self.outcomes[fact.key] = fact
         self.places[fact.key] = self.seq
         self.order.append(fact.key)
-        self.once.pop(fact.key, None)
-        self.decisions.pop(fact.key, None)
+        if self.once or self.decisions:
+            self.once.pop(fact.key, None)
+            self.decisions.pop(fact.key, None)
 
     def _take_in(self, fact: _Change) -> None:
         """Do what a fact does to the contexts and the progress."""
@@ -303,6 +304,8 @@ class Fold:
 
     def _is_progress(self, key: str) -> bool:
         """Return whether a step completes an element of the outermost sequence: itself, or the one it stands in for."""
+        if "/" not in key:  # the usual case
+            return True
         while not is_top_level(key):
             key, _, label = key.rpartition("/")
             if fallback_of(key) != f"{key}/{label}" or not isinstance(self.outcomes.get(key), StepFailed):

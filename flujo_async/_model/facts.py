@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Literal, TypeAlias
 
+from flujo_async._model.quick import quick
 from flujo_async._model.state import Waiting
 from flujo_async._model.tree import Json, JsonObject
 
@@ -173,6 +174,7 @@ class AttemptFailed:
     first_started_at: datetime | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCompleted:
     """A step returned.

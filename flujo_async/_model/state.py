@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from flujo_async._model.quick import quick
+
 RunStatus: TypeAlias = Literal["pending", "running", "paused", "completed", "failed", "cancelled"]
 """Where a run stands."""
 
@@ -52,6 +54,7 @@ class Waiting:
     run_id: str | None = None
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of a run, as its log tells it.

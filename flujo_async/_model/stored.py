@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flujo_async._model.quick import quick
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async.errors import InvalidArgument
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Record:
     """One fact, sealed for storage.
@@ -21,15 +23,16 @@ class Record:
         seq: its position in the log, from 1, without gaps.
         body: the fact as one line of JSON; stores keep it byte for byte.
         hash: hex SHA-256 over the hash of the record before and this body.
-        values: the trees of the blobs that the body names, by digest, where they have been read; stores leave it empty.
+        values: the trees of the blobs that the body names, by digest, once they have been read; stores leave it alone.
     """
 
     seq: int
     body: bytes
     hash: str
-    values: Mapping[str, Json] = field(default_factory=dict[str, Json], compare=False, repr=False)
+    values: Mapping[str, Json] | None = field(default=None, compare=False, repr=False)
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunUpdate:
     """What an append changes in the head of the run; goes down in the same write as the records.

@@ -247,17 +247,8 @@ class Child(Chain[Any, Any]):
         return [("", self.body)]
 
 
-Node: TypeAlias = (
-    Step[Any, Any, Any]
-    | Parallel
-    | MapEach
-    | Branch
-    | Loop
-    | Block
-    | Sleep
-    | WaitFor
-    | Child
-    | Workflow[Any, Any]
-    | Graph
-)
+Compound: TypeAlias = Parallel | MapEach | Branch | Loop | Block | Sleep | WaitFor | Child | Workflow[Any, Any] | Graph
+"""Everything that can be an element of a pipeline, and is no step."""
+
+Node: TypeAlias = Step[Any, Any, Any] | Compound
 """Everything that can be an element of a pipeline."""

@@ -106,6 +106,9 @@ class Step(Chain[InT, OutT], Generic[InT, OutT, Called]):
         self.policy = policy
         self.signature: Signature = read_signature(function, name)
         self.is_plain: bool = policy.is_plain and not self.signature.resources
+        self.may_be_undone: bool = policy.compensate is not None or (
+            policy.fallback is not None and policy.fallback.may_be_undone
+        )
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.keys import fallback_of
 from flujo_async._model.facts import AttemptFailed, Fact, StepCompleted, StepDecided, StepFailed
 from flujo_async._model.policy import asked_delay, retry_delay
+from flujo_async._model.quick import quick
 from flujo_async._model.state import StepRecord
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._plan.step import Step
@@ -28,6 +29,7 @@ _HOPELESS: Final = (SerializationError, DefinitionError)
 """What another attempt would end with again."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepCall:
     """A step about to be executed: where it stands, with which arguments and in which context.

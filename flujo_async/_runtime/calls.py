@@ -51,14 +51,29 @@ async def call_step(
     Raises:
         Fault: it failed for good.
     """
-    remember_to_undo(execution, step, key)
+    recorded = recorded_step(execution, step, key, scope)
+    return recorded or await execute_step(execution, step, key, value, scope, named, extra)
+
+
+async def execute_step(
+    execution: Execution,
+    step: Step[Any, Any],
+    key: str,
+    value: Value | None,
+    scope: Scope,
+    named: Mapping[str, Value] = _NO_VALUES,
+    extra: Sequence[Value] = (),
+) -> StepCompleted:
+    """Return how a step completes that has not, or the step that stands in for it.
+
+    Raises:
+        Fault: it fails for good, or has.
+    """
     call = StepCall(execution, step, key, value, scope, named, extra)
     outcome = execution.journal.fold.outcomes.get(key)
     try:
         if outcome is None:
             outcome = await _perform(call)
-        elif isinstance(outcome, StepCompleted):
-            scope.change(outcome.patch)
         if isinstance(outcome, StepFailed):
             raise Fault(decode_error(execution.codec, outcome.error), (key,))
     except Fault:
@@ -66,6 +81,18 @@ async def call_step(
         if other is None:
             raise
         return await call_step(execution, other.step, other.key, other.value, scope, other.named, other.extra)
+    return outcome
+
+
+def recorded_step(execution: Execution, step: Step[Any, Any], key: str, scope: Scope) -> StepCompleted | None:
+    """Return how a step completed, if it has; the context is changed as it was then."""
+    if step.may_be_undone:
+        remember_to_undo(execution, step, key)
+    outcome = execution.journal.fold.outcomes.get(key)
+    if not isinstance(outcome, StepCompleted):
+        return None
+    if outcome.patch:
+        scope.change(outcome.patch)
     return outcome
 
 

@@ -113,6 +113,7 @@ class Drive:
             waits=waits,
             services=means.services,
             children=children,
+            pace=means.pace,
             disprove=self._stop_for,
             secure=self._secure,
             replay=self._begin_again if means.always_replay or is_always_replaying() else None,

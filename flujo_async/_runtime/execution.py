@@ -9,17 +9,20 @@ from typing import Any, Protocol
 
 from flujo_async._codec.values import Codec
 from flujo_async._model.policy import Durability
+from flujo_async._model.quick import quick
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import Park, Waits
 from flujo_async.abc.clock import Clock
 from flujo_async.errors import NonDeterminismError
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Value:
     """A value on its way through a pipeline, encoded: whoever takes it gets a fresh copy.
@@ -71,6 +74,7 @@ class Execution:
         waits: what the run waits for.
         services: what the steps of all runs of the runtime share.
         children: what runs its children.
+        pace: how long the run may go on before the event loop turns.
         disprove: parks the run, whose code contradicts what is recorded.
         secure: returns once it is sure that nobody else has the run; awaited before something happens in the world.
         replay: in ``always_replay``, interrupts the run, to begin again with what is recorded.
@@ -89,6 +93,7 @@ class Execution:
     waits: Waits
     services: Services
     children: Children
+    pace: Pace
     disprove: Callable[[NonDeterminismError], None]
     secure: Callable[[], Awaitable[None]]
     replay: Callable[[], None] | None = None

@@ -15,11 +15,23 @@ from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, child, is_top_level, is
 from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch
 from flujo_async._model.tree import Json
 from flujo_async._plan.graph import Graph
-from flujo_async._plan.nodes import Block, Branch, Child, Loop, MapEach, Node, Parallel, Question, Sleep, WaitFor
+from flujo_async._plan.nodes import (
+    Block,
+    Branch,
+    Child,
+    Compound,
+    Loop,
+    MapEach,
+    Node,
+    Parallel,
+    Question,
+    Sleep,
+    WaitFor,
+)
 from flujo_async._plan.pipeline import Pipeline
 from flujo_async._plan.step import Step
 from flujo_async._plan.workflow import Workflow
-from flujo_async._runtime.calls import ChildCall, call_step, sleep, wait_for
+from flujo_async._runtime.calls import ChildCall, execute_step, recorded_step, sleep, wait_for
 from flujo_async._runtime.contexts import Scope, main_scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.graph_run import GraphRun
@@ -34,6 +46,7 @@ class Interpreter:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._journal = execution.journal
+        self._has_migrations = bool(execution.journal.fold.migrations)
 
     async def run(self, pipeline: Pipeline[Any, Any]) -> Json:
         """Run the pipeline on the run's input and return its encoded output.
@@ -53,10 +66,19 @@ class Interpreter:
                 return (await self._sequence(pipeline, value, scope, "")).tree
 
     async def _sequence(self, pipeline: Pipeline[Any, Any], value: Value, scope: Scope, path: str) -> Value:
-        for label, element in zip(pipeline.labels, pipeline.sequence, strict=True):
-            key = child(path, label)
-            value = await self._element(cast("Node", element), value, scope, key)
-            self._migrate(scope, key)
+        for label, element in zip(pipeline.labels, cast("Sequence[Node]", pipeline.sequence), strict=True):
+            key = f"{path}/{label}" if path else label
+            if isinstance(element, Step):  # the usual case, and the one of long replays
+                outcome = recorded_step(self._execution, element, key, scope)
+                if outcome is None:
+                    outcome = await execute_step(self._execution, element, key, value, scope)
+                else:
+                    await self._execution.pace.keep()
+                value = Value(outcome.output, outcome.key)
+            else:
+                value = await self._element(element, value, scope, key)
+            if self._has_migrations:
+                self._migrate(scope, key)
         return value
 
     def _migrate(self, scope: Scope, key: str) -> None:
@@ -66,11 +88,8 @@ class Interpreter:
                 if key in done:
                     scope.change(patch)
 
-    async def _element(self, node: Node, value: Value, scope: Scope, key: str) -> Value:
+    async def _element(self, node: Compound, value: Value, scope: Scope, key: str) -> Value:
         match node:
-            case Step():  # the usual case
-                outcome = await call_step(self._execution, node, key, value, scope)
-                return Value(outcome.output, outcome.key)
             case Sleep() | WaitFor() | Child():
                 return await self._wait(node, value, key)
             case Parallel() | MapEach() | Graph():
