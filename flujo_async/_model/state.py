@@ -103,7 +103,7 @@ class WorkflowState(BaseModel):
         prev_hash: the hash of the fact before.
     """
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, defer_build=True)  # few programs ever make one
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
 
     run_id: str
     pipeline_id: str

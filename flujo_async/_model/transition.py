@@ -15,8 +15,12 @@ from flujo_async.errors import SequenceConflict, StaleLease
 
 def created(summary: RunSummary, owner: str | None, ttl: timedelta) -> RunSummary:
     """Return the head of a run as ``create_run`` stores it."""
-    unowned = replace(summary, attempts=0, signals=0, signals_read=0, lease=None)
-    return unowned if owner is None else claimed(unowned, owner, summary.created_at, ttl)[0]
+    attempts, lease = 0, None
+    if owner is not None:
+        attempts, lease = 1, Lease(summary.run_id, 1, owner, summary.created_at + ttl)
+    if (summary.attempts, summary.signals, summary.signals_read, summary.lease) == (attempts, 0, 0, lease):
+        return summary
+    return replace(summary, attempts=attempts, signals=0, signals_read=0, lease=lease)
 
 
 def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> tuple[RunSummary, Lease]:

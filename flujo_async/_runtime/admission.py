@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from itertools import count
+from typing import Final
 
 from flujo_async._model.policy import is_count
 from flujo_async.errors import InvalidArgument
+
+_UNLIMITED: Final = nullcontext()
 
 
 class Admission:
@@ -36,9 +39,12 @@ class Admission:
         """Whether somebody who comes now has to wait."""
         return self._limit is not None and self._inside >= self._limit
 
-    @asynccontextmanager
-    async def slot(self, priority: int = 0) -> AsyncGenerator[None]:
+    def slot(self, priority: int = 0) -> AbstractAsyncContextManager[None]:
         """Wait for a place, and have it while the block runs."""
+        return _UNLIMITED if self._limit is None else self._slot(priority)
+
+    @asynccontextmanager
+    async def _slot(self, priority: int) -> AsyncGenerator[None]:
         await self._enter(priority)
         try:
             yield

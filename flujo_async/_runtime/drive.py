@@ -156,7 +156,7 @@ class Drive:
             raise
         finally:
             self._task = None
-            if not self._is_abandoned:
+            if not (self._is_abandoned or self._has_let_go()):
                 await finish(self._let_go())
         return self._execution.journal.fold
 
@@ -403,6 +403,13 @@ class Drive:
         if parent_run_id is not None and not self._is_inline:
             await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)
         await self._execution.journal.commit(fact)
+
+    def _has_let_go(self) -> bool:
+        """Return whether there is nothing left of the drive, as when the run has come to its end by itself."""
+        is_gone = self._reading is None and self._execution.journal.is_settled and self._execution.journal.is_at_rest
+        if is_gone:
+            self._execution.waits.activity.close()
+        return is_gone
 
     async def _let_go(self) -> None:
         if self._reading is not None:

@@ -55,6 +55,11 @@ class Journal:
         """Whether the run rests, by what was recorded here: with that the store has taken the lease back."""
         return self.failure is None and self.fold.seq > self._first_seq and self.fold.status in RESTING
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is on its way to the store, nor waits for that."""
+        return self._writing is None and not self._is_wanted and not self._noted
+
     def note(self, fact: Fact) -> None:
         """Put a fact into the next commit: nothing depends on it before that."""
         record, blobs = seal(fact, after=self.fold.seq, prev_hash=self.fold.hash)

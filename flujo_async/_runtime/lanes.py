@@ -65,16 +65,15 @@ class Lane:
         number = self._occurrences[label]
         return child(self.path, label if number == 1 else f"{label}@{number}")
 
-    @contextmanager
-    def calling(self) -> Generator[None]:
-        """Wait for the runtime meanwhile."""
+    def begin_call(self) -> None:
+        """Wait for the runtime, until ``end_call``."""
         self._calls += 1
         self._count()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            self._count()
+
+    def end_call(self) -> None:
+        """Go on."""
+        self._calls -= 1
+        self._count()
 
     @property
     def is_held_up(self) -> bool:

@@ -311,9 +311,9 @@ class Runner:
         """Drive a run that was claimed, once; see ``Driver``."""
         async with AsyncExitStack() as stack:
             try:
-                seen = await self.reader.see(lease.run_id)
-                if seen.fold.status == "paused" and not is_due(seen.fold, seen.signals, self.clock.now()):
-                    await self._let_rest(lease, seen)
+                seen, now = await self.reader.see(lease.run_id), self.clock.now()
+                if seen.fold.status == "paused" and not is_due(seen.fold, seen.signals, now):
+                    await self._let_rest(lease, seen, now)
                     return
                 is_late = self._admission.is_full
                 await stack.enter_async_context(self._admission.slot(seen.summary.priority))
@@ -324,10 +324,10 @@ class Runner:
                 raise
             await self.drive(await self.taking.ready(lease, seen))
 
-    async def _let_rest(self, lease: Lease, seen: Seen) -> None:
-        """Let go a paused run that has news, but none that it waits for."""
+    async def _let_rest(self, lease: Lease, seen: Seen, now: datetime) -> None:
+        """Let go a paused run that has news, but none that it waits for, and that was not due ``now``."""
         moment = seen.fold.wake_at
-        wake_at = None if moment is None or moment <= self.clock.now() else moment
+        wake_at = None if moment is None or moment <= now else moment
         await self.backend.release(lease, wake_at=wake_at, signals_read=len(seen.signals))
 
     async def put_off(self, run_id: str, until: datetime) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import MAIN_SCOPE, child
 from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
-from flujo_async._model.policy import Duration, check_duration
+from flujo_async._model.policy import Durability, Duration, check_duration
 from flujo_async._model.tree import Json
 from flujo_async._plan.calls import CALLS, Calls
 from flujo_async._plan.combinators import child as child_node
@@ -219,10 +219,11 @@ class _Run:
         trees: Json = [given, {name: item.tree for name, item in named.items()}, [item.tree for item in extra]]
         label = f"{step.name}:{digest(trees)}" if args or kwargs else step.name
         key = lane.label(label)
-        remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
+        if step.may_be_undone:
+            remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
 
         async def perform() -> Any:
-            await self._keep_draws()
+            await self._keep_draws(step.policy.durability or execution.durability)
             outcome = await call_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
@@ -266,20 +267,11 @@ class _Run:
             raise asyncio.CancelledError
         self._scope.note()
         outside = CALLS.set(None)
+        lane.begin_call()
         try:
-            with lane.calling():
+            if not self._replay.is_over:
                 await self._replay.turn(key, lane)
-                fold = self._execution.journal.fold
-                recorded = len(fold.order)
-                try:
-                    result = await perform()
-                except Fault:
-                    await self._deliver()
-                    raise
-                await self._deliver()
-                if self._execution.replay is not None and len(fold.order) > recorded:
-                    self._execution.replay()
-                return result
+            return await self._result(perform)
         except asyncio.CancelledError:
             self._note_cancelled(key)
             raise
@@ -287,19 +279,35 @@ class _Run:
             self._failures.append(fault)
             error = fault.error
         finally:
-            self._migrate(key)
+            lane.end_call()
+            if self._migrations:
+                self._migrate(key)
             CALLS.reset(outside)
         raise error  # with the cause that it had, and nothing of ours as its context
 
-    async def _deliver(self) -> None:
-        """Return when it is the turn of a result, where there are others."""
+    async def _result(self, perform: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of a call when it is its turn, where there are others."""
+        order, replay = self._execution.journal.fold.order, self._execution.replay
+        recorded = len(order)
+        try:
+            result = await perform()
+        except Fault:
+            if self._made:
+                await self._deliver()
+            raise
         if self._made:
-            activity = self._execution.waits.activity
-            activity.began()
-            try:
-                await self._replay.deliver()
-            finally:
-                activity.ended()
+            await self._deliver()
+        if replay is not None and len(order) > recorded:
+            replay()
+        return result
+
+    async def _deliver(self) -> None:
+        activity = self._execution.waits.activity
+        activity.began()
+        try:
+            await self._replay.deliver()
+        finally:
+            activity.ended()
 
     def _note_cancelled(self, key: str) -> None:
         """Record that the code has cancelled a call, if it was the code."""
@@ -311,7 +319,9 @@ class _Run:
         self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Value | None, dict[str, Value], list[Value]]:
         """Return the arguments of a call: the input if it is given, those by name, and further positional ones."""
-        signature = step.signature
+        signature, encode = step.signature, self._execution.codec.encode
+        if len(args) == 1 and not kwargs and signature.is_input_first:  # the usual case
+            return Value(encode(args[0], at=f"{step.name}({signature.input_parameter})")), {}, []
         first_name = signature.input_parameter or ("*" if signature.takes_input else None)
         names = [*(["*"] if first_name == "*" else []), *signature.positional]
         extra = args[len(names) :]
@@ -320,7 +330,6 @@ class _Run:
         given = dict(zip(names, args, strict=False))
         if twice := given.keys() & kwargs.keys():
             raise TypeError(f"step {step.name!r} got {', '.join(sorted(twice))} twice")
-        encode = self._execution.codec.encode
         values = {name: Value(encode(item, at=f"{step.name}({name})")) for name, item in {**given, **kwargs}.items()}
         first = values.pop(first_name or "*", None)
         return first, values, [Value(encode(item, at=f"{step.name}(*)")) for item in extra]
@@ -339,14 +348,14 @@ class _Run:
         )
         return drawn
 
-    async def _keep_draws(self) -> None:
+    async def _keep_draws(self, durability: Durability) -> None:
         """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
         if not self._has_drawn:
             return
         await self._execution.enter()
         try:
             self._has_drawn = False
-            await self._execution.journal.record(self._execution.durability)
+            await self._execution.journal.record(durability)
         finally:
             self._execution.leave()
 

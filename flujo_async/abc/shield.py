@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import anyio
 
+from flujo_async.abc.pending import begin
+
 T = TypeVar("T")
 
 
@@ -47,11 +49,10 @@ async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[An
         work: runs to its end even if the caller is cancelled.
         undo: gives back what ``work`` returned, if nobody is there to take it.
     """
-    task = asyncio.ensure_future(work)
+    pending = begin(work)
     try:
-        await settle(task)
+        return await pending
     except asyncio.CancelledError:
-        if not task.cancelled() and task.exception() is None:
-            await finish(undo(task.result()))
+        if pending.exception() is None:
+            await finish(undo(pending.result()))
         raise
-    return task.result()

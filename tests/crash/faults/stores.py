@@ -12,7 +12,7 @@ ON_DISK = ("file", "sqlite", "sqlite-normal")
 BUSY = timedelta(seconds=0.5)
 
 
-def open_store(kind: str, directory: Path) -> StateBackend:
+def open_store(kind: str, directory: Path, *, busy: timedelta = BUSY) -> StateBackend:
     """Return the store of a kind in a directory, as a process of its own would open it."""
     match kind:
         case "memory":
@@ -20,6 +20,6 @@ def open_store(kind: str, directory: Path) -> StateBackend:
         case "file":
             return FileBackend(directory / "runs")
         case "sqlite":
-            return SQLiteBackend(directory / "runs.db", busy_timeout=BUSY)
+            return SQLiteBackend(directory / "runs.db", busy_timeout=busy)
         case _:
-            return SQLiteBackend(directory / "runs.db", synchronous="normal", busy_timeout=BUSY)
+            return SQLiteBackend(directory / "runs.db", synchronous="normal", busy_timeout=busy)

@@ -15,6 +15,8 @@ from tests.crash.faults.stores import open_store
 
 STEPS = 60
 TTL = timedelta(seconds=0.6)
+LONG = timedelta(seconds=20)
+"""Longer than a process is stopped for, which may have the lock of the store."""
 
 
 async def walk(kind: str, directory: Path, log: Path) -> None:
@@ -35,7 +37,7 @@ async def walk(kind: str, directory: Path, log: Path) -> None:
             total = await add(total, n)
         return total
 
-    flujo = Flujo(way, state_backend=open_store(kind, directory), lease_ttl=TTL)
+    flujo = Flujo(way, state_backend=open_store(kind, directory, busy=LONG), lease_ttl=TTL)
     try:
         print((await flujo.run(0, run_id="r")).output)
     except StaleLease:
