@@ -15,6 +15,8 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate,
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.errors import BackendError
+from flujo_async.testing import FaultyBackend
+from flujo_async.testing.faults import Fault
 from tests.log.made import seal
 
 ANOTHER_HOST = "another-host:4711:12345:runtime"
@@ -29,7 +31,7 @@ class Wrapped(StateBackend):
         self.capabilities: Capabilities = inner.capabilities  # type: ignore[misc]
 
     async def through(self, verb: str, call: Callable[[], Any]) -> Any:
-        """Do what a verb does; subclasses fail, wait or count here."""
+        """Do what a verb does; subclasses look or change here."""
         result = call()
         return await result if inspect.isawaitable(result) else result
 
@@ -122,54 +124,30 @@ class Wrapped(StateBackend):
         await self.inner.wait_for_work(run_id, timeout=timeout)
 
 
-class Failing(Wrapped):
-    """Fails at the n-th call of a verb, before or after it took effect; ``for_good``: and ever after, in all verbs."""
-
-    def __init__(
-        self, inner: StateBackend, verb: str, nth: int, *, after: bool = False, for_good: bool = False
-    ) -> None:
-        super().__init__(inner)
-        self.calls = 0
-        self.has_failed = False
-        self._verb, self._nth, self._after, self._for_good = verb, nth, after, for_good
-
-    @override
-    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
-        if self.has_failed and self._for_good:
-            raise BackendError("the disk is still full")
-        self.calls += verb == self._verb
-        if verb != self._verb or self.calls != self._nth or self.has_failed:
-            return await call()
-        self.has_failed = True
-        if self._after:
-            await call()
-        raise BackendError("the disk is full") from OSError(28, "No space left on device")
+def failing(inner: StateBackend, verb: str, nth: int = 1, *, after: bool = False) -> FaultyBackend:
+    """Return a store that fails at the n-th call of a verb, before or after it took effect."""
+    faulty = FaultyBackend(inner)
+    faulty.fail(verb, nth=nth, how="after" if after else "before", error=_disk_is_full())
+    return faulty
 
 
-class Gated(Wrapped):
-    """Stops at a verb until it is let through, before and after it takes effect."""
+def dying(inner: StateBackend, verb: str, nth: int = 1, *, after: bool = False) -> FaultyBackend:
+    """Return a store that fails at the n-th call of a verb, and ever after, in all verbs."""
+    faulty = FaultyBackend(inner)
+    faulty.crash(verb, nth=nth, how="after" if after else "before", error=_disk_is_full())
+    return faulty
 
-    def __init__(self, inner: StateBackend, verb: str, *, nth: int = 1, after: bool = False) -> None:
-        super().__init__(inner)
-        self.is_reached = asyncio.Event()
-        self.may_go_on = asyncio.Event()
-        self._verb, self._left, self._after = verb, nth, after
 
-    @override
-    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
-        self._left -= verb == self._verb
-        if verb != self._verb or self._left:
-            return await call()
-        if not self._after:
-            await self._stop()
-            return await call()
-        result = await call()
-        await self._stop()
-        return result
+def _disk_is_full() -> BackendError:
+    error = BackendError("the disk is full")
+    error.__cause__ = OSError(28, "No space left on device")
+    return error
 
-    async def _stop(self) -> None:
-        self.is_reached.set()
-        await self.may_go_on.wait()
+
+def gated_store(inner: StateBackend, verb: str, nth: int = 1, *, after: bool = False) -> tuple[FaultyBackend, Fault]:
+    """Return a store that stops at the n-th call of a verb, and what tells that it did and lets it go on."""
+    gated = FaultyBackend(inner)
+    return gated, gated.delay(verb, nth=nth, how="after" if after else "before")
 
 
 async def append_fact(backend: StateBackend, run_id: str, fact: Fact, status: RunStatus, **update: Any) -> None:

@@ -12,7 +12,7 @@ from flujo_async import Flujo, Retry, Step, facts, map_each, parallel, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing
+from tests.runtime.pretend import Wrapped, failing
 from tests.runtime.stores import Store
 
 
@@ -210,16 +210,16 @@ async def test_a_cache_that_fails_is_told_and_does_no_harm(
     counted: Counted, backend: StateBackend, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "flujo_async"):
-        flujo = Flujo(counted.step(), state_backend=Failing(backend, verb, 1))
+        flujo = Flujo(counted.step(), state_backend=failing(backend, verb))
         assert (await flujo.run(3)).output == 9
     assert "the cache could not be" in caplog.text
 
 
 async def test_what_stands_there_and_is_no_output_is_a_miss(counted: Counted, backend: StateBackend) -> None:
-    class Spoiled(Failing):
+    class Spoiled(Wrapped):
         async def through(self, verb: str, call: Any) -> Any:
             result = await call()
             return {"output": 1, "run_id": "r", "at": "yesterday"} if verb == "get_system_state" else result
 
-    flujo = Flujo(parallel(counted.step()), state_backend=Spoiled(backend, "none", 1))
+    flujo = Flujo(parallel(counted.step()), state_backend=Spoiled(backend))
     assert (await flujo.run(3)).output == {"square": 9}

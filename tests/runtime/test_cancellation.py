@@ -12,7 +12,7 @@ from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_ea
 from flujo_async.abc import StateBackend
 from flujo_async.errors import FlujoError, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Gated
+from tests.runtime.pretend import gated_store
 from tests.runtime.stores import Store
 
 
@@ -96,14 +96,14 @@ async def test_cancelled_at_every_tick_a_run_can_be_resumed() -> None:
 async def test_cancelled_while_the_store_is_busy(store: Store, verb: str, nth: int, after: bool) -> None:
     """In the middle of ``create_run`` and of a commit: the write ends, then the cancellation arrives."""
     expected = await reference()
-    gated = Gated(store.open(), verb, nth=nth, after=after)
+    gated, gate = gated_store(store.open(), verb, nth=nth, after=after)
     task = asyncio.create_task(Flujo(PIPELINE, state_backend=gated).run(1, run_id="r"))
-    await gated.is_reached.wait()
+    await gate.reached()
     for _ in range(3):
         task.cancel()
         await asyncio.sleep(0)
     assert not task.done(), "the write is still under way"
-    gated.may_go_on.set()
+    gate.release()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert others() == set()
@@ -119,23 +119,24 @@ async def test_cancelled_while_the_store_is_busy(store: Store, verb: str, nth: i
 async def test_cancelled_while_a_run_is_taken_up(store: Store, verb: str, after: bool) -> None:
     """A claim that comes too late is given back."""
     expected = await reference()
-    reached = Gated(store.open(), "append", nth=2)
-    task = asyncio.create_task(Flujo(PIPELINE, state_backend=reached).run(1, run_id="r"))
-    await reached.is_reached.wait()
+    gated, gate = gated_store(store.open(), "append", nth=2)
+    task = asyncio.create_task(Flujo(PIPELINE, state_backend=gated).run(1, run_id="r"))
+    await gate.reached()
     task.cancel()
-    reached.may_go_on.set()
+    gate.release()
     await asyncio.wait({task})
 
-    gated, is_in_a_step = Gated(store.open(), verb, after=after), asyncio.Event()
+    gated, gate = gated_store(store.open(), verb, after=after)
+    is_in_a_step = asyncio.Event()
     IN_A_STEP.set(is_in_a_step)
     task = asyncio.create_task(Flujo(PIPELINE, state_backend=gated).run(1, run_id="r"))
     if verb == "release":
         await is_in_a_step.wait()
         task.cancel()
-    await gated.is_reached.wait()
+    await gate.reached()
     task.cancel()
     await asyncio.sleep(0)
-    gated.may_go_on.set()
+    gate.release()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await _lease(gated, "r") is None

@@ -14,7 +14,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
-from tests.runtime.pretend import Gated, Wrapped, until
+from tests.runtime.pretend import Wrapped, gated_store, until
 from tests.runtime.stores import Store, on_disk
 
 HOUR = timedelta(hours=1)
@@ -154,14 +154,14 @@ class TestCancel:
             case "queued":
                 await flujo.dispatch(1, run_id="r", delay=HOUR)
             case "orphaned":
-                reached = Gated(backend, "append")
+                gated, gate = gated_store(backend, "append")
                 task = asyncio.ensure_future(Flujo(note, pipeline_name="note >> wait_for.go >> note").run(1))
                 await task
-                other = Flujo(note >> between >> note, state_backend=reached, clock=clock)
+                other = Flujo(note >> between >> note, state_backend=gated, clock=clock)
                 task = asyncio.ensure_future(other.run(1, run_id="r"))
-                await reached.is_reached.wait()
+                await gate.reached()
                 task.cancel()
-                reached.may_go_on.set()
+                gate.release()
                 await asyncio.wait({task})
             case "sleeping":
                 await flujo.start(1, run_id="r")
@@ -215,14 +215,14 @@ class TestCancel:
         async def note(n: int) -> int:
             return n
 
-        gated = Gated(backend, "append", nth=2)
+        gated, gate = gated_store(backend, "append", nth=2)
         flujo = Flujo(note, state_backend=gated)
         task = asyncio.ensure_future(flujo.run(1, run_id="r"))
-        await gated.is_reached.wait()
+        await gate.reached()
         cancelling = asyncio.ensure_future(flujo.cancel("r"))
         for _ in range(20):
             await asyncio.sleep(0.001)
-        gated.may_go_on.set()
+        gate.release()
         assert (await task).output == 1
         await cancelling
         assert await flujo.handle("r").status() == "completed"

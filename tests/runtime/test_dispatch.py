@@ -11,7 +11,7 @@ from flujo_async._model.stored import RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument, RunConflict
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing
+from tests.runtime.pretend import failing
 from tests.runtime.stores import Store
 
 executed: list[Any] = []
@@ -61,7 +61,7 @@ async def test_a_store_that_fails_is_told() -> None:
     """No success is reported over a failed write."""
     backend = InMemoryBackend()
     with pytest.raises(BackendError):
-        await Flujo(effect, state_backend=Failing(backend, "create_run", 1)).dispatch(1, run_id="r")
+        await Flujo(effect, state_backend=failing(backend, "create_run")).dispatch(1, run_id="r")
     assert await backend.query_runs(RunQuery()) == []
 
 

@@ -11,7 +11,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, DefinitionError, InvalidArgument, RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing, Gated, Wrapped
+from tests.runtime.pretend import Wrapped, dying, failing, gated_store
 from tests.runtime.stores import Store
 
 
@@ -70,14 +70,14 @@ class TestLevels:
         assert len(await appends(definition, durability="exit")) == 1
 
     async def test_async_makes_fewer_commits_the_busier_the_store(self, definition: Any) -> None:
-        gated = Gated(InMemoryBackend(), "append")
+        gated, gate = gated_store(InMemoryBackend(), "append")
         backend = Counting(gated)
         run = asyncio.ensure_future(Flujo(definition, state_backend=backend, durability="async").run(5, run_id="r"))
-        await gated.is_reached.wait()
+        await gate.reached()
         for _ in range(100):
             await asyncio.sleep(0)
         assert not run.done(), "the end waits for all commits"
-        gated.may_go_on.set()
+        gate.release()
         assert (await run).output == 9
         assert len(backend.appends) == 2, "what was noted during the first commit went down in the second"
 
@@ -127,7 +127,7 @@ async def test_a_crash_takes_away_what_exit_had_not_written_and_it_is_done_again
         executed.append("note")
         return value
 
-    flaky = Failing(store.open(), "append", 1, for_good=True)
+    flaky = dying(store.open(), "append", 1)
     with pytest.raises(BackendError):
         await Flujo(note >> one, state_backend=flaky, durability="exit").run(1, run_id="r")
     result = await Flujo(note >> one, state_backend=store.open(), durability="exit").run(1, run_id="r")
@@ -137,7 +137,7 @@ async def test_a_crash_takes_away_what_exit_had_not_written_and_it_is_done_again
 async def test_a_store_that_fails_behind_an_async_step_fails_the_call() -> None:
     """No success is reported over a failed write."""
     with pytest.raises(BackendError, match="full"):
-        await Flujo(LINE, state_backend=Failing(InMemoryBackend(), "append", 1), durability="async").run(5)
+        await Flujo(LINE, state_backend=failing(InMemoryBackend(), "append"), durability="async").run(5)
 
 
 @pytest.mark.parametrize("level", ["async", "exit"])

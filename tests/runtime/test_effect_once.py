@@ -9,7 +9,7 @@ from flujo_async import Flujo, Retry, StepContext, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing, Gated
+from tests.runtime.pretend import failing, gated_store
 from tests.runtime.stores import Store
 
 
@@ -54,13 +54,13 @@ async def interrupted(bank: Bank, backend: StateBackend, **options: Any) -> Fluj
 
 async def test_an_attempt_is_announced_before_it_begins(bank: Bank, backend: StateBackend) -> None:
     """On disk, not just on its way."""
-    gated = Gated(backend, "append", after=True)
+    gated, gate = gated_store(backend, "append", after=True)
     flujo: Flujo[Any, Any] = Flujo(bank.step(), state_backend=gated)
     run = asyncio.create_task(flujo.run(5, run_id="r"))
-    await gated.is_reached.wait()
+    await gate.reached()
     assert bank.charges == []
     assert (await kinds(Flujo(bank.step(), state_backend=backend)))[-1] == "StepStarted"
-    gated.may_go_on.set()
+    gate.release()
     bank.may_go_on.set()
     assert (await run).output == "receipt 5"
     assert (await kinds(flujo))[-3:] == ["StepStarted", "StepCompleted", "RunCompleted"]
@@ -148,9 +148,9 @@ async def test_an_interruption_before_or_after_asks_nobody(bank: Bank, backend: 
 
 async def test_a_waiting_attempt_has_not_begun(bank: Bank, backend: StateBackend) -> None:
     """A store that fails when the attempt is announced has kept it from beginning."""
-    failing = Failing(backend, "append", 1)
+    faulty = failing(backend, "append")
     with pytest.raises(Exception, match="the disk is full"):
-        await Flujo(bank.step(), state_backend=failing).run(5, run_id="r")
+        await Flujo(bank.step(), state_backend=faulty).run(5, run_id="r")
     assert bank.charges == []
     bank.may_go_on.set()
     assert (await Flujo(bank.step(), state_backend=backend).run(run_id="r")).output == "receipt 5"

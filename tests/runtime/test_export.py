@@ -23,7 +23,7 @@ from flujo_async.errors import (
     SchemaTooNew,
 )
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing, Gated
+from tests.runtime.pretend import dying, failing, gated_store
 from tests.runtime.stores import KINDS, Store, on_disk
 
 EXECUTED: list[Any] = []
@@ -96,9 +96,7 @@ async def lived(backend: StateBackend, what: str) -> Flujo[Any, Any]:
 async def interrupted(backend: StateBackend) -> None:
     """Leave a run ``r`` that is running, and that nobody drives."""
     with pytest.raises(BackendError):
-        await Flujo(CHAIN, pipeline_name="p", state_backend=Failing(backend, "append", 2, for_good=True)).run(
-            1, run_id="r"
-        )
+        await Flujo(CHAIN, pipeline_name="p", state_backend=dying(backend, "append", 2)).run(1, run_id="r")
 
 
 LARGE = "\u00e9" * 20_000
@@ -194,18 +192,18 @@ async def test_nobody_takes_a_run_that_lacks_some_of_its_signals(store: Store) -
     """However long ago it began."""
     clock = VirtualClock()
     source = InMemoryBackend()
-    failing = Failing(source, "append", 2, for_good=True)
+    faulty = dying(source, "append", 2)
     with pytest.raises(BackendError):
-        await Flujo(ASKING, pipeline_name="p", state_backend=failing, clock=clock).run(1, run_id="r")
+        await Flujo(ASKING, pipeline_name="p", state_backend=faulty, clock=clock).run(1, run_id="r")
     await Flujo(ASKING, pipeline_name="p", state_backend=source, clock=clock).signal("r", "go", 20)
     data = await Flujo(ASKING, pipeline_name="p", state_backend=source).export_run("r")
     clock.advance(timedelta(days=3))
-    gated = Gated(store.open(), "post")
+    gated, gate = gated_store(store.open(), "post")
     importing = asyncio.create_task(Flujo(ASKING, pipeline_name="p", state_backend=gated, clock=clock).import_run(data))
-    await gated.is_reached.wait()
+    await gate.reached()
     other = Flujo(ASKING, pipeline_name="p", state_backend=store.open(), clock=clock)
     assert await other.recover() == []
-    gated.may_go_on.set()
+    gate.release()
     await importing
     assert (await other.run(run_id="r")).output == {"grow": 21, "fragile": 20}
     await other.aclose()
@@ -385,7 +383,7 @@ class TestRefused:
         """No run is left that lacks some of them."""
         data = await (await lived(InMemoryBackend(), "answered early")).export_run("r")
         inner = InMemoryBackend()
-        flujo = Flujo(ASKING, pipeline_name="p", state_backend=Failing(inner, "post", nth))
+        flujo = Flujo(ASKING, pipeline_name="p", state_backend=failing(inner, "post", nth))
         with pytest.raises(BackendError, match="the disk is full"):
             await flujo.import_run(data)
         assert await flujo.list_runs() == []

@@ -31,7 +31,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
-from tests.runtime.pretend import Gated, Wrapped
+from tests.runtime.pretend import Wrapped, gated_store
 from tests.runtime.stores import Store, mostly_in_memory
 
 EXECUTED: list[Any] = []
@@ -340,11 +340,11 @@ class TestFork:
     async def test_a_source_that_goes_meanwhile_leaves_no_half_fork(self, backend: StateBackend) -> None:
         """What cannot be shared any more is not forked."""
         await Flujo(double, state_backend=backend).run(1, run_id="r")
-        gated = Gated(backend, "create_run")
+        gated, gate = gated_store(backend, "create_run")
         forking = asyncio.create_task(Flujo(double, state_backend=gated).fork("r", new_run_id="f"))
-        await gated.is_reached.wait()
+        await gate.reached()
         await backend.delete_run("r")
-        gated.may_go_on.set()
+        gate.release()
         with pytest.raises(RunNotFound):
             await forking
         assert await Flujo(double, state_backend=backend).list_runs() == []

@@ -31,7 +31,7 @@ from flujo_async import (
 )
 from flujo_async.errors import BackendError, ContextConflict, DefinitionError, NoBranch, RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing, Gated
+from tests.runtime.pretend import dying, gated_store
 
 Statuses = dict[str, str]
 
@@ -220,16 +220,16 @@ async def test_a_graph_ends_the_same_wherever_it_is_interrupted(
     whole = await Flujo(pipeline).run(value, run_id="r")
     for nth in range(1, 20):
         store = InMemoryBackend()
-        failing = Failing(store, "append", nth, after=bool(nth % 2), for_good=True)
+        faulty = dying(store, "append", nth, after=bool(nth % 2))
         try:
-            await Flujo(pipeline, state_backend=failing).run(value, run_id="r")
+            await Flujo(pipeline, state_backend=faulty).run(value, run_id="r")
         except BackendError:
             again = await Flujo(pipeline, state_backend=store).run(run_id="r")
             assert again.output == whole.output
             assert statuses(again) == statuses(whole)
         else:
             break
-    assert not failing.has_failed
+    assert not faulty.is_dead
 
 
 @pytest.mark.parametrize("start", ["run", "start", "dispatch"])
@@ -503,7 +503,7 @@ async def test_finish_lets_the_others_end_and_tells_the_first_failure_in_declare
 async def test_what_was_on_its_way_to_the_store_when_it_was_cancelled_counts_as_done(fails_as_well: bool) -> None:
     """The failure's commit is under way; the other step's waits behind it, and goes down although nobody waits."""
     store, calls, may_go_on = InMemoryBackend(), list[str](), asyncio.Event()
-    gate = Gated(store, "append", nth=2)
+    gated, gate = gated_store(store, "append", nth=2)
 
     async def slow() -> str:
         calls.append("slow")
@@ -519,12 +519,12 @@ async def test_what_was_on_its_way_to_the_store_when_it_was_cancelled_counts_as_
 
     behind = make("behind", lambda a: a, a=on(make("slow", slow)))
     pipeline = graph(behind, make("fail", fail))
-    run = asyncio.create_task(Flujo(pipeline, state_backend=gate).run(None, run_id="r"))
-    await gate.is_reached.wait()
+    run = asyncio.create_task(Flujo(pipeline, state_backend=gated).run(None, run_id="r"))
+    await gate.reached()
     may_go_on.set()
     for _ in range(9):
         await asyncio.sleep(0)
-    gate.may_go_on.set()
+    gate.release()
     with pytest.raises(RunFailed) as caught:
         await run
     assert failed(caught) == {"fail": FAILED, "slow": FAILED if fails_as_well else SUCCEEDED, "behind": CANCELLED}
@@ -639,7 +639,7 @@ async def test_a_condition_is_not_asked_again_after_a_crash(answer: bool) -> Non
 
     pipeline = graph(asked) >> make("last", lambda: "end")
     with pytest.raises(BackendError):
-        await Flujo(pipeline, state_backend=Failing(store, "append", 4, for_good=True)).run(None, run_id="r")
+        await Flujo(pipeline, state_backend=dying(store, "append", 4)).run(None, run_id="r")
     result = await Flujo(pipeline, state_backend=store).run(run_id="r")
     assert answers == [not answer]
     assert statuses(result)["asked"] == (SUCCEEDED if answer else SKIPPED)
@@ -835,9 +835,9 @@ async def test_what_stands_behind_a_skipped_step_is_seen_all_the_same(nth: int) 
     chain, store = graph(end, make("late", lambda x: x, x=on(end))), InMemoryBackend()
     whole = await Flujo(chain, context_type=Notes).run(None, run_id="r")
     assert whole.context == Notes(["a", "end"], 2, "end")
-    failing = Failing(store, "append", nth, for_good=True)
+    faulty = dying(store, "append", nth)
     with pytest.raises(BackendError):
-        await Flujo(chain, state_backend=failing, context_type=Notes).run(None, run_id="r")
+        await Flujo(chain, state_backend=faulty, context_type=Notes).run(None, run_id="r")
     again = await Flujo(chain, state_backend=store, context_type=Notes).run(run_id="r")
     assert (again.context, statuses(again)) == (whole.context, statuses(whole))
 
@@ -927,9 +927,9 @@ async def test_a_graph_that_crashes_again_and_again_ends_as_one_that_did_not(
     store, done = InMemoryBackend(), set[str]()
     for nth, after in crashes:
         life = Counter[str]()
-        dying = Failing(store, "append", nth, after=after, for_good=True)
+        faulty = dying(store, "append", nth, after=after)
         with suppress(BackendError):
-            await ending(Flujo(plan.build(life), state_backend=dying), None)
+            await ending(Flujo(plan.build(life), state_backend=faulty), None)
         assert not done & life.keys(), "a step that had ended ran again"
         assert all(count == 1 for count in life.values()), "a step ran twice"
         reader = Flujo(plan.build(life), state_backend=store)
@@ -950,8 +950,8 @@ async def test_every_step_sees_just_those_before_it(before: list[frozenset[int]]
         ancestors.append(earlier.union(*(ancestors[place] for place in earlier)))
     pipeline, store = graph(*steps), InMemoryBackend()
     with suppress(BackendError):
-        failing = Failing(store, "append", nth, for_good=True)
-        await Flujo(pipeline, state_backend=failing, context_type=Notes).run(None, run_id="r", context=Notes(["x"], 7))
+        faulty = dying(store, "append", nth)
+        await Flujo(pipeline, state_backend=faulty, context_type=Notes).run(None, run_id="r", context=Notes(["x"], 7))
     result = await Flujo(pipeline, state_backend=store, context_type=Notes).run(run_id="r")
     saw = {record.name: record.output for record in result.steps}
     for number, expected in enumerate(ancestors):

@@ -11,7 +11,7 @@ import pytest
 from flujo_async import Flujo, StateBackend, step
 from flujo_async._model.stored import Record, StoredRun
 from flujo_async.errors import BackendError, IntegrityError
-from tests.runtime.pretend import Failing, Wrapped
+from tests.runtime.pretend import Wrapped, failing
 from tests.runtime.stores import Store
 
 
@@ -29,7 +29,7 @@ def pipeline(executed: list[str]) -> Any:
 async def orphan(store: Store) -> None:
     """Leave a run with four facts, two of its steps done."""
     with pytest.raises(BackendError):
-        await Flujo(pipeline([]), state_backend=Failing(store.open(), "append", 3)).run("x", run_id="r")
+        await Flujo(pipeline([]), state_backend=failing(store.open(), "append", 3)).run("x", run_id="r")
 
 
 class Tampered(Wrapped):

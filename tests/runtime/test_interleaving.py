@@ -13,7 +13,7 @@ from flujo_async import Flujo, RunContext, step, workflow
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, NonDeterminismError
 from tests.runtime.crashes import others
-from tests.runtime.pretend import Failing
+from tests.runtime.pretend import dying
 
 FEW = int(os.environ.get("FLUJO_INTERLEAVINGS", "25"))
 MANY = 1000
@@ -184,10 +184,10 @@ async def one_life(way: Way, seed: int, n: int) -> None:
             return await way(chains, n)
 
         nth, after = dice.randint(1, 14), dice.random() < 0.5
-        failing = Failing(backend, "append", nth, after=after, for_good=True)
+        faulty = dying(backend, "append", nth, after=after)
         result = None
         with suppress(BackendError):
-            result = await Flujo(flow, state_backend=failing).run(n, run_id="r")
+            result = await Flujo(flow, state_backend=faulty).run(n, run_id="r")
         steps = await Flujo(flow, state_backend=backend).steps("r")
         now = {record.key: record.output for record in steps}
         assert recorded.items() <= now.items(), "what is recorded stays"

@@ -11,7 +11,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
-from tests.runtime.pretend import Failing
+from tests.runtime.pretend import dying
 from tests.runtime.stores import Store
 
 HOUR = timedelta(hours=1)
@@ -49,9 +49,9 @@ async def orphans(backend: StateBackend, number: int, definition: Any = PIPELINE
     """Leave runs behind that died with their process, after their first commit."""
     names = [f"r{i:02}" for i in range(number)]
     for name in names:
-        failing = Failing(backend, "append", 2, for_good=True)
+        faulty = dying(backend, "append", 2)
         with pytest.raises(BackendError):
-            await Flujo(definition, state_backend=failing, **options).run(name, run_id=name)
+            await Flujo(definition, state_backend=faulty, **options).run(name, run_id=name)
     EXECUTED.clear()
     return names
 
@@ -97,9 +97,9 @@ async def test_runs_that_fail_are_recovered_as_well(backend: StateBackend) -> No
     """Their failure is their own business."""
     names = ["r1", "r2"]
     for name in names:
-        failing = Failing(backend, "append", 2, for_good=True)
+        faulty = dying(backend, "append", 2)
         with pytest.raises(BackendError):
-            await Flujo(note >> broken, state_backend=failing).run(name, run_id=name)
+            await Flujo(note >> broken, state_backend=faulty).run(name, run_id=name)
     flujo = Flujo(note >> broken, state_backend=backend)
     assert sorted(await flujo.recover()) == names
     assert {letter.run_id for letter in await flujo.list_dead_letters()} == set(names)
@@ -108,9 +108,9 @@ async def test_runs_that_fail_are_recovered_as_well(backend: StateBackend) -> No
 async def test_a_run_of_another_definition_is_not_touched(backend: StateBackend) -> None:
     """It waits for a runtime that knows it, and does not keep the others waiting."""
     other = await orphans(backend, 2, note >> note)
-    failing = Failing(backend, "append", 2, for_good=True)
+    faulty = dying(backend, "append", 2)
     with pytest.raises(BackendError):
-        await Flujo(PIPELINE, state_backend=failing).run("mine", run_id="mine")
+        await Flujo(PIPELINE, state_backend=faulty).run("mine", run_id="mine")
     flujo = Flujo(PIPELINE, state_backend=backend)
     assert await flujo.recover() == ["mine"]
     assert {(await flujo.handle(run_id).status()) for run_id in other} == {"running"}
@@ -138,9 +138,9 @@ async def test_a_recovering_runtime_keeps_doing_it(store: Store, how: str) -> No
         await flujo.run("mine", run_id="mine")
     await _completed(flujo, first)
     for name in ("late1", "late2"):
-        failing = Failing(store.open(), "append", 2, for_good=True)
+        faulty = dying(store.open(), "append", 2)
         with pytest.raises(BackendError):
-            await Flujo(PIPELINE, state_backend=failing).run(name, run_id=name)
+            await Flujo(PIPELINE, state_backend=faulty).run(name, run_id=name)
     await _completed(flujo, ["late1", "late2"])
     await flujo.aclose()
     assert others() == set()
@@ -167,9 +167,9 @@ async def test_one_that_falls_asleep_is_recovered(backend: StateBackend) -> None
     clock = VirtualClock()
 
     definition = note >> sleep(HOUR) >> second
-    failing = Failing(backend, "append", 2, for_good=True)
+    faulty = dying(backend, "append", 2)
     with pytest.raises(BackendError):
-        await Flujo(definition, state_backend=failing, clock=clock).run("r", run_id="r")
+        await Flujo(definition, state_backend=faulty, clock=clock).run("r", run_id="r")
     EXECUTED.clear()
     flujo = Flujo(definition, state_backend=backend, clock=clock)
     assert await flujo.recover() == ["r"]
@@ -184,9 +184,9 @@ async def test_one_that_falls_asleep_is_recovered(backend: StateBackend) -> None
 async def test_children_of_orphans_are_recovered_with_them(backend: StateBackend) -> None:
     """Whoever is claimed first: each step runs once."""
     definition = note >> child(PIPELINE, name="inner") >> second
-    failing = Failing(backend, "append", 4, for_good=True)
+    faulty = dying(backend, "append", 4)
     with pytest.raises(BackendError):
-        await Flujo(definition, state_backend=failing).run("r", run_id="r")
+        await Flujo(definition, state_backend=faulty).run("r", run_id="r")
     EXECUTED.clear()
     flujo = Flujo(definition, state_backend=backend)
     await flujo.recover()

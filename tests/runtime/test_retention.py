@@ -23,7 +23,7 @@ from flujo_async import (
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, DefinitionError, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import Failing, Gated, Wrapped, until
+from tests.runtime.pretend import Wrapped, failing, gated_store, until
 
 DAY = timedelta(days=1)
 
@@ -361,14 +361,14 @@ class TestOnComplete:
 
     async def test_all_who_wait_for_it_get_it(self) -> None:
         """It goes with the last of them, also if that one gives up."""
-        gated = Gated(InMemoryBackend(), "append")
+        gated, gate = gated_store(InMemoryBackend(), "append")
         flujo = Flujo(double, state_backend=gated, retention=Retention(on_complete="delete"))
         handle = await flujo.start(1, run_id="a")
-        await gated.is_reached.wait()
+        await gate.reached()
         waiting = [asyncio.create_task(handle.result()) for _ in range(5)]
         waiting += [asyncio.create_task(flujo.run(1, run_id="a")) for _ in range(5)]
         await asyncio.sleep(0)
-        gated.may_go_on.set()
+        gate.release()
         results: list[RunResult[Any]] = await asyncio.gather(*waiting)
         assert [result.output for result in results] == [2] * 10
         await until_gone(flujo, "a")
@@ -402,14 +402,14 @@ class TestOnComplete:
     async def test_one_that_was_begun_anew_meanwhile_is_not_deleted(self) -> None:
         """Between seeing that it has ended and deleting it somebody may have used its name again."""
         inner = InMemoryBackend()
-        gated = Gated(inner, "claim", nth=1)
+        gated, gate = gated_store(inner, "claim")
         flujo = Flujo(double, state_backend=gated, retention=Retention(on_complete="delete"))
         await flujo.run(1, run_id="a")
-        await gated.is_reached.wait()
+        await gate.reached()
         await inner.delete_run("a")
         other = Flujo(double, state_backend=inner)
         await other.dispatch(5, run_id="a")
-        gated.may_go_on.set()
+        gate.release()
         await flujo.aclose()
         assert await ids(other) == ["a"]
         assert (await other.run(5, run_id="a")).output == 10
@@ -423,10 +423,10 @@ class TestTrouble:
         self, verb: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         clock = VirtualClock()
-        failing = Failing(InMemoryBackend(), verb, 1)
-        flujo = Flujo(double, state_backend=failing, clock=clock, retention=Retention(keep_last=1))
+        faulty = failing(InMemoryBackend(), verb)
+        flujo = Flujo(double, state_backend=faulty, clock=clock, retention=Retention(keep_last=1))
         await run_each(flujo, clock, "a", "b")
-        await until(lambda: failing.has_failed)
+        await until(lambda: not faulty.plan)
         await run_each(flujo, clock, "c")
         await swept(flujo, ["c"])
         assert "the disk is full" in caplog.text
@@ -434,8 +434,8 @@ class TestTrouble:
 
     async def test_compact_says_when_it_fails(self) -> None:
         clock = VirtualClock()
-        failing = Failing(InMemoryBackend(), "delete_run", 1)
-        flujo = Flujo(double, state_backend=failing, clock=clock, retention=Retention(ttl=DAY))
+        faulty = failing(InMemoryBackend(), "delete_run")
+        flujo = Flujo(double, state_backend=faulty, clock=clock, retention=Retention(ttl=DAY))
         await run_each(flujo, clock, "a")
         clock.advance(DAY)
         with pytest.raises(BackendError, match="the disk is full"):
@@ -445,15 +445,15 @@ class TestTrouble:
     async def test_one_that_somebody_tries_again_stays(self) -> None:
         """Who redrives a run has it."""
         clock, inner = VirtualClock(), InMemoryBackend()
-        gated = Gated(inner, "claim", nth=1)
+        gated, gate = gated_store(inner, "claim")
         flujo = Flujo(double, state_backend=inner, clock=clock)
         await run_each(flujo, clock, "a", n=-1)
         clock.advance(2 * DAY)
         sweeping = Flujo(double, state_backend=gated, clock=clock, retention=Retention(ttl=DAY))
         compacting = asyncio.create_task(sweeping.compact())
-        await gated.is_reached.wait()
+        await gate.reached()
         assert (await flujo.redrive("a", decision="skip", output=7)).output == 7
-        gated.may_go_on.set()
+        gate.release()
         assert await compacting == 0
         assert (await flujo.run(run_id="a")).output == 7
 
@@ -473,10 +473,11 @@ class TestTrouble:
         assert await ids(flujo) == ["a", "b"]
 
     async def test_closing_ends_what_goes_on_in_the_background(self) -> None:
-        clock, gated = VirtualClock(), Gated(InMemoryBackend(), "claim", nth=1)
+        clock = VirtualClock()
+        gated, gate = gated_store(InMemoryBackend(), "claim")
         flujo = Flujo(double, state_backend=gated, clock=clock, retention=Retention(keep_last=1))
         await run_each(flujo, clock, "a", "b")
-        await gated.is_reached.wait()
+        await gate.reached()
         await flujo.aclose()
         assert {task.get_name() for task in asyncio.all_tasks()} == {task_name()}
         assert await ids(flujo) == ["a", "b"]

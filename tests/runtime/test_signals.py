@@ -11,7 +11,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument, InvalidSignal, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others, ticks
-from tests.runtime.pretend import Failing
+from tests.runtime.pretend import failing
 from tests.runtime.stores import Store, on_disk
 
 
@@ -243,12 +243,12 @@ async def test_when_the_store_fails_the_answer_was_not_accepted(backend: StateBa
     for after in (False, True):
         run_id = f"r{after}"
         await Flujo(PIPELINE, state_backend=backend).run(1, run_id=run_id)
-        failing = Flujo(PIPELINE, state_backend=Failing(backend, "post", 1, after=after))
+        flujo = Flujo(PIPELINE, state_backend=failing(backend, "post", after=after))
         with pytest.raises(BackendError):
-            await failing.signal(run_id, "approval", {"by": "Ada"})
-        await failing.signal(run_id, "approval", {"by": "Ada"})
-        assert (await failing.handle(run_id).result()).output == Approval(by="Ada")
-        await failing.aclose()
+            await flujo.signal(run_id, "approval", {"by": "Ada"})
+        await flujo.signal(run_id, "approval", {"by": "Ada"})
+        assert (await flujo.handle(run_id).result()).output == Approval(by="Ada")
+        await flujo.aclose()
 
 
 async def test_two_at_the_same_instant(backend: StateBackend) -> None:

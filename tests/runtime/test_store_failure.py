@@ -9,7 +9,7 @@ import pytest
 from flujo_async import Flujo, StepContext, map_each, parallel, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, RunNotFound
-from tests.runtime.pretend import Failing
+from tests.runtime.pretend import dying, failing
 from tests.runtime.stores import Store, mostly_in_memory
 
 
@@ -36,13 +36,13 @@ async def test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed(
 ) -> None:
     """Whichever commit it is, whether it took effect, and whether the store comes back."""
     executed: list[str] = []
-    failing = Failing(store.open(), "append", nth, after=after, for_good=for_good)
-    flujo = Flujo(counted(executed), state_backend=failing)
-    with pytest.raises(BackendError, match="full") as caught:
+    faulty = (dying if for_good else failing)(store.open(), "append", nth, after=after)
+    flujo = Flujo(counted(executed), state_backend=faulty)
+    with pytest.raises(BackendError, match="full|dead") as caught:
         await flujo.run("x", run_id="r")
     assert isinstance(caught.value.__cause__, OSError) or for_good
     healthy = Flujo(counted(executed), state_backend=store.open())
-    assert (await healthy.handle("r").status() == "completed") == (after and failing.calls == nth == 4)
+    assert (await healthy.handle("r").status() == "completed") == (after and nth == 4)
     result = await healthy.run("x", run_id="r")
     assert (result.output, result.context) == ("d", dict.fromkeys("abcd", True))
     assert (await healthy.state("r")).current_step_index == 3
@@ -52,8 +52,8 @@ async def test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed(
 async def test_the_runtime_that_saw_the_failure_can_resume_too(store: Store) -> None:
     """Its own lease does not stand in its way."""
     executed: list[str] = []
-    failing = Failing(store.open(), "append", 1)
-    flujo = Flujo(counted(executed), state_backend=failing)
+    faulty = failing(store.open(), "append")
+    flujo = Flujo(counted(executed), state_backend=faulty)
     with pytest.raises(BackendError):
         await flujo.run("x", run_id="r")
     assert (await flujo.run(run_id="r")).output == "d"
@@ -63,21 +63,11 @@ async def test_the_runtime_that_saw_the_failure_can_resume_too(store: Store) -> 
 @pytest.mark.parametrize("callers", [1, 2, 3])
 async def test_a_lease_that_could_not_be_released_is_nobodys(store: Store, callers: int) -> None:
     """The store failed when the run let go: whoever comes next, alone or together, takes it up."""
-
-    class NoRelease(Failing):
-        async def through(self, verb: str, call: Any) -> Any:
-            if verb == "release" and not self.has_recovered:
-                raise BackendError("still down")
-            return await super().through(verb, call)
-
-        has_recovered = False
-
     executed: list[str] = []
-    failing = NoRelease(store.open(), "append", 2)
-    flujo = Flujo(counted(executed), state_backend=failing, lease_ttl=timedelta(hours=1))
-    with pytest.raises(BackendError):
+    faulty = failing(store.open(), "append", 2)
+    flujo = Flujo(counted(executed), state_backend=faulty, lease_ttl=timedelta(hours=1))
+    with faulty.fail("release", nth=None), pytest.raises(BackendError):
         await flujo.run("x", run_id="r")
-    failing.has_recovered = True
     [summary] = await flujo.list_runs()
     assert summary.lease is not None
     async with asyncio.timeout(10):
@@ -91,10 +81,10 @@ async def test_every_other_verb_that_fails_is_heard_of(backend: StateBackend, ve
     """As a ``BackendError``; the next call works."""
     executed: list[str] = []
     if verb != "create_run":
-        healthy = Flujo(counted([]), state_backend=Failing(backend, "append", 2))
+        healthy = Flujo(counted([]), state_backend=failing(backend, "append", 2))
         with pytest.raises(BackendError):
             await healthy.run("x", run_id="r")
-    flujo = Flujo(counted(executed), state_backend=Failing(backend, verb, 1))
+    flujo = Flujo(counted(executed), state_backend=failing(backend, verb))
     with pytest.raises(BackendError):
         await (flujo.resume("r") if verb == "query_runs" else flujo.run("x", run_id="r"))
     assert executed == []
@@ -103,7 +93,7 @@ async def test_every_other_verb_that_fails_is_heard_of(backend: StateBackend, ve
 
 async def test_a_run_that_could_not_be_created_does_not_exist(backend: StateBackend) -> None:
     """``start`` raises, and there is nothing to wait for."""
-    flujo = Flujo(counted([]), state_backend=Failing(backend, "create_run", 1))
+    flujo = Flujo(counted([]), state_backend=failing(backend, "create_run"))
     with pytest.raises(BackendError):
         await flujo.start("x", run_id="r")
     with pytest.raises(RunNotFound):
@@ -119,7 +109,7 @@ async def test_a_failure_in_the_background_reaches_who_waits_for_the_result(back
         await go_on.wait()
         return value
 
-    flujo = Flujo(wait, state_backend=Failing(backend, "append", 1))
+    flujo = Flujo(wait, state_backend=failing(backend, "append"))
     handle = await flujo.start("x", run_id="r")
     waiting = asyncio.create_task(handle.result())
     await handle.status()
@@ -128,7 +118,7 @@ async def test_a_failure_in_the_background_reaches_who_waits_for_the_result(back
         await waiting
     assert (await flujo.run(run_id="r")).output == "x"
 
-    flujo = Flujo(wait, state_backend=Failing(backend, "append", 1))
+    flujo = Flujo(wait, state_backend=failing(backend, "append"))
     with pytest.raises(BackendError):
         async for _ in flujo.stream("x", run_id="s"):
             pass
@@ -159,7 +149,7 @@ async def test_a_failed_write_stops_everything_in_the_run() -> None:
 
 
 def _failing_memory() -> StateBackend:
-    return Failing(Flujo(step(_nothing)).state_backend, "append", 1)
+    return failing(Flujo(step(_nothing)).state_backend, "append")
 
 
 async def _nothing(value: Any) -> Any:
