@@ -374,9 +374,17 @@ class Drive:
         deadline = self._execution.journal.fold.deadline
         if deadline is not None:
             park = Park(park.waiting_for, min(deadline, park.wake_at or deadline), park.is_paused)
+        if park.is_paused and await self._has_news():
+            park = Park((), self._means.clock.now(), is_paused=False)
         if park.is_paused:
             await self._execution.journal.commit(RunPaused(at=self._means.clock.now(), waiting_for=park.waiting_for))
         self.parked = park
+
+    async def _has_news(self) -> bool:
+        """Return whether something was posted that was just being read when the run came to a standstill."""
+        if self._reading is not None:
+            await asyncio.wait({self._reading})
+        return self._execution.waits.has_news
 
     async def _end(self, ending: Ending) -> None:
         """Undo what there is to undo, and record how the run ended."""

@@ -105,6 +105,11 @@ class Waits:
         """How many signals of the run were looked at, before it came to a standstill."""
         return len(self._signals) if self._seen is None else self._seen
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something was posted that was not looked at before it came to a standstill."""
+        return len(self._signals) > self.signals_read
+
     async def until(self, moment: datetime) -> None:
         """Return when a moment has come; the run may leave memory meanwhile."""
         if moment > self._clock.now():

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from flujo_async import Flujo, RunContext, loop, step, wait_for, workflow
+from flujo_async import Flujo, InMemoryBackend, RunContext, loop, step, wait_for, workflow
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument, InvalidSignal, RunFailed, RunNotFound
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import others, ticks
 from tests.runtime.pretend import failing
 from tests.runtime.stores import Store, on_disk
@@ -130,6 +130,29 @@ async def test_an_answer_may_come_early(backend: StateBackend) -> None:
     assert (await task).output == Approval(by="Ada")
     assert "RunPaused" not in [commit.fact.kind for commit in await flujo.history("r")]
     await flujo.aclose()
+
+
+async def test_an_answer_that_is_being_read_when_the_run_gets_there_counts() -> None:
+    """It was accepted before."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def slow(value: Any) -> Any:
+        reached.set()
+        await go_on.wait()
+        return value
+
+    store = InMemoryBackend()
+    gated = FaultyBackend(store)
+    task = asyncio.ensure_future(Flujo(slow >> PIPELINE, state_backend=gated).run(1, run_id="r"))
+    await reached.wait()
+    reading = gated.delay("read_signals")
+    await Flujo(slow >> PIPELINE, state_backend=store).signal("r", "approval", {"by": "Ada"})
+    await reading.reached()
+    go_on.set()
+    await ticks()
+    reading.release()
+    assert (await task).output == Approval(by="Ada")
 
 
 async def test_an_early_answer_that_turns_out_invalid_is_dropped(backend: StateBackend) -> None:

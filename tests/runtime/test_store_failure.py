@@ -38,7 +38,7 @@ async def test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed(
     executed: list[str] = []
     faulty = (dying if for_good else failing)(store.open(), "append", nth, after=after)
     flujo = Flujo(counted(executed), state_backend=faulty)
-    with pytest.raises(BackendError, match="full|dead") as caught:
+    with pytest.raises(BackendError, match=r"full|dead") as caught:
         await flujo.run("x", run_id="r")
     assert isinstance(caught.value.__cause__, OSError) or for_good
     healthy = Flujo(counted(executed), state_backend=store.open())
