@@ -35,6 +35,7 @@ _WHOSE = queries("sqlite.sql")["whose"]
 _LARGEST_IDLE_WAL = 16 * 2**20
 _LONG_ENOUGH = 4 * 2**20
 _LENGTHEN_BY = 2**20
+_PAGE: Final = bytes(4096)
 _RETRY_SECONDS = 0.01
 
 _WHAT_TO_DO = {
@@ -292,10 +293,13 @@ class LogFile:
 
     def lengthen(self) -> None:
         """Make the file longer; only while nobody can write to it."""
-        with suppress(OSError), self._path.open("r+b") as log:  # then commits do it themselves, as well as they can
+        with (
+            suppress(OSError),
+            self._path.open("r+b", buffering=0) as log,
+        ):  # then commits do it themselves, as well as they can
             log.seek(0, os.SEEK_END)
-            log.write(bytes(_LENGTHEN_BY))
-            log.flush()
+            for _ in range(_LENGTHEN_BY // len(_PAGE)):  # at once, Linux would keep it in large pieces,
+                log.write(_PAGE)  # and write one of them whole for each page in it that changes
             os.fsync(log.fileno())
         self._size = self._look()
 
