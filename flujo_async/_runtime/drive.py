@@ -190,9 +190,11 @@ class Drive:
             return
         if self._is_ending and stop in ("cancelled", "late"):
             return
+        is_first = self._stop is None
         self._stop = stop
         self._execution.is_stopped = True
-        self._task.cancel()
+        if is_first:  # a second cancellation would be taken for one from outside
+            self._task.cancel()
 
     def _read_signals(self) -> None:
         self._is_to_read = True

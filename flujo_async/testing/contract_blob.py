@@ -65,6 +65,15 @@ class BlobContract:
         await append(backend, lease, after=2, blobs=[B])
         assert await blobs_of(backend, "run", [A, B, C]) == {A, B}
 
+    async def test_a_blob_that_is_given_again_is_there_since_the_first_time(self, backend: StateBackend) -> None:
+        """A new owner does not know what the one before has given; forks from between have it."""
+        lease = await create(backend, new_run(blobs=[A]))
+        await append(backend, lease)
+        await append(backend, lease, after=2, blobs=[A])
+        await backend.create_run(fork(LOG[:2])[0])
+        await backend.delete_run("run")
+        assert await blobs_of(backend, "fork", [A]) == {A}
+
     async def test_a_refused_append_leaves_no_blobs(self, backend: StateBackend) -> None:
         """They go down with the records, or not at all."""
         old = await create(backend)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RUN_STATUSES, RunStatus
+from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import StateBackend
 from flujo_async.testing.samples import (
@@ -63,11 +63,23 @@ class LeaseContract:
         assert again is not None
         assert again.token == 2
 
-    async def test_a_leased_run_cannot_be_claimed_before_the_lease_expires(self, backend: StateBackend) -> None:
+    async def test_a_finished_run_that_goes_on_is_claimed_as_any_other(self, backend: StateBackend) -> None:
+        """Whoever tries it again may die, and then it is found without its name."""
+        await append(backend, await create(backend), status="failed")
+        again = await claim(backend, statuses=frozenset({"failed"}))
+        assert again is not None
+        await append(backend, again, after=2, status="running")
+        assert await claimed_ids(backend) == []
+        assert await claimed_ids(backend, now=T0 + TTL) == ["run"]
+
+    @pytest.mark.parametrize("run_id", ["run", None])
+    async def test_a_leased_run_cannot_be_claimed_before_the_lease_expires(
+        self, backend: StateBackend, run_id: str | None
+    ) -> None:
         """At ``expires_at`` it can, a microsecond before it cannot."""
         await create(backend)
-        assert await claim(backend, now=T0 + TTL - timedelta(microseconds=1)) is None
-        assert await claim(backend, now=T0 + TTL) is not None
+        assert await claim(backend, run_id=run_id, now=T0 + TTL - timedelta(microseconds=1)) is None
+        assert await claim(backend, run_id=run_id, now=T0 + TTL) is not None
 
     async def test_the_owner_itself_cannot_claim_twice(self, backend: StateBackend) -> None:
         """A lease is a lease, also towards its holder."""
@@ -153,12 +165,14 @@ class LeaseContract:
             "a": {},
             "low": {"priority": -1, "created_at": T0 - SECOND},
             "high": {"priority": 5, "created_at": T0 + 2 * SECOND, "wake_at": T0},
+            "woken": {"priority": -2, "created_at": T0 - SECOND, "wake_at": T0},
         }
         for run_id, fields in heads.items():
             await backend.create_run(new_run(run_id, **fields))
         now = T0 + TTL
         assert await claimed_ids(backend, now=now, limit=2) == ["high", "a"]
-        assert await claimed_ids(backend, now=now, limit=100) == ["b", "late", "low"]
+        assert await claimed_ids(backend, now=now, limit=1) == ["b"]
+        assert await claimed_ids(backend, now=now, limit=100) == ["late", "low", "woken"]
 
     async def test_a_claim_takes_no_more_than_its_limit(self, backend: StateBackend) -> None:
         """By default that is one."""
@@ -265,12 +279,15 @@ class LeaseContract:
         summary = await head(backend)
         assert (summary.status, summary.waiting_for) == ("paused", [WAIT])
 
-    async def test_releasing_a_lost_lease_changes_nothing(self, backend: StateBackend) -> None:
+    @pytest.mark.parametrize("waiting_for", [None, [WAIT]], ids=["to go on", "to wait"])
+    async def test_releasing_a_lost_lease_changes_nothing(
+        self, backend: StateBackend, waiting_for: list[Waiting] | None
+    ) -> None:
         """A late worker cannot take the run from its new owner."""
         old = await create(backend)
         new = await claim(backend, now=T0 + TTL)
         before = await head(backend)
-        await backend.release(old, wake_at=T0 + 9 * TTL, signals_read=3, waiting_for=[WAIT])
+        await backend.release(old, wake_at=T0 + 9 * TTL, signals_read=3, waiting_for=waiting_for)
         assert await head(backend) == before
         assert before.lease == new
 

@@ -202,13 +202,16 @@ class LogContract:
         expected = replace(run.summary, last_seq=2, updated_at=T0 + SECOND, attempts=1, lease=lease)
         assert await head(backend) == expected
 
+    @pytest.mark.parametrize("status", ["running", "completed"])
     @pytest.mark.parametrize("expected_seq", [0, 2, 7])
-    async def test_a_log_that_moved_on_refuses_the_append(self, backend: StateBackend, expected_seq: int) -> None:
+    async def test_a_log_that_moved_on_refuses_the_append(
+        self, backend: StateBackend, expected_seq: int, status: RunStatus
+    ) -> None:
         """A refused append leaves nothing behind: no record, no head."""
         lease = await create(backend)
         before = await load(backend)
         with pytest.raises(SequenceConflict):
-            await append(backend, lease, after=expected_seq, count=2, status="completed")
+            await append(backend, lease, after=expected_seq, count=2, status=status)
         assert await load(backend) == before
 
     async def test_of_simultaneous_appends_one_wins(self, backend: StateBackend) -> None:

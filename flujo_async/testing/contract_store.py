@@ -133,6 +133,17 @@ class StoreContract:
         assert await backend.read_events("run", limit=0) == []
         assert await backend.read_events("nobody") == []
 
+    async def test_a_growing_log_is_read_page_by_page(self, backend: StateBackend) -> None:
+        """Whoever follows it gets each record once, however long ago the last page was."""
+        lease = await create(backend)
+        seen = await backend.read_events("run", limit=1)
+        for after in range(1, 6):
+            await append(backend, lease, after=after)
+            if after % 2:
+                seen += await backend.read_events("run", after=len(seen), limit=2)
+        seen += await backend.read_events("run", after=len(seen))
+        assert seen == list(LOG[:6])
+
     # ------------------------------------------------------------------------------------------------------ delete
 
     async def test_a_deleted_run_is_gone(self, backend: StateBackend) -> None:
@@ -332,6 +343,17 @@ class StoreContract:
         assert await listed(backend) == []
         assert await create(backend, owner="w3") == Lease("run", 1, "w3", T0 + TTL)
         assert (await load(second)).records == LOG[:1]
+
+    async def test_a_signal_posted_at_two_objects_is_one(self, backend: StateBackend, second: StateBackend) -> None:
+        """Whoever has looked for one before does not know which have come since."""
+        if not backend.capabilities.multi_process:
+            pytest.skip("the store is for one object at a time")
+        await backend.create_run(new_run())
+        await backend.post(signal("s1"))
+        await second.post(signal("s2"))
+        await backend.post(signal("s2"))
+        assert (await load(backend)).signals == (signal("s1"), signal("s2"))
+        assert (await head(second)).signals == 2
 
     async def test_claimants_at_two_objects_get_each_run_once(
         self, backend: StateBackend, second: StateBackend

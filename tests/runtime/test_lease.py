@@ -15,6 +15,7 @@ from flujo_async._model.stored import RunUpdate
 from flujo_async.abc import Capabilities, StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import InvalidArgument, StaleLease
+from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import ANOTHER_HOST, Wrapped, until
 from tests.runtime.stores import Store, on_disk
 
@@ -78,6 +79,87 @@ async def test_a_run_whose_lease_was_stolen_stops(store: Store, waits: bool) -> 
     assert (await driving).output == 2
     assert thieved.fate[1:] == ["again", "second"]
     assert driving.cancelling() == 0
+
+
+class Overtaken(Wrapped):
+    """A store whose user is held up behind its first commit, until its lease has run out and somebody has the run."""
+
+    def __init__(self, inner: StateBackend, clock: VirtualClock) -> None:
+        super().__init__(inner)
+        self.capabilities = Capabilities(multi_process=True)  # type: ignore[misc]
+        self.taken: list[Lease] = []
+        self._clock = clock
+
+    async def append(self, lease: Lease, *args: Any, **more: Any) -> int:
+        last_seq = await super().append(lease, *args, **more)
+        if not self.taken:
+            self._clock.advance(120)
+            query = ClaimQuery(run_id=lease.run_id)
+            ttl = timedelta(hours=1)
+            self.taken = await self.inner.claim(ANOTHER_HOST, now=self._clock.now(), ttl=ttl, query=query)
+        return last_seq
+
+
+async def test_a_run_that_was_taken_between_two_steps_does_not_begin_the_next() -> None:
+    """As after a long stop of the process: it looks first, and then waits for who has the run now."""
+    executed: list[str] = []
+
+    @step
+    async def first(n: int) -> int:
+        executed.append("first")
+        return n
+
+    @step
+    async def second(n: int) -> int:
+        executed.append("second")
+        return n + 1
+
+    clock = VirtualClock()
+    backend = Overtaken(InMemoryBackend(), clock)
+    driving = asyncio.create_task(Flujo(first >> second, state_backend=backend, clock=clock).run(1, run_id="r"))
+    await until(lambda: bool(backend.taken))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert executed == ["first"]
+    assert not driving.done()
+    await backend.release(backend.taken[0])
+    assert (await driving).output == 2
+    assert executed == ["first", "second"]
+
+
+class Disowning(Wrapped):
+    """A store that says of the first lease of each run, as often as it is asked, that it is lost."""
+
+    def __init__(self, inner: StateBackend) -> None:
+        super().__init__(inner)
+        self.capabilities = Capabilities(multi_process=True)  # type: ignore[misc]
+        self.asked = 0
+
+    async def renew(self, leases: Sequence[Lease], **when: Any) -> list[Lease]:
+        self.asked += 1
+        return [lease for lease in leases if lease.token > 1]
+
+
+async def test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted_by_its_caller() -> None:
+    """A step may take its time to clean up, and the lease is renewed in vain meanwhile."""
+    backend, fate = Disowning(InMemoryBackend()), list[str]()
+
+    @step
+    async def tidy(n: int) -> int:
+        if fate:
+            return n + 1
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            asked = backend.asked
+            await until(lambda: backend.asked >= asked + 2)
+            fate.append("tidy")
+            raise
+        return n
+
+    flujo = Flujo(tidy, state_backend=backend, lease_ttl=timedelta(milliseconds=60))
+    assert (await flujo.run(1, run_id="r")).output == 2
+    assert fate == ["tidy"]
 
 
 @on_disk

@@ -92,7 +92,7 @@ async def test_a_bit_that_flips_in_a_log_is_found_or_harmless(tmp_path: Path, st
 def flip_a_record(image: Image, column: str, seq: int, position: int) -> bool:
     """Flip a bit of a column of the run's records; return whether it is that long."""
     with closing(sqlite3.connect(image.directory / "runs.db")) as db, db:
-        where = "run = (SELECT id FROM runs WHERE run_id = 'r') AND seq = ?"
+        where = "log = (SELECT id FROM runs WHERE run_id = 'r') AND seq = ?"
         [(value,)] = db.execute(f"SELECT {column} FROM facts WHERE {where}", (seq,))
         if position >= len(value):
             return False

@@ -19,7 +19,7 @@ from typing import Any
 from typing_extensions import override
 
 from flujo_async._model.lease import Lease
-from flujo_async._model.stored import NewRun, Record, RunUpdate, Signal
+from flujo_async._model.stored import Blob, NewRun, Record, RunUpdate, Signal
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
 from tests.crash.faults.shim import say_in_trace
@@ -62,8 +62,16 @@ class Telling(Wrapped):
         return lease
 
     @override
-    async def append(self, lease: Lease, records: Sequence[Record], *, expected_seq: int, update: RunUpdate) -> int:
-        last_seq = await super().append(lease, records, expected_seq=expected_seq, update=update)
+    async def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
+    ) -> int:
+        last_seq = await super().append(lease, records, expected_seq=expected_seq, update=update, blobs=blobs)
         say("has", lease.run_id, last_seq)
         return last_seq
 
