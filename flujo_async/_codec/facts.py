@@ -113,7 +113,11 @@ def decode_fact(body: bytes, values: Mapping[str, Json] | None = None) -> Fact:
     Raises:
         SerializationError: the bytes are no fact, or name a blob that is not among ``values``.
     """
-    line = loads(body)
+    return fact_of(loads(body), values)
+
+
+def fact_of(line: Json, values: Mapping[str, Json] | None = None) -> Fact:
+    """Return the fact that a line holds, which is used up; see ``decode_fact``."""
     if not isinstance(line, dict):
         raise SerializationError("a fact is a JSON object")
     if line.pop(NAMES, None) is not None:

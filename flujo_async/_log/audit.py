@@ -1,4 +1,4 @@
-"""Whether a stored run is as it was written: its chain, its head, and the blobs that it names."""
+"""Whether a stored run is as it was written: its chain, its head, its snapshot, and the blobs that it names."""
 
 from __future__ import annotations
 
@@ -7,30 +7,47 @@ from collections.abc import Mapping
 from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.large import with_values
+from flujo_async._log.snapshot import blobs_of, fold_from, snapshot_of
 from flujo_async._model.state import TERMINAL
-from flujo_async._model.stored import StoredRun
+from flujo_async._model.stored import Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async.errors import IntegrityError
+from flujo_async.errors import IntegrityError, SerializationError
 
 
-def audit(run: StoredRun, blobs: Mapping[str, bytes]) -> Fold:
+def audit(run: StoredRun, blobs: Mapping[str, bytes], snapshot: Snapshot | None = None) -> Fold:
     """Return the state of a run whose log is whole and whose head fits it.
 
     Args:
-        run: the run.
+        run: the run, with its whole log.
         blobs: the data of the blobs that its records name, by digest.
+        snapshot: its snapshot, if it has one; one that cannot be read is none.
 
     Raises:
-        IntegrityError: the chain is broken, a body is no fact, a blob is missing or damaged, or the head says something
-            else.
+        IntegrityError: the chain is broken, a body is no fact, a blob is missing or damaged, or the head or the
+            snapshot says something else.
     """
     run_id = run.summary.run_id
     verify(run_id, run.records)
-    fold = fold_log(run_id, with_values(run_id, run.records, blobs))
+    records = with_values(run_id, run.records, blobs)
+    if snapshot is None:
+        fold = fold_log(run_id, records)
+    else:
+        fold = fold_log(run_id, records[: snapshot.seq])
+        _check_snapshot(fold, snapshot, blobs)
+        fold.extend(records[snapshot.seq :])
     for what, told, found in _compared(run.summary, fold):
         if told != found:
             raise IntegrityError(f"the head says {what} {told!r}, and the log {found!r}", run_id=run_id, seq=fold.seq)
     return fold
+
+
+def _check_snapshot(fold: Fold, snapshot: Snapshot, blobs: Mapping[str, bytes]) -> None:
+    try:
+        told = fold_from(snapshot, fold.run_id, {key: blobs[key] for key in blobs_of(snapshot) & blobs.keys()})
+    except SerializationError:
+        return  # nobody would believe it
+    if snapshot_of(told) != snapshot_of(fold):
+        raise IntegrityError("the snapshot says something else than the log", run_id=fold.run_id, seq=snapshot.seq)
 
 
 def _compared(head: RunSummary, fold: Fold) -> list[tuple[str, object, object]]:

@@ -112,6 +112,12 @@ class Fields:
 
     __hash__: ClassVar[None]  # type: ignore[assignment]  # what changes has none
 
+    def copy(self) -> Fields:
+        """Return the same fields, to go on by themselves."""
+        copied = Fields(self._tree)
+        copied._pending = [*self._pending]
+        return copied
+
     def change(self, patch: Patch) -> None:
         """Take in a change."""
         if patch:

@@ -22,7 +22,8 @@ from flujo_async.errors import IntegrityError, SerializationError
 Answer: TypeAlias = facts.TimerFired | facts.SignalReceived | facts.WaitTimedOut
 """How a sleep or a wait ended."""
 
-_Change: TypeAlias = StepCompleted | facts.BlockCompleted | facts.StateChanged | facts.RunMigrated | facts.RunForked
+Change: TypeAlias = StepCompleted | facts.BlockCompleted | facts.StateChanged | facts.RunMigrated | facts.RunForked
+"""What changes a context, or the progress."""
 
 
 class Fold:
@@ -36,11 +37,11 @@ class Fold:
         failed_keys: those among them whose failure ended the run.
         order: the keys of everything that a workflow may have waited for, in the order in which it came; from before
             what a redrive has dropped, and from after it.
-        failed_attempts: the last failed attempt of each step that had one, by key.
+        failed_attempts: the last failed attempt of each step that is to be tried again, by key.
         repeats: how often each step that had completed was begun anew by a redrive, by key.
         once: attempts of steps that may have their effect only once, begun and not ended, by key.
         decisions: what was decided on such steps, by key, until it is carried out.
-        heartbeats: the last details that a step told, by key.
+        heartbeats: the last details that a step told that has not ended, by key.
         not_run: the status of the steps of graphs that do not run, with their names, by key.
         graphs: the names of the steps of each graph, by the key of the graph and then of the step.
         timers: when each sleep is over, by key.
@@ -54,6 +55,7 @@ class Fold:
         rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
+        changes: the facts that changed a context, or the progress, and still count.
         migrations: what each migration changed there, with the keys of all that was done before it.
         contexts: the encoded fields of each live context that has changed, by scope.
     """
@@ -101,7 +103,7 @@ class Fold:
         self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
-        self._changes: list[_Change] = []
+        self.changes: list[Change] = []
         self.migrations: list[tuple[Patch, frozenset[str]]] = []
         self.contexts: dict[str, Fields] = {MAIN_SCOPE: Fields(started.context)}
 
@@ -220,12 +222,12 @@ class Fold:
         for by_key in by_keys:
             for key in keys & by_key.keys():
                 del by_key[key]
-        self._fold_changes_again([fact for fact in self._changes if getattr(fact, "key", None) not in keys])
+        self._fold_changes_again([fact for fact in self.changes if getattr(fact, "key", None) not in keys])
 
-    def _fold_changes_again(self, changes: list[_Change]) -> None:
+    def _fold_changes_again(self, changes: list[Change]) -> None:
         self.contexts = {MAIN_SCOPE: Fields(self.started.context)}
         self.current_step_index, self.last_step_output = sum(map(is_top_level, self.answers)), None
-        self._changes = []
+        self.changes = []
         for fact in changes:
             self._take_in(fact)
 
@@ -278,13 +280,13 @@ class Fold:
         self.outcomes[fact.key] = fact
         self.places[fact.key] = self.seq
         self.order.append(fact.key)
-        if self.once or self.decisions:
-            self.once.pop(fact.key, None)
-            self.decisions.pop(fact.key, None)
+        for of_attempts in (self.failed_attempts, self.heartbeats, self.once, self.decisions):
+            if of_attempts:
+                of_attempts.pop(fact.key, None)
 
-    def _take_in(self, fact: _Change) -> None:
+    def _take_in(self, fact: Change) -> None:
         """Do what a fact does to the contexts and the progress."""
-        self._changes.append(fact)
+        self.changes.append(fact)
         match fact:
             case StepCompleted():
                 self.last_step_output = fact.output

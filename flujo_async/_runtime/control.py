@@ -155,7 +155,7 @@ class Control:
         """Try a run again that has ended, or decide on its step; see ``Flujo.redrive``."""
         if decision not in get_args(Decision):
             raise InvalidArgument(f"decision is 'retry' or 'skip', not {decision!r}")
-        seen = await self._runner.reader.see(run_id)
+        seen = await self._runner.reader.see(run_id, is_whole=True)
         _check_redrivable(seen.fold, decision)
         self._runner.catalogue.running(seen.fold)
         tree = self._runner.catalogue.reading(seen.fold).codec.encode(None if output is ... else output, at="output")
@@ -166,7 +166,7 @@ class Control:
         return await self._runner.complete(Request(run_id=run_id))
 
     async def _redrive(self, lease: Lease, decision: Decision, output: Json) -> None:
-        seen = await self._runner.reader.see(lease.run_id)
+        seen = await self._runner.reader.see(lease.run_id, is_whole=True)
         fold, now = seen.fold, self._runner.clock.now()
         if decision == "retry":
             await self._redrive_children(fold)

@@ -28,6 +28,7 @@ from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Program
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.services import Services
+from flujo_async._runtime.snapshots import Snapshots
 from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
 from flujo_async._runtime.witness import is_always_replaying
 from flujo_async.abc.backend import StateBackend
@@ -44,6 +45,7 @@ class Ready:
         first: facts that go into its next commit.
         signals: what was posted to it so far.
         is_new: whether it has waited in a queue, and its status tells so until the next commit.
+        facts: about how many facts had to be read for that.
     """
 
     lease: Lease
@@ -53,6 +55,7 @@ class Ready:
     signals: tuple[Signal, ...] = ()
     priority: int = 0
     is_new: bool = False
+    facts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Drive:
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
         journal = Journal(means.backend, ready.lease, ready.fold, means.pace)
         journal.signals_read = lambda: waits.signals_read
+        self._snapshots = Snapshots(means.backend, ready.lease, journal, ready.facts)
         self._ready = ready
         self._is_inline = is_inline
         self._means = means
@@ -192,6 +196,8 @@ class Drive:
             return
         is_first = self._stop is None
         self._stop = stop
+        if stop == "lost":
+            self._snapshots.stop()
         self._execution.is_stopped = True
         if is_first:  # a second cancellation would be taken for one from outside
             self._task.cancel()
@@ -416,7 +422,8 @@ class Drive:
 
     def _has_let_go(self) -> bool:
         """Return whether there is nothing left of the drive, as when the run has come to its end by itself."""
-        is_gone = self._reading is None and self._execution.journal.is_settled and self._execution.journal.is_at_rest
+        journal = self._execution.journal
+        is_gone = self._reading is None and journal.is_settled and journal.is_at_rest and self._snapshots.is_settled
         if is_gone:
             self._execution.waits.activity.close()
         return is_gone
@@ -428,6 +435,7 @@ class Drive:
         execution = self._execution
         execution.waits.activity.close()
         await execution.journal.settle()
+        await self._snapshots.settle()
         if execution.journal.is_at_rest:
             return
         signals_read = execution.waits.signals_read

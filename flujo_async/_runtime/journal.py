@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ class Journal:
         fold: the state after all facts, those on their way to the store included.
         failure: why nothing more can be recorded, if that is so.
         signals_read: tells how many signals of the run its owner knows.
+        on_write: told of each write, with its records, when it has begun; by then ``fold`` is the state after it.
         soloist: the task in which all of the run happens, if there is one; what others commit waits for what is
             committed at the same instant.
     """
@@ -36,6 +37,7 @@ class Journal:
         self.fold = fold
         self.failure: BaseException | None = None
         self.signals_read: Callable[[], int] = lambda: 0
+        self.on_write: Callable[[Pending[int], Sequence[Record]], None] | None = None
         self.soloist: asyncio.Task[Any] | None = None
         self._backend = backend
         self._lease = lease
@@ -163,6 +165,8 @@ class Journal:
         else:
             self._writing = writing
             writing.add_done_callback(self._take_in)
+        if self.on_write is not None:
+            self.on_write(writing, records)
         return writing
 
     def _take_in(self, writing: asyncio.Future[int]) -> None:

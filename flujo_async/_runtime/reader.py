@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,17 +13,20 @@ from typing import Final
 from flujo_async._log.chain import verify
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.history import Change, changes
+from flujo_async._log.snapshot import blobs_of, fold_from, weight
 from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
-from flujo_async._model.stored import RunQuery, Signal, StoredRun
+from flujo_async._model.stored import RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import settle
-from flujo_async.errors import InvalidArgument, RunNotFound
+from flujo_async.errors import IntegrityError, InvalidArgument, RunNotFound, SerializationError
+
+_log: Final = logging.getLogger("flujo_async")
 
 _EVENTS_AT_ONCE: Final = 500
 _LOOK_AGAIN_SECONDS: Final = 1.0
@@ -37,11 +41,13 @@ class Seen:
         fold: the state of its log; where the head knows better whether it is queued or paused, as the head says.
         summary: its head.
         signals: what was posted to it.
+        facts: about how many facts were read, in the log or in a snapshot.
     """
 
     fold: Fold
     summary: RunSummary
     signals: tuple[Signal, ...]
+    facts: int
 
 
 class Reader:
@@ -52,28 +58,38 @@ class Reader:
         self._catalogue = catalogue
         self._clock = clock
 
-    async def look(self, run_id: str) -> Seen | None:
+    async def look(self, run_id: str, *, is_whole: bool = False) -> Seen | None:
         """Return a run with its signals; ``None`` if there is no such run.
 
+        Args:
+            run_id: the run.
+            is_whole: whether to read its whole log, also where a snapshot stands for the beginning.
+
         Raises:
-            IntegrityError: its log is broken.
+            IntegrityError: its log is broken, as far as it was read.
         """
-        stored = await self._find(run_id)
+        stored = await self._backend.load(check_run_id(run_id), from_snapshot=not is_whole)
         if stored is None:
             return None
-        fold, summary = fold_log(run_id, stored.records), stored.summary
+        if stored.snapshot is None:
+            fold, facts = fold_log(run_id, (await self._checked(stored)).records), len(stored.records)
+        elif (going_on := await self._going_on(stored, stored.snapshot)) is not None:
+            fold, facts = going_on
+        else:
+            return await self.look(run_id, is_whole=True)
+        summary = stored.summary
         if summary.last_seq == fold.seq and fold.status not in TERMINAL:
             fold.status, fold.waiting_for = summary.status, tuple(summary.waiting_for)
-        return Seen(fold, summary, stored.signals)
+        return Seen(fold, summary, stored.signals, facts)
 
-    async def see(self, run_id: str) -> Seen:
-        """Return a run with its signals.
+    async def see(self, run_id: str, *, is_whole: bool = False) -> Seen:
+        """Return a run with its signals; see ``look``.
 
         Raises:
             RunNotFound: there is no such run.
             IntegrityError: its log is broken.
         """
-        seen = await self.look(run_id)
+        seen = await self.look(run_id, is_whole=is_whole)
         if seen is None:
             raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
         return seen
@@ -87,7 +103,7 @@ class Reader:
             IntegrityError: its log is broken.
         """
         if until is None:
-            return (await self.see(run_id)).fold
+            return (await self.see(run_id, is_whole=True)).fold
         return fold_log(run_id, (await self.stored(run_id, until=until)).records)
 
     async def stored(self, run_id: str, *, until: int | None = None) -> StoredRun:
@@ -175,10 +191,37 @@ class Reader:
 
     async def _find(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
         stored = await self._backend.load(check_run_id(run_id), until=until)
-        if stored is None:
-            return None
+        return None if stored is None else await self._checked(stored)
+
+    async def _checked(self, stored: StoredRun) -> StoredRun:
+        run_id = stored.summary.run_id
         verify(run_id, stored.records)
         return replace(stored, records=tuple(await read_values(self._backend, run_id, stored.records)))
+
+    async def _going_on(self, stored: StoredRun, snapshot: Snapshot) -> tuple[Fold, int] | None:
+        """Return the state that a snapshot and the facts after it make, and about how many facts that took.
+
+        Nothing is said of one that does not fit: a snapshot only saves time, and the whole log tells what is wrong.
+        """
+        run_id, records = stored.summary.run_id, stored.records
+        try:
+            named = blobs_of(snapshot)
+            fold = fold_from(snapshot, run_id, await self._backend.read_blobs(run_id, named) if named else None)
+            if not records:
+                await self._check_end(run_id, snapshot)
+            verify(run_id, records, after=snapshot.seq, prev_hash=snapshot.hash)
+            facts = weight(fold) + len(records)
+            fold.extend(await read_values(self._backend, run_id, records))
+        except (SerializationError, IntegrityError):
+            _log.debug("the snapshot of run %r is not used", run_id, exc_info=True)
+            return None
+        return fold, facts
+
+    async def _check_end(self, run_id: str, snapshot: Snapshot) -> None:
+        """Check the hash of a snapshot that nothing follows."""
+        last = await self._backend.read_events(run_id, after=snapshot.seq - 1, limit=1)
+        if [record.hash for record in last] != [snapshot.hash]:
+            raise IntegrityError("the snapshot does not fit the log", run_id=run_id, seq=snapshot.seq)
 
 
 def _has_news(after: int, head: RunSummary) -> bool:

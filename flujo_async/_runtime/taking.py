@@ -165,7 +165,8 @@ class Taking:
             pauses = [signal for signal in signals if signal.name == PAUSE and signal.signal_id not in fold.taken]
             first += [taken(signal, now) for signal in pauses]
         is_new = seen.summary.status == "pending"
-        return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new)
+        facts = seen.facts + len(tail)
+        return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new, facts)
 
     async def claim(self, run_id: str, owner: str, statuses: frozenset[RunStatus] = _TAKEN_UP) -> Lease | None:
         """Claim one run, also from an owner that is known to be dead."""

@@ -6,7 +6,7 @@ from flujo_async._log.audit import audit
 from flujo_async._log.large import named_blobs
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.report import Broken, VerifyReport
-from flujo_async._model.stored import RunQuery
+from flujo_async._model.stored import RunQuery, Snapshot, StoredRun
 from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
 from flujo_async.errors import IntegrityError, RunNotFound
@@ -39,16 +39,31 @@ async def verify_store(backend: StateBackend) -> VerifyReport:
 async def _check(backend: StateBackend, run_id: str) -> int | Broken | None:
     """Return how many facts a run has, or what is wrong with it; ``None`` if there is no such run."""
     try:
-        run = await backend.load(run_id)
-        if run is None:
+        found = await _load(backend, run_id)
+        if found is None:
             return None
+        run, snapshot = found
         named = named_blobs(run.records)
-        audit(run, await backend.read_blobs(run_id, named) if named else {})
+        audit(run, await backend.read_blobs(run_id, named) if named else {}, snapshot)
     except IntegrityError as error:
         return Broken(error.run_id, error.seq, error.reason)
     except Exception as error:  # whatever a broken run makes its reader stumble over is told, and stops no other
         return Broken(run_id, 0, f"cannot be read: {type(error).__name__}: {error}")
     return len(run.records)
+
+
+async def _load(backend: StateBackend, run_id: str) -> tuple[StoredRun, Snapshot | None] | None:
+    """Return a run with its whole log, and its snapshot; ``None`` if there is no such run."""
+    run = await backend.load(run_id, from_snapshot=True)
+    if run is None:
+        return None
+    if run.snapshot is None:
+        return run, None
+    whole = await backend.load(run_id)
+    if whole is None:
+        return None
+    is_another = whole.summary.created_at != run.summary.created_at  # by the same name, since the first was deleted
+    return whole, None if is_another else run.snapshot
 
 
 def _report(broken: list[Broken], runs: int, facts: int) -> VerifyReport:
