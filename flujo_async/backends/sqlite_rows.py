@@ -56,7 +56,7 @@ def json_text(tree: Any) -> str:
 
 
 def head(summary: RunSummary) -> Values:
-    """Return the values of ``insert_run``, the short key left out."""
+    """Return the values of ``insert_run`` in its order, the short key left out."""
     lease = summary.lease
     return {
         "run_id": summary.run_id,
@@ -83,7 +83,7 @@ def head(summary: RunSummary) -> Values:
 
 
 def change(update: RunUpdate, last_seq: int) -> Values:
-    """Return the values of ``advance`` and ``advance_to_status``, those of the lease left out."""
+    """Return the values of ``advance`` and ``advance_to_status``, in the order of ``changed``; without the lease."""
     return {
         "last_seq": last_seq,
         "status": update.status,
