@@ -83,19 +83,23 @@ def head(summary: RunSummary) -> Values:
 
 
 def change(update: RunUpdate, last_seq: int) -> Values:
-    """Return the values of ``advance`` and ``advance_to_status``, in the order of ``changed``; without the lease."""
+    """Return the values of ``advance`` and ``advance_to_status``, without those of the lease.
+
+    In this order they are, behind the short key, those of ``advance_many_to_status``; as far as ``waiting_for``, those
+    of ``advance_many``.
+    """
     return {
         "last_seq": last_seq,
-        "status": update.status,
-        "is_resting": update.status in RESTING,
         "updated_at": micros(update.updated_at),
         "current_step_index": update.current_step_index,
         "pipeline_version": update.pipeline_version,
+        "metadata": None if update.metadata is None else json_text(update.metadata),
         "error_message": update.error_message,
         "waiting_for": _waiting_text(update.waiting_for),
+        "status": update.status,
+        "is_resting": update.status in RESTING,
         "wake_at": optional_micros(update.wake_at),
         "signals_read": update.signals_read,
-        "metadata": None if update.metadata is None else json_text(update.metadata),
     }
 
 

@@ -27,6 +27,7 @@ LARGEST: Final = 64
 """Rows in one statement at most. Each size is a power of two, so that few statements have to be prepared."""
 
 _SQL = queries("sqlite.sql")
+_USUAL = 8  # columns that a usual append changes, the key included
 _ROW = re.compile(r"^\(\?.*\)", re.MULTILINE)
 
 
@@ -74,14 +75,19 @@ def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, None
 
 def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     held = _ask(db, "which_are_held", [_asked(place, append) for place, append in appends.items()])
-    advances: dict[bool, list[rows.Row]] = {True: [], False: []}
+    usual: list[rows.Row] = []
+    unusual: list[rows.Row] = []
     facts: list[rows.Row] = []
-    for place, log, stays in held:
+    for place, log, is_indexed_alike in held:
         append = appends[place]
-        advances[bool(stays)].append((log, *rows.change(append.update, append.last_seq).values()))
+        row = (log, *rows.change(append.update, append.last_seq).values())
+        if is_indexed_alike and append.update.status not in RESTING:
+            usual.append(row[:_USUAL])
+        else:
+            unusual.append(row)
         facts += fact_rows(log, append.records)
-    _do(db, "advance_many", advances[True])
-    _do(db, "advance_many_to_status", advances[False])
+    _do(db, "advance_many", usual)
+    _do(db, "advance_many_to_status", unusual)
     _do(db, "insert_fact", facts)
     for place, log, _ in held:
         give_blobs(db, log, appends[place].expected_seq + 1, appends[place].blobs)
@@ -98,7 +104,6 @@ def _asked(place: int, append: Append) -> rows.Row:
         lease.owner,
         append.expected_seq,
         update.status,
-        update.status in RESTING,
         rows.optional_micros(update.wake_at),
         update.signals_read,
     )

@@ -78,12 +78,16 @@ APPENDS = [
     to("run6", texts=["x"], signals_read=0),
     to("run7", count=0, updated_at=T0 + timedelta(days=1)),
     to("run8", status="pending"),
+    to("run9", signals_read=1),
+    to("run10", wake_at=T0),
+    to("run11", status="paused"),
 ]
 """Of all kinds, each to another run."""
 
 
 def test_it_comes_to_the_same_as_one_by_one(db: sqlite3.Connection, tmp_path: Path) -> None:
-    creations = [creation(f"run{n}", priority=n, blobs=[blob("z")] if n % 3 else []) for n in range(9)]
+    creations = [creation(f"run{n}", priority=n, blobs=[blob("z")] if n % 3 else []) for n in range(11)]
+    creations.append(creation("run11", status="paused"))
     with closing(opened(tmp_path / "other.db")) as other:
         for waiting in (creations, APPENDS, [to("run0", after=2), to("run5", after=2)]):
             assert do_together(db, waiting) == one_by_one(other.connection, waiting)

@@ -40,30 +40,25 @@ WITH wanted (place, run_id) AS (VALUES
 SELECT json_group_array(place) FROM wanted CROSS JOIN runs USING (run_id);
 
 -- name: which_are_held
--- Of appends: the place, the key of the run, and whether nothing changes that an index has. The one row of the result
--- takes one step, where a row for each would take as many.
-WITH wanted (place, run_id, token, owner, expected_seq, status, is_resting, wake_at, signals_read) AS (VALUES
-(?, ?, ?, ?, ?, ?, ?, ?, ?)
+-- Of appends: the place, the key of the run, and whether nothing changes that an index has, a lease given up left aside.
+-- The one row of the result takes one step, where a row for each would take as many.
+WITH wanted (place, run_id, token, owner, expected_seq, status, wake_at, signals_read) AS (VALUES
+(?, ?, ?, ?, ?, ?, ?, ?)
 )
 SELECT json_group_array(json_array(
-    place, id, runs.status = wanted.status AND NOT is_resting AND runs.wake_at IS wanted.wake_at
+    place, id, runs.status = wanted.status AND runs.wake_at IS wanted.wake_at
         AND runs.signals_read = coalesce(wanted.signals_read, runs.signals_read)
 ))
 FROM wanted CROSS JOIN runs ON runs.run_id = wanted.run_id
 WHERE attempts = token AND lease_owner = owner AND last_seq = expected_seq;
 
--- name: changed
--- The values that sqlite_rows.change() returns, in its order.
-changed (
-    id, last_seq, status, is_resting, updated_at, current_step_index, pipeline_version, error_message, waiting_for,
-    wake_at, signals_read, metadata
-) AS (VALUES
-(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-)
-
 -- name: advance_many
--- What ``advance`` does, to runs that were found to be held.
-WITH {changed}
+-- What ``advance`` does, to runs that were found to be held. Each column that is not needed saves a tenth of the time.
+WITH changed (
+    id, last_seq, updated_at, current_step_index, pipeline_version, metadata, error_message, waiting_for
+) AS (VALUES
+(?, ?, ?, ?, ?, ?, ?, ?)
+)
 UPDATE runs
 SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_index = changed.current_step_index,
     pipeline_version = coalesce(changed.pipeline_version, runs.pipeline_version),
@@ -73,7 +68,12 @@ FROM changed WHERE runs.id = changed.id;
 
 -- name: advance_many_to_status
 -- What ``advance_to_status`` does, to runs that were found to be held.
-WITH {changed}
+WITH changed (
+    id, last_seq, updated_at, current_step_index, pipeline_version, metadata, error_message, waiting_for,
+    status, is_resting, wake_at, signals_read
+) AS (VALUES
+(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+)
 UPDATE runs
 SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_index = changed.current_step_index,
     pipeline_version = coalesce(changed.pipeline_version, runs.pipeline_version),
