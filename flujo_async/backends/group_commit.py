@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -14,8 +14,14 @@ from flujo_async.backends.reply import Answer, Outcome, Reply, send
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], T]
+Together: TypeAlias = Callable[[sqlite3.Connection, Sequence[Work[Any]]], Mapping[int, Any]]
+"""Does what it can of some work in fewer statements than one by one; returns the results by position."""
 
 MOST_IN_ONE_TRANSACTION = 1000
+
+
+def _nothing_together(_: sqlite3.Connection, __: Sequence[Work[Any]]) -> Mapping[int, Any]:
+    return {}
 
 
 class OpenDatabase(Protocol):
@@ -73,11 +79,14 @@ class GroupCommit:
             the transaction goes on. Any other exception undoes the whole transaction; all of its work is then
             done again, each piece behind a savepoint, and the caller of the one that fails again gets the
             explanation. So work may be done twice, and does nothing but use the connection.
+        together: is given all work that shares a transaction, if there are several pieces, before the rest of it is
+            done one by one. It refuses nothing: what may have to be refused it leaves to the work itself.
     """
 
-    def __init__(self, database: Database, *, refusal: type[Exception]) -> None:
+    def __init__(self, database: Database, *, refusal: type[Exception], together: Together = _nothing_together) -> None:
         self._database = database
         self._refusal = refusal
+        self._together = together
         self._guard = threading.Lock()  # never held for longer than it takes to start a thread
         self._writer: _Writer | None = None
 
@@ -127,7 +136,7 @@ class GroupCommit:
     def _hand_in(self, job: _Job) -> None:
         with self._guard:
             if self._writer is None:
-                self._writer = _Writer(self._database, self._refusal)
+                self._writer = _Writer(self._database, self._refusal, self._together)
             self._writer.inbox.put(job)
 
     def __del__(self) -> None:
@@ -152,10 +161,11 @@ class _Stop:
 class _Writer:
     """The thread: takes what waits, commits it, answers."""
 
-    def __init__(self, database: Database, refusal: type[Exception]) -> None:
+    def __init__(self, database: Database, refusal: type[Exception], together: Together) -> None:
         self.inbox: SimpleQueue[_Job | _Stop] = SimpleQueue()
         self._database = database
         self._refusal = refusal
+        self._together = together
         self._open: OpenDatabase | None = None
         self._stop: _Stop | None = None
         # A daemon: what was acknowledged is durable, so nothing has to hold the process up.
@@ -201,13 +211,19 @@ class _Writer:
             return [self._do(db, job) for job in jobs]
         db.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = [self._do(db, job) for job in jobs]
+            outcomes = self._do_all(db, jobs)
         except Exception:  # it comes again, to its own caller
             db.rollback()
             db.execute("BEGIN IMMEDIATE")
             outcomes = [self._do_apart(db, job) for job in jobs]
         db.execute("COMMIT")
         return outcomes
+
+    def _do_all(self, db: sqlite3.Connection, jobs: Sequence[_Job]) -> list[Outcome]:
+        results: Mapping[int, Any] = {}
+        if len(jobs) > 1:
+            results = self._together(db, [job.work for job in jobs])
+        return [(results[n], None) if n in results else self._do(db, job) for n, job in enumerate(jobs)]
 
     def _do(self, db: sqlite3.Connection, job: _Job) -> Outcome:
         try:

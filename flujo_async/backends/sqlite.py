@@ -33,6 +33,7 @@ from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_copy import back_up
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
 from flujo_async.backends.sqlite_readers import Readers, Rows
+from flujo_async.backends.sqlite_together import do_together
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import FlujoError, InvalidArgument
 
@@ -76,7 +77,7 @@ class SQLiteBackend(StateBackend):
         self._changes = Changes()
         self._watch = Watch(self._changes)
         self._file = SQLiteFile(self.path, synchronous=synchronous, busy_timeout=busy_timeout, watch=self._watch)
-        self._commits = GroupCommit(self._file, refusal=FlujoError)
+        self._commits = GroupCommit(self._file, refusal=FlujoError, together=do_together)
         self._readers = Readers(partial(_open_reader, self._commits, self._file), self._file.explain)
 
     @override
@@ -84,7 +85,7 @@ class SQLiteBackend(StateBackend):
         run_id = check_run_id(run.summary.run_id)
         summary = transition.created(run.summary, owner, ttl)
         head = rows.head(summary)
-        await self._write(run_id, lambda db: work.create(db, head, run))
+        await self._write(run_id, work.Create(head, run))
         return summary.lease
 
     @override
@@ -114,11 +115,8 @@ class SQLiteBackend(StateBackend):
         update: RunUpdate,
         blobs: Sequence[Blob] = (),
     ) -> Pending[int]:
-        change = rows.change(update, expected_seq + len(records))
-        return self._commits.begin(
-            lambda db: work.append(db, lease, records, expected_seq, change, blobs),
-            then=partial(self._changes.announce, lease.run_id),
-        )
+        append = work.Append(lease, records, expected_seq, update, blobs)
+        return self._commits.begin(append, then=partial(self._changes.announce, lease.run_id))
 
     @override
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:

@@ -56,7 +56,7 @@ def json_text(tree: Any) -> str:
 
 
 def head(summary: RunSummary) -> Values:
-    """Return the values of ``insert_run``, the short key left out."""
+    """Return the values of ``insert_run`` in its order, the short key left out."""
     lease = summary.lease
     return {
         "run_id": summary.run_id,
@@ -83,19 +83,23 @@ def head(summary: RunSummary) -> Values:
 
 
 def change(update: RunUpdate, last_seq: int) -> Values:
-    """Return the values of ``advance`` and ``advance_to_status``, those of the lease left out."""
+    """Return the values of ``advance`` and ``advance_to_status``, without those of the lease.
+
+    In this order they are, behind the short key, those of ``advance_many_to_status``; as far as ``waiting_for``, those
+    of ``advance_many``.
+    """
     return {
         "last_seq": last_seq,
-        "status": update.status,
-        "is_resting": update.status in RESTING,
         "updated_at": micros(update.updated_at),
         "current_step_index": update.current_step_index,
         "pipeline_version": update.pipeline_version,
+        "metadata": None if update.metadata is None else json_text(update.metadata),
         "error_message": update.error_message,
         "waiting_for": _waiting_text(update.waiting_for),
+        "status": update.status,
+        "is_resting": update.status in RESTING,
         "wake_at": optional_micros(update.wake_at),
         "signals_read": update.signals_read,
-        "metadata": None if update.metadata is None else json_text(update.metadata),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from flujo_async._model import transition
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL
-from flujo_async._model.stored import Blob, NewRun, Prefix, Record, Snapshot
+from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Snapshot
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.errors import RunExists, RunNotFound
@@ -19,35 +20,69 @@ from flujo_async.errors import RunExists, RunNotFound
 _SQL = queries("sqlite.sql")
 
 
-def create(db: sqlite3.Connection, head: rows.Values, run: NewRun) -> None:
-    """Insert a run, its log and its first records."""
-    if db.execute(_SQL["key_of_run"], {"run_id": run.summary.run_id}).fetchone():
-        raise RunExists(f"run {run.summary.run_id!r} exists")
-    shared = (None, None) if run.prefix is None else _find(db, run.prefix)
-    log: int = db.execute(_SQL["insert_log"], shared).fetchall()[0][0]
-    db.execute(_SQL["insert_run"], head | {"id": log})
-    _insert_facts(db, log, run.records)
-    _give_blobs(db, log, run.records[0].seq, run.blobs)
+@dataclass(slots=True)
+class Create:
+    """Inserts a run, its log and its first records.
+
+    Attributes:
+        head: the values of ``insert_run``, the short key left out.
+        run: the run.
+    """
+
+    head: rows.Values
+    run: NewRun
+
+    @property
+    def run_id(self) -> str:
+        """The run that is created."""
+        return self.run.summary.run_id
+
+    def __call__(self, db: sqlite3.Connection) -> None:
+        """Do so, unless there is such a run."""
+        if db.execute(_SQL["key_of_run"], {"run_id": self.run_id}).fetchone():
+            raise RunExists(f"run {self.run_id!r} exists")
+        shared = (None, None) if self.run.prefix is None else _find(db, self.run.prefix)
+        log: int = db.execute(_SQL["insert_log"], shared).fetchall()[0][0]
+        db.execute(_SQL["insert_run"], [log, *self.head.values()])
+        _insert_facts(db, log, self.run.records)
+        give_blobs(db, log, self.run.records[0].seq, self.run.blobs)
 
 
-def append(
-    db: sqlite3.Connection,
-    lease: Lease,
-    records: Sequence[Record],
-    expected_seq: int,
-    change: rows.Values,
-    blobs: Sequence[Blob],
-) -> int:
-    """Insert records and blobs and update the head, if all is as the caller believes; return the last ``seq``."""
-    values = {**change, **rows.held(lease), "expected_seq": expected_seq}
-    advanced = db.execute(_SQL["advance"], values).fetchall()
-    if not advanced:
-        advanced = db.execute(_SQL["advance_to_status"], values).fetchall()
-    if not advanced:
-        _refuse_append(db, lease, expected_seq)
-    _insert_facts(db, advanced[0][0], records)
-    _give_blobs(db, advanced[0][0], expected_seq + 1, blobs)
-    return expected_seq + len(records)
+@dataclass(slots=True)
+class Append:
+    """Inserts records and blobs and updates the head."""
+
+    lease: Lease
+    records: Sequence[Record]
+    expected_seq: int
+    update: RunUpdate
+    blobs: Sequence[Blob]
+
+    @property
+    def run_id(self) -> str:
+        """The run whose log gets longer."""
+        return self.lease.run_id
+
+    @property
+    def last_seq(self) -> int:
+        """The last ``seq`` of the log afterwards."""
+        return self.expected_seq + len(self.records)
+
+    def __call__(self, db: sqlite3.Connection) -> int:
+        """Do so, if all is as the caller believes; return the last ``seq``."""
+        values = {
+            **rows.change(self.update, self.last_seq),
+            **rows.held(self.lease),
+            "expected_seq": self.expected_seq,
+        }
+        advanced = db.execute(_SQL["advance"], values).fetchall()
+        if not advanced:
+            advanced = db.execute(_SQL["advance_to_status"], values).fetchall()
+        if not advanced:
+            _refuse_append(db, self.lease, self.expected_seq)
+        _insert_facts(db, advanced[0][0], self.records)
+        give_blobs(db, advanced[0][0], self.expected_seq + 1, self.blobs)
+        return self.last_seq
 
 
 def claim(db: sqlite3.Connection, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
@@ -107,6 +142,18 @@ def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
     db.execute(_SQL["set_system_state"], {"key": key, "value": value})
 
 
+def fact_rows(log: int, records: Sequence[Record]) -> list[rows.Row]:
+    """Return the rows of values of ``insert_fact``."""
+    return [(log, record.seq, record.body, record.hash) for record in records]
+
+
+def give_blobs(db: sqlite3.Connection, log: int, seq: int, blobs: Sequence[Blob]) -> None:
+    """Insert blobs that the facts of a log name from ``seq`` on."""
+    for blob in blobs:
+        db.execute(_SQL["insert_blob"], {"digest": blob.digest, "data": blob.data})
+        db.execute(_SQL["give_blob"], {"log": log, "digest": blob.digest, "seq": seq})
+
+
 def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
     """Return the log that has the last record of a prefix, and that record's ``seq``."""
     values = {"run_id": prefix.run_id, "shared": prefix.last_seq}
@@ -119,13 +166,7 @@ def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
 
 
 def _insert_facts(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
-    db.executemany(_SQL["insert_fact"], [(log, record.seq, record.body, record.hash) for record in records])
-
-
-def _give_blobs(db: sqlite3.Connection, log: int, seq: int, blobs: Sequence[Blob]) -> None:
-    for blob in blobs:
-        db.execute(_SQL["insert_blob"], {"digest": blob.digest, "data": blob.data})
-        db.execute(_SQL["give_blob"], {"log": log, "digest": blob.digest, "seq": seq})
+    db.executemany(_SQL["insert_fact"], fact_rows(log, records))
 
 
 def _forget(db: sqlite3.Connection, log: int) -> int | None:

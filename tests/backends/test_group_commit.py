@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from flujo_async.backends.group_commit import GroupCommit
+from flujo_async.backends.reply import ANSWERS_A_TURN
 
 
 class Refused(Exception):
@@ -124,6 +126,48 @@ async def test_a_refusal_is_its_callers_own(ledger: Ledger, writer: GroupCommit)
     assert (one, type(refused), two) == (1, Refused, 2)
     assert await writer.put(numbers) == [1, 2]
     assert "ROLLBACK" not in ledger.statements
+
+
+async def test_what_is_done_together_is_not_done_alone(ledger: Ledger) -> None:
+    """But it is when doing it together fails, and everybody gets an answer of their own."""
+
+    def add_even(db: sqlite3.Connection, waiting: Sequence[object]) -> dict[int, int]:
+        even = {place: work.args[0] for place, work in enumerate(waiting) if isinstance(work, partial)}
+        even = {place: n for place, n in even.items() if n % 2 == 0}
+        db.execute(f"INSERT INTO numbers VALUES {','.join(f'({n})' for n in even.values())}")
+        return even
+
+    writer = GroupCommit(ledger, refusal=Refused, together=add_even)
+    async with Hold(writer):
+        tasks = put_all(writer, *(partial(add, n) for n in range(6)))
+    assert await asyncio.gather(*tasks) == list(range(6))
+    assert next(line for line in ledger.statements if "INSERT" in line) == "INSERT INTO numbers VALUES (0),(2),(4)"
+    assert sum("INSERT" in line for line in ledger.statements) == 4
+    async with Hold(writer):
+        tasks = put_all(writer, *(partial(add, n) for n in range(4, 9)))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [RuntimeError, RuntimeError, int, int, int]
+    assert await writer.put(numbers) == list(range(9))
+    await writer.stop()
+
+
+async def test_the_loop_turns_while_many_get_their_answers(writer: GroupCommit) -> None:
+    turns: list[int] = []
+    done: list[int] = []
+
+    def turn() -> None:
+        turns.append(len(done))
+        if len(done) < 100:
+            asyncio.get_running_loop().call_soon(turn)
+
+    async def wait(n: int) -> None:
+        done.append(await writer.put(partial(add, n)))
+
+    async with Hold(writer):
+        tasks = [asyncio.create_task(wait(n)) for n in range(100)]
+    turn()
+    await asyncio.gather(*tasks)
+    assert max(later - earlier for earlier, later in pairwise(turns)) <= ANSWERS_A_TURN
 
 
 async def test_work_that_fails_half_way_leaves_no_trace_and_hurts_nobody(writer: GroupCommit) -> None:

@@ -571,10 +571,10 @@ def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) 
     opened = file.open(create=True)
     summary = transition.created(new_run().summary, "w", TTL)
     assert summary.lease is not None
-    work.create(opened.connection, rows.head(summary), new_run())
+    work.Create(rows.head(summary), new_run())(opened.connection)
     statements: list[str] = []
     opened.connection.set_trace_callback(statements.append)
-    work.append(opened.connection, summary.lease, LOG[1:2], 1, rows.change(update(**change), 2), ())
+    work.Append(summary.lease, LOG[1:2], 1, update(**change), ())(opened.connection)
     opened.close()
     assert len(statements) == 2
     assert statements[0].startswith("-- The usual append.")

@@ -15,17 +15,74 @@ lease_owner, lease_expires_at
 INSERT INTO logs (source, shared) VALUES (?, ?)
 RETURNING id;
 
+-- Rows of values that begin a line are repeated where several are given at once: see sqlite_together.for_rows().
+
+-- name: insert_new_log
+INSERT INTO logs (id) VALUES
+(?);
+
 -- name: insert_run
-INSERT INTO runs (id, {head})
-VALUES (
-    :id, :run_id, :pipeline_name, :pipeline_version, :status, :created_at, :updated_at, :last_seq, :current_step_index,
-    :metadata, :error_message, :waiting_for, :attempts, :parent_run_id, :queue, :priority, :wake_at,
-    :signals, :signals_read, :lease_owner, :lease_expires_at
-);
+INSERT INTO runs (id, {head}) VALUES
+(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_fact
 -- The cast keeps bytes as they are, where a str would have to be decoded first.
-INSERT INTO facts (log, seq, body, hash) VALUES (?, ?, CAST(? AS TEXT), ?);
+INSERT INTO facts (log, seq, body, hash) VALUES
+(?, ?, CAST(? AS TEXT), ?);
+
+-- name: last_log
+SELECT coalesce(max(id), 0) FROM logs;
+
+-- name: which_exist
+WITH wanted (place, run_id) AS (VALUES
+(?, ?)
+)
+SELECT json_group_array(place) FROM wanted CROSS JOIN runs USING (run_id);
+
+-- name: which_are_held
+-- Of appends: the place, the key of the run, and whether nothing changes that an index has, a lease given up left aside.
+-- The one row of the result takes one step, where a row for each would take as many.
+WITH wanted (place, run_id, token, owner, expected_seq, status, wake_at, signals_read) AS (VALUES
+(?, ?, ?, ?, ?, ?, ?, ?)
+)
+SELECT json_group_array(json_array(
+    place, id, runs.status = wanted.status AND runs.wake_at IS wanted.wake_at
+        AND runs.signals_read = coalesce(wanted.signals_read, runs.signals_read)
+))
+FROM wanted CROSS JOIN runs ON runs.run_id = wanted.run_id
+WHERE attempts = token AND lease_owner = owner AND last_seq = expected_seq;
+
+-- name: advance_many
+-- What ``advance`` does, to runs that were found to be held. Each column that is not needed saves a tenth of the time.
+WITH changed (
+    id, last_seq, updated_at, current_step_index, pipeline_version, metadata, error_message, waiting_for
+) AS (VALUES
+(?, ?, ?, ?, ?, ?, ?, ?)
+)
+UPDATE runs
+SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_index = changed.current_step_index,
+    pipeline_version = coalesce(changed.pipeline_version, runs.pipeline_version),
+    metadata = coalesce(changed.metadata, runs.metadata),
+    error_message = changed.error_message, waiting_for = changed.waiting_for
+FROM changed WHERE runs.id = changed.id;
+
+-- name: advance_many_to_status
+-- What ``advance_to_status`` does, to runs that were found to be held.
+WITH changed (
+    id, last_seq, updated_at, current_step_index, pipeline_version, metadata, error_message, waiting_for,
+    status, is_resting, wake_at, signals_read
+) AS (VALUES
+(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+)
+UPDATE runs
+SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_index = changed.current_step_index,
+    pipeline_version = coalesce(changed.pipeline_version, runs.pipeline_version),
+    metadata = coalesce(changed.metadata, runs.metadata),
+    error_message = changed.error_message, waiting_for = changed.waiting_for, status = changed.status,
+    wake_at = changed.wake_at, signals_read = coalesce(changed.signals_read, runs.signals_read),
+    lease_owner = CASE WHEN is_resting THEN NULL ELSE lease_owner END,
+    lease_expires_at = CASE WHEN is_resting THEN NULL ELSE lease_expires_at END
+FROM changed WHERE runs.id = changed.id;
 
 -- name: insert_blob
 INSERT INTO blobs (digest, data) VALUES (:digest, CAST(:data AS TEXT))
