@@ -13,7 +13,7 @@ from flujo_async import Flujo, RunContext, StateBackend, StepContext, step, work
 from flujo_async._log.chain import GENESIS, seal
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.snapshot import fold_from, snapshot_of
-from flujo_async._model.facts import EventEmitted, RunStarted
+from flujo_async._model.facts import EventEmitted, RunCompleted, RunStarted
 from flujo_async._model.lease import ClaimQuery
 from flujo_async._model.stored import NewRun, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -133,6 +133,7 @@ async def test_a_resumed_run_reads_what_counts(store: Store) -> None:
     assert (await flujo.verify()).ok
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("how", ["before", "after"])
 async def test_a_process_that_dies_over_a_snapshot_loses_nothing(store: Store, how: Any) -> None:
     agent = Agent()
@@ -253,10 +254,11 @@ async def test_nothing_follows_a_snapshot_and_the_run_goes_on() -> None:
     assert watched.records == 1
 
 
-async def test_a_broken_log_behind_a_snapshot_is_named(store: Store) -> None:
+async def test_a_broken_log_behind_a_snapshot_is_named() -> None:
     """Whatever stands there is verified before anything executes."""
+    inner = InMemoryBackend()
     agent = Agent()
-    await agent.die(store.open())
+    await agent.die(inner)
     before = len(agent.done)
 
     class Broken(Wrapped):
@@ -269,7 +271,7 @@ async def test_a_broken_log_behind_a_snapshot_is_named(store: Store) -> None:
             return result
 
     with pytest.raises(IntegrityError):
-        await agent.flujo(Broken(store.open())).run(run_id="r")
+        await agent.flujo(Broken(inner)).run(run_id="r")
     assert len(agent.done) == before
 
 
@@ -291,6 +293,18 @@ async def test_a_run_without_noise_has_no_snapshot() -> None:
     assert watched.puts == 0
 
 
+class DamagedAtItsBeginning(Wrapped):
+    """A store whose logs are broken at the second fact."""
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        result = await super().through(verb, call)
+        if isinstance(result, StoredRun) and result.snapshot is None:
+            first, second, *rest = result.records
+            return replace(result, records=(first, replace(second, body=second.body + b" "), *rest))
+        return result
+
+
 async def test_a_run_that_is_tried_again_has_all_of_its_past() -> None:
     """Redrive, fork and earlier states do not depend on the snapshot."""
     backend = InMemoryBackend()
@@ -307,6 +321,11 @@ async def test_a_run_that_is_tried_again_has_all_of_its_past() -> None:
         await agent.flujo(watched).run(STEPS, run_id="r")
     await stored(backend)
     agent.until = lambda _: asyncio.sleep(0)
+    damaged = agent.flujo(DamagedAtItsBeginning(backend))
+    for look_back in (damaged.redrive, damaged.state, damaged.history, damaged.fork):
+        with pytest.raises(IntegrityError):
+            await look_back("r")
+    assert (await stored(backend))[0].attempts == 1  # refused before the run is claimed
     flujo = agent.flujo(backend)
     assert (await flujo.redrive("r")).output == OUTPUT
     assert agent.done == [*range(STEPS)]
@@ -405,6 +424,27 @@ async def test_all_together_take_no_more_than_the_log() -> None:
         size = len((await stored(noise.store))[1].body)
         assert size > 600_000
         assert 1 <= noise.puts <= 1 + log // size
+
+
+async def test_it_is_of_the_facts_up_to_one_commit() -> None:
+    """Though the run goes on before it is made."""
+    async with Noise() as noise:
+        await noise.make(LEAST)
+        await noise.make(10)
+        await noise.snapshots.settle()
+        run = await noise.store.load("r")
+        assert run is not None
+        assert (await stored(noise.store))[1] == snapshot_of(fold_log("r", run.records[: LEAST + 1]))
+
+
+async def test_none_is_put_when_the_run_has_come_to_rest() -> None:
+    """The store has taken the lease back."""
+    async with Noise() as noise:
+        for _ in range(LEAST):
+            noise.journal.note(EventEmitted(at=T0, key="a", name="a", data=1))
+        await noise.journal.commit(RunCompleted(at=T0, output=1))
+        await noise.snapshots.settle()
+        assert noise.puts == 0
 
 
 async def test_none_is_put_once_the_lease_is_lost() -> None:
