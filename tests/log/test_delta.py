@@ -64,6 +64,7 @@ def test_what_is_patched_stays_as_it_is(before: Any, after: Any) -> None:
         ([1, 2], [1, 2, 3], ["add", [3]]),
         ("abc", "abcde", ["add", "de"]),
         ("", "de", ["set", "de"]),
+        ("abc", "xbcd", ["set", "xbcd"]),
         ([], [1], ["set", [1]]),
         ([1, 2], [1], ["set", [1]]),
         ([1, 2], [True, 2, 3], ["in", {"0": ["set", True]}, [3]]),

@@ -95,6 +95,34 @@ async def test_a_run_that_lost_nothing_is_believed(store: Store) -> None:
     assert executed == ["c"]
 
 
+class Overtaken(Tampered):
+    """A store that is read just before the last commits of another owner; these come back changed."""
+
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        result = await call()
+        if isinstance(result, StoredRun):
+            return replace(result, records=result.records[:2], summary=replace(result.summary, last_seq=2))
+        return self._change(result) if verb == "read_events" else result
+
+
+async def test_what_was_committed_before_the_claim_is_not_done_again(store: Store) -> None:
+    """Between the look at a run and the claim another owner may have gone on with it."""
+    await orphan(store)
+    executed: list[str] = []
+    await Flujo(pipeline(executed), state_backend=Overtaken(store.open(), list)).resume("r")
+    assert executed == ["c"]
+
+
+async def test_what_was_committed_before_the_claim_is_verified_too(store: Store) -> None:
+    """And the run stays as it is."""
+    await orphan(store)
+    executed: list[str] = []
+    flujo = Flujo(pipeline(executed), state_backend=Overtaken(store.open(), CHANGES["hash"][0]))
+    with pytest.raises(IntegrityError) as caught:
+        await flujo.resume("r")
+    assert (caught.value.run_id, caught.value.seq, executed) == ("r", 3, [])
+
+
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_a_byte_changed_on_disk_is_found(tmp_path: Path, kind: str) -> None:
     """What another program wrote into the file."""

@@ -85,6 +85,17 @@ async def test_a_step_without_parameters_ignores_its_input() -> None:
     assert (await Flujo(constant >> only_context).run("ignored")).output == "only_context"
 
 
+async def test_runs_do_not_share_idempotency_keys() -> None:
+    """Equal steps of two runs are two effects."""
+
+    @step
+    async def look(n: int, ctx: StepContext) -> str:
+        return ctx.idempotency_key
+
+    flujo = Flujo(look)
+    assert (await flujo.run(0, run_id="one")).output != (await flujo.run(0, run_id="two")).output
+
+
 async def test_a_step_learns_where_it_is() -> None:
     """``StepContext`` names run, step, key, attempt; the idempotency key is the same in every attempt."""
     seen: list[tuple[Any, ...]] = []

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from flujo_async import Flujo, RunContext, as_step, branch, loop, map_each, parallel, step, wait_for, workflow
+from flujo_async._model.stored import RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunFailed, WaitTimeout
 from flujo_async.testing import VirtualClock
@@ -61,6 +62,16 @@ async def test_a_run_pauses_and_tells_what_it_waits_for(backend: StateBackend) -
     assert (await flujo.state("r")).waiting_for == [waiting]
     assert EXECUTED == [1]
     assert others() == set()
+
+
+async def test_a_run_that_pauses_again_is_woken_by_what_is_new_only(backend: StateBackend) -> None:
+    """Workers look for paused runs with signals that nobody has read."""
+    flujo = Flujo(wait_for("first") >> wait_for("second"), state_backend=backend)
+    await flujo.run(run_id="r")
+    await flujo.signal("r", "first", 1)
+    assert (await flujo.run(run_id="r")).waiting_for[0].name == "second"
+    [head] = await backend.query_runs(RunQuery(run_id="r"))
+    assert (head.signals, head.signals_read) == (1, 1)
 
 
 async def test_calling_again_executes_nothing(backend: StateBackend) -> None:

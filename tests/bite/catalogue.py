@@ -1,0 +1,15 @@
+"""All deliberate bugs."""
+
+from __future__ import annotations
+
+from tests.bite import in_documents, in_file, in_heads, in_memory, in_runtime, in_sqlite
+from tests.bite.bug import Bug
+
+BUGS: tuple[Bug, ...] = (
+    *in_heads.BUGS,
+    *in_memory.BUGS,
+    *in_file.BUGS,
+    *in_sqlite.BUGS,
+    *in_documents.BUGS,
+    *in_runtime.BUGS,
+)

@@ -1,0 +1,651 @@
+"""Bugs in the journal, and in what drives runs."""
+
+from __future__ import annotations
+
+from tests.bite.bug import Bug
+
+JOURNAL = "_runtime/journal.py"
+DRIVE = "_runtime/drive.py"
+ATTEMPT = "_runtime/attempt.py"
+ONE = "_runtime/one_attempt.py"
+SAGA = "_runtime/saga.py"
+WAITS = "_runtime/waits.py"
+CALLS = "_runtime/calls.py"
+TAKING = "_runtime/taking.py"
+READER = "_runtime/reader.py"
+CONTEXTS = "_runtime/contexts.py"
+HEARTBEAT = "_runtime/heartbeat.py"
+CACHE = "_runtime/cache.py"
+INTERPRETER = "_runtime/interpreter.py"
+KEEPER = "_runtime/lease_keeper.py"
+REPLAY = "_runtime/replay.py"
+LANES = "_runtime/lanes.py"
+PROGRAM = "_runtime/program.py"
+CHAIN = "_log/chain.py"
+DELTA = "_log/delta.py"
+FOLD = "_log/fold.py"
+BLOBS = "_codec/blobs.py"
+T = "tests/runtime/test_"
+
+BUGS = (
+    # ------------------------------------------------------------------------------------------------- the journal
+    Bug(
+        "runtime.goes-on-before-durable",
+        "G4: the next step begins before the result of the one before is durable",
+        JOURNAL,
+        """            if writing.done():
+                await self._pace.keep()
+            await writing
+""",
+        """            await self._pace.keep()
+""",
+        (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
+    ),
+    Bug(
+        "runtime.failure-swallowed",
+        "G4: after a write that failed the run goes on as if nothing had happened",
+        JOURNAL,
+        """        self._writing = None
+        self.failure = writing.exception()
+""",
+        """        self._writing = None
+        writing.exception()
+""",
+        (T + "store_failure.py::test_a_failed_write_stops_everything_in_the_run",),
+    ),
+    Bug(
+        "runtime.failure-kept-from-those-behind",
+        "G4: of those who wait for one write only the first hears that it failed",
+        JOURNAL,
+        """            if self.failure is None:
+                durable.set_result(None)""",
+        """            if True:
+                durable.set_result(None)""",
+        (T + "store_failure.py::test_a_failed_write_stops_everything_in_the_run",),
+    ),
+    Bug(
+        "runtime.exit-not-flushed",
+        'durability="exit": what was deferred is not written when the run is interrupted',
+        JOURNAL,
+        "while self._writing is not None or self._is_wanted or self._is_deferring:",
+        "while self._writing is not None or self._is_wanted:",
+        (T + "durability.py::test_an_interruption_loses_nothing",),
+    ),
+    Bug(
+        "runtime.not-settled",
+        "a run lets go of its lease while a write is on its way",
+        DRIVE,
+        "        await execution.journal.settle()\n",
+        "",
+        (T + "durability.py::test_an_interruption_loses_nothing",),
+    ),
+    Bug(
+        "runtime.blobs-each-time",
+        "G13: a large value is handed to the store with every commit that names it",
+        JOURNAL,
+        "for blob in blobs if blob.digest not in self._given)",
+        "for blob in blobs)",
+        (T + "blobs.py::test_only_the_first_append_hands_a_value_over",),
+    ),
+    Bug(
+        "runtime.signals-not-read-at-rest",
+        "a run that rests leaves its signals unread, and is woken by them again and again",
+        JOURNAL,
+        "self.fold.update(self.signals_read() if is_at_rest else None)",
+        "self.fold.update(None)",
+        (T + "waits.py::test_a_run_that_pauses_again_is_woken_by_what_is_new_only",),
+    ),
+    # --------------------------------------------------------------------------------------------------- the log
+    Bug(
+        "runtime.chain-not-verified",
+        "G10: a record that was changed is believed",
+        CHAIN,
+        "        if record.hash != prev_hash:\n",
+        "        if not record.hash:\n",
+        (T + "integrity.py::test_a_broken_chain_is_named_before_anything_executes",),
+    ),
+    Bug(
+        "runtime.chain-without-past",
+        "G10: the hash of a record seals nothing of what came before it",
+        CHAIN,
+        "sha256(prev_hash.encode() + body)",
+        "sha256(body)",
+        ("tests/log/test_chain.py::test_a_hash_can_be_computed_by_anybody",),
+    ),
+    Bug(
+        "runtime.log-not-verified",
+        "G10: a log is read without a look at its hashes",
+        READER,
+        "        verify(run_id, stored.records)\n",
+        "",
+        (T + "integrity.py::test_a_broken_chain_is_named_before_anything_executes",),
+    ),
+    Bug(
+        "runtime.tail-not-verified",
+        "G10: what was committed between looking and claiming is believed as it is",
+        TAKING,
+        "        verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)\n",
+        "",
+        (T + "integrity.py::test_what_was_committed_before_the_claim_is_verified_too",),
+    ),
+    Bug(
+        "runtime.tail-not-read",
+        "G1: what was committed between looking and claiming is not read, and happens again",
+        TAKING,
+        "        fold.extend(await read_values(self._backend, fold.run_id, tail))\n",
+        "",
+        (T + "integrity.py::test_what_was_committed_before_the_claim_is_not_done_again",),
+    ),
+    Bug(
+        "runtime.blob-not-checked",
+        "G10: a large value that was changed is believed",
+        BLOBS,
+        "    if sha256(data).hexdigest() != digest:\n",
+        "    if not data:\n",
+        (T + "blobs.py::test_a_blob_that_is_missing_or_damaged_is_a_broken_log",),
+    ),
+    Bug(
+        "runtime.small-values-beside",
+        "G13: small values stand beside the log, and large ones in it",
+        BLOBS,
+        "len(data := dumps(tree)) < LARGE:",
+        "len(data := dumps(tree)) > LARGE:",
+        (T + "blobs.py::test_equal_large_values_are_stored_once",),
+    ),
+    Bug(
+        "runtime.tail-of-text-unchecked",
+        "a text that was replaced by a longer one comes back as the old one with the end of the new",
+        DELTA,
+        "is_tail = bool(before) and after.startswith(before)",
+        "is_tail = bool(before) and len(after) > len(before)",
+        ("tests/log/test_delta.py::test_a_short_patch_tells_what_was_added_or_changed_inside",),
+    ),
+    Bug(
+        "runtime.tail-of-list-unchecked",
+        "a list that was changed at its beginning and grew comes back with the old beginning",
+        DELTA,
+        "    inner = _inner(before, after)\n",
+        "    inner: dict[str, Json] = {}\n",
+        ("tests/log/test_delta.py::test_a_short_patch_tells_what_was_added_or_changed_inside",),
+    ),
+    Bug(
+        "runtime.one-is-true",
+        "a value of the context that changes from 1 to True has not changed",
+        DELTA,
+        "(one == other and dumps(one) == dumps(other))",
+        "one == other",
+        (T + "context.py::test_changing_one_to_true_is_a_change",),
+    ),
+    # ---------------------------------------------------------------------------------------------------- attempts
+    Bug(
+        "runtime.once-not-announced",
+        "G2: an effect that may happen only once begins without a record, and happens again after a crash",
+        ONE,
+        """            if policy.effect == "once":
+                await self._announce()
+""",
+        "",
+        (T + "effect_once.py::test_an_attempt_is_announced_before_it_begins",),
+    ),
+    Bug(
+        "runtime.once-not-asked",
+        "G2: after a crash inside an effect that may happen only once it happens again, and nobody is asked",
+        ATTEMPT,
+        "if decision is None and self.key in fold.once:",
+        "if decision is None and self.key in fold.decisions:",
+        (T + "effect_once.py::test_after_a_crash_inside_somebody_has_to_decide",),
+    ),
+    Bug(
+        "runtime.decision-ignored",
+        "G2: a step that somebody decided to skip is executed",
+        ATTEMPT,
+        'if decision is not None and decision.decision == "skip":',
+        'if decision is not None and decision.decision == "skipped":',
+        (T + "effect_once.py::test_a_decision_to_skip_takes_the_given_output",),
+    ),
+    Bug(
+        "runtime.attempts-forgotten",
+        "G7: after a restart the attempts of a step are counted from 1 again",
+        ATTEMPT,
+        "number = 1 + max(fact.attempt for fact in (failed, begun) if fact is not None)",
+        "number = 1",
+        (T + "attempts.py::TestRetryAfter::test_it_survives_a_restart",),
+    ),
+    Bug(
+        "runtime.wait-forgotten",
+        "G7: after a restart the next attempt begins at once, whenever it was due",
+        ATTEMPT,
+        "        await self.execution.waits.until(failed.retry_at)\n",
+        "",
+        (T + "attempts.py::TestRetryAfter::test_it_survives_a_restart",),
+    ),
+    Bug(
+        "runtime.retry-after-ignored",
+        "G7: when an exception tells when to try again, nobody listens",
+        ATTEMPT,
+        "        wait = asked_delay(error, now)\n",
+        "        wait = asked_delay(Exception(), now)\n",
+        (T + "attempts.py::TestRetryAfter::test_an_exception_may_tell_when_to_try_again",),
+    ),
+    Bug(
+        "runtime.give-up-ignored",
+        "G7: what a policy gives up on is tried again",
+        "_model/policy.py",
+        "if attempt >= self.max_attempts or isinstance(error, self.give_up_on):",
+        "if attempt >= self.max_attempts:",
+        ("tests/plan/test_retry.py::test_giving_up_wins",),
+    ),
+    Bug(
+        "runtime.deadline-anew",
+        "G8: after a restart a step has its whole deadline once more",
+        ATTEMPT,
+        "return number, failed.first_started_at",
+        "return number, None",
+        (T + "attempts.py::TestDeadline::test_it_counts_from_the_first_attempt_across_restarts",),
+    ),
+    Bug(
+        "runtime.key-of-each-attempt",
+        "G2: each attempt has an idempotency key of its own",
+        ONE,
+        "idempotency_key=idempotency_key(execution.run_id, call.key,",
+        'idempotency_key=idempotency_key(execution.run_id, f"{call.key}#{self.number}",',
+        (T + "steps.py::test_a_step_learns_where_it_is",),
+    ),
+    Bug(
+        "runtime.key-of-all-runs",
+        "G2: equal steps of different runs have one idempotency key",
+        ONE,
+        'f"{run_id}\\0{key}" if not repeats',
+        'f"{key}" if not repeats',
+        (T + "steps.py::test_runs_do_not_share_idempotency_keys",),
+    ),
+    Bug(
+        "runtime.failed-attempt-seen",
+        "G11: an attempt sees what the failed one before it changed in the context",
+        ONE,
+        "load=partial(execution.contexts.decode, self.found, call.scope.lists),",
+        """load=partial(
+                idempotency_key.__dict__.setdefault,
+                execution.run_id + call.key,
+                execution.contexts.decode(self.found, call.scope.lists),
+            ),""",
+        (T + "context.py::test_each_attempt_has_its_own_copy",),
+    ),
+    Bug(
+        "runtime.cancellation-is-failure",
+        "G5: a step that is cancelled has failed",
+        ONE,
+        "return task is not None and task.cancelling() > 0",
+        "return task is None",
+        (T + "cancellation.py::test_cancelled_at_every_tick_a_run_can_be_resumed",),
+    ),
+    Bug(
+        "runtime.cancellation-swallowed",
+        "G5: a run that was interrupted ends as if nobody had asked for it",
+        DRIVE,
+        """            if self._stop is None:
+                raise
+            await self._absorb()
+            raise _Stopped from None
+        except Exception:""",
+        """            if self._stop is None:
+                self._task.uncancel()  # type: ignore[union-attr]
+                raise _Stopped from None
+            await self._absorb()
+            raise _Stopped from None
+        except Exception:""",
+        (T + "cancellation.py::test_cancelled_at_every_tick_a_run_can_be_resumed",),
+    ),
+    Bug(
+        "runtime.lease-not-secured",
+        "G3: after a long stop of its process a run begins a step, though somebody else may have it",
+        ATTEMPT,
+        "            await self.execution.secure()\n",
+        "",
+        (T + "lease.py::test_a_run_that_was_taken_between_two_steps_does_not_begin_the_next",),
+    ),
+    Bug(
+        "runtime.heartbeat-not-recorded",
+        "heartbeats are recorded with the outcome only, and a crash takes them away",
+        HEARTBEAT,
+        """            self._last = now
+            self.record()
+""",
+        """            self._last = now
+""",
+        (T + "heartbeat.py::test_it_is_durable_soon",),
+    ),
+    Bug(
+        "runtime.last-word-lost",
+        "the newest heartbeat of an attempt that is interrupted is lost",
+        ATTEMPT,
+        "                attempt.leave_word()\n",
+        "",
+        (T + "heartbeat.py::test_a_restart_goes_on_from_there_too",),
+    ),
+    Bug(
+        "runtime.heartbeat-of-the-abandoned",
+        "a thread that was given up goes on writing heartbeats",
+        HEARTBEAT,
+        "        if self._is_over:\n            return\n",
+        "",
+        (T + "heartbeat.py::test_a_thread_that_was_given_up_is_not_heard_any_more",),
+    ),
+    Bug(
+        "runtime.cache-ignores-arguments",
+        "a cached step returns for any input the output of another one",
+        CACHE,
+        "canonical([step.name, step.fingerprint, arguments])",
+        "canonical([step.name, step.fingerprint])",
+        (T + "cache.py::test_other_input_another_name_or_other_code_is_another_call",),
+    ),
+    Bug(
+        "runtime.cache-ignores-age",
+        "a cached output never gets too old",
+        CACHE,
+        "return (now - self.at).total_seconds() < ttl",
+        "return ttl > 0",
+        (T + "cache.py::test_an_output_gets_old",),
+    ),
+    # ------------------------------------------------------------------------------------------------- compensation
+    Bug(
+        "runtime.oldest-undone-first",
+        "G6: what a run did is undone from the oldest to the newest",
+        SAGA,
+        "for key in reversed(journal.fold.outcomes)",
+        "for key in list(journal.fold.outcomes)",
+        (T + "saga.py::test_a_failed_run_is_undone_newest_first",),
+    ),
+    Bug(
+        "runtime.undone-twice",
+        "G6: after a crash while a run is undone, what was undone is undone again",
+        SAGA,
+        "if isinstance(done, StepCompleted) or not isinstance(outcome, StepCompleted):",
+        "if not isinstance(outcome, StepCompleted):",
+        (T + "saga.py::test_a_crash_while_it_is_undone_resumes_that",),
+    ),
+    Bug(
+        "runtime.rollback-not-recorded",
+        "G6: after a crash while a run is undone, it goes on forwards",
+        SAGA,
+        """        await journal.commit(
+            RollbackStarted(at=now, status=ending.status, error=error, reason=ending.reason, keys=tuple(ending.keys))
+        )
+""",
+        """        del now, error
+""",
+        (T + "saga.py::TestCancel::test_a_cancelled_run_is_undone",),
+    ),
+    Bug(
+        "runtime.first-compensation-only",
+        "G6: when a compensation fails, the older steps are not undone",
+        SAGA,
+        """    except Fault as fault:
+        return fault.error
+""",
+        """    except Fault as fault:
+        execution.to_undo.clear()
+        raise fault.error from fault
+""",
+        (T + "saga.py::test_a_compensation_that_fails_does_not_stop_the_others",),
+    ),
+    # --------------------------------------------------------------------------------------- leases, taking runs up
+    Bug(
+        "runtime.lease-loss-ignored",
+        "G3: a run whose lease is lost goes on with its step",
+        DRIVE,
+        '        self._stop_for("lost")\n',
+        "        pass\n",
+        (T + "lease.py::test_a_run_whose_lease_was_stolen_stops",),
+    ),
+    Bug(
+        "runtime.lost-twice-is-interrupted",
+        "G3: a run that hears twice that its lease is lost ends as if its caller had been cancelled",
+        DRIVE,
+        "        if is_first:  # a second cancellation would be taken for one from outside\n",
+        '        if is_first or stop == "lost":\n',
+        (T + "lease.py::test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted_by_its_caller",),
+    ),
+    Bug(
+        "runtime.leases-not-renewed",
+        "G3: leases run out while their runs are driven",
+        KEEPER,
+        "                self._renew(self._all())\n",
+        "                self._all()\n",
+        (T + "lease.py::test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted_by_its_caller",),
+    ),
+    Bug(
+        "runtime.living-owner-robbed",
+        "G3: a run is taken from an owner that is alive",
+        TAKING,
+        "if summary is None or summary.lease is None or not self.is_dead(summary.lease):",
+        "if summary is None or summary.lease is None:",
+        (T + "existing_run.py::TestAttached::test_in_the_same_runtime",),
+    ),
+    Bug(
+        "runtime.dead-owner-waited-for",
+        "of an owner on this machine whose process is gone the lease is waited for",
+        TAKING,
+        "return is_elsewhere or owner.is_dead()",
+        "return is_elsewhere",
+        (T + "existing_run.py::TestInterrupted::test_a_killed_owner_is_dead_at_once",),
+    ),
+    Bug(
+        "runtime.lease-not-given-back",
+        "G5: a run that was interrupted cannot be had before its lease expires",
+        DRIVE,
+        """        else:
+            await self._means.backend.release(self._ready.lease)""",
+        """        else:
+            await asyncio.sleep(0)""",
+        (T + "cancellation.py::test_the_lease_is_free_at_once",),
+    ),
+    Bug(
+        "runtime.cleaning-up-cancelled",
+        "G5: a second cancellation cuts short how a run lets go",
+        DRIVE,
+        "                await finish(self._let_go())\n",
+        "                await self._let_go()\n",
+        (T + "cancellation.py::test_cancelled_while_a_run_is_taken_up",),
+    ),
+    Bug(
+        "runtime.conflict-not-raised",
+        "a run that exists is resumed for another input than it was started with",
+        PROGRAM,
+        '            raise _conflict(fold, "input")\n',
+        "            pass\n",
+        (T + "existing_run.py::TestConflict::test_another_input_is_a_conflict",),
+    ),
+    Bug(
+        "runtime.changed-definition-taken",
+        "a run goes on under a definition that is not its own",
+        TAKING,
+        "        program = self._catalogue.running(fold)\n        now",
+        "        program = self._catalogue.current\n        now",
+        (T + "existing_run.py::TestDefinition::test_a_registered_version_goes_on_as_it_began",),
+    ),
+    # ------------------------------------------------------------------------------------------- time and signals
+    Bug(
+        "runtime.timers-early",
+        "a sleep, or the wait for a retry, ends before its time",
+        WAITS,
+        """        while (left := (moment - self._clock.now()).total_seconds()) > 0:
+            await self._clock.sleep(left)
+""",
+        """        if (left := (moment - self._clock.now()).total_seconds()) > 0:
+            await self._clock.sleep(left / 2)
+""",
+        (T + "sleep.py::TestBeside::test_the_nearest_timer_wakes_the_run",),
+    ),
+    Bug(
+        "runtime.sleeps-anew",
+        "G1: after a restart a sleep begins from its start",
+        CALLS,
+        "        await execution.waits.until(fold.timers[key])\n",
+        "        await execution.waits.until(execution.clock.now() + timedelta(seconds=seconds))\n",
+        (T + "sleep.py::test_a_sleep_survives_a_restart",),
+    ),
+    Bug(
+        "runtime.answer-not-recorded",
+        "G1: an answer is not durable when the run goes on with it",
+        CALLS,
+        """    await execution.journal.commit(answer)
+    return answer""",
+        """    execution.journal.fold.answers[key] = answer
+    return answer""",
+        (T + "waits.py::test_an_answer_becomes_what_the_schema_says",),
+    ),
+    Bug(
+        "runtime.invalid-answer-taken",
+        "an answer that does not fit the schema ends the wait",
+        WAITS,
+        "                if accept(signal):\n",
+        "                if accept(signal) or True:\n",
+        (T + "signals.py::test_an_early_answer_that_turns_out_invalid_is_dropped",),
+    ),
+    Bug(
+        "runtime.news-missed",
+        "G4: a signal that comes while a run leaves memory wakes nobody",
+        WAITS,
+        "return len(self._signals) if self._seen is None else self._seen",
+        "return len(self._signals)",
+        (T + "signals.py::test_whenever_the_answer_comes_it_is_heard",),
+    ),
+    Bug(
+        "runtime.parked-without-alarm",
+        "G14: a run that leaves memory until later is not woken then",
+        DRIVE,
+        "wake_at=self.parked.wake_at, signals_read=signals_read)",
+        "wake_at=self.parked.wake_at and datetime.max.astimezone(), signals_read=signals_read)",
+        (T + "worker.py::test_it_wakes_what_sleeps_and_what_is_answered",),
+    ),
+    Bug(
+        "runtime.stays-in-memory",
+        "G14: a run that sleeps for long stays in memory",
+        WAITS,
+        "if wake_at is None or wake_at > self._clock.now() + MOMENT:",
+        "if wake_at is None:",
+        (T + "sleep.py::test_runs_that_were_started_leave_memory",),
+    ),
+    Bug(
+        "runtime.cancel-lost",
+        "G5: a run that nobody drives forgets that it was to be cancelled",
+        DRIVE,
+        "or execution.waits.pending(CANCEL) or self._is_late()",
+        "or self._is_late()",
+        (T + "control.py::TestCancel::test_a_run_that_nobody_drives_is_cancelled_as_well",),
+    ),
+    Bug(
+        "runtime.pause-lost",
+        "a run that was asked to pause goes on with its next step",
+        WAITS,
+        "        if self._is_pausing:\n            await self.for_ever",
+        "        if not self._fold:\n            await self.for_ever",
+        (T + "control.py::TestPause::test_a_run_pauses_before_its_next_step",),
+    ),
+    Bug(
+        "runtime.timeout-from-the-restart",
+        "G8: the timeout of a run does not count what was before a restart",
+        DRIVE,
+        "return deadline is not None and deadline <= self._means.clock.now()",
+        "return deadline is not None and deadline < self._ready.fold.started.at",
+        (T + "run_timeout.py::test_it_counts_from_the_start_over_all_restarts",),
+    ),
+    # ------------------------------------------------------------------------------- pipelines, workflows, contexts
+    Bug(
+        "runtime.merge-ignores-conflict",
+        "G11: of two branches that change one field the last one wins",
+        CONTEXTS,
+        "                if name in writers:\n",
+        "                if name in writers and name in self._reducers:\n",
+        (T + "context.py::test_two_branches_that_change_one_field_are_a_conflict",),
+    ),
+    Bug(
+        "runtime.merge-by-completion",
+        "G11: a reducer is given the changes of branches in another order than they are declared in",
+        CONTEXTS,
+        "        for scope in branches:\n            if scope.fields is base.fields:",
+        "        for scope in reversed(branches):\n            if scope.fields is base.fields:",
+        (T + "context.py::test_branches_come_together_by_their_reducers",),
+    ),
+    Bug(
+        "runtime.selector-asked-again",
+        "G1: after a crash a branch is chosen again, and may be another one",
+        INTERPRETER,
+        "        choice = self._journal.fold.choices.get(key)\n",
+        "        choice = None\n",
+        ("tests/crash/test_decisions.py::test_a_selector_is_not_asked_again_once_its_branch_has_begun",),
+    ),
+    Bug(
+        "runtime.choice-not-durable",
+        "G1: a branch begins before its choice is durable",
+        INTERPRETER,
+        "                await self._journal.record(self._execution.durability, chosen)\n",
+        "                self._journal.note(chosen)\n",
+        ("tests/crash/test_decisions.py::test_a_selector_is_not_asked_again_once_its_branch_has_begun",),
+    ),
+    Bug(
+        "runtime.recorded-changes-dropped",
+        "G1: after a restart the context lacks what recorded steps changed",
+        CALLS,
+        "            scope.change(outcome.patch)\n",
+        "            pass\n",
+        (T + "redrive.py::test_what_the_failed_run_changed_in_the_context_is_there",),
+    ),
+    Bug(
+        "runtime.occurrence-dropped",
+        "two equal calls in a workflow are one, and the second gets the result of the first",
+        LANES,
+        'label if number == 1 else f"{label}@{number}"',
+        "label",
+        (T + "workflow.py::test_every_way_of_calling_steps_works",),
+    ),
+    Bug(
+        "runtime.tasks-in-one-lane",
+        "two interleaved chains of a workflow get each other's results",
+        LANES,
+        "        lane = brancher.branch(coroutine)\n",
+        "        lane = LANE.get()\n",
+        (T + "interleaving.py::test_each_chain_resumes_with_its_own_results",),
+    ),
+    Bug(
+        "runtime.contradiction-ignored",
+        "code that contradicts the journal goes on",
+        REPLAY,
+        "        self._execution.disprove(\n            NonDeterminismError(",
+        "        repr(\n            NonDeterminismError(",
+        (T + "interleaving.py::test_code_that_contradicts_the_journal_is_refused",),
+    ),
+    Bug(
+        "runtime.left-over-ignored",
+        "code that ends without asking for what was recorded completes",
+        REPLAY,
+        "        if left:\n",
+        "        if left and self.is_over:\n",
+        (T + "interleaving.py::test_code_that_contradicts_the_journal_is_refused",),
+    ),
+    Bug(
+        "runtime.children-left-alone",
+        "G5: cancelling a run leaves its children to themselves",
+        DRIVE,
+        "        if self._execution.journal.fold.children:\n",
+        "        if self._execution.journal.fold.rollback:\n",
+        (T + "children.py::TestCancel::test_cancelling_a_parent_cancels_its_children_leaves_first",),
+    ),
+    Bug(
+        "runtime.parent-not-told",
+        "a parent that waits for a child is not woken when that ends",
+        DRIVE,
+        "            await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)\n",
+        "            pass\n",
+        (T + "children.py::TestCancel::test_a_child_that_is_cancelled_fails_the_call",),
+    ),
+    Bug(
+        "runtime.progress-counts-again",
+        "current_step_index counts the members of combinators too",
+        FOLD,
+        "self.current_step_index += self._is_progress(fact.key)",
+        "self.current_step_index += 1",
+        ("tests/log/test_fold.py::test_the_index_counts_top_level_elements_that_are_done",),
+    ),
+)

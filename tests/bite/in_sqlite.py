@@ -1,0 +1,363 @@
+"""Bugs in ``SQLiteBackend`` and in the writer that commits for many."""
+
+from __future__ import annotations
+
+from tests.bite.bug import Bug
+
+SQL = "backends/sql/sqlite.sql"
+STORE = "backends/sqlite.py"
+WORK = "backends/sqlite_work.py"
+FILE = "backends/sqlite_file.py"
+COPY = "backends/sqlite_copy.py"
+COMMIT = "backends/group_commit.py"
+REPLY = "backends/reply.py"
+CONTRACT = "tests/contract/test_sqlite.py::TestSQLiteBackend::"
+TESTS = "tests/backends/test_sqlite.py::"
+COMMITS = "tests/backends/test_group_commit.py::"
+POWER = "tests/crash/faults/test_power_cut.py::"
+
+BUGS = (
+    Bug(
+        "sqlite.append-token",
+        "G3: whoever lost the run can still write",
+        SQL,
+        "run_id = :run_id AND attempts = :token AND lease_owner = :owner",
+        "run_id = :run_id AND lease_owner IS NOT NULL",
+        (CONTRACT + "test_a_lost_lease_can_no_longer_write",),
+    ),
+    Bug(
+        "sqlite.append-owner",
+        "G3: who owned a run that was deleted writes to the new one of that name, whose tokens begin anew",
+        SQL,
+        "run_id = :run_id AND attempts = :token AND lease_owner = :owner",
+        "run_id = :run_id AND attempts = :token AND lease_owner IS NOT NULL",
+        (CONTRACT + "test_a_recreated_run_refuses_the_owner_of_the_one_before",),
+    ),
+    Bug(
+        "sqlite.append-seq",
+        "append: a caller that has not seen the end of the log writes behind it",
+        SQL,
+        "WHERE {held} AND last_seq = :expected_seq AND status = :status",
+        "WHERE {held} AND status = :status",
+        (CONTRACT + "test_a_log_that_moved_on_refuses_the_append",),
+    ),
+    Bug(
+        "sqlite.append-seq-at-rest",
+        "append: a caller that has not seen the end of the log ends the run",
+        SQL,
+        "WHERE {held} AND last_seq = :expected_seq\n",
+        "WHERE {held}\n",
+        (CONTRACT + "test_a_log_that_moved_on_refuses_the_append",),
+    ),
+    Bug(
+        "sqlite.append-half",
+        "append: one that is refused says so after it has written",
+        WORK,
+        """    if not advanced:
+        _refuse_append(db, lease, expected_seq)
+    _insert_facts(db, advanced[0][0], records)
+    _give_blobs(db, advanced[0][0], expected_seq + 1, blobs)
+""",
+        """    log = (advanced or db.execute(_SQL["key_of_run"], values).fetchall())[0][0]
+    _give_blobs(db, log, expected_seq + 1, blobs)
+    if not advanced:
+        _refuse_append(db, lease, expected_seq)
+    _insert_facts(db, advanced[0][0], records)
+""",
+        (CONTRACT + "test_a_refused_append_leaves_no_blobs",),
+    ),
+    Bug(
+        "sqlite.rest-keeps-lease",
+        "append: a run that rests keeps its lease, and its owner can go on writing",
+        SQL,
+        "    lease_owner = CASE WHEN :is_resting THEN NULL ELSE lease_owner END,\n",
+        "",
+        (CONTRACT + "test_a_resting_run_gives_up_its_lease",),
+    ),
+    Bug(
+        "sqlite.rest-as-usual",
+        "append: a run that was claimed at rest and stays there keeps its lease",
+        SQL,
+        " AND NOT :is_resting\n",
+        "\n",
+        (CONTRACT + "test_a_run_claimed_at_rest_that_stays_there_gives_up_its_lease",),
+    ),
+    Bug(
+        "sqlite.finished-claimable",
+        "claim: finished runs can be claimed again, once a signal was posted to them",
+        SQL,
+        "status IN (SELECT value FROM json_each(:statuses)) AND {matches}",
+        "{matches}",
+        (CONTRACT + "test_finished_and_paused_runs_are_not_claimed_unasked",),
+    ),
+    Bug(
+        "sqlite.paused-claimable",
+        "claim: a paused run is claimed though nobody has answered, when the lease of who looked at it expires",
+        SQL,
+        "wake_at IS NULL AND status <> 'paused' AND NOT :is_due",
+        "wake_at IS NULL AND NOT :is_due",
+        (CONTRACT + "test_a_paused_run_whose_owner_died_waits_on",),
+    ),
+    Bug(
+        "sqlite.priority-ignored",
+        "claim: of many runs the oldest are looked at, whatever their priority",
+        SQL,
+        "ORDER BY priority DESC, created_at, run_id LIMIT :limit",
+        "ORDER BY created_at, run_id LIMIT :limit",
+        (CONTRACT + "test_higher_priority_goes_first_then_the_older_run",),
+    ),
+    Bug(
+        "sqlite.order-of-ways-ignored",
+        "claim: what is woken goes before what is ready, whatever the priority",
+        WORK,
+        "sorted(set(_candidates(db, query, now)))[: query.limit]",
+        "list(dict.fromkeys(_candidates(db, query, now)))[: query.limit]",
+        (CONTRACT + "test_higher_priority_goes_first_then_the_older_run",),
+    ),
+    Bug(
+        "sqlite.expiry-too-late",
+        "claim: at the very moment at which a lease expires nobody can have the run",
+        SQL,
+        "WHERE lease_owner IS NOT NULL AND lease_expires_at <= :now",
+        "WHERE lease_owner IS NOT NULL AND lease_expires_at < :now",
+        (CONTRACT + "test_a_leased_run_cannot_be_claimed_before_the_lease_expires",),
+    ),
+    Bug(
+        "sqlite.expiry-too-late-by-id",
+        "claim: who asks for one run does not get it at the very moment at which its lease expires",
+        SQL,
+        "(lease_owner IS NULL OR lease_expires_at <= :now OR",
+        "(lease_owner IS NULL OR lease_expires_at < :now OR",
+        (CONTRACT + "test_a_leased_run_cannot_be_claimed_before_the_lease_expires",),
+    ),
+    Bug(
+        "sqlite.attempts-not-counted",
+        "claim: it counts no attempt, so two owners have one token",
+        SQL,
+        "SET attempts = :token, lease_owner = :owner",
+        "SET lease_owner = :owner",
+        (CONTRACT + "test_a_claim_takes_the_run_and_counts_an_attempt",),
+    ),
+    Bug(
+        "sqlite.stale-release",
+        "release: whoever lost the run takes it from who has it now",
+        SQL,
+        "    wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read)\nWHERE {held};",
+        "    wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read)\nWHERE run_id = :run_id;",
+        (CONTRACT + "test_releasing_a_lost_lease_changes_nothing",),
+    ),
+    Bug(
+        "sqlite.stale-snapshot",
+        "put_snapshot: whoever lost the run replaces the snapshot",
+        SQL,
+        "FROM runs WHERE {held} AND :seq BETWEEN",
+        "FROM runs WHERE run_id = :run_id AND :seq BETWEEN",
+        (CONTRACT + "test_a_snapshot_by_whoever_lost_the_run_is_not_kept",),
+    ),
+    Bug(
+        "sqlite.signal-counted-twice",
+        "post: the same signal once more counts as news",
+        WORK,
+        """    if db.execute(_SQL["insert_signal"], signal | run).rowcount:
+        db.execute""",
+        """    if db.execute(_SQL["insert_signal"], signal | run):
+        db.execute""",
+        (CONTRACT + "test_the_same_signal_again_is_not_counted",),
+    ),
+    Bug(
+        "sqlite.filter-dropped",
+        "query_runs: the filter on metadata is not asked",
+        STORE,
+        '        "json_contains(metadata, :metadata)": query.metadata,\n',
+        "",
+        (CONTRACT + "test_listings_filter_by_a_part_of_the_metadata",),
+    ),
+    Bug(
+        "sqlite.delete-leaves-log",
+        "delete_run: the log of a deleted run stays in the file",
+        WORK,
+        """    while log is not None:
+        log =""",
+        """    if False:
+        log =""",
+        ("tests/backends/test_sqlite_upkeep.py::test_of_a_deleted_run_only_what_forks_share_is_left",),
+    ),
+    Bug(
+        "sqlite.delete-takes-prefix",
+        "G9: deleting a run takes from its forks what they share",
+        WORK,
+        "    if shared is None:\n        source",
+        "    if shared is None or not has_run:\n        source",
+        (CONTRACT + "test_a_fork_outlives_its_source",),
+    ),
+    Bug(
+        "sqlite.delete-takes-last-fact",
+        "G9: deleting a run takes from its forks the last record that they share",
+        SQL,
+        "DELETE FROM facts WHERE log = :log AND seq > :shared;",
+        "DELETE FROM facts WHERE log = :log AND seq >= :shared;",
+        (CONTRACT + "test_a_fork_outlives_its_source",),
+    ),
+    Bug(
+        "sqlite.delete-takes-blobs",
+        "G9: deleting a run takes from its forks the large values that they share",
+        SQL,
+        "DELETE FROM blobs_of_logs WHERE log = :log AND seq > :shared;",
+        "DELETE FROM blobs_of_logs WHERE log = :log;",
+        (CONTRACT + "test_blobs_stay_as_long_as_a_fork_shares_the_log_they_were_given_to",),
+    ),
+    Bug(
+        "sqlite.fork-too-long",
+        "G9: a fork that is read up to a point goes on with what its source did later",
+        SQL,
+        "SELECT logs.id, logs.source, logs.shared, min(shared_logs.shared, upto)",
+        "SELECT logs.id, logs.source, logs.shared, upto",
+        (CONTRACT + "test_a_fork_begins_as_its_source_does", CONTRACT + "test_a_fork_and_its_source_go_on_apart"),
+    ),
+    Bug(
+        "sqlite.load-until",
+        "load: it leaves out the record that is asked for last",
+        SQL,
+        "ON facts.log = shared_logs.log AND seq <= upto",
+        "ON facts.log = shared_logs.log AND seq < upto",
+        (CONTRACT + "test_load_until_leaves_out_later_records",),
+    ),
+    Bug(
+        "sqlite.snapshot-beyond",
+        "load: a state of the past is made from a snapshot of later",
+        SQL,
+        "AND :from_snapshot AND seq <= :upto",
+        "AND :from_snapshot",
+        (CONTRACT + "test_a_snapshot_beyond_the_end_that_is_asked_for_is_left_out",),
+    ),
+    Bug(
+        "sqlite.events-twice",
+        "read_events: whoever follows a log gets the last record once more",
+        SQL,
+        "{facts_of_run} AND seq > :after;",
+        "{facts_of_run} AND seq >= :after;",
+        (CONTRACT + "test_events_are_read_from_where_the_reader_left_off",),
+    ),
+    Bug(
+        "sqlite.no-wal",
+        "the write-ahead log is not turned on: readers and writers hold each other up",
+        FILE,
+        '        self._insist(db, "PRAGMA journal_mode = WAL")\n',
+        "",
+        (TESTS + "test_a_log_that_was_made_longer_is_read_after_a_crash",),
+    ),
+    Bug(
+        "sqlite.does-not-wait-for-disk",
+        "G4: with synchronous=full, too, a commit does not wait for the disk",
+        FILE,
+        'db.execute(f"PRAGMA synchronous = {self._synchronous}")',
+        'db.execute("PRAGMA synchronous = normal")',
+        (POWER + "test_a_power_cut_loses_nothing_that_was_acknowledged[sqlite]",),
+    ),
+    Bug(
+        "sqlite.synchronous-ignored",
+        "synchronous=normal is not told to SQLite, and each commit waits for the disk",
+        FILE,
+        '        db.execute(f"PRAGMA synchronous = {self._synchronous}")\n',
+        "",
+        (POWER + "test_without_waiting_for_the_disk_a_power_cut_takes_only_the_end",),
+    ),
+    Bug(
+        "sqlite.checkpoint-without-lock",
+        "checkpoints are made while other processes write, which old SQLite does not survive",
+        FILE,
+        """        with self._locked():
+            self._checkpointer.execute""",
+        """        if True:
+            self._checkpointer.execute""",
+        (TESTS + "test_checkpoints_are_made_under_the_lock_of_writers_only",),
+    ),
+    Bug(
+        "sqlite.newer-schema-taken",
+        "a database that a newer version wrote is written to",
+        FILE,
+        "if application == APPLICATION_ID and version <= newest:",
+        "if application == APPLICATION_ID:",
+        (TESTS + "test_a_newer_schema_is_refused_and_left_alone",),
+    ),
+    Bug(
+        "sqlite.refusal-undoes-all",
+        "group commit: the refusal of one caller fails all that share its transaction",
+        COMMIT,
+        """        except self._refusal as refusal:
+            return None, refusal
+""",
+        """        except self._refusal:
+            db.rollback()
+            raise
+""",
+        (COMMITS + "test_a_refusal_is_its_callers_own",),
+    ),
+    Bug(
+        "sqlite.failure-undoes-all",
+        "group commit: work that fails takes with it all that shares its transaction",
+        COMMIT,
+        """            db.rollback()
+            db.execute("BEGIN IMMEDIATE")
+            outcomes = [self._do_apart(db, job) for job in jobs]
+""",
+        """            db.rollback()
+            raise
+""",
+        (COMMITS + "test_work_that_fails_half_way_leaves_no_trace_and_hurts_nobody",),
+    ),
+    Bug(
+        "sqlite.half-work-stays",
+        "group commit: what work did before it failed is committed with the others'",
+        COMMIT,
+        '            db.execute("ROLLBACK TO job")\n',
+        "",
+        (COMMITS + "test_work_that_fails_half_way_leaves_no_trace_and_hurts_nobody",),
+    ),
+    Bug(
+        "sqlite.answers-before-commit",
+        "G4: callers are told that it is durable before it is",
+        COMMIT,
+        """        db.execute("COMMIT")
+        return outcomes""",
+        """        self._answer(jobs, outcomes)
+        db.execute("COMMIT")
+        return outcomes""",
+        (COMMITS + "test_a_commit_that_fails_is_told_to_all_and_the_next_succeeds",),
+    ),
+    Bug(
+        "sqlite.failed-commit-swallowed",
+        "G4: a commit that fails is reported as a success",
+        COMMIT,
+        """        db.execute("COMMIT")
+        return outcomes""",
+        """        try:
+            db.execute("COMMIT")
+        except sqlite3.Error:
+            db.rollback()
+        return outcomes""",
+        (COMMITS + "test_a_commit_that_fails_is_told_to_all_and_the_next_succeeds",),
+    ),
+    Bug(
+        "sqlite.cancelled-caller-breaks-others",
+        "group commit: a caller that was cancelled costs those behind it their answers",
+        REPLY,
+        """        if self._future.done():
+            return
+""",
+        "",
+        (COMMITS + "test_a_cancelled_caller_does_not_break_the_writer",),
+    ),
+    Bug(
+        "sqlite.backup-in-place",
+        "backup: it appears under its name before all of it is there",
+        COPY,
+        """                self._write(part)
+                self._publish(part)
+""",
+        """                self._write(self._target)
+                _sync(self._target)
+""",
+        ("tests/backends/test_sqlite_upkeep.py::test_a_copy_that_is_stopped_does_not_go_on",),
+    ),
+)
