@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import Fact, RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused, SignalReceived
-from flujo_async._model.lease import Lease
-from flujo_async._model.policy import Durability
+from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused, SignalReceived
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
@@ -22,54 +19,15 @@ from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
-from flujo_async._runtime.lease_keeper import Held, LeaseKeeper
+from flujo_async._runtime.lease_keeper import Held
 from flujo_async._runtime.mail import receiving
-from flujo_async._runtime.pace import Pace
-from flujo_async._runtime.program import Program
+from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.saga import Ending, roll_back
-from flujo_async._runtime.services import Services
 from flujo_async._runtime.snapshots import Snapshots
 from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
 from flujo_async._runtime.witness import is_always_replaying
-from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import NonDeterminismError, StaleLease
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A run that this runtime has the lease of, ready to be driven.
-
-    Attributes:
-        first: facts that go into its next commit.
-        signals: what was posted to it so far.
-        is_new: whether it has waited in a queue, and its status tells so until the next commit.
-        facts: about how many facts had to be read for that.
-    """
-
-    lease: Lease
-    fold: Fold
-    program: Program
-    first: tuple[Fact, ...] = ()
-    signals: tuple[Signal, ...] = ()
-    priority: int = 0
-    is_new: bool = False
-    facts: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all drives of a runtime work with."""
-
-    backend: StateBackend
-    clock: Clock
-    keeper: LeaseKeeper
-    services: Services
-    pace: Pace
-    durability: Durability = "sync"
-    always_replay: bool = False
-
 
 T = TypeVar("T")
 

@@ -19,10 +19,11 @@ from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.admission import Admission
-from flujo_async._runtime.drive import Drive, Means, Ready
+from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import ChildCall, Value
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
+from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Catalogue

@@ -17,7 +17,7 @@ from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
-from flujo_async._runtime.drive import Ready
+from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
 from flujo_async._runtime.reader import Reader, Seen
