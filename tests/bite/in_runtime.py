@@ -588,8 +588,8 @@ BUGS = (
         "runtime.recorded-changes-dropped",
         "G1: after a restart the context lacks what recorded steps changed",
         CALLS,
-        "            scope.change(outcome.patch)\n",
-        "            pass\n",
+        "    if outcome.patch:\n        scope.change(outcome.patch)\n",
+        "",
         (T + "redrive.py::test_what_the_failed_run_changed_in_the_context_is_there",),
     ),
     Bug(

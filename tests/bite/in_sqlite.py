@@ -53,16 +53,16 @@ BUGS = (
         "sqlite.append-half",
         "append: one that is refused says so after it has written",
         WORK,
-        """    if not advanced:
-        _refuse_append(db, lease, expected_seq)
-    _insert_facts(db, advanced[0][0], records)
-    _give_blobs(db, advanced[0][0], expected_seq + 1, blobs)
+        """        if not advanced:
+            _refuse_append(db, self.lease, self.expected_seq)
+        _insert_facts(db, advanced[0][0], self.records)
+        give_blobs(db, advanced[0][0], self.expected_seq + 1, self.blobs)
 """,
-        """    log = (advanced or db.execute(_SQL["key_of_run"], values).fetchall())[0][0]
-    _give_blobs(db, log, expected_seq + 1, blobs)
-    if not advanced:
-        _refuse_append(db, lease, expected_seq)
-    _insert_facts(db, advanced[0][0], records)
+        """        log = (advanced or db.execute(_SQL["key_of_run"], values).fetchall())[0][0]
+        give_blobs(db, log, self.expected_seq + 1, self.blobs)
+        if not advanced:
+            _refuse_append(db, self.lease, self.expected_seq)
+        _insert_facts(db, advanced[0][0], self.records)
 """,
         (CONTRACT + "test_a_refused_append_leaves_no_blobs",),
     ),

@@ -183,7 +183,7 @@ async def test_a_blocked_loop_does_not_lose_its_runs(store: Store) -> None:
     A rival that would take the run does not get it.
     """
     backend, rival = store.open(), store.open()
-    is_over, stolen = threading.Event(), list[Lease]()
+    is_over, stolen, rivals = threading.Event(), list[Lease](), list[threading.Thread]()
 
     def claim() -> None:
         if not is_over.wait(0.4):  # by now the lease has run out twice
@@ -193,13 +193,12 @@ async def test_a_blocked_loop_does_not_lose_its_runs(store: Store) -> None:
 
     @step
     async def hog(n: int) -> int:
-        thread = threading.Thread(target=claim)
-        thread.start()
+        rivals.append(threading.Thread(target=claim))
+        rivals[0].start()
         end = time.monotonic() + 0.6
         while time.monotonic() < end:
             pass
         is_over.set()
-        thread.join()
         return n
 
     @step
@@ -211,6 +210,7 @@ async def test_a_blocked_loop_does_not_lose_its_runs(store: Store) -> None:
 
     flujo = Flujo(hog >> look, state_backend=backend, lease_ttl=timedelta(milliseconds=200))
     assert (await flujo.run(1, run_id="r")).output is True
+    await asyncio.to_thread(rivals[0].join)
     assert stolen == []
     [summary] = await flujo.list_runs()
     assert summary.attempts == 1
