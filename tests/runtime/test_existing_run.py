@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from flujo_async.errors import (
 )
 from flujo_async.testing import VirtualClock
 from tests.runtime.children import Child
-from tests.runtime.pretend import ANOTHER_HOST, append_fact, until
+from tests.runtime.pretend import ANOTHER_HOST, Wrapped, append_fact, until
 from tests.runtime.stores import Store, on_disk
 
 
@@ -204,6 +204,21 @@ async def _looked_at(backend: StateBackend, clock: VirtualClock) -> None:
         assert await backend.claim("nobody", now=clock.now(), ttl=timedelta(1), query=ClaimQuery(run_id="r")) == []
 
 
+class Asking(Wrapped):
+    """A store that knows whether somebody has asked for a run, and waits for news since."""
+
+    is_waiting = False
+    _has_asked = False
+
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        self._has_asked |= verb == "claim"
+        return await super().through(verb, call)
+
+    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
+        self.is_waiting = self._has_asked
+        await super().wait_for_work(run_id, timeout=timeout)
+
+
 class TestAttached:
     """Alive elsewhere: waits for that run's result; never a second executor."""
 
@@ -217,6 +232,17 @@ class TestAttached:
         one = Flujo(work.pipeline, state_backend=store.open())
         other = Flujo(work.pipeline, state_backend=store.open())
         await self._two_calls(one, other, work)
+
+    async def test_it_has_asked_for_the_run_in_vain(self, store: Store, work: Work) -> None:
+        """The owner is alive, and goes on alone."""
+        one, asking = Flujo(work.pipeline, state_backend=store.open()), Asking(store.open())
+        driving = asyncio.create_task(one.run(1, run_id="r"))
+        await work.is_reached.wait()
+        attached = asyncio.create_task(Flujo(work.pipeline, state_backend=asking).run(run_id="r"))
+        await until(lambda: asking.is_waiting or work.executed != ["fetch", "wait"])
+        work.may_go_on.set()
+        assert (await driving).output == (await attached).output == "saved 20"
+        assert work.executed == ["fetch", "wait", "save"]
 
     async def _two_calls(self, one: Flujo[Any, Any], other: Flujo[Any, Any], work: Work) -> None:
         driving = asyncio.create_task(one.run(1, run_id="r"))
