@@ -420,7 +420,7 @@ BUGS = (
         TAKING,
         "if summary is None or summary.lease is None or not self.is_dead(summary.lease):",
         "if summary is None or summary.lease is None:",
-        (T + "existing_run.py::TestAttached::test_in_the_same_runtime",),
+        (T + "existing_run.py::TestAttached::test_it_has_asked_for_the_run_in_vain",),
     ),
     Bug(
         "runtime.dead-owner-waited-for",
