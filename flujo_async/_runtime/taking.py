@@ -195,6 +195,8 @@ class Taking:
     async def _goes_on_elsewhere(self, run_id: str) -> bool:
         """Return whether a run needs nobody to drive it."""
         summary = await self._reader.summary(run_id)
+        if summary is not None and summary.status not in RESTING and not self._is_held(summary.lease):
+            summary = await self._reader.summary(run_id)  # who had it may have ended it, and be gone since
         return summary is None or summary.status in RESTING or self._is_held(summary.lease)
 
     def _is_held(self, lease: Lease | None) -> bool:

@@ -120,7 +120,8 @@ async def test_a_process_killed_anywhere_changes_nothing(
     assert 12 < nth < MOST
 
 
-@pytest.mark.parametrize("kind", [pytest.param("file", marks=pytest.mark.crash), "sqlite"])
+@pytest.mark.crash
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_processes_killed_one_after_the_other_get_there(tmp_path: Path, kind: str, expected: Outcome) -> None:
     """Each life dies at its second commit: one fact of progress at a time, until nothing is left to do."""
     scene = Scene(kind, tmp_path)

@@ -16,8 +16,8 @@ from tests.crash.world import World, WorldOfProcess
 from tests.runtime.children import ROOT
 from tests.runtime.stores import Store
 
-SELECTION = [("workflow", "sqlite"), ("child", "file")]
-"""Which scenes the default run plays, and where; all of them are played by ``-m crash``."""
+SELECTION = [("child", "sqlite")]
+"""Which scene the default run plays, and where; all of them are played by ``-m crash``."""
 MOST = 60
 
 

@@ -17,7 +17,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import Wrapped
-from tests.runtime.stores import Store, on_disk
+from tests.runtime.stores import Store, mostly_in_memory, on_disk
 
 TTL = timedelta(seconds=30)
 
@@ -89,6 +89,7 @@ async def test_it_takes_what_another_process_dispatches(store: Store) -> None:
         assert (await handle.result()).output == 2
 
 
+@mostly_in_memory
 async def test_more_runs_than_it_drives_at_a_time(store: Store) -> None:
     flujo = Flujo(add_one >> add_one, state_backend=store.open())
     run_ids = [f"r{number}" for number in range(150)]
