@@ -17,18 +17,11 @@ from zoneinfo import ZoneInfo
 from flujo_async._codec.misfit import Misfit, key_step
 from flujo_async._codec.shape import Coder, Mapped, Shape, check_names, put_fields
 from flujo_async._codec.tree import PAYLOAD, TAG, dumps
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 
 SMALLEST_INT = -(2**63)
 LARGEST_INT = 2**63 - 1
-
-
-def is_unicode(text: str) -> bool:
-    """Tell whether UTF-8, and so JSON, can hold the text: lone surrogates it cannot."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def has_plain_keys(value: dict[Any, Any]) -> bool:

@@ -13,11 +13,11 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, cast
 
 from flujo_async import errors
-from flujo_async._codec.builtin_shapes import is_unicode
 from flujo_async._codec.class_shapes import stored_name
 from flujo_async._codec.misfit import Misfit
 from flujo_async._codec.shape import Coder, check_names, get_fields, put_fields, table
 from flujo_async._codec.tree import PAYLOAD, TAG
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 
 MAX_TRACEBACK = 20_000

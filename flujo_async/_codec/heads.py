@@ -12,6 +12,7 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.text import is_unicode
 from flujo_async.errors import InvalidArgument, SerializationError
 
 Tree: TypeAlias = dict[str, Any]
@@ -226,7 +227,7 @@ def check_key(key: str) -> str:
         raise InvalidArgument(f"a key of system state is a string, not {type(key).__name__}")
     if not key:
         raise InvalidArgument("a key of system state may not be empty")
-    if "\0" in key or any("\ud800" <= char <= "\udfff" for char in key):
+    if "\0" in key or not is_unicode(key):
         raise InvalidArgument(f"a key of system state may not hold NUL or a lone surrogate: {key!r}")
     return key
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from flujo_async._codec.builtin_shapes import BUILTIN_TYPES, is_unicode
+from flujo_async._codec.builtin_shapes import BUILTIN_TYPES
 from flujo_async._codec.class_shapes import stored_name
 from flujo_async._codec.misfit import Misfit
 from flujo_async._codec.shape import Coder, check_names
 from flujo_async._codec.tree import PAYLOAD, TAG
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 from flujo_async.errors import DefinitionError
 

@@ -13,7 +13,6 @@ from flujo_async._codec.builtin_shapes import (
     LARGEST_INT,
     LENIENT_TAGS,
     SMALLEST_INT,
-    is_unicode,
 )
 from flujo_async._codec.class_shapes import FieldShape, class_shape, stored_name
 from flujo_async._codec.error_record import ERROR_SHAPE, NATIVE_ERRORS
@@ -23,6 +22,7 @@ from flujo_async._codec.reachable import reachable_classes
 from flujo_async._codec.registry import REGISTERED, REGISTERED_ERRORS, REGISTERED_TAGS
 from flujo_async._codec.shape import Shape, get_fields, get_items, put_fields, put_items
 from flujo_async._codec.tree import MAX_DEPTH, PAYLOAD, TAG
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 from flujo_async.errors import DefinitionError
 

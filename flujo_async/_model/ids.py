@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
+from flujo_async._model.text import is_unicode
 from flujo_async.errors import InvalidArgument
 
 MAX_RUN_ID_LENGTH = 512
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether a text is without lone surrogates, so that it can be written down."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def check_run_id(run_id: str) -> str:
@@ -22,6 +18,6 @@ def check_run_id(run_id: str) -> str:
         raise InvalidArgument(f"a run_id is a string, not {type(run_id).__name__}")
     if not 1 <= len(run_id) <= MAX_RUN_ID_LENGTH:
         raise InvalidArgument(f"a run_id has 1 to {MAX_RUN_ID_LENGTH} characters, this one has {len(run_id)}")
-    if "\0" in run_id or not (run_id.isascii() or is_unicode(run_id)):
+    if "\0" in run_id or not is_unicode(run_id):
         raise InvalidArgument(f"a run_id may not hold NUL or a lone surrogate: {run_id!r}")
     return run_id

@@ -1,0 +1,11 @@
+"""Text that can be written down."""
+
+from __future__ import annotations
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether UTF-8, and so JSON, can hold the text: lone surrogates it cannot."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
