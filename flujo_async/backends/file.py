@@ -19,6 +19,7 @@ from flujo_async._codec.heads import check_key, dump_object, load_object, own_up
 from flujo_async._model import selection, transition
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.report import StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -30,7 +31,7 @@ from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
 from flujo_async.backends.file_name import file_name
 from flujo_async.backends.file_system_state import SYSTEM, SystemStates
-from flujo_async.backends.file_upkeep import back_up, compact
+from flujo_async.backends.file_upkeep import back_up, compact, report
 from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
 
 T = TypeVar("T")
@@ -154,6 +155,10 @@ class FileBackend(StateBackend):
     @override
     async def compact(self) -> None:
         await self._off_loop(self._compact)
+
+    @override
+    async def report(self, *, is_quick: bool = False) -> StoreReport:
+        return await self._off_loop(partial(report, self._directory))
 
     @override
     async def shutdown(self) -> None:

@@ -18,8 +18,10 @@ from typing_extensions import override
 
 from flujo_async._codec.heads import check_key, dump_object, load_object
 from flujo_async._model import transition
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.report import SchemaVersion, StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -32,7 +34,9 @@ from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_copy import back_up
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
+from flujo_async.backends.sqlite_look import look
 from flujo_async.backends.sqlite_readers import Readers, Rows
+from flujo_async.backends.sqlite_report import report, schema_version
 from flujo_async.backends.sqlite_together import do_together
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import FlujoError, InvalidArgument
@@ -177,6 +181,15 @@ class SQLiteBackend(StateBackend):
         await self._write(run_id, lambda db: work.delete(db, run_id))
 
     @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        values = [rows.entry_values(entry) for entry in entries]
+        await self._commits.put(lambda db: work.put_entries(db, values, instead_of))
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return [rows.entry(row) for row in await self._read(*_entries(query))]
+
+    @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         check_key(key)
         text = dump_object(value).decode()
@@ -205,6 +218,19 @@ class SQLiteBackend(StateBackend):
             while await self._commits.put(_give_back):
                 pass
             await self._commits.tend()
+
+    @override
+    async def schema_version(self) -> SchemaVersion:
+        return await look(self._file, partial(schema_version, self._file))
+
+    @override
+    async def upgrade(self) -> None:
+        with suppress(NoFileYet):
+            await self._commits.open()
+
+    @override
+    async def report(self, *, is_quick: bool = False) -> StoreReport:
+        return await look(self._file, partial(report, self._file, is_quick=is_quick))
 
     @override
     async def shutdown(self) -> None:
@@ -255,3 +281,17 @@ def _listing(query: RunQuery) -> tuple[str, rows.Values]:
     }
     runs = _SQL["list_leased" if query.is_leased and not query.run_id else "list_runs"]
     return f"{runs} {where} {_SQL['in_order']}", values
+
+
+def _entries(query: EntryQuery) -> tuple[str, rows.Values]:
+    """Return the statement that answers a query, and its values."""
+    wanted = {"run_id = :run_id": query.run_id, "kind = :kind": query.kind}
+    conditions = [condition for condition, value in wanted.items() if value is not None]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    values = {
+        "run_id": query.run_id,
+        "kind": query.kind,
+        "limit": _NO_LIMIT if query.limit is None else query.limit,
+        "offset": query.offset,
+    }
+    return f"{_SQL['read_entries']} {where} {_SQL['entries_in_order']}", values

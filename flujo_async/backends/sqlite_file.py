@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 import aiosqlite
 
 from flujo_async._codec.tree import loads
+from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
 from flujo_async.backends.sql import migrations, queries
 from flujo_async.backends.sqlite_watch import Watch
@@ -102,6 +103,15 @@ class SQLiteFile:
         )
         return reader
 
+    def schema_version(self, whose: tuple[int, int, int]) -> SchemaVersion:
+        """Return the version of the schema that the row of the query ``whose`` tells.
+
+        Raises:
+            SchemaTooNew: it is newer than this package.
+            BackendError: another application wrote the database.
+        """
+        return SchemaVersion(self._judged(whose), len(_MIGRATIONS))
+
     def explain(self, error: Exception) -> FlujoError:
         """Return what to tell a caller about an error: a new exception for each."""
         if isinstance(error, BackendError):
@@ -136,15 +146,17 @@ class SQLiteFile:
 
     def _version(self, db: sqlite3.Connection) -> int:
         """Return the version of the schema; 0 is an empty database."""
-        row: tuple[int, int, int] = db.execute(_WHOSE).fetchone()
-        application, version, has_tables = row
+        return self._judged(db.execute(_WHOSE).fetchone())
+
+    def _judged(self, whose: tuple[int, int, int]) -> int:
+        application, version, has_tables = whose
         newest = len(_MIGRATIONS)
         if application == APPLICATION_ID and version <= newest:
             return version
         if application == APPLICATION_ID:
             raise SchemaTooNew(
                 f"{self.path}: the database has schema version {version}, and this version of flujo_async "
-                f"knows versions up to {newest}: upgrade flujo_async"
+                f"knows versions up to {newest}: upgrade flujo_async, or open a backup from before it was upgraded"
             )
         if application or version or has_tables:
             raise BackendError(

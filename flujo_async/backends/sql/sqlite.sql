@@ -354,6 +354,24 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value;
 -- name: get_system_state
 SELECT value FROM system_states WHERE key = :key;
 
+-- name: put_entry
+INSERT INTO entries (run_id, kind, key, body, created_at, updated_at)
+VALUES (:run_id, :kind, :key, :body, :created_at, :updated_at)
+ON CONFLICT (run_id, kind, key) DO UPDATE SET body = excluded.body, updated_at = excluded.updated_at;
+
+-- name: delete_entries
+DELETE FROM entries WHERE run_id = :run_id;
+
+-- name: delete_other_entries
+DELETE FROM entries
+WHERE run_id = :run_id AND kind = :kind AND key NOT IN (SELECT value FROM json_each(:keys));
+
+-- name: read_entries
+SELECT run_id, kind, key, body, created_at, updated_at FROM entries
+
+-- name: entries_in_order
+ORDER BY created_at DESC, run_id, kind, key LIMIT :limit OFFSET :offset;
+
 -- name: list_runs
 SELECT {head} FROM runs
 
@@ -368,3 +386,14 @@ ORDER BY created_at DESC, run_id LIMIT :limit OFFSET :offset;
 -- What changes when something happens to a run, a renewal of its lease left aside.
 SELECT run_id, attempts, last_seq, status, lease_owner, signals
 FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));
+
+-- name: pages
+-- How many bytes the file has, and how many of them nothing uses.
+SELECT page_count * page_size, freelist_count * page_size
+FROM pragma_page_count, pragma_page_size, pragma_freelist_count;
+
+-- name: tables
+SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY name;
+
+-- name: table_sizes
+SELECT tbl_name, sum(pgsize) FROM dbstat JOIN sqlite_master USING (name) WHERE aggregate = TRUE GROUP BY tbl_name;
