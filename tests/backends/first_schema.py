@@ -1,4 +1,4 @@
-"""How ``first_schema.db`` was made, before the first release: ``python -m tests.backends.first_schema DIRECTORY``, once.
+"""How ``first_schema.db`` was made, once, before the first release: ``python -m tests.backends.first_schema DIR``.
 
 From then on the file is data: the code that wrote it is gone, and what it wrote has to be read for ever. It was made by
 schema version 1 of the SQLite store. ``first_schema.json`` is what was to be seen of each run then. What stays of this

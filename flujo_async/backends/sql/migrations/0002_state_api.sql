@@ -1,3 +1,31 @@
+-- What lists tell of a run besides, and who sent a signal.
+ALTER TABLE runs ADD COLUMN pipeline_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE runs ADD COLUMN is_background INTEGER NOT NULL DEFAULT FALSE;
+ALTER TABLE runs ADD COLUMN usage TEXT NOT NULL DEFAULT '{}';      -- JSON
+ALTER TABLE signals ADD COLUMN sent_by TEXT;
+
+UPDATE runs SET is_background = TRUE WHERE queue IS NOT NULL;
+
+-- The definition that a run began with or was last migrated to, as the log tells, which a fork shares with its source.
+UPDATE runs SET pipeline_id = coalesce((
+    WITH RECURSIVE shared_logs (log, source, shared, upto) AS (
+        SELECT id, source, shared, runs.last_seq FROM logs WHERE id = runs.id
+        UNION ALL
+        SELECT logs.id, logs.source, logs.shared, min(shared_logs.shared, upto)
+        FROM shared_logs JOIN logs ON logs.id = shared_logs.source
+    )
+    SELECT json_extract(body, '$.fingerprint')
+    FROM shared_logs CROSS JOIN facts ON facts.log = shared_logs.log AND seq <= upto
+    WHERE substr(body, 1, 19) IN ('{"kind":"RunStarted', '{"kind":"RunMigrate') AND json_valid(body)
+    ORDER BY seq DESC LIMIT 1
+), '');
+
+-- Lists of what nobody has a lease of, the latest change first, and what statistics need of it. An append changes
+-- nothing here: its run is leased.
+CREATE INDEX runs_unleased ON runs (status, updated_at DESC, run_id, created_at, is_background)
+    WHERE lease_owner IS NULL;
+CREATE INDEX runs_pipeline_id ON runs (pipeline_id, created_at DESC, run_id);
+
 -- What callers keep of runs by hand.
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
