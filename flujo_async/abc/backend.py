@@ -17,7 +17,8 @@ from flujo_async._model.report import SchemaVersion, StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async.abc.documents import DocumentRuns, ThreeMethods
+from flujo_async.abc.document import ThreeMethods
+from flujo_async.abc.documents import DocumentRuns
 from flujo_async.abc.pending import Pending, begin
 from flujo_async.errors import BackendError
 

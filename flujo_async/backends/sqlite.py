@@ -16,7 +16,7 @@ from typing import Any
 import aiosqlite
 from typing_extensions import override
 
-from flujo_async._codec.heads import check_key, dump_object, load_object
+from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry
 from flujo_async._model import transition
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
@@ -182,7 +182,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
-        values = [rows.entry_values(entry) for entry in entries]
+        values = [rows.entry_values(own_entry(entry)) for entry in entries]
         await self._commits.put(lambda db: work.put_entries(db, values, instead_of))
 
     @override

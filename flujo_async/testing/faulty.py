@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import anyio
 from typing_extensions import override
 
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
@@ -307,6 +308,18 @@ class FaultyBackend(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         return await self._call("delete_run", lambda is_half: self.inner.delete_run(run_id), run_id)
+
+    @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        return await self._call(
+            "put_entries",
+            lambda is_half: self.inner.put_entries(entries, instead_of=instead_of),
+            *dict.fromkeys(entry.run_id for entry in entries),
+        )
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return await self._call("read_entries", lambda is_half: self.inner.read_entries(query), query.run_id)
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
