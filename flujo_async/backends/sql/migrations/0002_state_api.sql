@@ -22,7 +22,7 @@ UPDATE runs SET pipeline_id = coalesce((
 
 -- Lists of what nobody has a lease of, the latest change first, and what statistics need of it. An append changes
 -- nothing here: its run is leased.
-CREATE INDEX runs_unleased ON runs (status, updated_at DESC, run_id, created_at, is_background)
+CREATE INDEX runs_unleased ON runs (status, updated_at DESC, run_id, created_at, is_background, lease_owner)
     WHERE lease_owner IS NULL;
 CREATE INDEX runs_pipeline_id ON runs (pipeline_id, created_at DESC, run_id);
 
@@ -38,3 +38,44 @@ CREATE TABLE entries (
 ) STRICT;
 CREATE UNIQUE INDEX entries_of_run ON entries (run_id, kind, key);
 CREATE INDEX entries_of_kind ON entries (kind, created_at DESC, run_id, key);
+
+-- What lists filter and sort by, of the runs that have entries of the kinds ``state`` and ``run``; those that have a
+-- head as well are listed by that.
+CREATE TABLE saved_runs (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE,
+    pipeline_id TEXT,
+    pipeline_name TEXT,
+    parent_run_id TEXT,
+    status TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    is_background INTEGER NOT NULL,
+    execution_time_ms REAL,
+    metadata TEXT NOT NULL                  -- JSON
+) STRICT;
+CREATE INDEX saved_runs_created ON saved_runs (created_at DESC, run_id);
+CREATE INDEX saved_runs_status ON saved_runs (status, created_at DESC, run_id);
+CREATE INDEX saved_runs_pipeline ON saved_runs (pipeline_name, created_at DESC, run_id);
+CREATE INDEX saved_runs_pipeline_id ON saved_runs (pipeline_id, created_at DESC, run_id);
+CREATE INDEX saved_runs_parent ON saved_runs (parent_run_id, created_at DESC, run_id) WHERE parent_run_id IS NOT NULL;
+CREATE INDEX saved_runs_updated ON saved_runs (
+    status, updated_at DESC, run_id, created_at, is_background, execution_time_ms
+);
+
+-- The spans that have ended, of each run as its log was at ``seq``: worked out of the log when statistics are asked for.
+CREATE TABLE span_marks (
+    run INTEGER PRIMARY KEY REFERENCES runs (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE spans (
+    run INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    span_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    start_time REAL NOT NULL,               -- seconds since 1970
+    end_time REAL NOT NULL,
+    PRIMARY KEY (run, span_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX spans_by_name ON spans (name, status, start_time, end_time, run, span_id);
