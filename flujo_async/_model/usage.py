@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from flujo_async.errors import InvalidArgument
 
@@ -46,7 +46,7 @@ def reported_usage(tokens: Any, cost: Any) -> Usage:
     Raises:
         InvalidArgument: a number of tokens is not a whole number, the cost is no finite number, or one is negative.
     """
-    counts = cast("Mapping[Any, Any]", tokens) if isinstance(tokens, Mapping) else {}
+    counts: Mapping[Any, Any] = tokens if isinstance(tokens, Mapping) else {}
     for kind in counts:
         if not isinstance(kind, str):
             raise InvalidArgument(f"report_usage(): a kind of tokens is a text, not {kind!r}")
