@@ -96,7 +96,7 @@ async def seen(backend: SQLiteBackend) -> dict[str, Any]:
         state = await reader.state(head.run_id)
         runs[head.run_id] = {
             "head": as_json(head),
-            "state": as_json(state.model_dump()),
+            "state": as_json({name: getattr(state, name) for name in type(state).model_fields}),
             "history": [[at.seq, at.fact.kind, at.step, at.at, at.hash] for at in await reader.history(head.run_id)],
             "steps": as_json(await reader.steps(head.run_id)),
         }
