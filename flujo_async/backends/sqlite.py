@@ -26,15 +26,21 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.by_hand import check_number
+from flujo_async.abc.clean_up import delete_old, hours_ago
+from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.abc.pending import Pending
+from flujo_async.backends import sqlite_lists as lists
 from flujo_async.backends import sqlite_rows as rows
+from flujo_async.backends import sqlite_statistics as statistics
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_copy import back_up
+from flujo_async.backends.sqlite_entries import put_entries
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
-from flujo_async.backends.sqlite_look import look
+from flujo_async.backends.sqlite_look import look, look_now
 from flujo_async.backends.sqlite_readers import Readers, Rows
 from flujo_async.backends.sqlite_report import report, schema_version
 from flujo_async.backends.sqlite_together import do_together
@@ -183,11 +189,40 @@ class SQLiteBackend(StateBackend):
     @override
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
         values = [rows.entry_values(own_entry(entry)) for entry in entries]
-        await self._commits.put(lambda db: work.put_entries(db, values, instead_of))
+        await self._commits.put(lambda db: put_entries(db, values, instead_of))
 
     @override
     async def read_entries(self, query: EntryQuery) -> list[Entry]:
         return [rows.entry(row) for row in await self._read(*_entries(query))]
+
+    @override
+    async def known_runs(self, query: KnownRunQuery) -> list[KnownRun]:
+        return lists.read(await self._read(*lists.known_runs(query)))
+
+    @override
+    async def get_workflow_stats(self) -> dict[str, Any]:
+        question = partial(statistics.workflow_stats, since=self._yesterday())
+        await self.upgrade()
+        return await look(self._file, question)
+
+    @override
+    def get_workflow_stats_sync(self) -> dict[str, Any]:
+        return look_now(self._file, partial(statistics.stats_of_any_version, self._file, since=self._yesterday()))
+
+    @override
+    async def get_span_statistics(
+        self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        await self._keep_spans(pipeline_name)
+        return await look(
+            self._file, partial(statistics.span_statistics, pipeline_name=pipeline_name, time_range=time_range)
+        )
+
+    @override
+    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
+        check_number(days_old, "days_old", least=0)
+        before = hours_ago(self.clock.now(), days_old * 24, "days_old")
+        return await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before)
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
@@ -238,6 +273,19 @@ class SQLiteBackend(StateBackend):
         await self._readers.stop()
         await self._commits.stop()
 
+    def _yesterday(self) -> datetime:
+        return self.clock.now() - timedelta(hours=24)
+
+    async def _keep_spans(self, pipeline_name: str | None) -> None:
+        """Keep the spans of all runs whose logs have got longer since they were kept."""
+        await self.upgrade()
+        after = 0
+        while found := await look(
+            self._file, partial(statistics.spans_to_keep, pipeline_name=pipeline_name, after=after)
+        ):
+            await self._commits.put(partial(_keep_all, found))
+            after = found[-1].run["run"]
+
     async def _read(self, sql: str, values: rows.Values) -> Rows:
         try:
             return await self._readers.fetch(sql, values)
@@ -246,6 +294,11 @@ class SQLiteBackend(StateBackend):
 
     async def _write(self, run_id: str, write: Work[None]) -> None:
         await self._commits.put(write, then=partial(self._changes.announce, run_id))
+
+
+def _keep_all(found: Sequence[statistics.NewSpans], db: sqlite3.Connection) -> None:
+    for spans in found:
+        spans(db)
 
 
 def _give_back(db: sqlite3.Connection) -> bool:

@@ -9,13 +9,15 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 import aiosqlite
 
+from flujo_async._codec.plain import decode_plain
 from flujo_async._codec.tree import loads
 from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
+from flujo_async._model.tree import JsonObject
 from flujo_async.backends.sql import migrations, queries
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
@@ -95,12 +97,14 @@ class SQLiteFile:
         return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
 
     async def open_reader(self) -> aiosqlite.Connection:
-        """Open one connection for reading; it knows the function ``json_contains(whole, part)``."""
+        """Open one connection for reading.
+
+        It knows two functions: ``json_contains(whole, part)``, and ``plain_contains`` of what ``encode_plain`` has made.
+        """
         reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
-        # aiosqlite leaves open what type a function has.
-        await reader.create_function(  # pyright: ignore[reportUnknownMemberType]
-            "json_contains", 2, _json_contains, deterministic=True
-        )
+        for name, function in (("json_contains", _json_contains), ("plain_contains", _plain_contains)):
+            # aiosqlite leaves open what type a function has.
+            await reader.create_function(name, 2, function, deterministic=True)  # pyright: ignore[reportUnknownMemberType]
         return reader
 
     def schema_version(self, whose: tuple[int, int, int]) -> SchemaVersion:
@@ -334,3 +338,8 @@ def _code(error: Exception) -> int:
 
 def _json_contains(whole: str, part: str) -> bool:
     return contains(loads(whole.encode()), loads(part.encode()))
+
+
+def _plain_contains(whole: str, part: str) -> bool:
+    wanted = cast("JsonObject", loads(part.encode()))
+    return contains(decode_plain(cast("JsonObject", loads(whole.encode())), at=""), decode_plain(wanted, at=""))

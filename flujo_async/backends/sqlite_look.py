@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -27,12 +28,25 @@ async def look(file: SQLiteFile, question: Question[T]) -> T:
     return await reply.get_stopped(asking.stop)
 
 
-def look_here(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool] = bool) -> T:
-    """Answer a question in this thread.
+def look_now(file: SQLiteFile, question: Question[T]) -> T:
+    """Answer a question in a daemon thread, while this one waits: for callers that cannot wait for a coroutine.
 
     Raises:
         BackendError: it could not be read.
     """
+    answer: Future[T] = Future()
+
+    def give() -> None:
+        try:
+            answer.set_result(_ask(file, question))
+        except Exception as error:  # handed on to the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=give, name="flujo-look", daemon=True).start()
+    return answer.result()
+
+
+def _ask(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool] = bool) -> T:
     try:
         if not file.path.exists() or not file.path.stat().st_size:
             return question(None)
@@ -57,7 +71,7 @@ class _Look(Generic[T]):
     def answer(self) -> None:
         outcome: Outcome
         try:
-            outcome = look_here(self._file, self._question, stopped=self._stopped.is_set), None
+            outcome = _ask(self._file, self._question, stopped=self._stopped.is_set), None
         except Exception as error:  # handed on to the caller
             outcome = None, error
         send([(self._reply, outcome)])

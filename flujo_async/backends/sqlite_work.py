@@ -10,12 +10,12 @@ from itertools import product
 from typing import Any
 
 from flujo_async._model import transition
-from flujo_async._model.entry import EntryKind
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Snapshot
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_entries import delete_entries
 from flujo_async.errors import RunExists, RunNotFound
 
 _SQL = queries("sqlite.sql")
@@ -124,7 +124,7 @@ def put_snapshot(db: sqlite3.Connection, lease: Lease, snapshot: Snapshot) -> No
 
 def delete(db: sqlite3.Connection, run_id: str) -> None:
     """Delete a run with its signals, its snapshot and its entries, and of its log what no fork shares."""
-    db.execute(_SQL["delete_entries"], {"run_id": run_id})
+    delete_entries(db, run_id)
     deleted = db.execute(_SQL["delete_run"], {"run_id": run_id}).fetchall()
     log = deleted[0][0] if deleted else None
     while log is not None:
@@ -137,16 +137,6 @@ def give_back(db: sqlite3.Connection, pages: int) -> bool:
     for _ in range(min(pages, before)):
         db.execute("PRAGMA incremental_vacuum(1)")  # one at a time: the driver does not go on by itself
     return 0 < _free_pages(db) < before
-
-
-def put_entries(db: sqlite3.Connection, entries: Sequence[rows.Values], instead_of: EntryKind | None) -> None:
-    """Insert or replace entries; what else their runs have of the kind ``instead_of`` goes."""
-    last = {(entry["run_id"], entry["kind"], entry["key"]): entry for entry in entries}
-    if instead_of is not None:
-        for run_id in dict.fromkeys(entry["run_id"] for entry in entries):
-            keys = rows.json_text([key for of, kind, key in last if (of, kind) == (run_id, instead_of)])
-            db.execute(_SQL["delete_other_entries"], {"run_id": run_id, "kind": instead_of, "keys": keys})
-    db.executemany(_SQL["put_entry"], last.values())
 
 
 def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
