@@ -57,7 +57,7 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 -- a case for each k
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name), depth + 1) for item in fields(value)}
     if isinstance(value, Mapping):
-        return {key: _plain(item, depth + 1) for key, item in cast("Mapping[Any, Any]", value).items()}
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
     if type(value) in _GROUPS:
         return type(value)(_plain(item, depth + 1) for item in value)
     return value

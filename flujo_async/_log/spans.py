@@ -17,8 +17,8 @@ from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Record
 
 Span: TypeAlias = dict[str, Any]
-"""``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``, ``attributes``, ``events``; times
-in seconds since 1970 in UTC."""
+"""Has ``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``, ``attributes`` and ``events``;
+times are seconds since 1970 in UTC."""
 
 _COMBINATORS: Final = frozenset({"parallel", "map_each", "branch", "loop", "graph"})
 _ID_DIGITS: Final = 16
@@ -58,10 +58,31 @@ class _Trace:
         self._graphs: dict[str, datetime] = {}
         self._events: list[facts.EventEmitted] = []
 
-    def take_in(self, fact: Fact) -> None:  # noqa: C901 -- a case for each kind
+    def take_in(self, fact: Fact) -> None:
         match fact:
-            case facts.StepStarted() | facts.ChildStarted():
-                self._begin(fact.key, fact.name, fact.at, "child" if isinstance(fact, facts.ChildStarted) else "step")
+            case facts.EventEmitted():
+                self._events.append(fact)
+            case facts.GraphStarted():
+                self._graphs[fact.key] = fact.at
+            case facts.BlockCompleted():
+                self._blocks[fact.key] = fact.at
+            case facts.RunRedriven():
+                self._blocks = {key: at for key, at in self._blocks.items() if key not in fact.dropped}
+            case facts.TimerStarted():
+                self._begin(fact.key, "sleep", fact.at, "sleep")
+            case facts.WaitStarted():
+                self._begin(fact.key, fact.name, fact.at, "wait")
+            case facts.TimerFired() | facts.SignalReceived() | facts.WaitTimedOut():
+                self._end(fact.key, fact.at, "failed" if isinstance(fact, facts.WaitTimedOut) else "completed")
+            case _:
+                self._take_in_step(fact)
+
+    def _take_in_step(self, fact: Fact) -> None:
+        match fact:
+            case facts.StepStarted():
+                self._begin(fact.key, fact.name, fact.at, "step")
+            case facts.ChildStarted():
+                self._begin(fact.key, fact.name, fact.at, "child")["attributes"]["child_run_id"] = fact.run_id
             case facts.AttemptFailed():
                 self._fail_attempt(fact)
             case facts.StepCompleted() | facts.StepFailed():
@@ -71,20 +92,6 @@ class _Trace:
                 self._end(fact.key, fact.at, "skipped" if isinstance(fact, facts.StepSkipped) else "cancelled")
             case facts.CallCancelled():
                 self._end(fact.key, fact.at, "cancelled")
-            case facts.TimerStarted():
-                self._begin(fact.key, "sleep", fact.at, "sleep")
-            case facts.WaitStarted():
-                self._begin(fact.key, fact.name, fact.at, "wait")
-            case facts.TimerFired() | facts.SignalReceived() | facts.WaitTimedOut():
-                self._end(fact.key, fact.at, "failed" if isinstance(fact, facts.WaitTimedOut) else "completed")
-            case facts.GraphStarted():
-                self._graphs[fact.key] = fact.at
-            case facts.BlockCompleted():
-                self._blocks[fact.key] = fact.at
-            case facts.EventEmitted():
-                self._events.append(fact)
-            case facts.RunRedriven():
-                self._blocks = {key: at for key, at in self._blocks.items() if key not in fact.dropped}
             case _:
                 pass
 
@@ -109,8 +116,6 @@ class _Trace:
         span = self._by_key.get(key)
         if span is None or span["end_time"] is not None:
             span = self._by_key[key] = _span(self._fold.run_id, key, name, at, kind)
-            if kind == "child":
-                span["attributes"]["child_run_id"] = self._fold.children.get(key)
         return span
 
     def _end(self, key: str, at: datetime, status: str) -> None:
@@ -125,13 +130,13 @@ class _Trace:
         self._attempt(fact, fact.attempt, min(began, fact.at), "failed", describe_error(fact.error))
 
     def _end_step(self, fact: facts.StepCompleted | facts.StepFailed) -> None:
-        is_done = isinstance(fact, facts.StepCompleted)
-        status, error = ("completed", None) if is_done else ("failed", describe_error(fact.error))
         span = self._begin(fact.key, fact.name, fact.started_at, "step")
         span["attributes"]["attempts"] = fact.attempts
-        if error is not None:
+        status, error = "completed", None
+        if isinstance(fact, facts.StepFailed):
+            status, error = "failed", describe_error(fact.error)
             span["attributes"]["error"] = error
-        if is_done and fact.cached_from is not None:
+        elif fact.cached_from is not None:
             span["attributes"]["cached_from"] = fact.cached_from
         if self._retries.pop(fact.key, None) is not None:
             self._attempt(fact, fact.attempts, fact.started_at, status, error)
@@ -175,7 +180,9 @@ class _Trace:
         if done_at is not None:
             _close(span, done_at, "completed")
         elif self._fold.status in TERMINAL or any(outer in self._blocks for outer in _above(key)):
-            span["end_time"] = max((inner["end_time"] or inner["start_time"] for inner in inside), default=span["start_time"])
+            span["end_time"] = max(
+                (inner["end_time"] or inner["start_time"] for inner in inside), default=span["start_time"]
+            )
             span["status"] = self._status_of(key, inside)
         return span
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, cast
 
 from flujo_async._codec.plain import decode_plain
-from flujo_async._model.entry import Entry, EntryQuery, by_run, entry_id
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery, by_run, entry_id
 from flujo_async._model.selection import contains, newest_first
 from flujo_async._model.state import RUN_STATUSES, TERMINAL, RunStatus
 from flujo_async._model.stored import RunQuery
@@ -22,6 +22,9 @@ RUN_START: Final = "start"
 
 RUN_END: Final = "end"
 """The key of what ``save_run_end`` keeps."""
+
+_KINDS: Final[tuple[EntryKind, ...]] = ("state", "run")
+"""What makes a run known that nobody has driven."""
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -115,7 +118,9 @@ def check_status(status: Any) -> RunStatus:
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:
     """Return what a list shows, from the verbs of the port."""
-    saved = by_run([*await store.read_entries(EntryQuery(kind="state")), *await store.read_entries(EntryQuery(kind="run"))])
+    saved = by_run(
+        [*await store.read_entries(EntryQuery(kind="state")), *await store.read_entries(EntryQuery(kind="run"))]
+    )
     if not saved and query.is_of_heads:
         return [of_head(head) for head in await store.query_runs(query.of_heads())]
     driven = [of_head(head) for head in await store.query_runs(RunQuery())]
@@ -128,11 +133,8 @@ async def known_run(store: Verbs, run_id: str) -> KnownRun | None:
     """Return one run; ``None`` if nobody has driven or saved it."""
     for head in await store.query_runs(RunQuery(run_id=run_id)):
         return of_head(head)
-    kept = [
-        *await store.read_entries(EntryQuery(kind="state", run_id=run_id)),
-        *await store.read_entries(EntryQuery(kind="run", run_id=run_id)),
-    ]
-    return of_entries(kept) if kept else None
+    kept = [await store.read_entries(EntryQuery(kind=kind, run_id=run_id)) for kind in _KINDS]
+    return of_entries([entry for entries in kept for entry in entries]) if any(kept) else None
 
 
 def select_known(runs: Iterable[KnownRun], query: KnownRunQuery) -> list[KnownRun]:

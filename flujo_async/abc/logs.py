@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from typing import Any, Final
 
 from flujo_async._codec.plain import decode_plain
@@ -137,5 +136,3 @@ def with_saved(steps: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]])
     by_key = {step["key"]: step for step in saved}
     own = [{**by_key.pop(step["key"], step), "step_index": step["step_index"]} for step in steps]
     return own + sorted(by_key.values(), key=lambda step: (step["step_index"], step["created_at"], step["key"]))
-
-

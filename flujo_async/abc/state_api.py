@@ -54,9 +54,11 @@ class StateApi(Verbs):
 
     Moments are ``datetime`` in UTC. Lists of runs are ordered by ``created_at``, newest first; those of background and
     of failed runs by ``updated_at``; ties by ascending ``run_id``. Filters apply before ``offset`` and ``limit``;
-    ``None``, ``""`` and ``{}`` filter nothing. Every method raises ``InvalidArgument``, which is a ``ValueError``, for a
-    negative number, an unknown status and what cannot be a ``run_id``; ``SerializationError`` for a value that cannot
-    be stored; and ``BackendError`` when the store fails.
+    ``None``, ``""`` and ``{}`` filter nothing.
+
+    Every method raises ``InvalidArgument``, which is a ``ValueError``, for a negative number, an unknown status and what
+    cannot be a ``run_id``; ``SerializationError`` for a value that cannot be stored; ``IntegrityError`` for a run whose
+    log is broken; and ``BackendError`` when the store fails.
     """
 
     # ------------------------------------------------------------------------------------------------------- states
@@ -154,7 +156,7 @@ class StateApi(Verbs):
     async def get_failed_background_tasks(
         self, parent_run_id: str | None = None, hours_back: float = 24
     ) -> list[dict[str, Any]]:
-        """Return the background runs that have failed in the last so many hours; those of one parent, if one is given."""
+        """Return the background runs, all or those of one parent, that have failed in the last so many hours."""
         since = hours_ago(self.clock.now(), hours_back, "hours_back")
         query = KnownRunQuery(parent_run_id=parent_run_id, status="failed", is_background=True, order="updated_at")
         return await self._list(replace(query, since=since))
@@ -344,12 +346,14 @@ class StateApi(Verbs):
         await self.put_entries([kept_evaluation(run_id, data, self.clock.now())])
 
     async def list_evaluations(self, limit: int | None = 20, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Return evaluations, the newest first: ``run_id``, ``step_name``, ``score``, ``feedback``, ``metadata``,
-        ``created_at``.
+        """Return evaluations, the newest first.
 
         Args:
             limit: at most so many; ``None`` is no limit.
             run_id: only those of this run.
+
+        Returns:
+            Of each ``run_id``, ``step_name``, ``score``, ``feedback``, ``metadata`` and ``created_at``.
         """
         query = EntryQuery(kind="evaluation", run_id=check_run_id(run_id) if run_id else None, limit=limit)
         return list(map(saved_evaluation, await self.read_entries(query)))

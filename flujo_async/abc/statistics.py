@@ -37,10 +37,10 @@ async def span_statistics(
     pipeline_name: str | None,
     time_range: tuple[float, float] | None,
 ) -> list[Span]:
-    """Return the spans of all runs that count; a log that cannot be read does not keep the others from being counted."""
+    """Return the spans of all runs that count; a log that cannot be read does not keep others from being counted."""
     first, last = time_range or (float("-inf"), float("inf"))
     found: list[Span] = []
-    for run_id in await _runs_with_spans(store, pipeline_name, first, last):
+    for run_id in await _runs_with_spans(store, pipeline_name, first):
         try:
             found += [span for span in await get_spans(run_id) if first <= span["start_time"] <= last]
         except IntegrityError as error:
@@ -48,13 +48,11 @@ async def span_statistics(
     return found
 
 
-async def _runs_with_spans(store: Verbs, pipeline_name: str | None, first: float, last: float) -> dict[str, None]:
+async def _runs_with_spans(store: Verbs, pipeline_name: str | None, first: float) -> dict[str, None]:
     heads = await store.query_runs(RunQuery(pipeline_name=pipeline_name))
-    at_that_time = [
-        head.run_id for head in heads if head.created_at.timestamp() <= last and head.updated_at.timestamp() >= first
-    ]
+    driven = dict.fromkeys(head.run_id for head in heads if head.updated_at.timestamp() >= first)
     saved = dict.fromkeys(entry.run_id for entry in await store.read_entries(EntryQuery(kind="span")))
     if pipeline_name and saved:
         asked = await known_runs(store, KnownRunQuery(pipeline_name=pipeline_name))
         saved = {run.run_id: None for run in asked if run.run_id in saved}
-    return dict.fromkeys(at_that_time) | saved
+    return driven | saved
