@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 from flujo_async._codec.tree import dumps, loads
 from flujo_async.errors import BackendError, SchemaTooNew
@@ -15,7 +15,6 @@ FORMAT = 1
 """The version of the documents."""
 
 
-@runtime_checkable
 class ThreeMethods(Protocol):
     """What a user's class has to implement at the least; states are plain JSON (``json.dumps`` takes them)."""
 

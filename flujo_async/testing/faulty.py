@@ -21,6 +21,7 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.abc.clock import Clock
 from flujo_async.errors import BackendError
 from flujo_async.testing.faults import WRITES, Act, Call, Fault, How, Latch, delaying, duplicate, failing, for_ever
 
@@ -44,6 +45,7 @@ class FaultyBackend(StateBackend):
     Attributes:
         inner: the store behind it.
         capabilities: those of the store behind it.
+        clock: that of the store behind it.
         calls: all calls so far, in the order in which they began.
         is_dead: whether the process that uses this store counts as dead.
     """
@@ -53,6 +55,7 @@ class FaultyBackend(StateBackend):
     def __init__(self, inner: StateBackend) -> None:
         self.inner = inner
         self.capabilities: Capabilities = inner.capabilities  # type: ignore[misc] # pyright: ignore[reportIncompatibleVariableOverride] -- those of one object
+        self.clock: Clock = inner.clock
         self.calls: list[Call] = []
         self.is_dead: bool = False
         self._faults: list[Fault] = []
