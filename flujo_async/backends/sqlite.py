@@ -193,7 +193,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_entries(self, query: EntryQuery) -> list[Entry]:
-        return [rows.entry(row) for row in await self._read(*_entries(query))]
+        return [rows.entry(row) for row in await self._read(*entries_query(query))]
 
     @override
     async def known_runs(self, query: KnownRunQuery) -> list[KnownRun]:
@@ -336,7 +336,7 @@ def _listing(query: RunQuery) -> tuple[str, rows.Values]:
     return f"{runs} {where} {_SQL['in_order']}", values
 
 
-def _entries(query: EntryQuery) -> tuple[str, rows.Values]:
+def entries_query(query: EntryQuery) -> tuple[str, rows.Values]:
     """Return the statement that answers a query, and its values."""
     wanted = {"run_id = :run_id": query.run_id, "kind = :kind": query.kind}
     conditions = [condition for condition, value in wanted.items() if value is not None]

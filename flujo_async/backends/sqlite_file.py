@@ -99,7 +99,7 @@ class SQLiteFile:
     async def open_reader(self) -> aiosqlite.Connection:
         """Open one connection for reading.
 
-        It knows two functions: ``json_contains(whole, part)``, and ``plain_contains`` of what ``encode_plain`` has made.
+        It knows two functions: ``json_contains(whole, part)``, and ``plain_contains`` of what ``encode_plain`` makes.
         """
         reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
         for name, function in (("json_contains", _json_contains), ("plain_contains", _plain_contains)):

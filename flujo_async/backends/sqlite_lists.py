@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Final, cast
@@ -31,10 +31,13 @@ def known_runs(query: KnownRunQuery) -> tuple[str, rows.Values]:
 
 
 def ended_runs(before: datetime) -> tuple[str, rows.Values]:
-    """Return the statement that finds the runs that have ended, were created earlier and have no parent that goes on."""
-    condition = f"created_at < :before AND NOT {_SQL['has_going_parent']}"
-    kinds = ("of_heads", "of_saved")
-    parts = [f"{_SQL[kind]} AND status = '{status}' AND {condition}" for kind in kinds for status in sorted(TERMINAL)]
+    """Return the statement that finds what has ended, was created before, and has no parent that goes on."""
+    parts = [
+        f"{_SQL[kind]} AND status = '{status}' AND created_at < :before "
+        f"AND NOT {_SQL['has_going_parent'].replace('CHILD', child)}"
+        for kind, child in (("of_heads", "runs"), ("of_saved", "saved_runs"))
+        for status in sorted(TERMINAL)
+    ]
     return _statement(parts, "created_at"), {"before": rows.micros(before), "limit": _NO_LIMIT, "offset": 0}
 
 
@@ -45,7 +48,7 @@ def read(found: Sequence[rows.Row]) -> list[KnownRun]:
     return [_known(entries, head) for _, _, entries, *head in in_order]
 
 
-def _statement(parts: Sequence[str], order: str) -> str:
+def _statement(parts: Iterable[str], order: str) -> str:
     page = "\nUNION ALL\n".join(parts).replace("MOMENT", order)
     return _SQL["known_runs"].replace("PARTS", page)
 
@@ -61,15 +64,15 @@ def _parts(query: KnownRunQuery) -> Iterator[str]:
         saved.append("plain_contains(metadata, :plain_metadata)")
     statuses = [query.status] if query.status else sorted(RUN_STATUSES)
     of_status = [f"status = '{status}'" for status in statuses]
+    asked = of_status if query.status else []
     if query.order == "created_at" or query.parent_run_id:
-        status = of_status if query.status else []
-        yield " AND ".join([_SQL["of_heads"], *status, *heads])
-        yield " AND ".join([_SQL["of_saved"], *status, *saved])
+        yield " AND ".join([_SQL["of_heads"], *asked, *heads])
+        yield " AND ".join([_SQL["of_saved"], *asked, *saved])
         return
     for status in of_status:
         yield " AND ".join([_SQL["of_unleased"], status, *heads])
         yield " AND ".join([_SQL["of_saved"], status, *saved])
-    yield " AND ".join([_SQL["of_leased"], *(of_status if query.status else []), *heads])
+    yield " AND ".join([_SQL["of_leased"], *asked, *heads])
 
 
 def _values(query: KnownRunQuery) -> rows.Values:

@@ -11,14 +11,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from flujo_async._log.large import named_blobs
-from flujo_async._log.spans import spans_of
+from flujo_async._log.spans import Span, spans_of
 from flujo_async._model.state import TERMINAL
+from flujo_async._model.stored import StoredRun
 from flujo_async.abc.logs import log_of
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_report import schema_version
-from flujo_async.errors import IntegrityError, SerializationError
+from flujo_async.errors import IntegrityError
 
 _SQL = queries("sqlite.sql")
 _END: Final = 2**62
@@ -94,18 +95,23 @@ def _new_spans(db: sqlite3.Connection, key: int, run_id: str, created_at: int) -
     stored = rows.stored_run(db.execute(_SQL["load"], values))
     if stored is None:
         return None
-    spans: list[rows.Row] = []
-    try:
-        digests = rows.json_text(list(named_blobs(stored.records)))
-        blobs = dict(db.execute(_SQL["blobs"], {"run_id": run_id, "upto": _END, "digests": digests}).fetchall())
-        log = log_of(stored, blobs)
-        for span in spans_of(log.fold, log.records):
-            if span["end_time"] is not None:
-                spans.append((key, span["span_id"], span["name"], span["status"], span["start_time"], span["end_time"]))
-    except (IntegrityError, SerializationError) as error:
-        _log.warning("its spans are not counted: %s", error)
     run = {"run": key, "run_id": run_id, "created_at": created_at, "seq": stored.summary.last_seq}
-    return NewSpans(run, spans)
+    try:
+        return NewSpans(run, [_row(key, span) for span in _spans(db, stored) if span["end_time"] is not None])
+    except IntegrityError as error:
+        _log.warning("its spans are not counted: %s", error)
+        return NewSpans(run, [])
+
+
+def _spans(db: sqlite3.Connection, stored: StoredRun) -> list[Span]:
+    digests = rows.json_text(list(named_blobs(stored.records)))
+    values = {"run_id": stored.summary.run_id, "upto": _END, "digests": digests}
+    log = log_of(stored, dict(db.execute(_SQL["blobs"], values).fetchall()))
+    return spans_of(log.fold, log.records)
+
+
+def _row(key: int, span: Span) -> rows.Row:
+    return key, span["span_id"], span["name"], span["status"], span["start_time"], span["end_time"]
 
 
 def span_statistics(

@@ -55,7 +55,7 @@ def columns(path: Path) -> dict[str, list[tuple[str, str]]]:
 def multiply(path: Path, count: int) -> None:
     """Let there be many more runs like ``completed``."""
     with closing(sqlite3.connect(path)) as db, db:
-        names = [row[1] for row in db.execute("PRAGMA table_info(runs)")]
+        names: list[str] = [row[1] for row in db.execute("PRAGMA table_info(runs)")]
         of_copy = ", ".join({"id": "1000 + value", "run_id": "'copy ' || value"}.get(name, name) for name in names)
         numbers = "WITH RECURSIVE numbers (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM numbers LIMIT ?)"
         db.execute(f"{numbers} INSERT INTO logs (id) SELECT 1000 + value FROM numbers", [count])

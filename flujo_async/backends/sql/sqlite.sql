@@ -431,9 +431,16 @@ SELECT TRUE, id, run_id, MOMENT FROM saved_runs WHERE {has_no_head}
 
 -- name: has_going_parent
 -- Whether the parent of a run has not ended.
-EXISTS (
-    SELECT 1 FROM runs AS parent WHERE parent.run_id = parent_run_id
-    AND parent.status NOT IN ('completed', 'failed', 'cancelled')
+(
+    EXISTS (
+        SELECT 1 FROM runs AS parent
+        WHERE parent.run_id = CHILD.parent_run_id AND parent.status NOT IN ('completed', 'failed', 'cancelled')
+    )
+    OR EXISTS (
+        SELECT 1 FROM saved_runs AS parent
+        WHERE parent.run_id = CHILD.parent_run_id AND parent.status NOT IN ('completed', 'failed', 'cancelled')
+            AND NOT EXISTS (SELECT 1 FROM runs AS head WHERE head.run_id = parent.run_id)
+    )
 )
 
 -- name: known_runs
@@ -485,7 +492,7 @@ INSERT INTO spans (run, span_id, name, status, start_time, end_time) VALUES (?, 
 -- name: is_of_log
 -- Of spans: whether nobody has saved one with this id.
 (
-    run NOT IN (SELECT id FROM entries CROSS JOIN runs USING (run_id) WHERE kind = 'span')
+    run NOT IN (SELECT runs.id FROM entries CROSS JOIN runs USING (run_id) WHERE kind = 'span')
     OR NOT EXISTS (
         SELECT 1 FROM runs CROSS JOIN entries USING (run_id)
         WHERE runs.id = spans.run AND kind = 'span' AND key = span_id
