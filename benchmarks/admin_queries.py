@@ -59,7 +59,7 @@ async def seed(path: Path) -> None:
 
 
 def multiply(path: Path, count: int) -> None:
-    """Let there be ``count`` runs more, created over some months; every twentieth has failed, half are in background."""
+    """Let there be ``count`` runs more, created over some months: every twentieth has failed, half are background."""
     with closing(sqlite3.connect(path)) as db, db:
         names: list[str] = [row[1] for row in db.execute("PRAGMA table_xinfo(runs)") if not row[6]]
         numbers = f"WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT {count})"
@@ -76,9 +76,8 @@ def multiply(path: Path, count: int) -> None:
         of_copy = ", ".join(changed.get(name, f'"{name}"') for name in names)
         columns = ", ".join(f'"{name}"' for name in names)
         db.execute(f"{numbers} INSERT INTO logs (id) SELECT {base} FROM numbers")
-        db.execute(
-            f"{numbers} INSERT INTO runs ({columns}) SELECT {of_copy} FROM numbers CROSS JOIN runs ON run_id = {original}"
-        )
+        copied = f"SELECT {of_copy} FROM numbers CROSS JOIN runs ON run_id = {original}"
+        db.execute(f"{numbers} INSERT INTO runs ({columns}) {copied}")
         db.execute(
             f"{numbers} INSERT INTO facts (log, seq, body, hash) SELECT {base}, seq, body, hash "
             f"FROM numbers CROSS JOIN runs ON run_id = {original} CROSS JOIN facts ON facts.log = runs.id"

@@ -162,9 +162,7 @@ async def test_lists_are_as_they_are_derived(backend: SQLiteBackend, clock: Virt
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_statistics_of_spans_are_as_they_are_derived(
-    backend: SQLiteBackend, clock: VirtualClock, seed: int
-) -> None:
+async def test_spans_are_counted_as_it_is_derived(backend: SQLiteBackend, clock: VirtualClock, seed: int) -> None:
     chance = random.Random(100 + seed)
     for _ in range(3):  # what was worked out before is used, brought up to date, and gone with its run
         await populate(backend, clock, chance)
