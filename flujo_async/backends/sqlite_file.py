@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import aiosqlite
 
@@ -17,7 +18,7 @@ from flujo_async._codec.plain import decode_plain
 from flujo_async._codec.tree import loads
 from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
-from flujo_async._model.tree import JsonObject
+from flujo_async._model.tree import Json, JsonObject
 from flujo_async.backends.sql import migrations, queries
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
@@ -337,9 +338,18 @@ def _code(error: Exception) -> int:
 
 
 def _json_contains(whole: str, part: str) -> bool:
-    return contains(loads(whole.encode()), loads(part.encode()))
+    return contains(loads(whole.encode()), _tree(part))
 
 
 def _plain_contains(whole: str, part: str) -> bool:
-    wanted = cast("JsonObject", loads(part.encode()))
-    return contains(decode_plain(cast("JsonObject", loads(whole.encode())), at=""), decode_plain(wanted, at=""))
+    return contains(decode_plain(cast("JsonObject", loads(whole.encode())), at=""), _plain(part))
+
+
+@lru_cache(maxsize=16)
+def _tree(part: str) -> Json:
+    return loads(part.encode())
+
+
+@lru_cache(maxsize=16)
+def _plain(part: str) -> Mapping[str, Any]:
+    return decode_plain(cast("JsonObject", _tree(part)), at="")
