@@ -4,16 +4,15 @@ Two credit bureaus are asked side by side, and whichever answers first will do (
 asked if there is one (``when=``). ``decide`` returns an ``Action``, which chooses what comes after it; what stands
 behind the other edges is skipped.
 
-    $ python examples/credit_check.py ann 12000
     $ python examples/credit_check.py bob 90000
 
-The second bureau is down in this example, which fails nobody as long as the first one answers. Let the employer take
-half a minute to answer, and kill -9 the process when it says "asking the employer". What the northern bureau
-said is on disk by then, and it is not asked again:
+The southern bureau is down, which fails nobody as long as the other one answers. Let the employer take half a minute,
+and kill -9 the process when it says "asking the employer". What the northern bureau said is on disk by then, and it is
+not asked again:
 
-    $ python examples/credit_check.py cyd 12000 --employer-seconds 30
-    $ flujo-async runs show cyd-12000 --db credit.db
-    $ python examples/credit_check.py cyd 12000
+    $ python examples/credit_check.py ann 12000 --employer-seconds 30
+    $ flujo-async runs show ann-12000 --db credit.db
+    $ python examples/credit_check.py ann 12000
 
 The graph, as a chart that many tools draw:
 

@@ -26,10 +26,16 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.write_text(text, encoding=encoding)
 
 
-def test_a_digest_tells_of_every_document(terminal: Terminal) -> None:
-    """One that cannot be parsed has its line too, and stops nobody."""
-    said = terminal.type("python examples/document_pipeline.py docs/explanation").ends()
-    assert said[-1] == "3 documents, 19 words"
+def test_a_digest_tells_of_every_document_and_a_killed_one_goes_on(terminal: Terminal) -> None:
+    """What had been summarised is not summarised again; what cannot be parsed has its line, and stops nobody."""
+    first = terminal.type("python examples/document_pipeline.py docs/how-to --seconds-per-word 0.001")
+    few = terminal.type("python examples/document_pipeline.py docs/explanation")
+    for _ in range(11):
+        first.says("summarised docs/how-to/note-")
+    show = "flujo-async runs show docs/how-to --db documents.db"
+    until(lambda: len(terminal.succeeded(show, "summarise")) == 11)
+    first.dies()
+    assert few.ends()[-1] == "3 documents, 19 words"
     assert terminal.lines("digest.md") == [
         "# Digest",
         "",
@@ -37,15 +43,6 @@ def test_a_digest_tells_of_every_document(terminal: Terminal) -> None:
         "- **Coffee** (docs/explanation/coffee.html, 3 words): Coffee is roasted.",
         f"- **On tea** (docs/explanation/tea.md, 16 words): {SENTENCES.split('. ')[1]}.",
     ]
-
-
-def test_a_killed_pipeline_summarises_only_what_is_left(terminal: Terminal) -> None:
-    first = terminal.type("python examples/document_pipeline.py docs/how-to --seconds-per-word 0.001")
-    for _ in range(11):
-        first.says("summarised docs/how-to/note-")
-    show = "flujo-async runs show docs/how-to --db documents.db"
-    until(lambda: len(terminal.succeeded(show, "summarise")) == 11)
-    first.dies()
 
     said = terminal.type("python examples/document_pipeline.py docs/how-to").ends()
     assert [line.rpartition(" (")[0] or line for line in said] == [

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import httpx
 
-from tests.examples.conftest import EXAMPLES, Running, Terminal, commands
+from tests.examples.conftest import EXAMPLES, PATIENCE, Running, Terminal, commands
 
 TOLD = commands(EXAMPLES / "web_service.py")
 ORDER = """curl localhost:8000/orders --json '{"id": "o-1", "motif": "harbour", "copies": 300}'"""
@@ -19,7 +19,7 @@ FOLLOW_ON = "curl -N localhost:8000/orders/o-1/events -H 'Last-Event-ID: 3'"
 
 
 class Server:
-    """A server on a free port, and a client of it."""
+    """A server on a free port."""
 
     def __init__(self, running: Running) -> None:
         self.running = running
@@ -36,7 +36,8 @@ class Server:
         name, _, value = options.get("-H", "").partition(": ")
         method = "POST" if "--json" in options else "GET"
         headers = {name: value} if name else {}
-        return httpx.request(method, f"{self._address}/{path}", content=options.get("--json"), headers=headers)
+        with httpx.Client(base_url=self._address, timeout=PATIENCE, trust_env=False) as http:
+            return http.request(method, path, content=options.get("--json"), headers=headers)
 
     def kinds(self, command: str) -> list[str]:
         """Return the kinds of the events that a follower is told."""
