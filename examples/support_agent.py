@@ -155,9 +155,9 @@ async def use(call: ToolCall, ctx: RunContext) -> Message:
 
 def tell(result: RunResult[str]) -> None:
     for waiting in result.waiting_for:
-        print("waiting:", waiting.kind, waiting.name, waiting.prompt or "", flush=True)
+        print(f"waiting for {waiting.kind} {waiting.name!r}:", waiting.prompt or "did the bank pay?")
     if result.status == "completed":
-        print("answer:", result.output, flush=True)
+        print("answer:", result.output)
 
 
 async def answer(flujo: Flujo[str, str], ticket: str, approval: Approval) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.examples.conftest import Terminal, until
 
-QUESTION = "waiting: signal approval of c2 refund with {'order': 'A-1001', 'euros': 49}?"
+QUESTION = "waiting for signal 'approval of c2': refund with {'order': 'A-1001', 'euros': 49}?"
 
 
 @pytest.mark.parametrize("became", ["paid", pytest.param("unpaid", marks=pytest.mark.crash)])
@@ -17,7 +17,8 @@ def test_a_refund_that_was_interrupted_is_settled_by_a_person(terminal: Terminal
     assert approving.says("") == "refunding 49 euros for A-1001\n"
     until(lambda: terminal.lines("payouts.txt") != [])
     approving.dies()
-    assert terminal.type("python examples/support_agent.py show t-1").ends() == ["waiting: decision refund "]
+    shown = terminal.type("python examples/support_agent.py show t-1").ends()
+    assert shown == ["waiting for decision 'refund': did the bank pay?"]
 
     if became == "unpaid":
         (terminal.directory / "payouts.txt").unlink()  # the bank never got it
