@@ -104,6 +104,7 @@ class Bank:
 async def think(messages: list[Message], ctx: StepContext, model: Annotated[Model, Resource("model")]) -> Message:
     print("asking the model", flush=True)
     reply = await model.reply(messages, sorted(TOOLS))
+    ctx.report_usage(tokens={"input": len(str(messages)) // 4, "output": len(reply.text) // 4})  # a real client counts
     ctx.emit({"said": reply.text, "uses": [call.tool for call in reply.calls]})  # for a chat window that follows
     return reply
 
