@@ -1,7 +1,7 @@
 """Hook of the site: what the pages link to outside `docs/` becomes part of the site, below `repository/`.
 
-A page there is a page here; any other file becomes a page that shows it; pictures are copied. The links are turned, so
-that the site is whole wherever it is put, without a host of the source.
+A page there is a page here; any other file, or a folder, becomes a page that shows it; pictures are copied. The links
+are turned, so that the site is whole wherever it is put, without a host of the source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 FOLDER = "repository"
 _LINK = re.compile(r"(?<=\]\()(?P<path>[^()#:\s]+)(?P<anchor>#[^()\s]*)?(?=\))")
-_PICTURES = {".png", ".svg", ".jpg"}
+_AS_THEY_ARE = {".md", ".png", ".svg", ".jpg"}
 
 
 def on_files(files: Files, *, config: Any) -> None:
@@ -33,13 +33,13 @@ def on_files(files: Files, *, config: Any) -> None:
             todo += [goal for goal in _goals(page, root) if goal not in found and not _is_built(goal, docs)]
 
 
-def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     """Turn the links that lead outside, and those of what stands outside."""
     root, docs = Path(config.config_file_path).parent, Path(config.docs_dir)
     source = _source(page.file.src_uri, root, docs)
 
     def turned(match: re.Match[str]) -> str:
-        goal = (source.parent / match["path"]).resolve()
+        goal = _goal(source, match["path"])
         if not goal.exists() or (_is_built(source, docs) and _is_built(goal, docs)):
             return match[0]
         target = goal.relative_to(docs).as_posix() if _is_built(goal, docs) else _uri(goal, root)
@@ -50,19 +50,25 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
 
 def _goals(page: Path, root: Path) -> Iterator[Path]:
     for match in _LINK.finditer(page.read_text(encoding="utf-8")):
-        goal = (page.parent / match["path"]).resolve()
-        if goal.is_file() and goal.is_relative_to(root):
+        goal = _goal(page, match["path"])
+        if goal.exists() and goal.is_relative_to(root):
             yield goal
+
+
+def _goal(page: Path, link: str) -> Path:
+    """Return where a link of a page leads; of a folder to the page that presents it, if there is one."""
+    goal = (page.parent / link).resolve()
+    return goal / "README.md" if (goal / "README.md").exists() else goal
 
 
 def _is_built(path: Path, docs: Path) -> bool:
     """Return whether a file is part of the site anyhow."""
-    return path.is_relative_to(docs) and path.relative_to(docs).parts[0] not in ("changes", "hooks")
+    return path.is_file() and path.is_relative_to(docs) and path.relative_to(docs).parts[0] not in ("changes", "hooks")
 
 
 def _uri(goal: Path, root: Path) -> str:
     path = goal.relative_to(root).as_posix()
-    return f"{FOLDER}/{path}" if goal.suffix in {".md", *_PICTURES} else f"{FOLDER}/{path}.md"
+    return f"{FOLDER}/{path}" if goal.suffix in _AS_THEY_ARE else f"{FOLDER}/{path}.md"
 
 
 def _source(uri: str, root: Path, docs: Path) -> Path:
@@ -72,11 +78,16 @@ def _source(uri: str, root: Path, docs: Path) -> Path:
 
 def _file(path: Path, root: Path, config: Any) -> File:
     uri, inclusion = _uri(path, root), InclusionLevel.NOT_IN_NAV
-    if path.suffix == ".md" or path.suffix in _PICTURES:
+    if path.suffix in _AS_THEY_ARE:
         return File.generated(config, uri, abs_src_path=str(path), inclusion=inclusion)
     return File.generated(config, uri, content=_shown(path, root), inclusion=inclusion)
 
 
 def _shown(path: Path, root: Path) -> str:
+    """Return a page that shows a file, or the names of what a folder holds."""
     language = path.suffix.removeprefix(".") or "text"
-    return f"# {path.relative_to(root)}\n\n``````{language}\n{path.read_text(encoding='utf-8')}\n``````\n"
+    if path.is_dir():
+        text = "\n".join(item.name for item in sorted(path.iterdir()) if item.name != "__pycache__")
+    else:
+        text = path.read_text(encoding="utf-8")
+    return f"# {path.relative_to(root)}\n\n``````{language}\n{text}\n``````\n"
