@@ -70,8 +70,9 @@ def public_things() -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("name", "thing"), list(public_things()), ids=[name for name, _ in public_things()])
 def test_every_call_has_a_docstring(name: str, thing: Any) -> None:
-    """What has none is left out of the reference."""
+    """What has none is left out of the reference. Examples have a section, or they would be set as a quotation."""
     assert thing.__doc__, name
+    assert ">>> " not in thing.__doc__.partition("Examples:\n")[0]
 
 
 CLASSES = [thing for name, thing in public_things() if inspect.isclass(thing) and name not in NOT_MADE_BY_CALLERS]
