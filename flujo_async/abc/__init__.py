@@ -3,6 +3,7 @@
 The docstrings of the ports are the contract.
 """
 
+from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import (
     Blob,
@@ -23,6 +24,8 @@ __all__ = [
     "Capabilities",
     "ClaimQuery",
     "Clock",
+    "Entry",
+    "EntryQuery",
     "Lease",
     "NewRun",
     "Prefix",

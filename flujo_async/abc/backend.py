@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import anyio
 
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
@@ -263,12 +264,34 @@ class StateBackend:
         await self._documents().put_snapshot(lease, snapshot)
 
     async def delete_run(self, run_id: str) -> None:
-        """Remove a run with all that belongs to it. Removing one that does not exist changes nothing.
+        """Remove a run with all that belongs to it, entries included. What does not exist is no error.
 
         What forks share of its log stays for them, and goes with the last of them; so do blobs.
         Whoever holds its lease learns of it by ``StaleLease``.
         """
         await self._documents().delete_run(run_id)
+
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        """Keep entries beside the runs, all of them or none.
+
+        An entry of the same ``run_id``, ``kind`` and ``key`` is replaced; its ``created_at`` stays. The runs need not
+        exist. No log, head or lease changes.
+
+        Args:
+            entries: what to keep; of several with the same three the last one counts.
+            instead_of: all other entries of this kind that the runs of ``entries`` have go, in the same write.
+
+        Raises:
+            SerializationError: a body holds something that is not plain JSON.
+        """
+        await self._documents().put_entries(entries, instead_of=instead_of)
+
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        """Return the entries that match, newest ``created_at`` first, ties by ascending ``run_id``, ``kind``, ``key``.
+
+        Filters apply before ``offset`` and ``limit``. The bodies are copies of the caller's own.
+        """
+        return await self._documents().read_entries(query)
 
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a JSON object under a key, beside the runs; replaces what was there.
