@@ -156,7 +156,7 @@ async def use(call: ToolCall, ctx: RunContext) -> Message:
 
 def tell(result: RunResult[str]) -> None:
     for waiting in result.waiting_for:
-        print(f"waiting for {waiting.kind} {waiting.name!r}:", waiting.prompt or "did the bank pay?")
+        print(f"waiting for {waiting.kind} {waiting.name!r}:", waiting.prompt)
     if result.status == "completed":
         print("answer:", result.output)
 
