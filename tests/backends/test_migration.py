@@ -127,3 +127,15 @@ async def test_who_is_killed_half_way_has_done_nothing_and_the_next_one_does_it(
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert db.execute("SELECT count(*) FROM runs WHERE pipeline_id = ''").fetchone() == (0,)
+
+
+async def test_a_damaged_fact_does_not_keep_the_others_from_being_upgraded(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        spoilt = "log = (SELECT id FROM runs WHERE run_id = 'failed')"
+        db.execute("UPDATE facts SET body = replace(body, '}', ']') WHERE " + spoilt)
+    async with SQLiteBackend(path) as backend:
+        heads = {head.run_id: head for head in await backend.query_runs(RunQuery())}
+        report = await flujo("greeting", backend).verify()
+    assert heads["failed"].pipeline_id == ""
+    assert heads["completed"].pipeline_id
+    assert [broken.run_id for broken in report.broken] == ["failed"]
