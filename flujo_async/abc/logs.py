@@ -133,7 +133,7 @@ def saved_step(entry: Entry) -> dict[str, Any]:
         "output": get("output"),
         "raw_response": get("raw_response"),
         "cost_usd": float(get("cost_usd", "cost") or 0),
-        "token_counts": sum(tokens.values()) if isinstance(tokens, dict) else tokens,
+        "token_counts": tokens if isinstance(tokens, int) else sum(tokens.values()),
         "execution_time_ms": get("execution_time_ms", "duration_ms"),
         "created_at": entry.created_at,
         "key": entry.key,
