@@ -51,6 +51,7 @@ class Activity:
 
     def close(self) -> None:
         """Tell of nothing any more."""
+        self._quiet = self._is_waiting = _never
         self._count += 1
         if self._looking is not None:
             self._looking.cancel()
@@ -63,3 +64,7 @@ class Activity:
             self._looking = asyncio.get_running_loop().call_soon(self._look, turns - 1)
         else:
             self._quiet()
+
+
+def _never() -> bool:
+    return False

@@ -90,6 +90,10 @@ class LiveScope(Scope):
         if patch := self.settle():
             self._record(patch)
 
+    def end(self) -> None:
+        """Record nothing any more."""
+        self._record = lambda _: None
+
     def settle(self) -> Patch:
         """Take in what the code has changed since the last time, and return it."""
         if not self._is_loaded:

@@ -120,7 +120,8 @@ class Drive:
             self._task = None
             if not (self._is_abandoned or self._has_let_go()):
                 await finish(self._let_go())
-        return self._execution.journal.fold
+        self._come_apart()
+        return self._ready.fold
 
     # ------------------------------------------------------------------------------- what comes from outside
 
@@ -172,6 +173,8 @@ class Drive:
                 self._take_in(await self._means.backend.read_signals([self._execution.run_id]))
 
     def _take_in(self, signals: Iterable[Signal]) -> None:
+        if self._task is None:  # they came too late; whoever drives the run next finds them
+            return
         waits = self._execution.waits
         waits.take_in(signals)
         if waits.pending(CANCEL):
@@ -385,6 +388,11 @@ class Drive:
         if is_gone:
             self._execution.waits.activity.close()
         return is_gone
+
+    def _come_apart(self) -> None:
+        """Cut the circles of references, so that the run is out of memory at once, and no collection has to find it."""
+        self._execution.journal.on_write = None
+        del self._execution, self._snapshots, self._held
 
     async def _let_go(self) -> None:
         if self._reading is not None:
