@@ -22,6 +22,7 @@ Patch: TypeAlias = Mapping[str, Json]
 """What changed in a context: field → ``["set", value]`` or ``["drop"]``."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
     """A run was accepted. Always the first fact."""
@@ -380,6 +381,7 @@ class RunPaused:
     waiting_for: tuple[Waiting, ...]
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted:
     """The run returned ``output``."""

@@ -91,6 +91,7 @@ class Snapshot:
     body: bytes
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run to be created.

@@ -15,6 +15,7 @@ from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pending import begin
 from flujo_async.abc.shield import acquire, finish, settle
 from flujo_async.errors import (
     BackendError,
@@ -205,7 +206,7 @@ class Scheduler:
                     break
                 query = replace(query, limit=free)
                 claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
-                leases += await acquire(claim, self._let_go)
+                leases += await acquire(begin(claim), self._let_go)
         except Exception as error:  # the store may be back the next time
             _log.warning("runs could not be claimed: %r", error)
         return leases

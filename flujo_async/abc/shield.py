@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from flujo_async.abc.pending import begin
+from flujo_async.abc.pending import Pending
 
 T = TypeVar("T")
 
@@ -42,14 +42,13 @@ async def settle(task: asyncio.Future[Any]) -> None:
         raise cancelled
 
 
-async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """Return what ``work`` acquires; a caller that is cancelled meanwhile leaves nothing acquired behind.
+async def acquire(pending: Pending[T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """Return what is being acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
 
     Args:
-        work: runs to its end even if the caller is cancelled.
-        undo: gives back what ``work`` returned, if nobody is there to take it.
+        pending: what comes to its end even if the caller is cancelled.
+        undo: gives back what was acquired, if nobody is there to take it.
     """
-    pending = begin(work)
     try:
         return await pending
     except asyncio.CancelledError:
