@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -48,7 +48,7 @@ class StepCall:
     named: Mapping[str, Value] = field(default_factory=lambda: _NO_VALUES)
     extra: Sequence[Value] = ()
 
-    async def perform(self, *, compensates: StepRecord | None = None) -> StepCompleted:
+    def perform(self, *, compensates: StepRecord | None = None) -> Coroutine[Any, Any, StepCompleted]:
         """Try the step until it succeeds or is out of attempts; return the fact that is now durable.
 
         Args:
@@ -60,16 +60,16 @@ class StepCall:
         fold = self.execution.journal.fold
         decision = fold.decisions.get(self.key)
         if decision is not None and decision.decision == "skip":
-            return await self._skip(decision)
+            return self._skip(decision)
         if decision is None and self.key in fold.once:
-            await self.execution.waits.decision(self.key, self.step.name)
+            return self.execution.waits.decision(self.key, self.step.name)
         if self.step.policy.cache is not None:
-            return await self._from_cache(self.step.policy.cache)
-        return await self._execute(compensates)
+            return self._from_cache(self.step.policy.cache)
+        return self._execute(compensates)
 
-    async def _record(self, *facts: Fact) -> None:
+    def _record(self, *facts: Fact) -> Awaitable[None]:
         durability = self.step.policy.durability or self.execution.durability
-        await self.execution.journal.record(durability, *facts)
+        return self.execution.journal.record(durability, *facts)
 
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
         number, first_started_at = await self._due()

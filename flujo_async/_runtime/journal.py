@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -92,15 +92,15 @@ class Journal:
                 await self._pace.keep()
             await writing
 
-    async def record(self, durability: Durability, *facts: Fact) -> None:
+    def record(self, durability: Durability, *facts: Fact) -> Awaitable[None]:
         """Record facts; what is true of them when this returns is up to ``durability``.
 
         Raises:
             BackendError: as in ``commit``.
         """
-        if durability == "sync":
-            await self.commit(*facts)
-            return
+        return self.commit(*facts) if durability == "sync" else self._record_meanwhile(durability, facts)
+
+    async def _record_meanwhile(self, durability: Durability, facts: Sequence[Fact]) -> None:
         self._check()
         for fact in facts:
             self.note(fact)

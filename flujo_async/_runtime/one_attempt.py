@@ -107,7 +107,7 @@ class Attempt:
         self.deadline: datetime | None = None if limit is None else later(self.first_started_at, limit)
         self.is_late: bool = False
 
-    async def run(self) -> Sequence[Fact]:
+    def run(self) -> Awaitable[Sequence[Fact]]:
         """Return the facts of an attempt that succeeded, the outcome last.
 
         Raises:
@@ -115,10 +115,11 @@ class Attempt:
         """
         if self._step.is_plain and not self._execution.services.limits.counts_all:
             self.started_at = self.first_started_at if self.number == 1 else self._execution.clock.now()
-            return await self._complete({})
-        if self.deadline is None:
-            return await self._admitted()
-        left = (self.deadline - self._execution.clock.now()).total_seconds()
+            return self._complete({})
+        return self._admitted() if self.deadline is None else self._in_time(self.deadline)
+
+    async def _in_time(self, deadline: datetime) -> Sequence[Fact]:
+        left = (deadline - self._execution.clock.now()).total_seconds()
         if left <= 0:
             self.is_late = True
             raise self.lateness()

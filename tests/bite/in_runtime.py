@@ -12,6 +12,7 @@ SAGA = "_runtime/saga.py"
 WAITS = "_runtime/waits.py"
 CALLS = "_runtime/calls.py"
 TAKING = "_runtime/taking.py"
+EXECUTION = "_runtime/execution.py"
 READER = "_runtime/reader.py"
 CONTEXTS = "_runtime/contexts.py"
 HEARTBEAT = "_runtime/heartbeat.py"
@@ -538,9 +539,9 @@ BUGS = (
     Bug(
         "runtime.pause-lost",
         "a run that was asked to pause goes on with its next step",
-        WAITS,
-        "        if self._is_pausing:\n            await self.for_ever",
-        "        if not self._fold:\n            await self.for_ever",
+        EXECUTION,
+        "            if self.waits.is_pausing:\n",
+        "            if self.is_frozen:\n",
         (T + "control.py::TestPause::test_a_run_pauses_before_its_next_step",),
     ),
     Bug(
