@@ -72,7 +72,9 @@ class StepCall:
         return self.execution.journal.record(durability, *facts)
 
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
-        number, first_started_at = await self._due()
+        fold, number, first_started_at = self.execution.journal.fold, 1, None
+        if self.key in fold.failed_attempts or self.key in fold.once:
+            number, first_started_at = await self._due()
         while True:
             await self.execution.secure()
             attempt = Attempt(self, number, first_started_at, compensates)
@@ -97,11 +99,9 @@ class StepCall:
         return replace(completed, patch=self.scope.take_in(attempt.found, completed.patch))
 
     async def _due(self) -> tuple[int, datetime | None]:
-        """Return the number of the next attempt when it is due, and when the first one began, if there was one."""
+        """Return the number of the next attempt when it is due, and when the first one began, if that is known."""
         fold = self.execution.journal.fold
         failed, begun = fold.failed_attempts.get(self.key), fold.once.get(self.key)
-        if failed is None and begun is None:
-            return 1, None
         number = 1 + max(fact.attempt for fact in (failed, begun) if fact is not None)
         if failed is None or self.key in fold.decisions:  # who decides, decides for now, with the whole time
             return number, None
@@ -112,6 +112,7 @@ class StepCall:
         """Record the output that somebody decided on."""
         fold = self.execution.journal.fold
         begun = fold.once.get(self.key) or fold.failed_attempts.get(self.key)
+        source, inline, inputs = self.recorded_input()
         completed = StepCompleted(
             at=self.execution.clock.now(),
             key=self.key,
@@ -119,9 +120,9 @@ class StepCall:
             started_at=decision.at if begun is None else begun.at,
             attempts=0 if begun is None else begun.attempt,
             output=decision.output,
-            source=self.source,
-            input=self.inline_input,
-            inputs=self.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=self.scope.path,
         )
         await self._record(completed)
@@ -167,6 +168,7 @@ class StepCall:
             Fault: always.
         """
         has_begun = attempt.started_at is not None
+        source, inline, inputs = self.recorded_input()
         failed = StepFailed(
             at=now,
             key=self.key,
@@ -174,9 +176,9 @@ class StepCall:
             started_at=attempt.started_at or attempt.first_started_at,
             attempts=attempt.number if has_begun else attempt.number - 1,
             error=encode_error(self.execution.codec, error),
-            source=self.source,
-            input=self.inline_input,
-            inputs=self.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
         )
         await self._record(*attempt.last_words(), failed)
         raise Fault(error, (self.key,))
@@ -203,6 +205,7 @@ class StepCall:
 
     async def _take(self, hit: Hit) -> StepCompleted:
         now = self.execution.clock.now()
+        source, inline, inputs = self.recorded_input()
         completed = StepCompleted(
             at=now,
             key=self.key,
@@ -210,9 +213,9 @@ class StepCall:
             started_at=now,
             attempts=0,
             output=hit.output,
-            source=self.source,
-            input=self.inline_input,
-            inputs=self.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=self.scope.path,
             cached_from=hit.run_id,
         )
@@ -226,21 +229,15 @@ class StepCall:
         """Whether the step gets its input and nothing else."""
         return not self.named and not self.extra
 
-    @property
-    def source(self) -> str | None:
-        """Where its input stands in the log."""
-        return self.value.source if self.value is not None and self.is_simple else None
+    def recorded_input(self) -> tuple[str | None, Json, JsonObject]:
+        """Return its input as a fact tells it: ``source``, ``input`` and ``inputs``, of which one is not empty."""
+        if not self.is_simple:
+            return None, None, self._recorded_arguments()
+        if self.value is None:
+            return None, None, {}
+        return self.value.source, (self.value.tree if self.value.source is None else None), {}
 
-    @property
-    def inline_input(self) -> Json:
-        """Its input, if that stands nowhere else in the log."""
-        return self.value.tree if self.value is not None and self.is_simple and self.value.source is None else None
-
-    @property
-    def inputs(self) -> JsonObject:
-        """All its arguments, if there are others than its input."""
-        if self.is_simple:
-            return {}
+    def _recorded_arguments(self) -> JsonObject:
         named, extra = self.arguments()
         recorded: dict[str, Json] = {name: _recorded(value) for name, value in named.items()}
         return {**recorded, "*": ["is", [value.tree for value in extra]]} if extra else recorded

@@ -88,8 +88,8 @@ class Journal:
             self.flush()
             await durable
         elif (writing := self._send()) is not None:
-            if writing.done():
-                await self._pace.keep()
+            if writing.done() and self._pace.is_over:
+                await self._pace.turn()
             await writing
 
     def record(self, durability: Durability, *facts: Fact) -> Awaitable[None]:
@@ -108,7 +108,8 @@ class Journal:
             self.flush()
         else:
             self._is_deferring = True
-        await self._pace.keep()
+        if self._pace.is_over:
+            await self._pace.turn()
 
     def flush(self) -> None:
         """Let what was noted go down soon, with what comes at the same instant; nobody waits for it."""
@@ -150,8 +151,11 @@ class Journal:
         if not self._noted:
             return None
         records, self._noted = self._noted, []
-        blobs, self._blobs = list(self._blobs.values()), {}
-        self._given.update(blob.digest for blob in blobs)
+        blobs: Sequence[Blob] = ()
+        if self._blobs:
+            blobs = list(self._blobs.values())
+            self._given.update(self._blobs)
+            self._blobs.clear()
         expected_seq, self._sent_seq = self._sent_seq, self.fold.seq
         try:
             writing = self._backend.begin_append(

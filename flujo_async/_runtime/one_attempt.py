@@ -48,12 +48,7 @@ class Call(Protocol):
     def scope(self) -> Scope: ...
     @property
     def is_simple(self) -> bool: ...
-    @property
-    def source(self) -> str | None: ...
-    @property
-    def inline_input(self) -> Json: ...
-    @property
-    def inputs(self) -> JsonObject: ...
+    def recorded_input(self) -> tuple[str | None, Json, JsonObject]: ...
     def arguments(self) -> tuple[dict[str, Value], list[Value]]: ...
 
 
@@ -301,6 +296,7 @@ class Attempt:
     def _outcome(self, result: Any, context: StepContext | None) -> Sequence[Fact]:
         call, execution = self._call, self._execution
         output = execution.codec.encode(result, at=f"{call.key}.output")
+        source, inline, inputs = call.recorded_input()
         now = execution.clock.now()
         self.completed = StepCompleted(
             at=now,
@@ -309,9 +305,9 @@ class Attempt:
             started_at=self.started_at or now,
             attempts=self.number,
             output=output,
-            source=call.source,
-            input=call.inline_input,
-            inputs=call.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=call.scope.path,
             patch={} if context is None else self._changes(context),
         )

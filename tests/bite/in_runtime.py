@@ -34,11 +34,11 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if writing.done():
-                await self._pace.keep()
+        """            if writing.done() and self._pace.is_over:
+                await self._pace.turn()
             await writing
 """,
-        """            await self._pace.keep()
+        """            await self._pace.turn()
 """,
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
