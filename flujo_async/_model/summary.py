@@ -10,6 +10,7 @@ from typing import Any
 from flujo_async._model.lease import Lease
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RunStatus, Waiting
+from flujo_async._model.usage import NO_USAGE, Usage
 
 
 @quick
@@ -37,6 +38,9 @@ class RunSummary:
         signals: how many signals were posted to it.
         signals_read: how many of them its last owner had read when it let the run go.
         lease: who has it, if anybody.
+        pipeline_id: identifies the structure of the definition: its fingerprint.
+        is_background: whether nobody waited for it when it was started: it was dispatched, or started so.
+        usage: what its steps and its children have consumed.
     """
 
     run_id: str
@@ -58,3 +62,6 @@ class RunSummary:
     signals: int = 0
     signals_read: int = 0
     lease: Lease | None = None
+    pipeline_id: str = ""
+    is_background: bool = False
+    usage: Usage = NO_USAGE
