@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 
 class OnDemand:
-    """Stands in front of the slot of a field, which may be given as a ``partial``: called when it is first read.
+    """Stands in front of the slot of a field, which may be given as a function of nothing: called when it is first read.
 
     For everything else it is a field as any other: it is compared, shown and copied by its value.
     """
@@ -21,8 +20,8 @@ class OnDemand:
         if instance is None:
             return self
         value: Any = self._slot.__get__(instance)
-        if isinstance(value, partial):
-            value = cast("partial[Any]", value)()
+        if callable(value):
+            value = value()
             self._slot.__set__(instance, value)
         return value
 
