@@ -1,7 +1,7 @@
 """Hook of the site: what our tests and code hosts read otherwise becomes what the site's Markdown understands.
 
-```` ```python {file=app.py} ```` gets the file as its title; what else stands in the braces is for the tests. A bar in code
-in a table is escaped for code hosts, and must not be here.
+```` ```python {file=app.py} ```` gets the file as its title; what else stands in the braces is for the tests. A bar in
+code in a table is escaped for code hosts, and must not be here.
 """
 
 from __future__ import annotations
