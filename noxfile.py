@@ -10,7 +10,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "docs/hooks", "noxfile.py")
+SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "docs/hooks", "noxfile.py")
 CODE = [name for name in SOURCES if Path(name).exists()]
 
 
