@@ -625,6 +625,14 @@ BUGS = (
         (T + "interleaving.py::test_code_that_contradicts_the_journal_is_refused",),
     ),
     Bug(
+        "runtime.keeper-given-up",
+        "G3: a thread for leases that could not be started once is never tried again, and nobody renews",
+        KEEPER,
+        "        thread = threading.Thread(target=self._run",
+        "        self._thread = thread = threading.Thread(target=self._run",
+        (T + "too_many_threads.py::test_a_run_whose_lease_nobody_could_keep_alive_is_given_back",),
+    ),
+    Bug(
         "runtime.children-left-alone",
         "G5: cancelling a run leaves its children to themselves",
         DRIVE,
