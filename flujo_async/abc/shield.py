@@ -49,6 +49,11 @@ async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[An
         work: runs to its end even if the caller is cancelled.
         undo: gives back what ``work`` returned, if nobody is there to take it.
     """
+    try:
+        anyio.get_cancelled_exc_class()  # loads what ``settle`` needs while there is still a file left to open
+    except BaseException:
+        work.close()
+        raise
     pending = begin(work)
     try:
         return await pending
