@@ -633,6 +633,14 @@ BUGS = (
         (T + "too_many_threads.py::test_a_run_whose_lease_nobody_could_keep_alive_is_given_back",),
     ),
     Bug(
+        "runtime.failed-claim-forgotten",
+        "G3: what a failed claim has taken all the same waits until the lease expires",
+        "_runtime/scheduler.py",
+        "            self._is_to_look_for_own = True\n",
+        "",
+        (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
+    ),
+    Bug(
         "runtime.children-left-alone",
         "G5: cancelling a run leaves its children to themselves",
         DRIVE,
