@@ -17,6 +17,8 @@ from tests.crash.faults.walker import STEPS
 from tests.runtime.children import ROOT
 
 PATIENCE = 30.0
+MOST = 24
+"""How often one is stopped; one that has the lock of the store then, or is as good as done, is not taken over."""
 
 
 def effects(log: Path) -> list[tuple[int, int]]:
@@ -90,9 +92,9 @@ async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> boo
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_owners_that_are_stopped_anywhere_are_too_late(tmp_path: Path, kind: str, seed: int) -> None:
-    dice, taken_over = random.Random(seed), 0
-    for number in range(8):
-        (place := tmp_path / str(number)).mkdir()
-        taken_over += await stop_and_go_on(kind, place, dice)
-    print(f"{kind}, seed {seed}: {taken_over} of 8 were taken over")
-    assert taken_over >= 4
+    dice, taken_over = random.Random(seed), list[bool]()
+    while sum(taken_over) < 6:
+        (place := tmp_path / str(len(taken_over))).mkdir()
+        taken_over.append(await stop_and_go_on(kind, place, dice))
+        assert len(taken_over) < MOST, "hardly any was taken over"
+    print(f"{kind}, seed {seed}: {sum(taken_over)} of {len(taken_over)} were taken over")
