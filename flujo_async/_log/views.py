@@ -18,12 +18,14 @@ from flujo_async._model.facts import (
     EventEmitted,
     Fact,
     HeartbeatRecorded,
+    RunCompleted,
     StepCompleted,
     StepFailed,
     StepStarted,
 )
 from flujo_async._model.state import StepRecord, StepStatus, WorkflowState
 from flujo_async._model.stored import Record
+from flujo_async._model.usage import NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Event:
         kind: the kind of fact, such as ``StepCompleted``; ``EventEmitted`` for what a step emitted.
         step: the key of the step that it is about, if it is about one.
         at: when it happened.
-        data: what the step emitted, or told by ``heartbeat``, or its output; ``None`` for other kinds.
+        data: what the step emitted, or told by ``heartbeat``, or the output of the step or the run; otherwise ``None``.
     """
 
     seq: int
@@ -75,7 +77,9 @@ def event_of(record: Record, codec: Codec) -> Event:
     """Return a record as a follower sees it."""
     fact = read_fact(record)
     match fact:
-        case EventEmitted(data=tree) | StepCompleted(output=tree) | HeartbeatRecorded(details=tree):
+        case EventEmitted(data=tree) | HeartbeatRecorded(details=tree):
+            data = codec.decode(tree, at="data")
+        case StepCompleted(output=tree) | RunCompleted(output=tree):
             data = codec.decode(tree, at="data")
         case _:
             data = None
@@ -87,7 +91,7 @@ def step_records(fold: Fold, codec: Codec) -> list[StepRecord]:
     finished = [step_record(fold, outcome, codec) for outcome in fold.outcomes.values()]
     begun: dict[str, AttemptFailed | StepStarted] = {**fold.failed_attempts, **fold.once}
     ended = fold.outcomes.keys() | fold.not_run.keys()
-    unfinished = [_begun(fact) for key, fact in begun.items() if key not in ended]
+    unfinished = [_begun(fold, fact) for key, fact in begun.items() if key not in ended]
     return finished + unfinished + _not_run(fold, fold.outcomes.keys() | begun.keys() - fold.not_run.keys())
 
 
@@ -112,7 +116,7 @@ def _not_run(fold: Fold, others: Set[str]) -> list[StepRecord]:
     ]
 
 
-def _begun(fact: AttemptFailed | StepStarted) -> StepRecord:
+def _begun(fold: Fold, fact: AttemptFailed | StepStarted) -> StepRecord:
     """Return the record of a step that waits for its next attempt, or is in one whose end is not known."""
     failed = fact if isinstance(fact, AttemptFailed) else None
     return StepRecord(
@@ -125,6 +129,7 @@ def _begun(fact: AttemptFailed | StepStarted) -> StepRecord:
         error=None if failed is None else describe_error(failed.error),
         started_at=(failed and failed.first_started_at) or fact.at,
         finished_at=None,
+        usage=fold.usages.get(fact.key, NO_USAGE),
     )
 
 
@@ -144,6 +149,7 @@ def step_record(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -
         error=error,
         started_at=outcome.started_at,
         finished_at=outcome.at,
+        usage=fold.usages.get(outcome.key, NO_USAGE),
     )
 
 
@@ -170,6 +176,10 @@ def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
         version=fold.seq,
         hash=fold.hash,
         prev_hash=fold.prev_hash,
+        usage=fold.usage,
+        is_background_task=started.is_background,
+        task_id=fold.run_id if started.is_background else None,
+        background_error=fold.error_message if started.is_background else None,
     )
 
 

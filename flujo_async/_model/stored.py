@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flujo_async._model.audit import AuditMark
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.usage import Usage
 from flujo_async.errors import InvalidArgument
 
 
@@ -23,6 +25,7 @@ class Record:
         seq: its position in the log, from 1, without gaps.
         body: the fact as one line of JSON; stores keep it byte for byte.
         hash: hex SHA-256 over the hash of the record before and this body.
+        mark: whether it belongs into the audit log; only that of a record that is being written is known.
         values: the trees of the blobs that the body names, by digest, once they have been read; stores leave it alone.
     """
 
@@ -30,6 +33,7 @@ class Record:
     body: bytes
     hash: str
     values: Mapping[str, Json] | None = field(default=None, compare=False, repr=False)
+    mark: AuditMark | None = field(default=None, compare=False, repr=False)
 
 
 @quick
@@ -42,6 +46,8 @@ class RunUpdate:
         wake_at: when a paused run wants to be claimed even without a signal, if ever.
         signals_read: how many of its signals the owner has read; ``None`` leaves that.
         metadata: the metadata from now on; ``None`` leaves them.
+        pipeline_id: the structure that it goes on with; ``None`` leaves it.
+        usage: what was consumed so far; ``None`` leaves that.
     """
 
     status: RunStatus
@@ -53,6 +59,8 @@ class RunUpdate:
     wake_at: datetime | None = None
     signals_read: int | None = None
     metadata: JsonObject | None = None
+    pipeline_id: str | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ class Signal:
         name: which wait it answers.
         payload: the encoded answer.
         at: when it was posted.
+        sent_by: who posted it, if that is known.
     """
 
     run_id: str
@@ -125,6 +134,7 @@ class Signal:
     name: str
     payload: Json
     at: datetime
+    sent_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 The docstrings of the ports are the contract.
 """
 
+from flujo_async._model.audit import AuditEvent, AuditMark, AuditQuery
+from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import (
     Blob,
@@ -19,10 +21,15 @@ from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
 
 __all__ = [
+    "AuditEvent",
+    "AuditMark",
+    "AuditQuery",
     "Blob",
     "Capabilities",
     "ClaimQuery",
     "Clock",
+    "Entry",
+    "EntryQuery",
     "Lease",
     "NewRun",
     "Prefix",

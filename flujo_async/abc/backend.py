@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Self
 
 import anyio
 
+from flujo_async._log.audit_log import newest_first, own_events
+from flujo_async._model.audit import AuditEvent, AuditQuery
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
@@ -247,6 +250,19 @@ class StateBackend:
         """Return the records of a run with ``seq`` above ``after``, in order; empty if there is no such run."""
         return await self._documents().read_events(run_id, after=after, limit=limit)
 
+    async def read_audit(self, query: AuditQuery) -> list[AuditEvent]:
+        """Return the lines of the audit log that match, the newest first, ties by ascending ``run_id``.
+
+        They are made of the logs, and go with them. What a fork shares is told of its source only. A store whose runs
+        are many does not read all their logs for that.
+        """
+        ids = [head.run_id for head in await self.query_runs(RunQuery(run_id=query.run_id))]
+        events: list[AuditEvent] = []
+        for run_id in ids:
+            events += own_events(run_id, await self.read_events(run_id))
+        end = None if query.limit is None else query.offset + query.limit
+        return newest_first(event for event in events if query.asks_for(event))[query.offset : end]
+
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
         """Return the data of the blobs that the log of a run was given, shared prefix included, by digest.
 
@@ -263,12 +279,34 @@ class StateBackend:
         await self._documents().put_snapshot(lease, snapshot)
 
     async def delete_run(self, run_id: str) -> None:
-        """Remove a run with all that belongs to it. Removing one that does not exist changes nothing.
+        """Remove a run with all that belongs to it, entries included. What does not exist is no error.
 
         What forks share of its log stays for them, and goes with the last of them; so do blobs.
         Whoever holds its lease learns of it by ``StaleLease``.
         """
         await self._documents().delete_run(run_id)
+
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        """Keep entries beside the runs, all of them or none.
+
+        An entry of the same ``run_id``, ``kind`` and ``key`` is replaced; its ``created_at`` stays. The runs need not
+        exist. No log, head or lease changes.
+
+        Args:
+            entries: what to keep; of several with the same three the last one counts.
+            instead_of: all other entries of this kind that the runs of ``entries`` have go, in the same write.
+
+        Raises:
+            SerializationError: a body holds something that is not plain JSON.
+        """
+        await self._documents().put_entries(entries, instead_of=instead_of)
+
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        """Return the entries that match, newest ``created_at`` first, ties by ascending ``run_id``, ``kind``, ``key``.
+
+        Filters apply before ``offset`` and ``limit``. The bodies are copies of the caller's own.
+        """
+        return await self._documents().read_entries(query)
 
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a JSON object under a key, beside the runs; replaces what was there.

@@ -1,0 +1,58 @@
+"""Entries: what callers keep of a run by hand, beside its log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from flujo_async._model.tree import JsonObject
+from flujo_async.errors import InvalidArgument
+
+EntryKind: TypeAlias = Literal["state", "run", "step", "span", "evaluation"]
+"""What an entry tells: the state of a run, its start or end, a step, a span of its trace, or how well it did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Something that a caller keeps of a run; the run need not be one that a runtime has driven.
+
+    Attributes:
+        run_id: the run.
+        kind: what it tells.
+        key: which one of its kind it is within the run; ``""`` where there is only one.
+        body: what it says, as an encoded tree.
+        created_at: when it was first kept, or what the caller gave for that.
+        updated_at: when it was kept last.
+    """
+
+    run_id: str
+    kind: EntryKind
+    key: str
+    body: JsonObject
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryQuery:
+    """Which entries are asked for; ``None`` means any.
+
+    Attributes:
+        kind: only entries of this kind.
+        run_id: only entries of this run.
+        limit: at most so many, after all filters; ``None`` is no limit.
+        offset: leave out so many at the front.
+
+    Raises:
+        InvalidArgument: a negative number.
+    """
+
+    kind: EntryKind | None = None
+    run_id: str | None = None
+    limit: int | None = None
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.offset < 0 or (self.limit is not None and self.limit < 0):
+            raise InvalidArgument("limit and offset are not negative")
