@@ -35,7 +35,7 @@ BUGS = (
         JOURNAL,
         """            if writing.done():
                 await self._pace.keep()
-            await writing
+            await carried_out(writing)
 """,
         """            await self._pace.keep()
 """,
