@@ -3,7 +3,7 @@
 The docstrings of the ports are the contract.
 """
 
-from flujo_async._model.audit import AuditEvent, AuditMark, AuditQuery
+from flujo_async._model.audit import AuditMark, AuditQuery
 from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import (
@@ -21,7 +21,6 @@ from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
 
 __all__ = [
-    "AuditEvent",
     "AuditMark",
     "AuditQuery",
     "Blob",
