@@ -120,7 +120,8 @@ class Execution:
         try:
             if self.is_frozen:
                 await self.waits.for_ever()
-            await self.waits.gate()
+            if self.waits.is_pausing:
+                await self.waits.pausing()
         except BaseException:
             self.leave()
             raise

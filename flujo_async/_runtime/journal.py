@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -88,19 +88,22 @@ class Journal:
             self.flush()
             await durable
         elif (writing := self._send()) is not None:
-            if writing.done():
-                await self._pace.keep()
-            await carried_out(writing)
+            if not writing.done():
+                await carried_out(writing)
+                return
+            if self._pace.is_over:
+                await self._pace.turn()
+            writing.result()
 
-    async def record(self, durability: Durability, *facts: Fact) -> None:
+    def record(self, durability: Durability, *facts: Fact) -> Awaitable[None]:
         """Record facts; what is true of them when this returns is up to ``durability``.
 
         Raises:
             BackendError: as in ``commit``.
         """
-        if durability == "sync":
-            await self.commit(*facts)
-            return
+        return self.commit(*facts) if durability == "sync" else self._record_meanwhile(durability, facts)
+
+    async def _record_meanwhile(self, durability: Durability, facts: Sequence[Fact]) -> None:
         self._check()
         for fact in facts:
             self.note(fact)
@@ -108,7 +111,8 @@ class Journal:
             self.flush()
         else:
             self._is_deferring = True
-        await self._pace.keep()
+        if self._pace.is_over:
+            await self._pace.turn()
 
     def flush(self) -> None:
         """Let what was noted go down soon, with what comes at the same instant; nobody waits for it."""
@@ -150,8 +154,11 @@ class Journal:
         if not self._noted:
             return None
         records, self._noted = self._noted, []
-        blobs, self._blobs = list(self._blobs.values()), {}
-        self._given.update(blob.digest for blob in blobs)
+        blobs: Sequence[Blob] = ()
+        if self._blobs:
+            blobs = list(self._blobs.values())
+            self._given.update(self._blobs)
+            self._blobs.clear()
         expected_seq, self._sent_seq = self._sent_seq, self.fold.seq
         try:
             writing = self._backend.begin_append(

@@ -49,12 +49,7 @@ class Call(Protocol):
     def scope(self) -> Scope: ...
     @property
     def is_simple(self) -> bool: ...
-    @property
-    def source(self) -> str | None: ...
-    @property
-    def inline_input(self) -> Json: ...
-    @property
-    def inputs(self) -> JsonObject: ...
+    def recorded_input(self) -> tuple[str | None, Json, JsonObject]: ...
     def arguments(self) -> tuple[dict[str, Value], list[Value]]: ...
 
 
@@ -110,7 +105,7 @@ class Attempt:
         self.deadline: datetime | None = None if limit is None else later(self.first_started_at, limit)
         self.is_late: bool = False
 
-    async def run(self) -> Sequence[Fact]:
+    def run(self) -> Awaitable[Sequence[Fact]]:
         """Return the facts of an attempt that succeeded, the outcome last.
 
         Raises:
@@ -118,10 +113,11 @@ class Attempt:
         """
         if self._step.is_plain and not self._execution.services.limits.counts_all:
             self.started_at = self.first_started_at if self.number == 1 else self._execution.clock.now()
-            return await self._complete({})
-        if self.deadline is None:
-            return await self._admitted()
-        left = (self.deadline - self._execution.clock.now()).total_seconds()
+            return self._complete({})
+        return self._admitted() if self.deadline is None else self._in_time(self.deadline)
+
+    async def _in_time(self, deadline: datetime) -> Sequence[Fact]:
+        left = (deadline - self._execution.clock.now()).total_seconds()
         if left <= 0:
             self.is_late = True
             raise self.lateness()
@@ -306,6 +302,7 @@ class Attempt:
     def _outcome(self, result: Any, context: StepContext | None) -> Sequence[Fact]:
         call, execution = self._call, self._execution
         output = execution.codec.encode(result, at=f"{call.key}.output")
+        source, inline, inputs = call.recorded_input()
         now = execution.clock.now()
         self.completed = StepCompleted(
             at=now,
@@ -314,9 +311,9 @@ class Attempt:
             started_at=self.started_at or now,
             attempts=self.number,
             output=output,
-            source=call.source,
-            input=call.inline_input,
-            inputs=call.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=call.scope.path,
             patch={} if context is None else self._changes(context),
         )

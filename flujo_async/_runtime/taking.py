@@ -25,6 +25,7 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pending import begin
 from flujo_async.abc.shield import acquire, finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
 
@@ -104,7 +105,7 @@ class Taking:
         )
         new = NewRun(summary, (record,), tuple(blobs))
         with suppress(RunExists):
-            lease = await acquire(self._backend.create_run(new, owner=owner, ttl=self._ttl), self.give_back)
+            lease = await acquire(lambda: self._backend.begin_create(new, owner=owner, ttl=self._ttl), self.give_back)
             return None if lease is None else Ready(lease, fold, program, priority=request.priority)
         return None
 
@@ -121,7 +122,7 @@ class Taking:
             raise
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
-        lease = await acquire(self.claim(request.run_id, owner), self.give_back)
+        lease = await acquire(lambda: begin(self.claim(request.run_id, owner)), self.give_back)
         return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:
