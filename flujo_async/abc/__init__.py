@@ -6,6 +6,7 @@ The docstrings of the ports are the contract.
 from flujo_async._model.audit import AuditMark, AuditQuery
 from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.report import SchemaVersion, StorePart, StoreReport
 from flujo_async._model.stored import (
     Blob,
     NewRun,
@@ -35,8 +36,11 @@ __all__ = [
     "Record",
     "RunQuery",
     "RunUpdate",
+    "SchemaVersion",
     "Signal",
     "Snapshot",
     "StateBackend",
+    "StorePart",
+    "StoreReport",
     "StoredRun",
 ]
