@@ -38,6 +38,7 @@ class Fold:
         order: the keys of everything that a workflow may have waited for, in the order in which it came; from before
             what a redrive has dropped, and from after it.
         failed_attempts: the last failed attempt of each step that is to be tried again, by key.
+        redrives: how often the run was tried again after it had ended.
         repeats: how often each step that had completed was begun anew by a redrive, by key.
         once: attempts of steps that may have their effect only once, begun and not ended, by key.
         decisions: what was decided on such steps, by key, until it is carried out.
@@ -86,6 +87,7 @@ class Fold:
         self.failed_keys: tuple[str, ...] = ()
         self.order: list[str] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
+        self.redrives: int = 0
         self.repeats: Counter[str] = Counter()
         self.once: dict[str, facts.StepStarted] = {}
         self.decisions: dict[str, facts.StepDecided] = {}
@@ -188,6 +190,7 @@ class Fold:
 
     def _run_redriven(self, fact: facts.RunRedriven) -> None:
         self.status = "running"
+        self.redrives += 1
         self._rest_no_more(fact.at)
         self.repeats.update(key for key in fact.dropped if isinstance(self.outcomes.get(key), StepCompleted))
         self._drop(frozenset(fact.dropped))

@@ -24,7 +24,11 @@ Patch: TypeAlias = Mapping[str, Json]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """A run was accepted. Always the first fact."""
+    """A run was accepted. Always the first fact.
+
+    Attributes:
+        carrier: what instruments gave it to carry along, such as the headers of a distributed trace.
+    """
 
     kind: ClassVar[str] = "RunStarted"
     at: datetime
@@ -37,6 +41,7 @@ class RunStarted:
     metadata: JsonObject = field(default_factory=dict[str, Json])
     parent_run_id: str | None = None
     deadline: datetime | None = None
+    carrier: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
+from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
@@ -62,6 +63,10 @@ class Drive:
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
         journal = Journal(means.backend, ready.lease, ready.fold, means.pace)
         journal.signals_read = lambda: waits.signals_read
+        instruments = means.services.instruments
+        self._identity = identity_of(ready.fold, ready.program.definition.version)
+        if instruments is not None:
+            journal.on_durable = partial(instruments.committed, self._identity)
         self._snapshots = Snapshots(means.backend, ready.lease, journal, ready.facts)
         self._ready = ready
         self._is_inline = is_inline
@@ -78,6 +83,7 @@ class Drive:
             pace=means.pace,
             disprove=self._stop_for,
             secure=self._secure,
+            watch=None if instruments is None else partial(instruments.attempt, self._identity),
             replay=self._begin_again if means.always_replay or is_always_replaying() else None,
             priority=ready.priority,
             durability=ready.program.definition.durability or means.durability,
@@ -103,6 +109,13 @@ class Drive:
             BackendError: the store failed.
             CancelledError: the task was cancelled; the run can be resumed.
         """
+        instruments = self._means.services.instruments
+        if instruments is None:
+            return await self._run()
+        with instruments.driving(self._identity):
+            return await self._run()
+
+    async def _run(self) -> Fold:
         loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._execution.journal.soloist = self._task
         lost, news = partial(self._in_loop, loop, self._lose), partial(self._in_loop, loop, self._take_in)

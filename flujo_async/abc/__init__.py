@@ -1,4 +1,4 @@
-"""The ports: what the runtime needs of a store and of time, and the words that they are put in.
+"""The ports: what the runtime needs of a store and of time, what it tells instruments, and the words for all that.
 
 The docstrings of the ports are the contract.
 """
@@ -18,18 +18,22 @@ from flujo_async._model.stored import (
 )
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
 
 __all__ = [
+    "AttemptIdentity",
     "Blob",
     "Capabilities",
     "ClaimQuery",
     "Clock",
     "Entry",
     "EntryQuery",
+    "Instrument",
     "Lease",
     "NewRun",
     "Prefix",
     "Record",
+    "RunIdentity",
     "RunQuery",
     "RunUpdate",
     "Signal",
