@@ -32,13 +32,13 @@ class Fold:
     Attributes:
         outcomes: how each finished step ended, by key, in the order of completion.
         places: where in the log the outcome of each finished step, each choice and each change stands, by key.
+        began_at: when the run began: when it was created, forked, or tried again after it had ended.
         deadline: when the run has to be over, if ever; a fork and a run that is tried again have the whole time.
         failures: the keys of the steps that failed for good.
         failed_keys: those among them whose failure ended the run.
         order: the keys of everything that a workflow may have waited for, in the order in which it came; from before
             what a redrive has dropped, and from after it.
         failed_attempts: the last failed attempt of each step that is to be tried again, by key.
-        redrives: how often the run was tried again after it had ended.
         repeats: how often each step that had completed was begun anew by a redrive, by key.
         once: attempts of steps that may have their effect only once, begun and not ended, by key.
         decisions: what was decided on such steps, by key, until it is carried out.
@@ -69,6 +69,7 @@ class Fold:
         self.fingerprint: str = started.fingerprint
         self.status: RunStatus = "pending"
         self.updated_at: datetime = started.at
+        self.began_at: datetime = started.at
         self.finished_at: datetime | None = None
         self.deadline: datetime | None = started.deadline
         self.seq: int = 0
@@ -87,7 +88,6 @@ class Fold:
         self.failed_keys: tuple[str, ...] = ()
         self.order: list[str] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
-        self.redrives: int = 0
         self.repeats: Counter[str] = Counter()
         self.once: dict[str, facts.StepStarted] = {}
         self.decisions: dict[str, facts.StepDecided] = {}
@@ -190,12 +190,12 @@ class Fold:
 
     def _run_redriven(self, fact: facts.RunRedriven) -> None:
         self.status = "running"
-        self.redrives += 1
         self._rest_no_more(fact.at)
         self.repeats.update(key for key in fact.dropped if isinstance(self.outcomes.get(key), StepCompleted))
         self._drop(frozenset(fact.dropped))
 
     def _rest_no_more(self, now: datetime) -> None:
+        self.began_at = now
         if self.started.deadline is not None:  # with the whole time again
             self.deadline = now + (self.started.deadline - self.started.at)
         self.waiting_for, self.wake_at = (), None

@@ -34,7 +34,7 @@ _Values: TypeAlias = Mapping[str, Json]
 
 _PLAIN: Final = (
     *("run_id", "pipeline_version", "fingerprint", "status", "seq", "hash", "prev_hash", "current_step_index"),
-    *("redrives", "reason", "places", "failures", "order", "graphs", "children"),
+    *("reason", "places", "failures", "order", "graphs", "children"),
 )
 """What is JSON as it is, and small."""
 
@@ -43,7 +43,7 @@ _TREES: Final = ("output", "last_step_output", "error")
 
 _TREES_BY_KEY: Final = ("heartbeats", "values", "choices")
 
-_MOMENTS: Final = ("updated_at", "finished_at", "deadline", "wake_at")
+_MOMENTS: Final = ("updated_at", "began_at", "finished_at", "deadline", "wake_at")
 
 _BY_KEY: Final = ("failed_attempts", "once", "decisions", "waits", "answers")
 """Facts by their keys."""

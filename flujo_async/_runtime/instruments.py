@@ -131,7 +131,7 @@ def identity_of(fold: Fold, pipeline_version: str | None = None) -> RunIdentity:
         pipeline_name=started.pipeline_name,
         pipeline_version=pipeline_version or fold.pipeline_version,
         started_at=started.at,
+        began_at=fold.began_at,
         parent_run_id=started.parent_run_id,
-        redrives=fold.redrives,
         carrier=started.carrier,
     )

@@ -18,9 +18,9 @@ class RunIdentity:
         run_id: its name.
         pipeline_name: the definition that it was started with.
         pipeline_version: the version of it that drives the run now.
-        started_at: when it was created; that of its source, for a fork.
+        started_at: when it was created; of a fork, when its source was.
+        began_at: when it began the last time: when it was created, forked, or tried again after it had ended.
         parent_run_id: the run that started it, if one did.
-        redrives: how often it has been tried again after it had ended.
         carrier: what instruments gave it to carry along when it was created: the same in every process.
     """
 
@@ -28,8 +28,8 @@ class RunIdentity:
     pipeline_name: str
     pipeline_version: str
     started_at: datetime
+    began_at: datetime
     parent_run_id: str | None = None
-    redrives: int = 0
     carrier: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
