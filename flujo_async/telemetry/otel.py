@@ -104,8 +104,9 @@ class OpenTelemetryInstrument(Instrument):
             with trace.use_span(span):  # which tells of an exception
                 yield
             outcome = "succeeded"
-        except Exception:
+        except Exception as error:
             outcome = "failed"
+            span.set_attribute("error.type", type(error).__qualname__)
             raise
         finally:
             span.set_attribute("flujo.attempt.outcome", outcome)

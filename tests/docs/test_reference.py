@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 import flujo_async
-from flujo_async import errors, testing
+from flujo_async import errors, telemetry, testing
 from flujo_async._codec.builtin_shapes import BUILTIN_TAGS
 from flujo_async._model.facts import Fact
 from flujo_async._plan.step import StepOptions
@@ -132,6 +132,20 @@ def test_every_field_of_what_comes_back_is_told(cls: type[Any]) -> None:
 @pytest.mark.parametrize("name", list(inspect.signature(flujo_async.Flujo).parameters))
 def test_every_argument_of_a_runtime_is_told(name: str) -> None:
     assert any(f"`{name}`" in cell for cell in first_cells("api.md"))
+
+
+@pytest.mark.parametrize("cls", [telemetry.RunIdentity, telemetry.AttemptIdentity], ids=lambda cls: cls.__name__)
+def test_instruments_are_told_what_they_are_told_about(cls: type[Any]) -> None:
+    told = {name for cell in first_cells("instruments.md") for name in re.findall(r"`(\w+)`", cell)}
+    assert {item.name for item in dataclasses.fields(cls)} - told == set()
+
+
+@pytest.mark.parametrize("name", telemetry.__all__)
+def test_every_instrument_is_shown_as_it_is(name: str) -> None:
+    cls = getattr(telemetry, name)
+    assert any(f"`{name}" in cell for cell in first_cells("instruments.md"))
+    if not dataclasses.is_dataclass(cls) and cls is not telemetry.Instrument:
+        assert f"| `{shown(name, cls)}` |" in text("instruments.md")
 
 
 def test_every_option_of_a_step_is_told() -> None:

@@ -92,6 +92,7 @@ async def test_a_run_is_a_trace(traced: Traced, instrument: OpenTelemetryInstrum
     assert (attributes["flujo.step.key"], attributes["flujo.step.attempts"]) == ("flaky", 2)
     first, second = tree.named("attempt flaky")
     assert first["status"] == {"status_code": "ERROR", "description": "ValueError: the first time"}
+    assert first["attributes"]["error.type"] == "ValueError"
     assert first["events"][0]["attributes"]["exception.type"] == "ValueError"
     assert [span["attributes"]["flujo.attempt.outcome"] for span in (first, second)] == ["failed", "succeeded"]
     assert tree.only("step flaky")["status"] == {"status_code": "UNSET"}
