@@ -4,6 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
@@ -22,7 +23,7 @@ async def second(value: int, ctx: StepContext) -> int:
     if ctx.attempt == 1:
         raise ValueError("the first time")
     if sys.argv[1] == "stop":
-        print("in the second attempt", flush=True)
+        print(f"{trace.get_current_span().get_span_context().trace_id:#034x}", flush=True)
         await asyncio.Event().wait()
     return value + 1
 
