@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, Final, get_args
 
 from flujo_async._codec.blobs import LARGE, NAMES, extract, restore
-from flujo_async._codec.heads import decode_moment, decode_waiting, encode_waiting, in_utc
+from flujo_async._codec.heads import decode_cost, decode_moment, decode_waiting, encode_waiting, in_utc
 from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._model.facts import Fact
 from flujo_async._model.stored import Blob, Record
@@ -24,7 +24,7 @@ def _default(item: Field[Any]) -> Any:
     return _UNSET if item.default is MISSING else item.default
 
 
-_MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline")
+_MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline", "sent_at")
 _KEYS: Final = ("dropped", "keys")
 _TREES: Final = frozenset(
     {"input", "inputs", "context", "patch", "output", "data", "details", "payload", "value", "error", "choice"}
@@ -34,11 +34,13 @@ _TREES: Final = frozenset(
 _ENCODE: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_MOMENTS, in_utc),
     "waiting_for": encode_waiting,
+    "cost": str,
     **dict.fromkeys(_KEYS, list),
 }
 _DECODE: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_MOMENTS, decode_moment),
     "waiting_for": lambda tree: tuple(decode_waiting(tree)),
+    "cost": decode_cost,
     **dict.fromkeys(_KEYS, tuple),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias, cast
 
 from flujo_async._codec.tree import dumps, loads
@@ -13,6 +14,7 @@ from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.text import is_unicode
+from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.errors import InvalidArgument, SerializationError
 
 Tree: TypeAlias = dict[str, Any]
@@ -108,6 +110,7 @@ def encode_signal(signal: Signal) -> Tree:
         "name": signal.name,
         "payload": signal.payload,
         "at": encode_moment(signal.at, "signal.at"),
+        "sent_by": signal.sent_by,
     }
 
 
@@ -120,6 +123,7 @@ def decode_signal(tree: Any, path: str = "signal") -> Signal:
         name=fields.text("name"),
         payload=fields.get("payload"),
         at=fields.moment("at"),
+        sent_by=fields.text("sent_by") if fields.has("sent_by") else None,
     )
 
 
@@ -145,11 +149,16 @@ def encode_summary(summary: RunSummary) -> Tree:
         "signals": summary.signals,
         "signals_read": summary.signals_read,
         "lease": None if summary.lease is None else encode_lease(summary.lease),
+        "pipeline_id": summary.pipeline_id,
+        "is_background": summary.is_background,
+        "usage": encode_usage(summary.usage),
     }
 
 
 def decode_summary(tree: Any) -> RunSummary:
     """Return the head that ``encode_summary`` wrote; keys that it does not know are left alone.
+
+    Heads that earlier versions wrote lack the last three fields.
 
     Raises:
         SerializationError: a field is missing or has another type.
@@ -175,7 +184,41 @@ def decode_summary(tree: Any) -> RunSummary:
         signals=fields.number("signals"),
         signals_read=fields.number("signals_read"),
         lease=None if fields.get("lease") is None else decode_lease(fields.get("lease")),
+        pipeline_id=fields.text("pipeline_id") if fields.has("pipeline_id") else "",
+        is_background=fields.has("is_background") and fields.flag("is_background"),
+        usage=decode_usage(fields.get("usage")) if fields.has("usage") else NO_USAGE,
     )
+
+
+def encode_usage(usage: Usage) -> Tree:
+    """Return what was consumed as a JSON object; empty where nothing was."""
+    if not usage:
+        return {}
+    return {"tokens": usage.tokens, "cost": str(usage.cost), "token_counts": dict(usage.token_counts)}
+
+
+def decode_usage(tree: Any, path: str = "usage") -> Usage:
+    """Return what ``encode_usage`` wrote."""
+    if tree == {}:
+        return NO_USAGE
+    fields = _Fields.of(tree, path)
+    cost = decode_cost(fields.get("cost"), f"{path}.cost")
+    return Usage(fields.number("tokens"), cost, fields.mapping("token_counts"))
+
+
+def decode_cost(text: Any, path: str = "cost") -> Decimal:
+    """Return the exact number that a text tells.
+
+    Raises:
+        SerializationError: it tells none, or none that is finite.
+    """
+    try:
+        cost = Decimal(text)
+    except (InvalidOperation, TypeError, ValueError) as error:
+        raise SerializationError(f"{text!r} is not a number", path=path) from error
+    if not isinstance(text, str) or not cost.is_finite():
+        raise SerializationError(f"{text!r} is not a number", path=path)
+    return cost
 
 
 def dump_summary(summary: RunSummary) -> bytes:
@@ -290,6 +333,9 @@ class _Fields:
         except KeyError as error:
             raise SerializationError("missing", path=self._at(key)) from error
 
+    def has(self, key: str) -> bool:
+        return self.tree.get(key) is not None
+
     def text(self, key: str) -> str:
         return cast("str", self._typed(key, str))
 
@@ -300,6 +346,9 @@ class _Fields:
         if isinstance(self.get(key), bool):
             raise SerializationError("expected int, found bool", path=self._at(key))
         return cast("int", self._typed(key, int))
+
+    def flag(self, key: str) -> bool:
+        return cast("bool", self._typed(key, bool))
 
     def mapping(self, key: str) -> dict[str, Any]:
         return cast("dict[str, Any]", self._typed(key, dict))

@@ -57,6 +57,8 @@ def _compared(head: RunSummary, fold: Fold) -> list[tuple[str, object, object]]:
         ("last_seq", head.last_seq, fold.seq),
         ("pipeline_name", head.pipeline_name, fold.started.pipeline_name),
         ("pipeline_version", head.pipeline_version, fold.pipeline_version),
+        ("pipeline_id", head.pipeline_id or fold.fingerprint, fold.fingerprint),
+        ("usage", head.usage, fold.usage),
         ("status", head.status, _expected_status(head, fold)),
         ("current_step_index", head.current_step_index, fold.current_step_index),
     ]

@@ -17,6 +17,7 @@ from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, Run
 from flujo_async._model.state import RunStatus, StepStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate
 from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.errors import IntegrityError, SerializationError
 
 Answer: TypeAlias = facts.TimerFired | facts.SignalReceived | facts.WaitTimedOut
@@ -40,6 +41,8 @@ class Fold:
             what a redrive has dropped, and from after it.
         failed_attempts: the last failed attempt of each step that is to be tried again, by key.
         repeats: how often each step that had completed was begun anew by a redrive, by key.
+        usage: what was consumed so far, by steps and children; trying again does not take it back.
+        usages: the same by key.
         once: attempts of steps that may have their effect only once, begun and not ended, by key.
         decisions: what was decided on such steps, by key, until it is carried out.
         heartbeats: the last details that a step told that has not ended, by key.
@@ -89,6 +92,8 @@ class Fold:
         self.order: list[str] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
         self.repeats: Counter[str] = Counter()
+        self.usage: Usage = NO_USAGE
+        self.usages: dict[str, Usage] = {}
         self.once: dict[str, facts.StepStarted] = {}
         self.decisions: dict[str, facts.StepDecided] = {}
         self.heartbeats: dict[str, Json] = {}
@@ -139,6 +144,8 @@ class Fold:
             wake_at=self.wake_at,
             signals_read=signals_read,
             metadata=None if self.metadata is self.started.metadata else self.metadata,
+            pipeline_id=self.fingerprint if self.migrations else None,
+            usage=self.usage or None,
         )
 
     def apply(self, fact: Fact, record: Record) -> None:
@@ -271,6 +278,13 @@ class Fold:
         self.once.pop(fact.key, None)
         self.decisions.pop(fact.key, None)
 
+    def _usage_reported(self, fact: facts.UsageReported) -> None:
+        usage = Usage(fact.tokens, fact.cost, fact.token_counts)
+        self.usage += usage
+        self.usages[fact.key] = self.usages.get(fact.key, NO_USAGE) + usage
+        if is_plain_call(fact.key):
+            self.values[fact.key] = None
+
     def _step_completed(self, fact: facts.StepCompleted) -> None:
         self._end_step(fact)
         self._take_in(fact)
@@ -397,6 +411,7 @@ class Fold:
         facts.StepDecided: _step_decided,
         facts.HeartbeatRecorded: _heartbeat_recorded,
         facts.AttemptFailed: _attempt_failed,
+        facts.UsageReported: _usage_reported,
         facts.StepCompleted: _step_completed,
         facts.StepFailed: _step_failed,
         facts.GraphStarted: _graph_started,

@@ -46,5 +46,8 @@ def fork(
         signals=0,
         signals_read=0,
         lease=None,
+        pipeline_id=fold.fingerprint,
+        is_background=False,
+        usage=fold.usage,
     )
     return head, record, blobs

@@ -15,7 +15,14 @@ import orjson
 
 from flujo_async._codec.blobs import NAMES, digests_in, extract, restore, value_of
 from flujo_async._codec.facts import fact_of, pack_fact
-from flujo_async._codec.heads import decode_moment, decode_waiting, encode_waiting, in_utc
+from flujo_async._codec.heads import (
+    decode_moment,
+    decode_usage,
+    decode_waiting,
+    encode_usage,
+    encode_waiting,
+    in_utc,
+)
 from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._log.chain import next_hash
 from flujo_async._log.delta import Fields
@@ -26,7 +33,7 @@ from flujo_async._model.stored import Blob, Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The version of the bodies made here; those of another are not read."""
 
 _Blobs: TypeAlias = dict[str, Blob]
@@ -136,6 +143,8 @@ def _encode(fold: Fold, blobs: _Blobs) -> dict[str, Any]:
         "failed_keys": list(fold.failed_keys),
         "metadata": None if fold.metadata is fold.started.metadata else fold.metadata,
         "repeats": dict(fold.repeats),
+        "usage": encode_usage(fold.usage),
+        "usages": {key: encode_usage(usage) for key, usage in fold.usages.items()},
         "taken": sorted(fold.taken),
         "cancelled_calls": sorted(fold.cancelled_calls),
         "not_run": {key: [name, status.value] for key, (name, status) in fold.not_run.items()},
@@ -201,6 +210,8 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     if tree["metadata"] is not None:
         fold.metadata = tree["metadata"]
     fold.repeats = Counter(tree["repeats"])
+    fold.usage = decode_usage(tree["usage"])
+    fold.usages = {key: decode_usage(usage) for key, usage in tree["usages"].items()}
     fold.taken = set(tree["taken"])
     fold.cancelled_calls = set(tree["cancelled_calls"])
     fold.not_run = {key: (name, StepStatus(status)) for key, (name, status) in tree["not_run"].items()}

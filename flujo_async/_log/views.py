@@ -24,6 +24,7 @@ from flujo_async._model.facts import (
 )
 from flujo_async._model.state import StepRecord, StepStatus, WorkflowState
 from flujo_async._model.stored import Record
+from flujo_async._model.usage import NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def step_records(fold: Fold, codec: Codec) -> list[StepRecord]:
     finished = [step_record(fold, outcome, codec) for outcome in fold.outcomes.values()]
     begun: dict[str, AttemptFailed | StepStarted] = {**fold.failed_attempts, **fold.once}
     ended = fold.outcomes.keys() | fold.not_run.keys()
-    unfinished = [_begun(fact) for key, fact in begun.items() if key not in ended]
+    unfinished = [_begun(fold, fact) for key, fact in begun.items() if key not in ended]
     return finished + unfinished + _not_run(fold, fold.outcomes.keys() | begun.keys() - fold.not_run.keys())
 
 
@@ -116,7 +117,7 @@ def _not_run(fold: Fold, others: Set[str]) -> list[StepRecord]:
     ]
 
 
-def _begun(fact: AttemptFailed | StepStarted) -> StepRecord:
+def _begun(fold: Fold, fact: AttemptFailed | StepStarted) -> StepRecord:
     """Return the record of a step that waits for its next attempt, or is in one whose end is not known."""
     failed = fact if isinstance(fact, AttemptFailed) else None
     return StepRecord(
@@ -129,6 +130,7 @@ def _begun(fact: AttemptFailed | StepStarted) -> StepRecord:
         error=None if failed is None else describe_error(failed.error),
         started_at=(failed and failed.first_started_at) or fact.at,
         finished_at=None,
+        usage=fold.usages.get(fact.key, NO_USAGE),
     )
 
 
@@ -148,6 +150,7 @@ def step_record(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -
         error=error,
         started_at=outcome.started_at,
         finished_at=outcome.at,
+        usage=fold.usages.get(outcome.key, NO_USAGE),
     )
 
 
@@ -174,6 +177,10 @@ def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
         version=fold.seq,
         hash=fold.hash,
         prev_hash=fold.prev_hash,
+        usage=fold.usage,
+        is_background_task=started.is_background,
+        task_id=fold.run_id if started.is_background else None,
+        background_error=fold.error_message if started.is_background else None,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, cast
 
 from flujo_async._model.state import StepRecord
+from flujo_async._model.usage import Usage, reported_usage
 from flujo_async.errors import DefinitionError
 
 
@@ -47,6 +49,7 @@ class StepContext:
         self.deadline = deadline
         self.compensates = compensates
         self.events: list[Any] = []
+        self.reports: list[Usage] = []
         self._load = load
         self._beat = beat
         self._recall = recall
@@ -76,6 +79,21 @@ class StepContext:
             event: any value that can be stored.
         """
         self.events.append(event)
+
+    def report_usage(self, *, tokens: int | Mapping[str, int] = 0, cost: Decimal | float | str = 0) -> None:
+        """Tell what this attempt has consumed, besides what it told before.
+
+        It is committed with the outcome of the attempt, also of one that fails, and adds up in ``StepRecord.usage``,
+        ``RunResult.usage`` and in that of the runs above. A plain call, from the event loop or a step's thread.
+
+        Args:
+            tokens: how many, or how many of each kind, as in ``{"input": 900, "output": 80}``.
+            cost: how much money, in a currency of your choice; added up as exact decimals.
+
+        Raises:
+            InvalidArgument: tokens that are no whole number from 0, or a cost that is not finite, or negative.
+        """
+        self.reports.append(reported_usage(tokens, cost))
 
     def heartbeat(self, details: Any = None) -> None:
         """Tell how far this attempt is, so that the next one can go on from there.

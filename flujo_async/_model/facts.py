@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import ClassVar, Literal, TypeAlias
 
 from flujo_async._model.quick import quick
@@ -17,6 +18,9 @@ from flujo_async._model.tree import Json, JsonObject
 
 Decision: TypeAlias = Literal["retry", "skip"]
 """What to do with a step that may have its effect only once and was interrupted, or that has failed."""
+
+ResumeCause: TypeAlias = Literal["requested", "recovered", "woken", "queued"]
+"""Why a run is taken up."""
 
 Patch: TypeAlias = Mapping[str, Json]
 """What changed in a context: field → ``["set", value]`` or ``["drop"]``."""
@@ -27,6 +31,7 @@ class RunStarted:
     """A run was accepted. Always the first fact.
 
     Attributes:
+        is_background: whether nobody waited for it: it was dispatched, or started in the background.
         carrier: what instruments gave it to carry along, such as the headers of a distributed trace.
     """
 
@@ -41,6 +46,7 @@ class RunStarted:
     metadata: JsonObject = field(default_factory=dict[str, Json])
     parent_run_id: str | None = None
     deadline: datetime | None = None
+    is_background: bool = False
     carrier: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -74,11 +80,16 @@ class RunRedriven:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResumed:
-    """A run that had been interrupted was taken up by ``owner``."""
+    """A run that had been interrupted was taken up by ``owner``.
+
+    Attributes:
+        cause: it was asked for, found without a living owner, due or answered, or waited in a queue.
+    """
 
     kind: ClassVar[str] = "RunResumed"
     at: datetime
     owner: str
+    cause: ResumeCause = "requested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +188,23 @@ class AttemptFailed:
     error: JsonObject
     retry_at: datetime
     first_started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReported:
+    """What an attempt of a step, or a child run as a whole, has consumed; goes down with its outcome.
+
+    Attributes:
+        token_counts: the tokens by kind.
+    """
+
+    kind: ClassVar[str] = "UsageReported"
+    at: datetime
+    key: str
+    name: str
+    tokens: int = 0
+    cost: Decimal = Decimal(0)
+    token_counts: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @quick
@@ -289,7 +317,12 @@ class WaitStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalReceived:
-    """A signal answered a wait."""
+    """A signal answered a wait.
+
+    Attributes:
+        sent_at: when it was posted.
+        sent_by: who posted it, if that is known.
+    """
 
     kind: ClassVar[str] = "SignalReceived"
     at: datetime
@@ -297,6 +330,8 @@ class SignalReceived:
     name: str
     signal_id: str
     payload: Json
+    sent_at: datetime | None = None
+    sent_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -426,6 +461,7 @@ Fact: TypeAlias = (
     | StepDecided
     | HeartbeatRecorded
     | AttemptFailed
+    | UsageReported
     | StepCompleted
     | StepFailed
     | GraphStarted

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from flujo_async._model.state import RunStatus, StepRecord, Waiting
+from flujo_async._model.usage import Usage
 
 Out = TypeVar("Out")
 
@@ -25,6 +26,7 @@ class RunResult(Generic[Out]):
         waiting_for: what a paused run waits for.
         started_at: when the run was accepted.
         finished_at: when it ended; ``None`` while it is paused.
+        usage: what its steps and its children have consumed, as they reported it.
     """
 
     run_id: str
@@ -36,3 +38,4 @@ class RunResult(Generic[Out]):
     waiting_for: list[Waiting]
     started_at: datetime
     finished_at: datetime | None
+    usage: Usage

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 from flujo_async._model.quick import quick
+from flujo_async._model.usage import NO_USAGE, Usage
 
 RunStatus: TypeAlias = Literal["pending", "running", "paused", "completed", "failed", "cancelled"]
 """Where a run stands."""
@@ -69,6 +70,7 @@ class StepRecord:
         error: ``type: message`` of the exception that ended it, if one did.
         started_at: when its last attempt began; ``None`` where none has.
         finished_at: when its outcome was recorded.
+        usage: what its attempts have consumed, as they reported it.
     """
 
     key: str
@@ -80,6 +82,7 @@ class StepRecord:
     error: str | None
     started_at: datetime | None
     finished_at: datetime | None
+    usage: Usage = NO_USAGE
 
     @property
     def duration(self) -> float | None:
@@ -101,6 +104,10 @@ class WorkflowState(BaseModel):
         version: the ``seq`` of the last fact in it; grows with every fact.
         hash: the hash of that fact, which seals all facts before it.
         prev_hash: the hash of the fact before.
+        usage: what its steps and its children have consumed.
+        is_background_task: whether nobody waited for it when it was started: it was dispatched, or started so.
+        task_id: its name among the background tasks; ``None`` if it is none.
+        background_error: why it failed, if it is one and did.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True)
@@ -123,3 +130,7 @@ class WorkflowState(BaseModel):
     version: int
     hash: str
     prev_hash: str
+    usage: Usage
+    is_background_task: bool = False
+    task_id: str | None = None
+    background_error: str | None = None

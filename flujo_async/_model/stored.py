@@ -11,6 +11,7 @@ from flujo_async._model.quick import quick
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.usage import Usage
 from flujo_async.errors import InvalidArgument
 
 
@@ -42,6 +43,8 @@ class RunUpdate:
         wake_at: when a paused run wants to be claimed even without a signal, if ever.
         signals_read: how many of its signals the owner has read; ``None`` leaves that.
         metadata: the metadata from now on; ``None`` leaves them.
+        pipeline_id: the structure that it goes on with; ``None`` leaves it.
+        usage: what was consumed so far; ``None`` leaves that.
     """
 
     status: RunStatus
@@ -53,6 +56,8 @@ class RunUpdate:
     wake_at: datetime | None = None
     signals_read: int | None = None
     metadata: JsonObject | None = None
+    pipeline_id: str | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class Signal:
         name: which wait it answers.
         payload: the encoded answer.
         at: when it was posted.
+        sent_by: who posted it, if that is known.
     """
 
     run_id: str
@@ -125,6 +131,7 @@ class Signal:
     name: str
     payload: Json
     at: datetime
+    sent_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RunStatus, Waiting
+from flujo_async._model.usage import NO_USAGE, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,9 @@ class RunSummary:
         signals: how many signals were posted to it.
         signals_read: how many of them its last owner had read when it let the run go.
         lease: who has it, if anybody.
+        pipeline_id: identifies the structure of the definition: its fingerprint.
+        is_background: whether nobody waited for it when it was started: it was dispatched, or started so.
+        usage: what its steps and its children have consumed.
     """
 
     run_id: str
@@ -56,3 +60,6 @@ class RunSummary:
     signals: int = 0
     signals_read: int = 0
     lease: Lease | None = None
+    pipeline_id: str = ""
+    is_background: bool = False
+    usage: Usage = NO_USAGE

@@ -70,6 +70,8 @@ def advanced(summary: RunSummary, last_seq: int, update: RunUpdate) -> RunSummar
         wake_at=update.wake_at,
         signals_read=summary.signals_read if update.signals_read is None else update.signals_read,
         metadata=summary.metadata if update.metadata is None else update.metadata,
+        pipeline_id=summary.pipeline_id if update.pipeline_id is None else update.pipeline_id,
+        usage=summary.usage if update.usage is None else update.usage,
         lease=None if update.status in RESTING else summary.lease,
     )
 

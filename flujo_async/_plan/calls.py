@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from flujo_async._model.policy import Duration
+from flujo_async._model.usage import Usage
 from flujo_async._plan.pipeline import Chain
 
 
@@ -44,6 +45,10 @@ class Calls(Protocol):
 
     def emit(self, event: Any) -> None:
         """Record an event."""
+        ...
+
+    def report_usage(self, usage: Usage) -> None:
+        """Record that the code of the workflow has consumed something."""
         ...
 
     def set_metadata(self, entries: Mapping[str, Any]) -> None:

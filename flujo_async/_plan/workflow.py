@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, overload
 from uuid import UUID
 
 from flujo_async._model.policy import Durability, Duration, misnamed_durability
+from flujo_async._model.usage import reported_usage
 from flujo_async._plan.calls import Calls
 from flujo_async._plan.pipeline import Chain, End, Pipeline, check_name
 from flujo_async._plan.signature import (
@@ -110,6 +112,18 @@ class RunContext:
             event: any value that can be stored.
         """
         self._calls.emit(event)
+
+    def report_usage(self, *, tokens: int | Mapping[str, int] = 0, cost: Decimal | float | str = 0) -> None:
+        """Tell what the code of the workflow has consumed between its steps; goes into the run's next commit.
+
+        Args:
+            tokens: how many, or how many of each kind, as in ``{"input": 900, "output": 80}``.
+            cost: how much money, in a currency of your choice.
+
+        Raises:
+            InvalidArgument: tokens that are no whole number from 0, or a cost that is not finite, or negative.
+        """
+        self._calls.report_usage(reported_usage(tokens, cost))
 
     def set_metadata(self, **entries: Any) -> None:
         """Set entries of the run's metadata, which ``list_runs`` finds runs by.

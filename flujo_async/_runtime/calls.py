@@ -26,11 +26,13 @@ from flujo_async._model.ids import MAX_RUN_ID_LENGTH
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
+from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async._plan.nodes import Child, WaitFor
 from flujo_async._plan.step import Step
 from flujo_async._runtime.attempt import StepCall
 from flujo_async._runtime.contexts import Scope
-from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.execution import Ended, Execution, Fault, Value
+from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.waits import CHILD_RESTED, REFUSED
 from flujo_async.errors import RunCancelled, RunConflict, RunFailed, WaitTimeout
 
@@ -199,7 +201,13 @@ async def _answer(execution: Execution, key: str, node: WaitFor) -> SignalReceiv
         WaitTimedOut(at=now, key=key)
         if signal is None
         else SignalReceived(
-            at=now, key=key, name=node.name, signal_id=signal.signal_id, payload=payloads[signal.signal_id]
+            at=now,
+            key=key,
+            name=node.name,
+            signal_id=signal.signal_id,
+            payload=payloads[signal.signal_id],
+            sent_at=signal.at,
+            sent_by=signal.sent_by,
         )
     )
     await execution.journal.commit(answer)
@@ -264,8 +272,9 @@ class ChildCall:
         execution, clock = self.execution, self.execution.clock
         began = clock.now()
         try:
-            output = await self._output()
+            ended = await self._ended()
         except (RunFailed, RunCancelled, RunConflict) as error:
+            self._note_usage(NO_USAGE if isinstance(error, RunConflict) else error.result.usage)
             failed = StepFailed(
                 at=clock.now(),
                 key=self.key,
@@ -278,13 +287,14 @@ class ChildCall:
             )
             await execution.journal.record(execution.durability, failed)
             raise Fault(error, (self.key,)) from error
+        self._note_usage(ended.usage)
         completed = StepCompleted(
             at=clock.now(),
             key=self.key,
             name=self.node.name,
             started_at=began,
             attempts=1,
-            output=output,
+            output=ended.output,
             source=self.value.source,
             input=self.value.tree if self.value.source is None else None,
         )
@@ -301,15 +311,19 @@ class ChildCall:
             )
         return run_id
 
-    async def _output(self) -> Json:
+    def _note_usage(self, usage: Usage) -> None:
+        if usage:
+            self.execution.journal.note(usage_fact(usage, self.execution.clock.now(), self.key, self.node.name))
+
+    async def _ended(self) -> Ended:
         decision = self.execution.journal.fold.decisions.get(self.key)
         if decision is not None and decision.decision == "skip":
-            return decision.output
+            return Ended(decision.output, NO_USAGE)
         run_id = await self._started()
         while True:
             rested = await self.execution.children.complete_child(self, run_id)
-            if isinstance(rested, Value):
-                return rested.tree
+            if isinstance(rested, Ended):
+                return rested
             await self.execution.waits.children(rested.waiting_for, rested.wake_at)
             if (signal := self.execution.waits.take(CHILD_RESTED)) is not None:
                 self.execution.journal.note(taken(signal, self.execution.clock.now()))
@@ -317,7 +331,15 @@ class ChildCall:
 
 def taken(signal: Signal, now: datetime) -> SignalReceived:
     """Return the fact that one of the runtime's own signals was taken."""
-    return SignalReceived(at=now, key=signal.name, name=signal.name, signal_id=signal.signal_id, payload=signal.payload)
+    return SignalReceived(
+        at=now,
+        key=signal.name,
+        name=signal.name,
+        signal_id=signal.signal_id,
+        payload=signal.payload,
+        sent_at=signal.at,
+        sent_by=signal.sent_by,
+    )
 
 
 def child_run_id(run_id: str, key: str) -> str:

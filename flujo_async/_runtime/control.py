@@ -56,7 +56,7 @@ class Control:
 
     # -------------------------------------------------------------------------------------------------- signals
 
-    async def signal(self, run_id: str, name: str, payload: Any) -> None:
+    async def signal(self, run_id: str, name: str, payload: Any, by: str | None) -> None:
         """Answer a wait of a run; see ``Flujo.signal``."""
         _check_name(name)
         seen = await self._runner.reader.see(run_id)
@@ -69,14 +69,14 @@ class Control:
         if seen.fold.status in TERMINAL:
             raise InvalidSignal(f"run {run_id!r} is {seen.fold.status}: it waits for nothing", run_id=run_id)
         signal_id = f"{name}#{len(posted) + 1}"
-        signal = await self._post(seen, name, signal_id, tree)
+        signal = await self._post(seen, name, signal_id, tree, by)
         # Somebody else may have answered at the same instant: the first one counts.
         stored = await self._runner.backend.read_signals([run_id])
         _check_same(next(item for item in stored if item.signal_id == signal_id), signal.payload)
 
-    async def _post(self, seen: Seen, name: str, signal_id: str, payload: Json) -> Signal:
+    async def _post(self, seen: Seen, name: str, signal_id: str, payload: Json, by: str | None = None) -> Signal:
         run_id = seen.summary.run_id
-        signal = Signal(run_id, signal_id, name, payload, self._runner.clock.now())
+        signal = Signal(run_id, signal_id, name, payload, self._runner.clock.now(), by)
         await self._runner.backend.post(signal)
         await self._spread(seen)
         return signal

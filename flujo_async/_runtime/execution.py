@@ -12,6 +12,7 @@ from flujo_async._codec.values import Codec
 from flujo_async._model.policy import Durability
 from flujo_async._model.quick import quick
 from flujo_async._model.tree import Json
+from flujo_async._model.usage import Usage
 from flujo_async._plan.nodes import Child
 from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
@@ -38,6 +39,14 @@ class Value:
     source: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child that has completed: what it returned, and what it consumed."""
+
+    output: Json
+    usage: Usage
+
+
 class ChildCall(Protocol):
     """A call of a definition that runs as a run of its own."""
 
@@ -49,8 +58,8 @@ class ChildCall(Protocol):
 class Children(Protocol):
     """Runs the children of runs."""
 
-    async def complete_child(self, call: ChildCall, run_id: str) -> Value | Park:
-        """Drive a child until it ends or leaves memory; return its output, or how it left.
+    async def complete_child(self, call: ChildCall, run_id: str) -> Ended | Park:
+        """Drive a child until it ends or leaves memory; return how.
 
         Raises:
             RunFailed: it failed.

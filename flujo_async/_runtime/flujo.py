@@ -166,15 +166,25 @@ class Flujo(Archive[Out], Generic[In, Out]):
         context: Any = None,
         metadata: Mapping[str, Any] | None = None,
         timeout: timedelta | float | None = None,
+        background: bool = False,
     ) -> RunHandle[Out]:
-        """Start or resume a run in the background: it is durable when this returns.
+        """Start or resume a run that goes on by itself: it is durable when this returns.
 
         A run that has to wait long leaves memory; this runtime takes it up again when it is due, as long as it is open.
 
         Arguments and errors are those of ``run``, except that the outcome comes from ``RunHandle.result``.
+
+        Args:
+            input: as in ``run``.
+            run_id: as in ``run``.
+            context: as in ``run``.
+            metadata: as in ``run``.
+            timeout: as in ``run``.
+            background: whether the run counts among the background tasks, which the store lists apart; dispatched ones
+                always do. Says nothing about a run that exists.
         """
         self._recover_meanwhile()
-        request = request_for(run_id, input, context, metadata, timeout)
+        request = replace(request_for(run_id, input, context, metadata, timeout), is_background=background)
         await self._runner.launch(request)
         return self.handle(request.run_id)
 
@@ -228,7 +238,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
         completed = self._runner.complete(Request(run_id=run_id, is_resume=True))
         return await self._runner.sweeper.handed(run_id, completed)
 
-    async def signal(self, run_id: str, name: str, payload: Any = None) -> None:
+    async def signal(self, run_id: str, name: str, payload: Any = None, *, by: str | None = None) -> None:
         """Answer a ``wait_for`` of a run; durable when this returns.
 
         An answer that comes before the run waits for it is kept. The first answer wins; the same once more is
@@ -238,12 +248,13 @@ class Flujo(Archive[Out], Generic[In, Out]):
             run_id: the run.
             name: the name of the wait.
             payload: the answer.
+            by: who answers, for the audit log.
 
         Raises:
             RunNotFound: there is no such run.
             InvalidSignal: the answer does not fit the schema, or another one was given. Nothing was consumed.
         """
-        await self._control.signal(run_id, name, payload)
+        await self._control.signal(run_id, name, payload, by)
 
     async def pause(self, run_id: str) -> None:
         """Pause a run before its next step; ``resume`` goes on with it. One that has ended stays as it is.

@@ -76,9 +76,9 @@ class RunHandle(Generic[Out]):
         """Cancel the run; see ``Flujo.cancel``."""
         await self._runner.cancel(self.run_id, reason)
 
-    async def signal(self, name: str, payload: Any = None) -> None:
+    async def signal(self, name: str, payload: Any = None, *, by: str | None = None) -> None:
         """Answer a wait of the run; see ``Flujo.signal``."""
-        await self._control.signal(self.run_id, name, payload)
+        await self._control.signal(self.run_id, name, payload, by)
 
     def __repr__(self) -> str:
         return f"<run {self.run_id!r}>"

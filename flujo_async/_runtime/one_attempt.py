@@ -15,10 +15,11 @@ from typing import Any, Final, Protocol, TypeVar
 
 from flujo_async._codec.exceptions import decode_error
 from flujo_async._model.context import StepContext
-from flujo_async._model.facts import EventEmitted, Fact, HeartbeatRecorded, Patch, StepCompleted, StepStarted
+from flujo_async._model.facts import EventEmitted, Fact, Patch, StepCompleted, StepStarted, UsageReported
 from flujo_async._model.policy import later
 from flujo_async._model.state import StepRecord
 from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Value
@@ -74,6 +75,7 @@ class Attempt:
     __slots__ = (
         "_call",
         "_compensates",
+        "_context",
         "_execution",
         "_is_abandoned",
         "_process",
@@ -98,6 +100,7 @@ class Attempt:
         self._execution = call.execution
         self._step = call.step
         self._compensates = compensates
+        self._context: StepContext | None = None
         self._pulse: Pulse | None = None
         self._process: Lease | None = None
         self._is_abandoned = False
@@ -143,15 +146,18 @@ class Attempt:
         error.__cause__ = cause
         return error
 
-    def last_words(self) -> list[HeartbeatRecorded]:
-        """Return the newest heartbeat, if it is not recorded yet."""
-        return [] if self._pulse is None else self._pulse.close()
+    def last_words(self) -> list[Fact]:
+        """Return the newest heartbeat, if it is not recorded yet, and what was consumed."""
+        if self._pulse is None or self._context is None:
+            return []
+        return [*self._pulse.close(), *self._usage(self._context)]
 
     def leave_word(self) -> None:
-        """Record the newest heartbeat of an attempt that is interrupted."""
-        if self._pulse is not None:
-            self._pulse.record()
-            self._pulse.close()
+        """Record the last words of an attempt that is interrupted; nobody waits for that."""
+        if words := self.last_words():
+            for fact in words:
+                self._execution.journal.note(fact)
+            self._execution.journal.flush()
 
     # --------------------------------------------------------------------------------------------------- limits
 
@@ -246,7 +252,7 @@ class Attempt:
 
     async def _complete(self, given: Mapping[str, Any]) -> Sequence[Fact]:
         signature = self._step.signature
-        context = None if signature.context_parameter is None else self._context()
+        context = self._context = None if signature.context_parameter is None else self._new_context()
         if context is not None and signature.context_parameter is not None:
             given = {**given, signature.context_parameter: context}
         try:
@@ -293,7 +299,7 @@ class Attempt:
     def _abandon(self) -> None:
         self._is_abandoned = True
 
-    def _context(self) -> StepContext:
+    def _new_context(self) -> StepContext:
         execution, call = self._execution, self._call
         self._pulse = Pulse(execution, call.key, self._step.name, self.number)
         self.found = call.scope.fields
@@ -351,6 +357,17 @@ class Attempt:
             EventEmitted(at=now, key=key, name=self._step.name, data=encode(event, at=f"{key}.event"))
             for event in context.events
         ]
+
+    def _usage(self, context: StepContext) -> list[UsageReported]:
+        if not (usage := sum(context.reports, NO_USAGE)):
+            return []
+        return [usage_fact(usage, self._execution.clock.now(), self._call.key, self._step.name)]
+
+
+def usage_fact(usage: Usage, now: datetime, key: str, name: str) -> UsageReported:
+    """Return the fact that something was consumed."""
+    counts = dict(usage.token_counts)
+    return UsageReported(at=now, key=key, name=name, tokens=usage.tokens, cost=usage.cost, token_counts=counts)
 
 
 def _with_its_traceback(error: Exception, record: Json) -> Exception:

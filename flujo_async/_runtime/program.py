@@ -63,6 +63,7 @@ class Program:
             metadata=plain_json(request.metadata),
             parent_run_id=request.parent_run_id,
             deadline=None if request.timeout is None else now + timedelta(seconds=request.timeout),
+            is_background=request.is_background or request.queue is not None,
         )
 
     def _encode_input(self, request: Request) -> Json:
@@ -102,6 +103,7 @@ class Program:
             waiting_for=list(fold.waiting_for),
             started_at=fold.started.at,
             finished_at=fold.finished_at,
+            usage=fold.usage,
         )
 
 

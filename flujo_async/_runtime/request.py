@@ -26,6 +26,7 @@ class Request:
         delay: how long it waits there at least, in seconds.
         priority: higher goes first.
         is_urgent: whether it does not wait for a place among the runs that are driven at the same time.
+        is_background: whether nobody waits for it.
         is_resume: whether a run that was paused by a person goes on.
     """
 
@@ -39,6 +40,7 @@ class Request:
     delay: float = 0
     priority: int = 0
     is_urgent: bool = False
+    is_background: bool = False
     is_resume: bool = False
 
 

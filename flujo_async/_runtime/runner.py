@@ -12,15 +12,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from flujo_async._log.fold import Fold
+from flujo_async._model.facts import ResumeCause
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
+from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
+from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json
 from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.drive import Drive
-from flujo_async._runtime.execution import ChildCall, Value
+from flujo_async._runtime.execution import ChildCall, Ended
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.means import Means, Ready
@@ -240,7 +243,7 @@ class Runner:
             raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
         return result
 
-    async def complete_child(self, call: ChildCall, run_id: str) -> Value | Park:
+    async def complete_child(self, call: ChildCall, run_id: str) -> Ended | Park:
         """Drive a child until it ends or leaves memory; see ``Children``."""
         program = self.catalogue.of_child(call.node)
         execution = call.execution
@@ -258,7 +261,7 @@ class Runner:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
             await self.reader.watch(run_id, self.taking.is_free)
 
-    async def _rest_of_child(self, found: Ready | Fold | None) -> Value | Park | None:
+    async def _rest_of_child(self, found: Ready | Fold | None) -> Ended | Park | None:
         if found is None:
             return None
         fold, error = found, None
@@ -272,7 +275,7 @@ class Runner:
         if fold.status == "paused":
             waiting = tuple(replace(item, run_id=item.run_id or fold.run_id) for item in fold.waiting_for)
             return Park(waiting, fold.wake_at, is_paused=True)
-        return Value(fold.output)
+        return Ended(fold.output, fold.usage)
 
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
@@ -324,7 +327,7 @@ class Runner:
             except BaseException:
                 await finish(self.taking.give_back(lease))
                 raise
-            await self.drive(await self.taking.ready(lease, seen))
+            await self.drive(await self.taking.ready(lease, seen, cause=_cause(seen.summary)))
 
     async def _let_rest(self, lease: Lease, seen: Seen, now: datetime) -> None:
         """Let go a paused run that has news, but none that it waits for, and that was not due ``now``."""
@@ -398,3 +401,11 @@ class Runner:
         # One that failed is kept for whoever asks for the result.
         if task.cancelled() or task.exception() is None:
             self._background.pop(task, None)
+
+
+def _cause(head: RunSummary) -> ResumeCause:
+    """Return why a run was claimed that nobody has asked for."""
+    if head.status == "pending" and head.queue is not None:
+        return "queued"
+    was_left = head.status == "running" and head.wake_at is None and not has_news(head)
+    return "recovered" if was_left else "woken"

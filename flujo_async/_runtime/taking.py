@@ -10,7 +10,7 @@ from typing import Any, Final
 from flujo_async._log.chain import GENESIS, seal, verify
 from flujo_async._log.fold import Fold
 from flujo_async._log.views import sealed
-from flujo_async._model.facts import RunResumed, RunStarted
+from flujo_async._model.facts import ResumeCause, RunResumed, RunStarted
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
@@ -99,6 +99,8 @@ class Taking:
             run_id=request.run_id,
             pipeline_name=started.pipeline_name,
             pipeline_version=started.pipeline_version,
+            pipeline_id=started.fingerprint,
+            is_background=started.is_background,
             status="running" if request.queue is None else "pending",
             created_at=started.at,
             updated_at=started.at,
@@ -156,19 +158,21 @@ class Taking:
         is_waiting = summary.lease is None and summary.status == "running"
         return is_waiting and not is_awake and summary.signals <= summary.signals_read
 
-    async def ready(self, lease: Lease, seen: Seen, *, is_resume: bool = False) -> Ready:
+    async def ready(
+        self, lease: Lease, seen: Seen, *, is_resume: bool = False, cause: ResumeCause = "requested"
+    ) -> Ready:
         """Return a claimed run, brought up to what was committed before the claim; its lease is given back on failure.
 
         Raises:
             VersionMismatch: nothing here fits what was recorded.
         """
         try:
-            return await self._ready(lease, seen, is_resume)
+            return await self._ready(lease, seen, is_resume, cause)
         except BaseException:
             await finish(self.give_back(lease))
             raise
 
-    async def _ready(self, lease: Lease, seen: Seen, is_resume: bool) -> Ready:
+    async def _ready(self, lease: Lease, seen: Seen, is_resume: bool, cause: ResumeCause) -> Ready:
         fold = seen.fold
         tail = await self._backend.read_events(fold.run_id, after=fold.seq)
         verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
@@ -176,7 +180,7 @@ class Taking:
         signals = await self._backend.read_signals([fold.run_id])
         program = self._catalogue.running(fold)
         now = self._clock.now()
-        first: list[Any] = [RunResumed(at=now, owner=lease.owner)]
+        first: list[Any] = [RunResumed(at=now, owner=lease.owner, cause=cause)]
         if (migrated := self._catalogue.migration(program, fold, now)) is not None:
             first.append(migrated)
         if is_resume:  # it was asked for after the pauses that nobody has heard yet

@@ -14,6 +14,7 @@ from flujo_async._log.keys import MAIN_SCOPE, child
 from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
 from flujo_async._model.policy import Durability, Duration, check_duration
 from flujo_async._model.tree import Json
+from flujo_async._model.usage import Usage
 from flujo_async._plan.calls import CALLS, Calls
 from flujo_async._plan.combinators import child as child_node
 from flujo_async._plan.combinators import wait_for as wait_node
@@ -26,6 +27,7 @@ from flujo_async._runtime.calls import ChildCall, call_step, remember_to_undo, s
 from flujo_async._runtime.contexts import LiveScope, Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
+from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
 from flujo_async._runtime.replay import Replay, recorded_calls
 from flujo_async._runtime.witness import dice
@@ -365,6 +367,12 @@ class _Run:
         if key not in self._execution.journal.fold.values:
             now = self._execution.clock.now()
             self._execution.journal.note(EventEmitted(at=now, key=key, name=self._workflow.name, data=data))
+
+    def report_usage(self, usage: Usage) -> None:
+        key = self._here().label("$usage")
+        if key not in self._execution.journal.fold.values:
+            now = self._execution.clock.now()
+            self._execution.journal.note(usage_fact(usage, now, key, self._workflow.name))
 
     def set_metadata(self, entries: Mapping[str, Any]) -> None:
         key = self._here().label("$metadata")

@@ -74,8 +74,8 @@ class _Run:
         if last_seq != expected_seq or not transition.is_held(self._summary, lease):
             transition.check_append(self.summary, lease, expected_seq)
         has_changed = update.status != self._summary.status
-        is_of_the_usual = update.signals_read is None and update.metadata is None and not has_changed
-        if not is_of_the_usual or update.pipeline_version not in (None, self._summary.pipeline_version):
+        is_rare = (update.signals_read, update.metadata, update.pipeline_id, update.usage) != (None,) * 4
+        if is_rare or has_changed or update.pipeline_version not in (None, self._summary.pipeline_version):
             self.summary = transition.advanced(self.summary, expected_seq + count, update)
         else:
             self._advance = expected_seq + count, update

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
-from flujo_async._codec.heads import decode_waiting, encode_waiting
+from flujo_async._codec.heads import decode_usage, decode_waiting, encode_usage, encode_waiting
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RunStatus, Waiting
@@ -79,6 +79,9 @@ def head(summary: RunSummary) -> Values:
         "signals_read": summary.signals_read,
         "lease_owner": None if lease is None else lease.owner,
         "lease_expires_at": None if lease is None else micros(lease.expires_at),
+        "pipeline_id": summary.pipeline_id,
+        "is_background": summary.is_background,
+        "usage": json_text(encode_usage(summary.usage)),
     }
 
 
@@ -100,6 +103,8 @@ def change(update: RunUpdate, last_seq: int) -> Values:
         "is_resting": update.status in RESTING,
         "wake_at": optional_micros(update.wake_at),
         "signals_read": update.signals_read,
+        "pipeline_id": update.pipeline_id,
+        "usage": None if update.usage is None else json_text(encode_usage(update.usage)),
     }
 
 
@@ -136,6 +141,7 @@ def signal_values(signal: Signal) -> Values:
         "name": signal.name,
         "payload": json_text(signal.payload),
         "at": micros(signal.at),
+        "sent_by": signal.sent_by,
     }
 
 
@@ -162,6 +168,9 @@ def summary(row: Row) -> RunSummary:
         signals=row[16],
         signals_read=row[17],
         lease=None if owner is None else Lease(run_id, attempts, owner, moment(expires_at)),
+        pipeline_id=row[20],
+        is_background=bool(row[21]),
+        usage=decode_usage(loads(row[22])),
     )
 
 
@@ -170,7 +179,7 @@ def listed(row: Row) -> RunSummary:
     try:
         return summary(row)
     except SerializationError as error:  # one damaged row must not keep the others from being listed
-        nothing: dict[int, Any] = {8: b"{}", 9: f"the head of this run is damaged: {error}", 10: b"[]"}
+        nothing: dict[int, Any] = {8: b"{}", 9: f"the head of this run is damaged: {error}", 10: b"[]", 22: b"{}"}
         return summary([nothing.get(place, value) for place, value in enumerate(row)])
 
 
@@ -197,8 +206,8 @@ def signals(rows: Iterable[Row]) -> list[Signal]:
 
 
 def _signal(run_id: str, columns: Row) -> Signal:
-    signal_id, name, payload, at = columns
-    return Signal(run_id=run_id, signal_id=signal_id, name=name, payload=loads(payload), at=moment(at))
+    signal_id, name, payload, at, sent_by = columns
+    return Signal(run_id, signal_id, name, loads(payload), moment(at), sent_by)
 
 
 def _columns(row: Row) -> Row:

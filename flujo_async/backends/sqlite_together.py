@@ -81,7 +81,8 @@ def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     for place, log, is_indexed_alike in held:
         append = appends[place]
         row = (log, *rows.change(append.update, append.last_seq).values())
-        if is_indexed_alike and append.update.status not in RESTING:
+        is_rare = append.update.pipeline_id is not None or append.update.usage is not None
+        if is_indexed_alike and append.update.status not in RESTING and not is_rare:
             usual.append(row[:_USUAL])
         else:
             unusual.append(row)

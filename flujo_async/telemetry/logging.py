@@ -33,7 +33,8 @@ class LoggingInstrument(Instrument):
 
     Each record has these attributes, where they apply, for a formatter that writes them as fields: ``flujo_run_id``,
     ``flujo_pipeline``, ``flujo_version``, ``flujo_parent_run_id``, ``flujo_seq``, ``flujo_kind`` (of the fact),
-    ``flujo_step`` (its key), ``flujo_attempt``, ``flujo_duration`` (in seconds) and ``flujo_error``.
+    ``flujo_step`` (its key), ``flujo_attempt``, ``flujo_duration`` (in seconds), ``flujo_tokens``, ``flujo_cost``,
+    ``flujo_owner`` (who takes a run up) and ``flujo_error``.
 
     Args:
         logger: the logger to write to, or its name.
@@ -78,6 +79,10 @@ def _fields(run: RunIdentity, commit: Commit) -> dict[str, Any]:
             fields["flujo_attempt"] = fact.attempt
         case facts.RunCompleted() | facts.RunFailed() | facts.RunCancelled():
             fields["flujo_duration"] = (fact.at - run.began_at).total_seconds()
+        case facts.RunResumed():
+            fields["flujo_owner"] = fact.owner
+        case facts.UsageReported():
+            fields["flujo_tokens"], fields["flujo_cost"] = fact.tokens, fact.cost
         case _:
             pass
     if isinstance(fact, facts.AttemptFailed | facts.StepFailed | facts.RunFailed):
@@ -106,6 +111,10 @@ def _attempt_failed(fact: facts.AttemptFailed) -> Told:
     return logging.WARNING, f"step {fact.key!r}: attempt {fact.attempt} failed, the next is in {wait:.3f} s: {error}"
 
 
+def _used(fact: facts.UsageReported) -> Told:
+    return logging.DEBUG, f"step {fact.key!r}: has used {fact.tokens} tokens, at a cost of {fact.cost}"
+
+
 def _received(fact: facts.SignalReceived) -> Told | None:
     return None if fact.name.startswith(_OF_THE_RUNTIME) else (logging.DEBUG, f"wait {fact.name!r}: answered")
 
@@ -122,7 +131,7 @@ _TELL: Final[Mapping[type[Any], Callable[[Any], Told | None]]] = {
     facts.RunStarted: lambda fact: (logging.INFO, f"is started: {fact.pipeline_name} {fact.pipeline_version}"),
     facts.RunForked: lambda fact: (logging.INFO, f"is forked from run {fact.source_run_id!r}"),
     facts.RunRedriven: lambda _: (logging.INFO, "is tried again"),
-    facts.RunResumed: lambda fact: (logging.INFO, f"is taken up by {fact.owner}"),
+    facts.RunResumed: lambda fact: (logging.INFO, f"is taken up ({fact.cause})"),
     facts.RunMigrated: lambda fact: (logging.INFO, f"goes on as version {fact.pipeline_version}"),
     facts.RollbackStarted: lambda fact: (logging.INFO, f"will be {fact.status}: what it did is being undone"),
     facts.RunPaused: _paused,
@@ -132,6 +141,7 @@ _TELL: Final[Mapping[type[Any], Callable[[Any], Told | None]]] = {
     facts.StepCompleted: _completed,
     facts.StepFailed: _failed,
     facts.AttemptFailed: _attempt_failed,
+    facts.UsageReported: _used,
     facts.StepStarted: lambda fact: (logging.DEBUG, f"step {fact.key!r}: attempt {fact.attempt} begins"),
     facts.StepDecided: lambda fact: (logging.INFO, f"step {fact.key!r}: decided to {fact.decision} it"),
     facts.StepSkipped: lambda fact: (logging.DEBUG, f"step {fact.key!r}: skipped"),

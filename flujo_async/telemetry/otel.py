@@ -19,6 +19,7 @@ from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
 from typing_extensions import override
 
 from flujo_async._codec.exceptions import describe_error
+from flujo_async._log.keys import is_plain_call
 from flujo_async._log.views import Commit
 from flujo_async._model import facts
 from flujo_async._model.tree import JsonObject
@@ -73,6 +74,8 @@ class OpenTelemetryInstrument(Instrument):
                     self._metrics.started(run)
                 case facts.AttemptFailed() as fact:
                     self._metrics.retry(run, fact)
+                case facts.UsageReported() as fact if self._is_counted(run, fact.key):
+                    self._metrics.usage(run, fact)
                 case facts.StepCompleted() | facts.StepFailed() as fact:
                     self._end_step(run, fact)
                 case facts.RunCompleted() | facts.RunFailed() | facts.RunCancelled() as fact:
@@ -126,6 +129,10 @@ class OpenTelemetryInstrument(Instrument):
         span.set_attribute("flujo.step.status", status)
         span.end(nanoseconds(fact.at))
         self._metrics.step(run, fact, status, (fact.at - began).total_seconds())
+
+    def _is_counted(self, run: RunIdentity, key: str) -> bool:
+        """Return whether this run has consumed something itself; what a child has is told by the child."""
+        return key in self._driven_here(run).began or is_plain_call(key)
 
     def _end_run(self, run: RunIdentity, fact: facts.RunCompleted | facts.RunFailed | facts.RunCancelled) -> None:
         status = fact.kind.removeprefix("Run").lower()

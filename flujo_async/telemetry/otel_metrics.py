@@ -29,6 +29,10 @@ class Metrics:
         self._retries = meter.create_counter(
             "flujo.retries", "{attempt}", "Attempts that failed and are followed by one."
         )
+        self._tokens = meter.create_counter("flujo.usage.tokens", "{token}", "Tokens that were consumed, by kind.")
+        self._cost = meter.create_counter(
+            "flujo.usage.cost", "", "Money that was spent, in the currency it is reported in."
+        )
         self._run_time = meter.create_histogram(
             "flujo.run.duration",
             "s",
@@ -74,6 +78,15 @@ class Metrics:
     def retry(self, run: RunIdentity, fact: facts.AttemptFailed) -> None:
         """Count a failed attempt that another one follows."""
         self._retries.add(1, {**_of(run), "flujo.step.name": fact.name})
+
+    def usage(self, run: RunIdentity, fact: facts.UsageReported) -> None:
+        """Count what a step or the code of a workflow has reported to have consumed."""
+        attributes = {**_of(run), "flujo.step.name": fact.name}
+        for kind, tokens in (fact.token_counts or {"": fact.tokens}).items():
+            if tokens:
+                self._tokens.add(tokens, {**attributes, "flujo.token.kind": kind} if kind else attributes)
+        if fact.cost:
+            self._cost.add(float(fact.cost), attributes)
 
 
 def _of(run: RunIdentity) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import StoredRun
+from flujo_async._model.usage import Usage
 from flujo_async.abc.backend import StateBackend
 from flujo_async.errors import RunExists, SequenceConflict, StaleLease
 from flujo_async.testing.samples import (
@@ -56,6 +58,9 @@ class LogContract:
             queue="mail",
             priority=-3,
             wake_at=T0 + TTL,
+            pipeline_id="f1",
+            is_background=True,
+            usage=Usage(7, Decimal("0.10"), {"input": 3, "output": 4}),
         )
         await backend.create_run(run)
         assert await head(backend) == run.summary
@@ -164,6 +169,8 @@ class LogContract:
             "wake_at": T0 + 2 * TTL,
             "signals_read": 3,
             "metadata": {"b": {"c": [1, None]}},
+            "pipeline_id": "f2",
+            "usage": Usage(1, Decimal("1e-7")),
         }
         await append(backend, lease, status="paused", waiting_for=(wait,), **fields)
         before = new_run().summary
@@ -171,16 +178,18 @@ class LogContract:
         assert await head(backend) == expected
 
     async def test_an_update_clears_what_it_leaves_out(self, backend: StateBackend) -> None:
-        """``None`` means none, except for the version, the metadata and the signals read, which stay."""
+        """``None`` means none, except for what an update says of it that it stays."""
         wait = Waiting(kind="pause", name="p", since=T0)
         run = new_run(error_message="oh", waiting_for=[wait], current_step_index=3, wake_at=T0, metadata={"a": 1})
         lease = await create(backend, run)
-        await append(backend, lease, signals_read=2, wake_at=T0 + TTL)
+        usage = Usage(2)
+        await append(backend, lease, signals_read=2, wake_at=T0 + TTL, pipeline_id="f1", usage=usage)
         await append(backend, lease, after=2)
         summary = await head(backend)
         assert (summary.error_message, summary.waiting_for, summary.current_step_index) == (None, [], 0)
         assert summary.wake_at is None
         assert (summary.pipeline_version, summary.metadata, summary.signals_read) == ("1.0.0", {"a": 1}, 2)
+        assert (summary.pipeline_id, summary.usage) == ("f1", usage)
 
     async def test_an_update_replaces_the_metadata(self, backend: StateBackend) -> None:
         """All of them, and listings find the run by the new ones only; an empty object is one too."""
@@ -196,7 +205,7 @@ class LogContract:
 
     async def test_an_update_leaves_the_rest_of_the_head_alone(self, backend: StateBackend) -> None:
         """An append does not touch what only creation and claims decide."""
-        run = new_run(metadata={"a": [1]}, parent_run_id="p", queue="q", priority=2)
+        run = new_run(metadata={"a": [1]}, parent_run_id="p", queue="q", priority=2, is_background=True)
         lease = await create(backend, run)
         await append(backend, lease)
         expected = replace(run.summary, last_seq=2, updated_at=T0 + SECOND, attempts=1, lease=lease)

@@ -37,7 +37,10 @@ class SignalContract:
     async def test_signals_come_back_in_the_order_of_posting(self, backend: StateBackend) -> None:
         """Neither their ids nor their moments decide."""
         await backend.create_run(new_run())
-        posted = [replace(signal(name, payload={"n": [1, None, "\u00e9"]}), at=T0 - SECOND) for name in ("z", "a")]
+        posted = [
+            replace(signal(name, payload={"n": [1, None, "\u00e9"]}), at=T0 - SECOND, sent_by=name)
+            for name in ("z", "a")
+        ]
         posted.append(replace(signal("m"), name="other"))
         for each in posted:
             await backend.post(each)

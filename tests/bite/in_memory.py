@@ -40,8 +40,8 @@ BUGS = (
         "memory.append-drops-signals-read",
         "append: that the run has read its signals is forgotten, if its status stays",
         MEMORY,
-        "update.signals_read is None and update.metadata is None and not has_changed",
-        "update.metadata is None and not has_changed",
+        "(update.signals_read, update.metadata, update.pipeline_id, update.usage) != (None,) * 4",
+        "(update.metadata, update.pipeline_id, update.usage) != (None,) * 3",
         (CONTRACT + "test_an_update_clears_what_it_leaves_out",),
     ),
     Bug(

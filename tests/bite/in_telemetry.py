@@ -89,8 +89,8 @@ BUGS = (
         "telemetry.samples-anew",
         "each process decides anew whether a run is sampled",
         TRACES,
-        "        if place.own.is_valid and not place.own.trace_flags.sampled:  # which was decided when it was created\n",
-        "        if False:\n",
+        "        if place.own.is_valid and not place.own.trace_flags.sampled:",
+        "        if False:",
         (f"{SPANS}what_is_not_sampled_is_not_exported",),
     ),
     Bug(

@@ -75,6 +75,14 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "cached_from": st.none() | text,
     "status": st.sampled_from(["failed", "cancelled"]),
     "decision": st.sampled_from(["retry", "skip"]),
+    "is_background": st.booleans(),
+    "carrier": st.dictionaries(text, text, max_size=2),
+    "cause": st.sampled_from(["requested", "recovered", "woken", "queued"]),
+    "sent_at": st.none() | moments,
+    "sent_by": st.none() | text,
+    "tokens": st.integers(0, 10**9),
+    "token_counts": st.dictionaries(text, st.integers(0, 10**9), max_size=2),
+    "cost": st.decimals(0, 10**6, allow_nan=False, allow_infinity=False, places=4),
 }
 
 

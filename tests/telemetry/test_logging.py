@@ -78,7 +78,7 @@ async def test_waits_children_and_controls_are_told(caplog: pytest.LogCaptureFix
         "sleep 'sleep': over",
         "wait 'go': begins",
         "run 'r' is paused, and waits for signal 'go'",
-        "run 'r' is taken up by ",
+        "run 'r' is taken up (requested)",
         "wait 'go': answered",
         "child run 'r/inner': started",
         "run 'r/inner' is completed",

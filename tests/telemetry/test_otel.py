@@ -17,6 +17,7 @@ from flujo_async import (
     Flujo,
     InMemoryBackend,
     Retry,
+    RunContext,
     StepContext,
     child,
     errors,
@@ -310,6 +311,34 @@ async def test_runs_steps_and_attempts_are_counted_and_measured(traced: Traced) 
     assert found["flujo.retries"] == {("flaky",): 2}
 
 
+async def test_what_is_used_is_counted_once(traced: Traced) -> None:
+    """By the run that has used it, not by its parent; that of a failed attempt, too."""
+
+    @step(retry=Retry(max_attempts=2, base=0))
+    async def ask(value: int, ctx: StepContext) -> int:
+        ctx.report_usage(tokens={"input": 10, "output": 1}, cost="0.5")
+        if ctx.attempt == 1:
+            raise ValueError("the first time")
+        return value
+
+    @workflow(name="sum")
+    async def answer(value: int, ctx: RunContext) -> int:
+        ctx.report_usage(tokens=7)
+        return await ask(value)
+
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader], shutdown_on_exit=False)
+    try:
+        instrument = OpenTelemetryInstrument(traced.provider, meters)
+        result = await Flujo(child(answer, name="inner"), pipeline_name="sum", instruments=[instrument]).run(1)
+        found = measured(reader)
+    finally:
+        meters.shutdown()
+    assert (result.usage.tokens, float(result.usage.cost)) == (29, 1.0)
+    assert found["flujo.usage.tokens"] == {("ask", "input"): 20, ("ask", "output"): 2, ("sum",): 7}
+    assert found["flujo.usage.cost"] == {("ask",): 1.0}
+
+
 def measured(reader: InMemoryMetricReader) -> dict[str, dict[tuple[str, ...], float]]:
     """Return what was counted, by the values of the attributes that are not the name of the definition."""
     data: Any = reader.get_metrics_data()
@@ -318,7 +347,7 @@ def measured(reader: InMemoryMetricReader) -> dict[str, dict[tuple[str, ...], fl
         points = found.setdefault(metric.name, {})
         for point in metric.data.data_points:
             attributes = dict(point.attributes)
-            assert attributes.pop("flujo.pipeline.name") == "sum"
+            assert attributes.pop("flujo.pipeline.name") in ("sum", "inner")
             values = tuple(attributes[name] for name in sorted(attributes))
             points[values] = point.count if hasattr(point, "count") else point.value
     return found

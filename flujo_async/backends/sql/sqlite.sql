@@ -9,7 +9,7 @@ FROM pragma_application_id, pragma_user_version;
 -- The columns that sqlite_rows.summary() reads, in its order.
 run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, current_step_index,
 metadata, error_message, waiting_for, attempts, parent_run_id, queue, priority, wake_at, signals, signals_read,
-lease_owner, lease_expires_at
+lease_owner, lease_expires_at, pipeline_id, is_background, usage
 
 -- name: insert_log
 INSERT INTO logs (source, shared) VALUES (?, ?)
@@ -23,7 +23,7 @@ INSERT INTO logs (id) VALUES
 
 -- name: insert_run
 INSERT INTO runs (id, {head}) VALUES
-(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_fact
 -- The cast keeps bytes as they are, where a str would have to be decoded first.
@@ -70,9 +70,9 @@ FROM changed WHERE runs.id = changed.id;
 -- What ``advance_to_status`` does, to runs that were found to be held.
 WITH changed (
     id, last_seq, updated_at, current_step_index, pipeline_version, metadata, error_message, waiting_for,
-    status, is_resting, wake_at, signals_read
+    status, is_resting, wake_at, signals_read, pipeline_id, usage
 ) AS (VALUES
-(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 )
 UPDATE runs
 SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_index = changed.current_step_index,
@@ -80,6 +80,7 @@ SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_i
     metadata = coalesce(changed.metadata, runs.metadata),
     error_message = changed.error_message, waiting_for = changed.waiting_for, status = changed.status,
     wake_at = changed.wake_at, signals_read = coalesce(changed.signals_read, runs.signals_read),
+    pipeline_id = coalesce(changed.pipeline_id, runs.pipeline_id), usage = coalesce(changed.usage, runs.usage),
     lease_owner = CASE WHEN is_resting THEN NULL ELSE lease_owner END,
     lease_expires_at = CASE WHEN is_resting THEN NULL ELSE lease_expires_at END
 FROM changed WHERE runs.id = changed.id;
@@ -93,7 +94,8 @@ INSERT INTO blobs_of_logs (log, blob, seq) SELECT :log, id, :seq FROM blobs WHER
 ON CONFLICT (log, blob) DO NOTHING;
 
 -- name: insert_signal
-INSERT INTO signals (run, signal_id, name, payload, at) VALUES (:run, :signal_id, :name, :payload, :at)
+INSERT INTO signals (run, signal_id, name, payload, at, sent_by)
+VALUES (:run, :signal_id, :name, :payload, :at, :sent_by)
 ON CONFLICT (run, signal_id) DO NOTHING;
 
 -- name: count_signal
@@ -110,15 +112,17 @@ SET last_seq = :last_seq, updated_at = :updated_at, current_step_index = :curren
     error_message = :error_message, waiting_for = :waiting_for
 WHERE {held} AND last_seq = :expected_seq AND status = :status AND NOT :is_resting
     AND wake_at IS :wake_at AND signals_read = coalesce(:signals_read, signals_read)
+    AND :pipeline_id IS NULL AND :usage IS NULL
 RETURNING id;
 
 -- name: advance_to_status
--- An append that also changes the status, or what wakes the run; a resting run gives up its lease.
+-- An append that also changes the status, what wakes the run, or what rarely changes; a resting run gives up its lease.
 UPDATE runs
 SET last_seq = :last_seq, updated_at = :updated_at, current_step_index = :current_step_index,
     pipeline_version = coalesce(:pipeline_version, pipeline_version), metadata = coalesce(:metadata, metadata),
     error_message = :error_message, waiting_for = :waiting_for, status = :status,
     wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read),
+    pipeline_id = coalesce(:pipeline_id, pipeline_id), usage = coalesce(:usage, usage),
     lease_owner = CASE WHEN :is_resting THEN NULL ELSE lease_owner END,
     lease_expires_at = CASE WHEN :is_resting THEN NULL ELSE lease_expires_at END
 WHERE {held} AND last_seq = :expected_seq
@@ -326,7 +330,7 @@ SELECT 0 AS kind, 0 AS position, json_array({head}) AS content, NULL AS hash FRO
 UNION ALL
 SELECT 1, seq, CAST(body AS BLOB), facts.hash {facts_of_run} AND seq > coalesce((SELECT seq {usable_snapshot}), 0)
 UNION ALL
-SELECT 2, id, json_array(signal_id, name, payload, at), NULL FROM signals WHERE run = ({key_of_run})
+SELECT 2, id, json_array(signal_id, name, payload, at, sent_by), NULL FROM signals WHERE run = ({key_of_run})
 UNION ALL
 SELECT 3, seq, body, hash {usable_snapshot};
 
@@ -344,7 +348,7 @@ WHERE EXISTS (
 );
 
 -- name: signals
-SELECT signals.id, run_id, signal_id, name, payload, at FROM signals JOIN runs ON runs.id = signals.run
+SELECT signals.id, run_id, signal_id, name, payload, at, sent_by FROM signals JOIN runs ON runs.id = signals.run
 WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: set_system_state
