@@ -10,7 +10,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "noxfile.py")
+SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "noxfile.py")
 CODE = [name for name in SOURCES if Path(name).exists()]
 
 

@@ -9,12 +9,14 @@ if _t.TYPE_CHECKING:
     from flujo_async._log.history import Change
     from flujo_async._log.views import Commit, Event
     from flujo_async._model import facts
+    from flujo_async._model.audit import AuditEvent
     from flujo_async._model.context import Resource, StepContext
     from flujo_async._model.policy import Limit, Retention, Retry
     from flujo_async._model.report import VerifyReport
     from flujo_async._model.result import RunResult
     from flujo_async._model.state import StepRecord, StepStatus, Waiting, WorkflowState
     from flujo_async._model.summary import RunSummary
+    from flujo_async._model.usage import Usage
     from flujo_async._plan.combinators import as_step, branch, child, loop, map_each, parallel, sleep, wait_for
     from flujo_async._plan.depends import Action, Depends, any_of
     from flujo_async._plan.graph_build import graph
@@ -32,6 +34,7 @@ if _t.TYPE_CHECKING:
 
 __all__ = [
     "Action",
+    "AuditEvent",
     "Change",
     "Clock",
     "Commit",
@@ -56,6 +59,7 @@ __all__ = [
     "StepContext",
     "StepRecord",
     "StepStatus",
+    "Usage",
     "VerifyReport",
     "Waiting",
     "Worker",
@@ -82,12 +86,14 @@ _HOMES: _t.Final = {
     "flujo_async._codec.registry": "register_type",
     "flujo_async._log.history": "Change",
     "flujo_async._log.views": "Commit Event",
+    "flujo_async._model.audit": "AuditEvent",
     "flujo_async._model.context": "Resource StepContext",
     "flujo_async._model.policy": "Limit Retention Retry",
     "flujo_async._model.report": "VerifyReport",
     "flujo_async._model.result": "RunResult",
     "flujo_async._model.state": "StepRecord StepStatus Waiting WorkflowState",
     "flujo_async._model.summary": "RunSummary",
+    "flujo_async._model.usage": "Usage",
     "flujo_async._plan.combinators": "as_step branch child loop map_each parallel sleep wait_for",
     "flujo_async._plan.depends": "Action Depends any_of",
     "flujo_async._plan.graph_build": "graph",

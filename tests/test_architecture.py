@@ -21,7 +21,7 @@ THOUGHT = {"errors", "reducers", "_model", "_codec", "_plan", "_log"}  # floors 
 HANDS_ONLY = {"anyio", "asyncio", "time", "random", "sqlite3", "aiosqlite"}
 LONGEST_FUNCTION = 60
 LONGEST_MODULE = 490  # the list of all facts, and the fold that has a case for each
-MOST_PUBLIC_NAMES = 45
+MOST_PUBLIC_NAMES = 47  # Usage and AuditEvent are what public calls return: they stand where the others do
 
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -109,6 +109,18 @@ def read_fact(record: Record) -> Fact:
     return decode_fact(record.body, record.values)
 
 
+def read_outline(record: Record) -> Fact:
+    """Return the fact that a record holds; of a large value in it only the name of the blob.
+
+    Raises:
+        SerializationError: it holds none.
+    """
+    line = loads(record.body)
+    if isinstance(line, dict):
+        line.pop(NAMES, None)
+    return fact_of(line)
+
+
 def decode_fact(body: bytes, values: Mapping[str, Json] | None = None) -> Fact:
     """Return the fact that ``pack_fact`` made ``body`` from.
 

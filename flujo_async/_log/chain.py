@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from flujo_async._codec.facts import pack_fact
+from flujo_async._log.audit_log import audit_mark
 from flujo_async._model.facts import Fact
 from flujo_async._model.stored import Blob, Record
 from flujo_async.errors import IntegrityError
@@ -28,7 +29,7 @@ def seal(fact: Fact, *, after: int, prev_hash: str) -> tuple[Record, Sequence[Bl
         prev_hash: the hash of the record with this ``seq``; ``GENESIS`` if there is none.
     """
     body, blobs = pack_fact(fact)
-    return Record(after + 1, body, next_hash(prev_hash, body)), blobs
+    return Record(after + 1, body, next_hash(prev_hash, body), None, audit_mark(fact)), blobs
 
 
 def verify(run_id: str, records: Iterable[Record], *, after: int = 0, prev_hash: str = GENESIS) -> None:

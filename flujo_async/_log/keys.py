@@ -17,6 +17,7 @@ RUN_INPUT = ""
 """Stands for the input of the run where the key of a step is meant as the source of a value."""
 
 _FALLBACK = "fallback"
+_COMPENSATION = "compensate"
 
 MAIN_SCOPE = ""
 """The scope of the run's own context."""
@@ -50,7 +51,12 @@ def fallback_of(key: str) -> str:
 
 def compensation_of(key: str) -> str:
     """Return the key of the step that undoes a step."""
-    return f"{key}/compensate"
+    return f"{key}/{_COMPENSATION}"
+
+
+def is_compensation(key: str) -> bool:
+    """Return whether a key belongs to a step that undoes another."""
+    return key.endswith(f"/{_COMPENSATION}")
 
 
 def is_plain_call(key: str) -> bool:

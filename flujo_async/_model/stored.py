@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from flujo_async._model.audit import AuditMark
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.summary import RunSummary
@@ -24,6 +25,7 @@ class Record:
         seq: its position in the log, from 1, without gaps.
         body: the fact as one line of JSON; stores keep it byte for byte.
         hash: hex SHA-256 over the hash of the record before and this body.
+        mark: whether it belongs into the audit log; only that of a record that is being written is known.
         values: the trees of the blobs that the body names, by digest, once they have been read; stores leave it alone.
     """
 
@@ -31,6 +33,7 @@ class Record:
     body: bytes
     hash: str
     values: Mapping[str, Json] | None = field(default=None, compare=False, repr=False)
+    mark: AuditMark | None = field(default=None, compare=False, repr=False)
 
 
 @quick

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from flujo_async._log.audit_log import AUDIT_EVENTS
 from flujo_async._log.history import Change
 from flujo_async._log.views import Commit
+from flujo_async._model.audit import AuditEvent, AuditQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.report import VerifyReport
 from flujo_async._model.state import RunStatus, StepRecord, WorkflowState
@@ -19,6 +22,7 @@ from flujo_async._runtime.handle import RunHandle
 from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.verifying import verify_run, verify_store
 from flujo_async.abc.backend import StateBackend
+from flujo_async.errors import InvalidArgument
 
 Out = TypeVar("Out")
 
@@ -88,6 +92,40 @@ class Archive(Generic[Out]):
         query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_id=parent_run_id)
         page = replace(query, metadata=dict(metadata or {}), limit=limit, offset=offset)
         return await self.state_backend.query_runs(page)
+
+    async def audit_log(
+        self,
+        run_id: str | None = None,
+        *,
+        events: Collection[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = 100,
+        offset: int = 0,
+    ) -> list[AuditEvent]:
+        """Return what a person may be asked about later, the newest first: of all runs, or of one.
+
+        That is who answered which wait and when, which runs were resumed, recovered, forked or tried again, what was
+        compensated, and what ended in the dead letters. The usual course of a run is not in it.
+
+        Args:
+            run_id: only this run.
+            events: only these events, such as ``workflow.recovered``; empty is all.
+            since: only from this moment on.
+            until: only before this moment.
+            limit: at most so many; ``None`` is all.
+            offset: leave out so many at the front.
+
+        Raises:
+            InvalidArgument: an unknown event, a moment without its time zone, or a negative number.
+        """
+        if unknown := set(events) - AUDIT_EVENTS:
+            known = ", ".join(sorted(AUDIT_EVENTS))
+            raise InvalidArgument(f"no such event: {', '.join(sorted(unknown))}; there are {known}")
+        query = AuditQuery(
+            run_id=run_id, events=frozenset(events), since=since, until=until, limit=limit, offset=offset
+        )
+        return await self.state_backend.read_audit(query)
 
     async def list_dead_letters(self, *, limit: int | None = 100, offset: int = 0) -> list[RunSummary]:
         """Return the runs that have failed, the newest first: each waits for ``redrive`` or ``delete``."""

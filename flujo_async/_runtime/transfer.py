@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from flujo_async._log.audit_log import marked
 from flujo_async._log.fold import fold_log
 from flujo_async._log.fork import fork
 from flujo_async._log.large import named_blobs, with_values
@@ -44,6 +45,8 @@ async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now
         fold = fold_log(head.run_id, with_values(head.run_id, records, blobs))
         head, record, _ = fork(head, fold, run_id, now, {})  # which has nothing large
         records, signals = (*records, record), ()
+    else:
+        records = marked(records)
     check_run_id(head.run_id)
     try:
         await finish(_create(backend, NewRun(head, records, file.blobs), signals, ttl + (now - head.created_at)))

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Self
 
 import anyio
 
+from flujo_async._log.audit_log import newest_first, own_events
+from flujo_async._model.audit import AuditEvent, AuditQuery
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
@@ -247,6 +249,19 @@ class StateBackend:
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
         """Return the records of a run with ``seq`` above ``after``, in order; empty if there is no such run."""
         return await self._documents().read_events(run_id, after=after, limit=limit)
+
+    async def read_audit(self, query: AuditQuery) -> list[AuditEvent]:
+        """Return the lines of the audit log that match, the newest first, ties by ascending ``run_id``.
+
+        They are made of the logs, and go with them. What a fork shares is told of its source only. A store whose runs
+        are many does not read all their logs for that.
+        """
+        ids = [head.run_id for head in await self.query_runs(RunQuery(run_id=query.run_id))]
+        events: list[AuditEvent] = []
+        for run_id in ids:
+            events += own_events(run_id, await self.read_events(run_id))
+        end = None if query.limit is None else query.offset + query.limit
+        return newest_first(event for event in events if query.asks_for(event))[query.offset : end]
 
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
         """Return the data of the blobs that the log of a run was given, shared prefix included, by digest.

@@ -17,7 +17,9 @@ import aiosqlite
 from typing_extensions import override
 
 from flujo_async._codec.heads import check_key, dump_object, load_object
+from flujo_async._log.audit_log import audit_event
 from flujo_async._model import transition
+from flujo_async._model.audit import AuditEvent, AuditQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
@@ -162,6 +164,13 @@ class SQLiteBackend(StateBackend):
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
         values = {"run_id": run_id, "after": after, "upto": _END if limit is None else after + limit}
         return rows.records(await self._read(_SQL["events"], values))
+
+    @override
+    async def read_audit(self, query: AuditQuery) -> list[AuditEvent]:
+        name = "audit" if query.run_id is None else "audit_of_run"
+        found = await self._read(_SQL[name], rows.audit_values(query))
+        events = [audit_event(run_id, Record(seq, body, hash_)) for run_id, seq, body, hash_ in found]
+        return [event for event in events if event is not None]
 
     @override
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 
 from flujo_async._codec.heads import decode_usage, decode_waiting, encode_usage, encode_waiting
 from flujo_async._codec.tree import dumps, loads
+from flujo_async._model.audit import AuditQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal, Snapshot, StoredRun
@@ -21,6 +22,7 @@ Values: TypeAlias = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_BEGINNING, _END = -(2**63), 2**63 - 1
 _FACT, _SIGNAL, _SNAPSHOT = 1, 2, 3  # kinds of the rows of ``load``; 0 is the head
 
 
@@ -142,6 +144,18 @@ def signal_values(signal: Signal) -> Values:
         "payload": json_text(signal.payload),
         "at": micros(signal.at),
         "sent_by": signal.sent_by,
+    }
+
+
+def audit_values(query: AuditQuery) -> Values:
+    """Return the values of ``audit`` and ``audit_of_run``."""
+    return {
+        "run_id": query.run_id,
+        "events": json_text(sorted(query.events)) if query.events else None,
+        "since": _BEGINNING if query.since is None else micros(query.since),
+        "until": _END if query.until is None else micros(query.until),
+        "limit": -1 if query.limit is None else query.limit,
+        "offset": query.offset,
     }
 
 

@@ -17,7 +17,7 @@ from flujo_async._codec.tree import loads
 from flujo_async._model.state import RESTING
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
-from flujo_async.backends.sqlite_work import Append, Create, fact_rows, give_blobs
+from flujo_async.backends.sqlite_work import Append, Create, fact_rows, give_blobs, insert_audit
 
 T = TypeVar("T", Append, Create)
 Placed: TypeAlias = dict[int, T]
@@ -69,6 +69,7 @@ def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, None
     _do(db, "insert_run", [(log, *create.head.values()) for log, create in new.items()])
     _do(db, "insert_fact", [row for log, create in new.items() for row in fact_rows(log, create.run.records)])
     for log, create in new.items():
+        insert_audit(db, log, create.run.records)
         give_blobs(db, log, create.run.records[0].seq, create.run.blobs)
     return dict.fromkeys(fresh)
 
@@ -91,6 +92,7 @@ def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     _do(db, "advance_many_to_status", unusual)
     _do(db, "insert_fact", facts)
     for place, log, _ in held:
+        insert_audit(db, log, appends[place].records)
         give_blobs(db, log, appends[place].expected_seq + 1, appends[place].blobs)
     return {place: appends[place].last_seq for place, _, _ in held}
 

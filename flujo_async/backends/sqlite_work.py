@@ -125,6 +125,7 @@ def delete(db: sqlite3.Connection, run_id: str) -> None:
     """Delete a run with its signals and its snapshot, and of its log what no fork shares."""
     deleted = db.execute(_SQL["delete_run"], {"run_id": run_id}).fetchall()
     log = deleted[0][0] if deleted else None
+    db.execute(_SQL["delete_audit"], {"log": log})
     while log is not None:
         log = _forget(db, log)
 
@@ -147,6 +148,13 @@ def fact_rows(log: int, records: Sequence[Record]) -> list[rows.Row]:
     return [(log, record.seq, record.body, record.hash) for record in records]
 
 
+def insert_audit(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
+    """Put the facts into the audit log that belong there; few do."""
+    for record in records:
+        if (mark := record.mark) is not None:
+            db.execute(_SQL["insert_audit"], (log, record.seq, rows.micros(mark.at), mark.event))
+
+
 def give_blobs(db: sqlite3.Connection, log: int, seq: int, blobs: Sequence[Blob]) -> None:
     """Insert blobs that the facts of a log name from ``seq`` on."""
     for blob in blobs:
@@ -167,6 +175,7 @@ def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
 
 def _insert_facts(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
     db.executemany(_SQL["insert_fact"], fact_rows(log, records))
+    insert_audit(db, log, records)
 
 
 def _forget(db: sqlite3.Connection, log: int) -> int | None:

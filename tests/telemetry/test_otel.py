@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
@@ -184,6 +184,25 @@ async def test_a_resumed_run_goes_on_in_its_trace(traced: Traced, instrument: Op
         "    attempt flaky",
     ]
     assert traced.tree.only("step where")["parent_id"] == elsewhere.tree.spans[0]["context"]["span_id"]
+
+
+async def test_baggage_is_carried_along(instrument: OpenTelemetryInstrument) -> None:
+    """And what whoever resumes the run has in hand is none of it."""
+
+    @step
+    async def who(_: Any) -> object:
+        return dict(baggage.get_all())
+
+    backend = InMemoryBackend()
+    flujo = Flujo(wait_for("go") >> who, state_backend=backend, instruments=[instrument])
+    token = context.attach(baggage.set_baggage("tenant", "one"))
+    await flujo.run(1, run_id="r")
+    context.detach(token)
+    await flujo.signal("r", "go", 1)
+    token = context.attach(baggage.set_baggage("tenant", "two"))
+    result = await flujo.run(run_id="r")
+    context.detach(token)
+    assert result.output == {"tenant": "one"}
 
 
 async def test_a_run_that_nobody_observed_at_first_has_one_trace_too() -> None:

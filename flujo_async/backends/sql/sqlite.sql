@@ -30,6 +30,25 @@ INSERT INTO runs (id, {head}) VALUES
 INSERT INTO facts (log, seq, body, hash) VALUES
 (?, ?, CAST(? AS TEXT), ?);
 
+-- name: insert_audit
+INSERT INTO audit (log, seq, at, event) VALUES
+(?, ?, ?, ?);
+
+-- name: audit
+-- A log that outlived its run tells nothing any more.
+SELECT run_id, facts.seq, CAST(body AS BLOB), hash
+FROM audit JOIN runs ON runs.id = audit.log JOIN facts ON facts.log = audit.log AND facts.seq = audit.seq
+WHERE audit.at >= :since AND audit.at < :until
+    AND (:events IS NULL OR event IN (SELECT value FROM json_each(:events)))
+ORDER BY audit.at DESC, run_id, audit.seq DESC LIMIT :limit OFFSET :offset;
+
+-- name: audit_of_run
+SELECT run_id, facts.seq, CAST(body AS BLOB), hash
+FROM runs CROSS JOIN audit ON audit.log = runs.id JOIN facts ON facts.log = audit.log AND facts.seq = audit.seq
+WHERE run_id = :run_id AND audit.at >= :since AND audit.at < :until
+    AND (:events IS NULL OR event IN (SELECT value FROM json_each(:events)))
+ORDER BY audit.at DESC, audit.seq DESC LIMIT :limit OFFSET :offset;
+
 -- name: last_log
 SELECT coalesce(max(id), 0) FROM logs;
 
@@ -158,6 +177,9 @@ SELECT max(shared), EXISTS (SELECT 1 FROM runs WHERE id = :log) FROM logs WHERE 
 
 -- name: delete_log
 DELETE FROM logs WHERE id = :log RETURNING source;
+
+-- name: delete_audit
+DELETE FROM audit WHERE log = :log;
 
 -- name: cut_facts
 DELETE FROM facts WHERE log = :log AND seq > :shared;

@@ -1,0 +1,160 @@
+"""The audit log: what a person may be asked about later, over all runs."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from flujo_async import Flujo, StepContext, step, wait_for
+from flujo_async.abc import StateBackend
+from flujo_async.backends.sqlite import SQLiteBackend
+from flujo_async.errors import BackendError, InvalidArgument, RunFailed
+from flujo_async.testing import FaultyBackend, VirtualClock
+from tests.runtime.stores import Store
+
+
+@step
+async def undo(value: Any, ctx: StepContext) -> None: ...
+
+
+@step(compensate=undo)
+async def pay(value: str) -> str:
+    return value
+
+
+@step
+async def fail(value: Any) -> str:
+    raise ValueError("no")
+
+
+def told(events: list[Any]) -> list[tuple[str, str]]:
+    return [(event.run_id, event.event) for event in reversed(events)]
+
+
+async def test_the_usual_course_of_a_run_is_not_in_it(backend: StateBackend) -> None:
+    runner = Flujo(pay, state_backend=backend)
+    await runner.run("a")
+    assert await runner.audit_log() == []
+
+
+async def test_it_tells_who_answered_and_when(store: Store) -> None:
+    """The moment of the answer is that of the posting."""
+    clock = VirtualClock()
+    runner = Flujo(wait_for("approval") >> pay, state_backend=store.open(), clock=clock)
+    await runner.run("a", run_id="r")
+    posted_at = clock.now()
+    await runner.signal("r", "approval", "yes", by="alice")
+    await runner.run(run_id="r")
+    events = await runner.audit_log("r")
+    told_of = [event for _, event in told(events) if event != "workflow.resumed"]  # whoever was the first to look
+    assert told_of == ["workflow.paused", "signal.received"]
+    answer = events[0]
+    assert (answer.step, answer.by) == ("approval", "alice")
+    assert answer.details == {"name": "approval", "signal_id": "approval#1", "sent_at": posted_at.isoformat()}
+    await runner.aclose()
+
+
+async def test_compensations_and_dead_letters_are_in_it(backend: StateBackend) -> None:
+    """A run that fails is told with its error, and what was undone before."""
+    runner = Flujo(pay >> fail, state_backend=backend)
+    with pytest.raises(RunFailed):
+        await runner.run("a", run_id="r")
+    events = await runner.audit_log()
+    assert [event.event for event in reversed(events)] == [
+        "compensation.started",
+        "compensation.completed",
+        "workflow.dead_lettered",
+    ]
+    assert events[0].details == {"error": "ValueError: no"}
+    assert events[1].step == "pay/compensate"
+    with pytest.raises(RunFailed):
+        await runner.redrive("r")
+    assert "workflow.redriven" in {event.event for event in await runner.audit_log()}
+
+
+async def test_it_tells_what_was_recovered_from_what_was_resumed(store: Store) -> None:
+    """Somebody asked for one run; the other was found without an owner."""
+    for run_id in ("asked", "found"):
+        faulty = FaultyBackend(store.open())
+        faulty.fail("append", nth=1)
+        with pytest.raises(BackendError):
+            await Flujo(pay, state_backend=faulty).run("a", run_id=run_id)
+    runner = Flujo(pay, state_backend=store.open())
+    await runner.run(run_id="asked")
+    assert await runner.recover() == ["found"]
+    events = {event.run_id: event for event in await runner.audit_log()}
+    assert events["asked"].event == "workflow.resumed"
+    assert events["found"].event == "workflow.recovered"
+    assert events["found"].by
+
+
+async def test_runs_that_wake_or_come_from_a_queue_are_not_in_it(backend: StateBackend) -> None:
+    """That is how they are meant to go on."""
+    runner = Flujo(wait_for("a", timeout=0.01, default=1) >> pay, state_backend=backend)
+    handle = await runner.start("x", run_id="r")
+    async with asyncio.timeout(20):
+        while await handle.status() != "completed":
+            await asyncio.sleep(0.01)
+    assert {event.event for event in await runner.audit_log()} <= {"workflow.paused", "signal.missed"}
+    await runner.aclose()
+
+
+async def test_a_fork_tells_its_own_part(store: Store) -> None:
+    """What it shares is told of its source, and goes with that."""
+    runner = Flujo(pay >> fail, state_backend=store.open())
+    with pytest.raises(RunFailed):
+        await runner.run("a", run_id="r")
+    await runner.fork("r", new_run_id="f")
+    assert told(await runner.audit_log("f")) == [("f", "workflow.forked")]
+    await runner.delete("r")
+    assert told(await runner.audit_log()) == [("f", "workflow.forked")]
+    copy = await runner.import_run(await runner.export_run("f"), "g")
+    assert told(await runner.audit_log("g")) == [("g", "workflow.forked")]
+    await runner.delete("f")
+    moved = await runner.export_run("g")
+    await runner.delete("g")
+    await runner.import_run(moved)
+    assert told(await runner.audit_log()) == [(copy.run_id, "workflow.forked")]
+
+
+async def test_filters_go_before_the_page(store: Store) -> None:
+    """By event, by moment, by run; the newest first, and the same on every store."""
+    clock = VirtualClock()
+    runner = Flujo(fail, state_backend=store.open(), clock=clock)
+    for number in range(5):
+        with pytest.raises(RunFailed):
+            await runner.run(number, run_id=f"r{number}")
+        clock.advance(60)
+    begin = clock.now() - timedelta(minutes=5)
+    assert [event.run_id for event in await runner.audit_log()] == ["r4", "r3", "r2", "r1", "r0"]
+    page = await runner.audit_log(since=begin + timedelta(minutes=1), until=begin + timedelta(minutes=4), limit=2)
+    assert [event.run_id for event in page] == ["r3", "r2"]
+    assert [event.run_id for event in await runner.audit_log(limit=2, offset=3)] == ["r1", "r0"]
+    assert await runner.audit_log(events=["signal.received"]) == []
+    assert len(await runner.audit_log(events=["workflow.dead_lettered"], limit=None)) == 5
+    assert await runner.audit_log("nobody") == []
+
+
+async def test_a_malformed_question_is_refused() -> None:
+    runner = Flujo(pay)
+    with pytest.raises(InvalidArgument, match=r"workflow\.eaten.*workflow\.recovered"):
+        await runner.audit_log(events=["workflow.eaten"])
+    with pytest.raises(InvalidArgument, match="time zone"):
+        await runner.audit_log(since=datetime(2026, 1, 1))
+    with pytest.raises(InvalidArgument):
+        await runner.audit_log(limit=-1)
+
+
+async def test_sqlite_asks_an_index(tmp_path: Any) -> None:
+    """The answer of the query is that of reading all logs."""
+    async with SQLiteBackend(tmp_path / "runs.db") as backend:
+        runner = Flujo(pay >> fail, state_backend=backend)
+        for number in range(3):
+            with pytest.raises(RunFailed):
+                await runner.run(str(number))
+        from flujo_async.abc import AuditQuery
+
+        now = datetime.now(UTC)
+        for query in (AuditQuery(), AuditQuery(limit=4, offset=1), AuditQuery(until=now, events=frozenset({"x"}))):
+            assert await backend.read_audit(query) == await StateBackend.read_audit(backend, query)
