@@ -3,7 +3,7 @@
 The docstrings of the ports are the contract.
 """
 
-from flujo_async._model.audit import AuditEvent, AuditMark, AuditQuery
+from flujo_async._model.audit import AuditMark, AuditQuery
 from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import (
@@ -23,7 +23,6 @@ from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
 
 __all__ = [
     "AttemptIdentity",
-    "AuditEvent",
     "AuditMark",
     "AuditQuery",
     "Blob",
