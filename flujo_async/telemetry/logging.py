@@ -14,9 +14,6 @@ from flujo_async._model import facts
 from flujo_async._model.state import Waiting
 from flujo_async.abc.instrument import Instrument, RunIdentity
 
-LOGGER: Final = "flujo_async.run"
-"""The logger that is written to, unless another is given."""
-
 Told: TypeAlias = tuple[int, str]
 """A level, and what is said at it."""
 
@@ -40,7 +37,7 @@ class LoggingInstrument(Instrument):
         logger: the logger to write to, or its name.
     """
 
-    def __init__(self, logger: logging.Logger | str = LOGGER) -> None:
+    def __init__(self, logger: logging.Logger | str = "flujo_async.run") -> None:
         self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
 
     @override
