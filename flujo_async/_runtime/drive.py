@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Coroutine, Iterable
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
@@ -16,6 +17,7 @@ from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
+from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
@@ -86,6 +88,13 @@ class Drive:
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
         journal = Journal(means.backend, ready.lease, ready.fold, means.pace)
         journal.signals_read = waits.signals_read
+        instruments = means.services.instruments
+        self._watch: AbstractContextManager[None] | None = None
+        watch = None
+        if instruments is not None:
+            identity = identity_of(ready.fold, ready.program.definition.version)
+            journal.on_durable = partial(instruments.committed, identity)
+            self._watch, watch = instruments.driving(identity), partial(instruments.attempt, identity)
         self._snapshots = Snapshots(means.backend, ready.lease, journal, ready.facts)
         self._ready = ready
         self._is_inline = is_inline
@@ -102,6 +111,7 @@ class Drive:
             pace=means.pace,
             disprove=self._stop_for,
             secure=self._secure,
+            watch=watch,
             replay=self._begin_again if means.always_replay or is_always_replaying() else None,
             priority=ready.priority,
             durability=ready.program.definition.durability or means.durability,
@@ -117,7 +127,7 @@ class Drive:
         self.error: Exception | None = None
         self.parked: Park | None = None
 
-    async def run(self) -> Fold:
+    def run(self) -> Awaitable[Fold]:
         """Return the state of the run when it rests or leaves memory.
 
         Raises:
@@ -126,6 +136,13 @@ class Drive:
             BackendError: the store failed.
             CancelledError: the task was cancelled; the run can be resumed.
         """
+        return self._run() if self._watch is None else self._watched(self._watch)
+
+    async def _watched(self, watch: AbstractContextManager[None]) -> Fold:
+        with watch:
+            return await self._run()
+
+    async def _run(self) -> Fold:
         self._task = self._execution.journal.soloist = asyncio.current_task()
         outside = _Outside(self, asyncio.get_running_loop())
         self._held = Held(self._means.keeper, self._ready.lease, outside)
@@ -409,7 +426,7 @@ class Drive:
 
     def _come_apart(self) -> None:
         """Cut the circles of references, so that the run is out of memory at once, and no collection has to find it."""
-        self._execution.journal.on_write = None
+        self._execution.journal.on_write = self._execution.journal.on_durable = None
         del self._execution, self._snapshots, self._held
 
     async def _let_go(self) -> None:

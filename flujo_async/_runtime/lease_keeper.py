@@ -81,13 +81,17 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     def keep(self, held: Held) -> None:
-        """Keep a lease alive until ``let_go``."""
+        """Keep a lease alive until ``let_go``.
+
+        Raises:
+            BackendError: there are too many threads to start the keeper's.
+        """
         if not self._backend.capabilities.multi_process:
             return  # it lasts for ever; whether its owner is alive is known
         held.loop = None if self._threshold is None else Watched.here()
         with self._guard:
+            self._ensure_thread(held.lease)
             self._held[held.lease.run_id, held.lease.token] = held
-            self._ensure_thread()
 
     def let_go(self, held: Held) -> None:
         """Do nothing for a lease any more."""
@@ -104,10 +108,15 @@ class LeaseKeeper:
         held.lease = renewed[0] if renewed else held.lease
         return bool(renewed)
 
-    def _ensure_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flujo-leases", daemon=True)
-            self._thread.start()
+    def _ensure_thread(self, lease: Lease) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="flujo-leases", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise BackendError(f"run {lease.run_id!r}: its lease cannot be kept alive: {error}") from error
+        self._thread = thread
 
     def _run(self) -> None:
         pace = min(self._renewal, _SECONDS_BETWEEN_LOOKS)

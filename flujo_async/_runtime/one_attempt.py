@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -28,6 +28,7 @@ from flujo_async._runtime.processes import Lease
 from flujo_async._runtime.threads import run_in_thread
 from flujo_async._runtime.time_limit import TimeLimit
 from flujo_async._runtime.witness import executing
+from flujo_async.abc.instrument import AttemptIdentity
 
 T = TypeVar("T")
 
@@ -75,6 +76,7 @@ class Attempt:
         "_process",
         "_pulse",
         "_step",
+        "_watching",
         "completed",
         "deadline",
         "first_started_at",
@@ -97,6 +99,7 @@ class Attempt:
         self._pulse: Pulse | None = None
         self._process: Lease | None = None
         self._is_abandoned = False
+        self._watching: ExitStack | None = None
         self.found: JsonObject = {}
         self.number = number
         self.first_started_at: datetime = first_started_at or call.execution.clock.now()
@@ -111,8 +114,15 @@ class Attempt:
         Raises:
             Exception: the attempt failed.
         """
+        return self._run() if self._execution.watch is None else self._watched()
+
+    async def _watched(self) -> Sequence[Fact]:
+        with ExitStack() as self._watching:
+            return await self._run()
+
+    def _run(self) -> Awaitable[Sequence[Fact]]:
         if self._step.is_plain and not self._execution.services.limits.counts_all:
-            self.started_at = self.first_started_at if self.number == 1 else self._execution.clock.now()
+            self._begin(self.first_started_at if self.number == 1 else self._execution.clock.now())
             return self._complete({})
         return self._admitted() if self.deadline is None else self._in_time(self.deadline)
 
@@ -181,10 +191,22 @@ class Attempt:
             await self._enter(stack)
             if policy.effect == "once":
                 await self._announce()
-            self.started_at = self._execution.clock.now()
+            self._begin(self._execution.clock.now())
             if policy.timeout is None:
                 return await self._equipped()
             return await self._within(policy.timeout, self._equipped(), self._too_slow)
+
+    def _begin(self, now: datetime) -> None:
+        self.started_at = now
+        if self._watching is not None and (watch := self._execution.watch) is not None:
+            attempt = AttemptIdentity(
+                key=self._call.key,
+                name=self._step.name,
+                number=self.number,
+                started_at=now,
+                first_started_at=self.first_started_at,
+            )
+            self._watching.enter_context(watch(attempt))
 
     async def _enter(self, stack: AsyncExitStack) -> None:
         services, policy = self._execution.services, self._step.policy

@@ -26,7 +26,10 @@ async def back_up(file: SQLiteFile, target: Path) -> None:
     """
     copy = _Copy(file, target)
     done = reply()
-    threading.Thread(target=copy.make, args=(done,), name="flujo-backup", daemon=True).start()
+    try:
+        threading.Thread(target=copy.make, args=(done,), name="flujo-backup", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        raise file.explain(error) from error
     await stopped(done, copy.stop)
 
 

@@ -10,12 +10,15 @@ import pytest_asyncio
 from flujo_async.abc.backend import StateBackend
 from flujo_async.testing.contract_blob import BlobContract
 from flujo_async.testing.contract_due import DueContract
+from flujo_async.testing.contract_entries import EntryContract
 from flujo_async.testing.contract_fork import ForkContract
 from flujo_async.testing.contract_lease import LeaseContract
 from flujo_async.testing.contract_log import LogContract
 from flujo_async.testing.contract_signal import SignalContract
+from flujo_async.testing.contract_state_api import StateApiContract
 from flujo_async.testing.contract_store import StoreContract
 from flujo_async.testing.contract_system import SystemContract
+from flujo_async.testing.contract_trace_api import TraceApiContract
 from flujo_async.testing.contract_upkeep import UpkeepContract
 from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
 
@@ -45,6 +48,9 @@ class BackendContract(
     ForkContract,
     BlobContract,
     UpkeepContract,
+    EntryContract,
+    StateApiContract,
+    TraceApiContract,
 ):
     """Inherit this, override ``backend``, and run it by pytest.
 

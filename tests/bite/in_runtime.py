@@ -34,11 +34,13 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if writing.done() and self._pace.is_over:
-                await self._pace.turn()
-            await writing
+        """            if not writing.done():
+                await carried_out(writing)
+                return
 """,
-        """            await self._pace.turn()
+        """            if not writing.done():
+                await self._pace.turn()
+                return
 """,
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
@@ -624,6 +626,22 @@ BUGS = (
         "        if left:\n",
         "        if left and self.is_over:\n",
         (T + "interleaving.py::test_code_that_contradicts_the_journal_is_refused",),
+    ),
+    Bug(
+        "runtime.keeper-given-up",
+        "G3: a thread for leases that could not be started once is never tried again, and nobody renews",
+        KEEPER,
+        "        thread = threading.Thread(target=self._run",
+        "        self._thread = thread = threading.Thread(target=self._run",
+        (T + "too_many_threads.py::test_a_run_whose_lease_nobody_could_keep_alive_is_given_back",),
+    ),
+    Bug(
+        "runtime.failed-claim-forgotten",
+        "G3: what a failed claim has taken all the same waits until the lease expires",
+        "_runtime/scheduler.py",
+        "            self._is_to_look_for_own = True\n",
+        "",
+        (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
     ),
     Bug(
         "runtime.children-left-alone",

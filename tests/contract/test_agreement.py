@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RUN_STATUSES, Waiting
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, Signal, Snapshot
@@ -24,7 +25,8 @@ from flujo_async.backends.file import FileBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, RunNotFound
-from flujo_async.testing.samples import T0, blob, new_run, sealed, signal, update
+from flujo_async.testing.clock import VirtualClock
+from flujo_async.testing.samples import T0, blob, new_run, save_state, sealed, signal, update
 
 Open = Callable[[Path], StateBackend]
 Verb = Callable[[StateBackend], Awaitable[Any]]
@@ -69,6 +71,13 @@ NAMES = st.sampled_from(["hello", "other"])
 WAITS = st.sampled_from([(), (Waiting(kind="signal", name="approval", since=T0, deadline=T0),)])
 BLOBS = st.lists(st.sampled_from([blob("a"), blob("b"), blob("c")]), max_size=2)
 KEYS = st.sampled_from(["k", "K", "k/é"])
+KINDS = st.sampled_from(get_args(EntryKind))
+ENTRIES = st.lists(
+    st.builds(
+        Entry, run_id=RUN_IDS, kind=KINDS, key=st.just("") | KEYS, body=METADATA, created_at=MOMENTS, updated_at=MOMENTS
+    ),
+    max_size=3,
+)
 # All that a claim and ``next_due`` may ask for.
 QUERIES = st.builds(
     ClaimQuery,
@@ -91,8 +100,14 @@ class Agreement(RuleBasedStateMachine):
         self.open = partial(open_store, Path(self.directory.name))
         self.runner = asyncio.Runner()
         self.model: StateBackend = InMemoryBackend()
-        self.store = self.open()
+        self.clock = self.model.clock = VirtualClock(T0)
+        self.store = self.opened()
         self.leases: list[Lease] = []
+
+    def opened(self) -> StateBackend:
+        store = self.open()
+        store.clock = self.clock
+        return store
 
     def teardown(self) -> None:
         self.runner.run(self.store.shutdown())
@@ -122,6 +137,7 @@ class Agreement(RuleBasedStateMachine):
                 "pipeline_name": NAMES,
                 "metadata": METADATA,
                 "wake_at": st.none() | MOMENTS,
+                "is_background": st.booleans(),
             }
         ),
         blobs=BLOBS,
@@ -218,6 +234,57 @@ class Agreement(RuleBasedStateMachine):
     def read_signals(self, run_ids: frozenset[str]) -> None:
         self.both(partial(_signals, run_ids=run_ids))
 
+    @rule(entries=ENTRIES, instead_of=st.none() | KINDS)
+    def put_entries(self, entries: list[Entry], instead_of: Any) -> None:
+        self.both(lambda store: store.put_entries(entries, instead_of=instead_of))
+
+    @rule(run_id=st.none() | RUN_IDS, kind=st.none() | KINDS, limit=st.none() | FEW, offset=FEW)
+    def read_entries(self, **asked: Any) -> None:
+        self.both(lambda store: store.read_entries(EntryQuery(**asked)))
+
+    @rule(
+        run_id=RUN_IDS,
+        status=st.none() | STATUSES,
+        is_background=st.booleans(),
+        created_at=st.none() | MOMENTS,
+        metadata=METADATA,
+        parent=st.none() | RUN_IDS,
+    )
+    def save_state(
+        self, run_id: str, status: Any, is_background: bool, created_at: Any, metadata: Any, parent: str | None
+    ) -> None:
+        state = {"status": status, "metadata": metadata, "is_background_task": is_background, "parent_run_id": parent}
+        self.both(lambda store: save_state(store, run_id, {**state, "created_at": created_at, "updated_at": T0}))
+
+    @rule(run_id=RUN_IDS, is_end=st.booleans(), status=STATUSES, name=NAMES)
+    def save_run(self, run_id: str, is_end: bool, status: Any, name: str) -> None:
+        told = {"run_id": run_id, "status": status, "pipeline_name": name, "created_at": T0, "updated_at": T0}
+        self.both(lambda store: store.save_run_end(run_id, told) if is_end else store.save_run_start(told))
+
+    @rule(status=st.none() | STATUSES, name=st.none() | NAMES, metadata=METADATA, limit=st.none() | FEW, offset=FEW)
+    def list_runs(self, status: Any, name: str | None, metadata: Any, limit: int | None, offset: int) -> None:
+        self.both(lambda store: store.list_runs(status, name, limit, offset, metadata))
+        self.both(lambda store: store.list_workflows(status, None, limit, offset))
+
+    @rule(status=st.none() | STATUSES, parent=st.none() | RUN_IDS, limit=st.none() | FEW, offset=FEW, seconds=FEW)
+    def list_background_runs(
+        self, status: Any, parent: str | None, limit: int | None, offset: int, seconds: int
+    ) -> None:
+        self.clock.advance(max(0.0, seconds - 2))
+        self.both(lambda store: store.list_background_tasks(parent, status, limit, offset))
+        self.both(lambda store: store.get_failed_background_tasks(parent, seconds / 3600))
+        self.both(lambda store: store.get_failed_workflows(seconds / 3600))
+
+    @rule(run_id=RUN_IDS)
+    def count(self, run_id: str) -> None:
+        self.both(lambda store: store.get_workflow_stats())
+        self.both(lambda store: store.get_run_details(run_id))
+
+    @rule(seconds=FEW)
+    def clean_up(self, seconds: int) -> None:
+        # The same lease is in the way of both, and no other is seen.
+        self.both(lambda store: store.cleanup_old_workflows(seconds / 86_400))
+
     @rule(key=KEYS, value=METADATA)
     def set_system_state(self, key: str, value: dict[str, Any]) -> None:
         self.both(lambda store: store.set_system_state(key, value))
@@ -253,10 +320,11 @@ class Agreement(RuleBasedStateMachine):
     def restart(self, close: bool) -> None:
         if close:
             self.runner.run(self.store.shutdown())
-        self.store = self.open()
+        self.store = self.opened()
 
     @invariant()
     def everything_is_the_same(self) -> None:
+        self.both(lambda store: store.read_entries(EntryQuery()))
         for summary in self.both(lambda store: store.query_runs(RunQuery())):
             self.both(partial(_load, run_id=summary.run_id))
             self.both(partial(_blobs, run_id=summary.run_id))
