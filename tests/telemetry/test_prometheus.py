@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
-from flujo_async import errors
+from flujo_async import Flujo, errors, step
 from flujo_async.telemetry import PrometheusCollector
 
 STATISTICS = {
@@ -87,3 +87,27 @@ async def test_a_server_answers_a_scrape() -> None:
         server.server_close()
         thread.join()
     assert values(text)["flujo_runs completed"] == 3
+
+
+async def test_a_real_store_is_scraped() -> None:
+    """From the thread of a server, while the event loop runs."""
+
+    @step
+    async def invert(number: int) -> float:
+        return 1 / number
+
+    flujo, registry = Flujo(invert), CollectorRegistry()
+    registry.register(PrometheusCollector(flujo.state_backend))
+    await flujo.run(1)
+    await (await flujo.start(1, background=True)).result()
+    with pytest.raises(errors.RunFailed):
+        await flujo.run(0)
+    found = await asyncio.to_thread(scraped, registry)
+    assert {name: value for name, value in found.items() if value and "seconds" not in name} == {
+        "flujo_runs completed": 2,
+        "flujo_runs failed": 1,
+        "flujo_background_runs completed": 1,
+        "flujo_runs_created_24h": 3,
+        "flujo_store_up": 1,
+    }
+    assert found["flujo_run_duration_average_seconds"] > 0
