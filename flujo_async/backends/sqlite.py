@@ -94,11 +94,16 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        return await self.begin_create(run, owner=owner, ttl=ttl)
+
+    @override
+    def begin_create(
+        self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)
+    ) -> Pending[Lease | None]:
         run_id = check_run_id(run.summary.run_id)
         summary = transition.created(run.summary, owner, ttl)
-        head = rows.head(summary)
-        await self._write(run_id, work.Create(head, run))
-        return summary.lease
+        create = work.Create(rows.head(summary), run, summary.lease)
+        return self._commits.begin(create, then=partial(self._changes.announce, run_id))
 
     @override
     async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
