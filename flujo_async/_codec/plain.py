@@ -58,8 +58,12 @@ def _plain(value: Any, depth: int) -> Any:
         return {item.name: _plain(getattr(value, item.name), depth + 1) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item, depth + 1) for key, item in cast("dict[Any, Any]", value).items()}
-    make_group = _GROUPS.get(type(value))
-    return value if make_group is None else make_group([_plain(item, depth + 1) for item in value])
+    return _plain_group(value, depth)
+
+
+def _plain_group(value: Any, depth: int) -> Any:
+    make = _GROUPS.get(type(value))
+    return value if make is None else make([_plain(item, depth + 1) for item in value])
 
 
 _GROUPS: Final[dict[type, Callable[[Iterable[Any]], Any]]] = {

@@ -18,7 +18,7 @@ from flujo_async._model.stored import Blob, Record, RunUpdate
 from flujo_async._runtime.pace import Pace
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.pending import Pending
-from flujo_async.abc.shield import settle
+from flujo_async.abc.shield import carried_out, settle
 
 
 class Journal:
@@ -90,7 +90,7 @@ class Journal:
         elif (writing := self._send()) is not None:
             if writing.done():
                 await self._pace.keep()
-            await writing
+            await carried_out(writing)
 
     async def record(self, durability: Durability, *facts: Fact) -> None:
         """Record facts; what is true of them when this returns is up to ``durability``.

@@ -71,6 +71,9 @@ class LeaseKeeper:
             lease: what to renew.
             lost: called, from the keeper's thread, when somebody else has the run.
             posted: called, from the keeper's thread, with the signals of the run when there are more than before.
+
+        Raises:
+            BackendError: there are too many threads to start the keeper's.
         """
         held = Held(lease, lost, posted)
         if not self._backend.capabilities.multi_process:
@@ -78,8 +81,8 @@ class LeaseKeeper:
             return
         held.loop = None if self._threshold is None else Watched.here()
         with self._guard:
+            self._ensure_thread(lease)
             self._held[lease.run_id, lease.token] = held
-            self._ensure_thread()
         try:
             yield held
         finally:
@@ -96,10 +99,15 @@ class LeaseKeeper:
         held.lease = renewed[0] if renewed else held.lease
         return bool(renewed)
 
-    def _ensure_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flujo-leases", daemon=True)
-            self._thread.start()
+    def _ensure_thread(self, lease: Lease) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="flujo-leases", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise BackendError(f"run {lease.run_id!r}: its lease cannot be kept alive: {error}") from error
+        self._thread = thread
 
     def _run(self) -> None:
         pace = min(self._renewal, _SECONDS_BETWEEN_LOOKS)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from flujo_async.abc.pending import begin
+from flujo_async.abc.pending import Pending, begin
 
 T = TypeVar("T")
 
@@ -42,6 +42,23 @@ async def settle(task: asyncio.Future[Any]) -> None:
         raise cancelled
 
 
+async def carried_out(write: Pending[T]) -> T:
+    """Return the outcome of a write that has begun; whoever is cancelled meanwhile hears of that when it is done.
+
+    Awaiting ``write`` itself does the same, but anyio would repeat its cancellation at each turn of the loop until
+    then, and the shield against that costs something: it is put up only when a cancellation has come.
+    """
+    if not write.done():
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        write.add_done_callback(lambda _: None if woken.done() else woken.set_result(None))
+        try:
+            await woken
+        except asyncio.CancelledError:
+            await settle(write)
+            raise
+    return write.result()
+
+
 async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
     """Return what ``work`` acquires; a caller that is cancelled meanwhile leaves nothing acquired behind.
 
@@ -49,9 +66,14 @@ async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[An
         work: runs to its end even if the caller is cancelled.
         undo: gives back what ``work`` returned, if nobody is there to take it.
     """
+    try:
+        anyio.get_cancelled_exc_class()  # loads what ``settle`` needs while there is still a file left to open
+    except BaseException:
+        work.close()
+        raise
     pending = begin(work)
     try:
-        return await pending
+        return await carried_out(pending)
     except asyncio.CancelledError:
         if pending.exception() is None:
             await finish(undo(pending.result()))

@@ -135,9 +135,14 @@ class GroupCommit:
 
     def _hand_in(self, job: _Job) -> None:
         with self._guard:
-            if self._writer is None:
-                self._writer = _Writer(self._database, self._refusal, self._together)
+            self._writer = self._writer or self._start()
             self._writer.inbox.put(job)
+
+    def _start(self) -> _Writer:
+        try:
+            return _Writer(self._database, self._refusal, self._together)
+        except RuntimeError as error:  # there are too many threads
+            raise self._database.explain(error) from error
 
     def __del__(self) -> None:
         if self._writer is not None:

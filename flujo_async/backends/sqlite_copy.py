@@ -25,7 +25,10 @@ async def back_up(file: SQLiteFile, target: Path) -> None:
     """
     copy = _Copy(file, target)
     reply: Reply[None] = Reply()
-    threading.Thread(target=copy.make, args=(reply,), name="flujo-backup", daemon=True).start()
+    try:
+        threading.Thread(target=copy.make, args=(reply,), name="flujo-backup", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        raise file.explain(error) from error
     await reply.get_stopped(copy.stop)
 
 

@@ -61,7 +61,7 @@ class Readers:
     def _set_up(self) -> _Desk:
         try:
             return _Desk(self._connect, self._explain, self._size)
-        except OSError as error:  # an event loop takes file descriptors
+        except (OSError, RuntimeError) as error:  # an event loop takes file descriptors; there are too many threads
             raise self._explain(error) from error
 
     def __del__(self) -> None:
@@ -90,7 +90,11 @@ class _Desk:
         self._size = size
         self._inbox: asyncio.Queue[_Request | _Stop] = asyncio.Queue()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, name="flujo-readers", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="flujo-readers", daemon=True).start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
     def hand_in(self, item: _Request | _Stop) -> None:
         """Put something on the desk, from any thread."""

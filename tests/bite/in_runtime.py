@@ -35,7 +35,7 @@ BUGS = (
         JOURNAL,
         """            if writing.done():
                 await self._pace.keep()
-            await writing
+            await carried_out(writing)
 """,
         """            await self._pace.keep()
 """,
@@ -623,6 +623,22 @@ BUGS = (
         "        if left:\n",
         "        if left and self.is_over:\n",
         (T + "interleaving.py::test_code_that_contradicts_the_journal_is_refused",),
+    ),
+    Bug(
+        "runtime.keeper-given-up",
+        "G3: a thread for leases that could not be started once is never tried again, and nobody renews",
+        KEEPER,
+        "        thread = threading.Thread(target=self._run",
+        "        self._thread = thread = threading.Thread(target=self._run",
+        (T + "too_many_threads.py::test_a_run_whose_lease_nobody_could_keep_alive_is_given_back",),
+    ),
+    Bug(
+        "runtime.failed-claim-forgotten",
+        "G3: what a failed claim has taken all the same waits until the lease expires",
+        "_runtime/scheduler.py",
+        "            self._is_to_look_for_own = True\n",
+        "",
+        (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
     ),
     Bug(
         "runtime.children-left-alone",
