@@ -16,6 +16,10 @@ from flujo_async._model.tree import JsonObject
 from flujo_async.errors import SerializationError
 
 
+# What `type` returns for a value of type `Any` is unknown to pyright.
+_type_of: Callable[[object], type[Any]] = type
+
+
 def encode_plain(value: Mapping[str, Any], *, at: str) -> JsonObject:
     """Return the tree of a mapping, in which models and dataclasses are dictionaries of their fields.
 
@@ -62,7 +66,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def _plain_group(value: Any, depth: int) -> Any:
-    make = _GROUPS.get(type(value))
+    make = _GROUPS.get(_type_of(value))
     return value if make is None else make([_plain(item, depth + 1) for item in value])
 
 
