@@ -15,7 +15,6 @@ from flujo_async._codec.values import Codec
 from flujo_async._model.tree import JsonObject
 from flujo_async.errors import SerializationError
 
-
 # What `type` returns for a value of type `Any` is unknown to pyright.
 _type_of: Callable[[object], type[Any]] = type
 
