@@ -75,7 +75,8 @@ def bite(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies that the package accepts."""
     project = PYPROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["cli"], *extras["otel"], *extras["prometheus"]]
     session.install("-e", ".[cli]", *group("test"), *(pin.replace(">=", "==") for pin in wanted))
     session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs)
 

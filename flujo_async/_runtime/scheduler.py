@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
@@ -16,6 +17,7 @@ from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pending import begin
 from flujo_async.abc.shield import acquire, finish, settle
 from flujo_async.errors import (
     BackendError,
@@ -207,8 +209,8 @@ class Scheduler:
                 if free <= 0:
                     break
                 query = replace(query, limit=free)
-                claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
-                leases += await acquire(claim, self._let_go)
+                claim = partial(driver.backend.claim, owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+                leases += await acquire(lambda: begin(claim()), self._let_go)  # noqa: B023 -- called here and now
         except Exception as error:  # the store may be back the next time
             self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from flujo_async.abc.pending import Pending, begin
+from flujo_async.abc.pending import Pending
 
 T = TypeVar("T")
 
@@ -59,19 +59,15 @@ async def carried_out(write: Pending[T]) -> T:
     return write.result()
 
 
-async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """Return what ``work`` acquires; a caller that is cancelled meanwhile leaves nothing acquired behind.
+async def acquire(begin: Callable[[], Pending[T]], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """Return what is acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
 
     Args:
-        work: runs to its end even if the caller is cancelled.
-        undo: gives back what ``work`` returned, if nobody is there to take it.
+        begin: begins what comes to its end even if the caller is cancelled.
+        undo: gives back what was acquired, if nobody is there to take it.
     """
-    try:
-        anyio.get_cancelled_exc_class()  # loads what ``settle`` needs while there is still a file left to open
-    except BaseException:
-        work.close()
-        raise
-    pending = begin(work)
+    anyio.get_cancelled_exc_class()  # loads what ``settle`` needs while there is still a file left to open
+    pending = begin()
     try:
         return await carried_out(pending)
     except asyncio.CancelledError:

@@ -15,6 +15,7 @@ from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Snapshot
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_entries import delete_entries
 from flujo_async.errors import RunExists, RunNotFound
 
 _SQL = queries("sqlite.sql")
@@ -27,18 +28,20 @@ class Create:
     Attributes:
         head: the values of ``insert_run``, the short key left out.
         run: the run.
+        lease: who has it.
     """
 
     head: rows.Values
     run: NewRun
+    lease: Lease | None
 
     @property
     def run_id(self) -> str:
         """The run that is created."""
         return self.run.summary.run_id
 
-    def __call__(self, db: sqlite3.Connection) -> None:
-        """Do so, unless there is such a run."""
+    def __call__(self, db: sqlite3.Connection) -> Lease | None:
+        """Do so, unless there is such a run; return the lease."""
         if db.execute(_SQL["key_of_run"], {"run_id": self.run_id}).fetchone():
             raise RunExists(f"run {self.run_id!r} exists")
         shared = (None, None) if self.run.prefix is None else _find(db, self.run.prefix)
@@ -46,6 +49,7 @@ class Create:
         db.execute(_SQL["insert_run"], [log, *self.head.values()])
         _insert_facts(db, log, self.run.records)
         give_blobs(db, log, self.run.records[0].seq, self.run.blobs)
+        return self.lease
 
 
 @dataclass(slots=True)
@@ -122,7 +126,8 @@ def put_snapshot(db: sqlite3.Connection, lease: Lease, snapshot: Snapshot) -> No
 
 
 def delete(db: sqlite3.Connection, run_id: str) -> None:
-    """Delete a run with its signals and its snapshot, and of its log what no fork shares."""
+    """Delete a run with its signals, its snapshot and its entries, and of its log what no fork shares."""
+    delete_entries(db, run_id)
     deleted = db.execute(_SQL["delete_run"], {"run_id": run_id}).fetchall()
     log = deleted[0][0] if deleted else None
     db.execute(_SQL["delete_audit"], {"log": log})

@@ -6,7 +6,7 @@ from typing import Final
 
 import typer
 
-from flujo_async.cli import dead_letters, demo, runs, runs_control, runs_transfer, upkeep, worker
+from flujo_async.cli import dead_letters, demo, doctor, runs, runs_control, runs_transfer, upkeep, worker
 from flujo_async.cli.screen import say
 from flujo_async.errors import FlujoError, InvalidArgument, InvalidSignal, RunConflict, RunNotFound, VersionMismatch
 
@@ -30,6 +30,8 @@ app.add_typer(runs.app, name="runs")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command("worker")(worker.work)
 app.command("verify")(upkeep.verify)
+app.command("doctor")(doctor.doctor)
+app.command("migrate")(doctor.migrate)
 app.command("backup")(upkeep.backup)
 app.command("compact")(upkeep.compact)
 

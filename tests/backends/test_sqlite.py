@@ -571,7 +571,7 @@ def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) 
     opened = file.open(create=True)
     summary = transition.created(new_run().summary, "w", TTL)
     assert summary.lease is not None
-    work.Create(rows.head(summary), new_run())(opened.connection)
+    work.Create(rows.head(summary), new_run(), summary.lease)(opened.connection)
     statements: list[str] = []
     opened.connection.set_trace_callback(statements.append)
     work.Append(summary.lease, LOG[1:2], 1, update(**change), ())(opened.connection)

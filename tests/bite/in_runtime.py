@@ -12,6 +12,7 @@ SAGA = "_runtime/saga.py"
 WAITS = "_runtime/waits.py"
 CALLS = "_runtime/calls.py"
 TAKING = "_runtime/taking.py"
+EXECUTION = "_runtime/execution.py"
 READER = "_runtime/reader.py"
 CONTEXTS = "_runtime/contexts.py"
 HEARTBEAT = "_runtime/heartbeat.py"
@@ -33,11 +34,13 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if writing.done():
-                await self._pace.keep()
-            await carried_out(writing)
+        """            if not writing.done():
+                await carried_out(writing)
+                return
 """,
-        """            await self._pace.keep()
+        """            if not writing.done():
+                await self._pace.turn()
+                return
 """,
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
@@ -538,9 +541,9 @@ BUGS = (
     Bug(
         "runtime.pause-lost",
         "a run that was asked to pause goes on with its next step",
-        WAITS,
-        "        if self._is_pausing:\n            await self.for_ever",
-        "        if not self._fold:\n            await self.for_ever",
+        EXECUTION,
+        "            if self.waits.is_pausing:\n",
+        "            if self.is_frozen:\n",
         (T + "control.py::TestPause::test_a_run_pauses_before_its_next_step",),
     ),
     Bug(

@@ -1,0 +1,87 @@
+"""Looking at a database as it is, on a connection of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from flujo_async.backends.reply import Outcome, reply, send, stopped
+from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.errors import BackendError
+
+T = TypeVar("T")
+
+Question: TypeAlias = Callable[[sqlite3.Connection | None], T]
+"""What to read of a database; there is no connection where nothing has been written yet."""
+
+_PATIENCE: Final = 60.0
+"""For how many seconds a thread waits that can do nothing else meanwhile."""
+
+_STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's machine: some milliseconds
+
+
+async def look(file: SQLiteFile, question: Question[T]) -> T:
+    """Answer a question in a daemon thread. It may take long: it is in nobody's way, and ends when it is cancelled."""
+    answer: asyncio.Future[T] = reply()
+    asking = _Look(file, question, answer)
+    threading.Thread(target=asking.answer, name="flujo-look", daemon=True).start()
+    return await stopped(answer, asking.stop)
+
+
+def look_now(file: SQLiteFile, question: Question[T]) -> T:
+    """Answer a question in a daemon thread, while this one waits: for callers that cannot wait for a coroutine.
+
+    Raises:
+        BackendError: it could not be read, or not soon enough.
+    """
+    answer: Future[T] = Future()
+
+    def give() -> None:
+        try:
+            answer.set_result(_ask(file, question))
+        except Exception as error:  # handed on to the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=give, name="flujo-look", daemon=True).start()
+    try:
+        return answer.result(_PATIENCE)
+    except TimeoutError as error:
+        raise BackendError(
+            f"{file.path}: no answer within {_PATIENCE:g} seconds; ask without waiting for it"
+        ) from error
+
+
+def _ask(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool] = bool) -> T:
+    try:
+        if not file.path.exists() or not file.path.stat().st_size:
+            return question(None)
+        with closing(file.connect("ro")) as db:
+            db.set_progress_handler(stopped, _STEPS_BETWEEN_LOOKS)
+            return question(db)
+    except Exception as error:  # handed on to the caller
+        raise file.explain(error) from error
+
+
+class _Look(Generic[T]):
+    def __init__(self, file: SQLiteFile, question: Question[T], reply: asyncio.Future[T]) -> None:
+        self._file = file
+        self._question = question
+        self._reply = reply
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Give up soon; called from another thread."""
+        self._stopped.set()
+
+    def answer(self) -> None:
+        outcome: Outcome
+        try:
+            outcome = _ask(self._file, self._question, stopped=self._stopped.is_set), None
+        except Exception as error:  # handed on to the caller
+            outcome = None, error
+        send([(self._reply, outcome)])
