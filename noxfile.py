@@ -53,7 +53,7 @@ def docs(session: nox.Session) -> None:
     """Build the site of the documentation, execute every code block of it and of README, and follow the links."""
     session.install(".[cli]", *group("docs"))
     session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
-    session.run("pytest", "tests/docs", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "tests/docs", *session.posargs)
 
 
 @nox.session

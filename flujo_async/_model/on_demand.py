@@ -6,7 +6,7 @@ from typing import Any, Final
 
 
 class OnDemand:
-    """Stands in front of the slot of a field, which may be given as a function of nothing: called when it is first read.
+    """Stands in front of the slot of a field. What is given as a function is called when it is first read.
 
     For everything else it is a field as any other: it is compared, shown and copied by its value.
     """

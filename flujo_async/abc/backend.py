@@ -41,6 +41,8 @@ _VERBS = frozenset(
         "read_blobs",
         "put_snapshot",
         "delete_run",
+        "put_entries",
+        "read_entries",
         "set_system_state",
         "get_system_state",
     }
