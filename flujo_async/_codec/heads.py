@@ -1,4 +1,4 @@
-"""Heads, leases, waits, signals, records and system states as plain JSON; moments are ISO-8601 text in UTC."""
+"""Heads, leases, waits, signals, records, entries and system states as plain JSON; moments are ISO-8601 text in UTC."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast, get_args
 
 from flujo_async._codec.tree import dumps, loads
+from flujo_async._model.entry import Entry, EntryKind
+from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal
@@ -20,6 +22,7 @@ from flujo_async.errors import InvalidArgument, SerializationError
 Tree: TypeAlias = dict[str, Any]
 """A JSON object, as ``orjson`` reads and writes it."""
 
+_ENTRY_KINDS: frozenset[EntryKind] = frozenset(get_args(EntryKind))
 _WAITING_KINDS = frozenset({"signal", "decision", "pause", "definition"})
 
 
@@ -261,17 +264,17 @@ def load_object(data: bytes) -> dict[str, Any]:
 
 
 def check_key(key: str) -> str:
-    """Return ``key`` if system state can be kept under it.
+    """Return ``key`` if something can be kept under it.
 
     Raises:
         InvalidArgument: it is not a string, is empty, or holds NUL or a lone surrogate.
     """
     if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
-        raise InvalidArgument(f"a key of system state is a string, not {type(key).__name__}")
+        raise InvalidArgument(f"a key is a string, not {type(key).__name__}")
     if not key:
-        raise InvalidArgument("a key of system state may not be empty")
+        raise InvalidArgument("a key may not be empty")
     if "\0" in key or not is_unicode(key):
-        raise InvalidArgument(f"a key of system state may not hold NUL or a lone surrogate: {key!r}")
+        raise InvalidArgument(f"a key may not hold NUL or a lone surrogate: {key!r}")
     return key
 
 
@@ -284,6 +287,44 @@ def decode_record(tree: Any, path: str = "record") -> Record:
     """Return the record that ``encode_record`` wrote."""
     fields = _Fields.of(tree, path)
     return Record(fields.number("seq"), fields.text("body").encode(), fields.text("hash"))
+
+
+def encode_entry(entry: Entry) -> Tree:
+    """Return an entry as a JSON object."""
+    return {
+        "run_id": entry.run_id,
+        "kind": entry.kind,
+        "key": entry.key,
+        "body": dict(entry.body),
+        "created_at": encode_moment(entry.created_at, "created_at"),
+        "updated_at": encode_moment(entry.updated_at, "updated_at"),
+    }
+
+
+def decode_entry(tree: Any, path: str = "entry") -> Entry:
+    """Return the entry that ``encode_entry`` wrote."""
+    fields = _Fields.of(tree, path)
+    return Entry(
+        run_id=fields.text("run_id"),
+        kind=cast("EntryKind", fields.one_of("kind", _ENTRY_KINDS)),
+        key=fields.text("key"),
+        body=fields.mapping("body"),
+        created_at=fields.moment("created_at"),
+        updated_at=fields.moment("updated_at"),
+    )
+
+
+def own_entry(entry: Entry) -> Entry:
+    """Return an entry that shares nothing with its maker, and that every store can keep.
+
+    Raises:
+        InvalidArgument: its ``run_id`` or its key cannot name anything.
+        SerializationError: its body is not plain JSON, or a moment is naive.
+    """
+    check_run_id(entry.run_id)
+    if entry.key:
+        check_key(entry.key)
+    return decode_entry(load_object(dump_object(encode_entry(entry))))
 
 
 def _decode_wait(tree: Any, path: str) -> Waiting:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
@@ -56,3 +57,29 @@ class EntryQuery:
     def __post_init__(self) -> None:
         if self.offset < 0 or (self.limit is not None and self.limit < 0):
             raise InvalidArgument("limit and offset are not negative")
+
+
+EntryId: TypeAlias = tuple[EntryKind, str]
+"""Names an entry among those of its run: its kind and its key."""
+
+
+def entry_id(entry: Entry) -> EntryId:
+    """Return what names an entry among those of its run."""
+    return entry.kind, entry.key
+
+
+def by_run(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return entries by the runs that they are of."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.run_id, []).append(entry)
+    return found
+
+
+def put(known: Mapping[EntryId, Entry], entries: Iterable[Entry], instead_of: EntryKind | None) -> dict[EntryId, Entry]:
+    """Return the entries of one run after ``entries`` were put beside those ``known``, or instead of one kind."""
+    after = {name: entry for name, entry in known.items() if entry.kind != instead_of}
+    for entry in entries:
+        before = known.get(entry_id(entry))
+        after[entry_id(entry)] = entry if before is None else replace(entry, created_at=before.created_at)
+    return after

@@ -7,6 +7,7 @@ from datetime import datetime
 from heapq import nsmallest
 from typing import Any
 
+from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
@@ -53,14 +54,26 @@ def matches(summary: RunSummary, query: RunQuery) -> bool:
 
 def listing_order(summary: RunSummary) -> tuple[float, int, str]:
     """Return the sort key of listings: newest ``created_at`` first, ties by ascending ``run_id``."""
+    return *newest_first(summary.created_at), summary.run_id
+
+
+def newest_first(moment: datetime) -> tuple[float, int]:
+    """Return a sort key by which the latest moment comes first."""
     # Two parts, since one float holds a timestamp only to about a microsecond.
-    whole_seconds = summary.created_at.replace(microsecond=0).timestamp()
-    return -whole_seconds, -summary.created_at.microsecond, summary.run_id
+    return -moment.replace(microsecond=0).timestamp(), -moment.microsecond
 
 
 def select(summaries: Iterable[RunSummary], query: RunQuery) -> list[RunSummary]:
     """Return what a listing shows of ``summaries``: filtered, ordered, then cut to one page."""
     found = sorted((summary for summary in summaries if matches(summary, query)), key=listing_order)
+    end = None if query.limit is None else query.offset + query.limit
+    return found[query.offset : end]
+
+
+def select_entries(entries: Iterable[Entry], query: EntryQuery) -> list[Entry]:
+    """Return what a reader of entries gets: filtered, newest first, then cut to one page."""
+    asked = (entry for entry in entries if _is_entry_asked_for(entry, query))
+    found = sorted(asked, key=lambda entry: (*newest_first(entry.created_at), entry.run_id, entry.kind, entry.key))
     end = None if query.limit is None else query.offset + query.limit
     return found[query.offset : end]
 
@@ -90,6 +103,10 @@ def contains(whole: Any, part: Any) -> bool:
     if _is_list(part):
         return _is_list(whole) and len(whole) == len(part) and all(map(_equal, whole, part))
     return isinstance(whole, bool) == isinstance(part, bool) and bool(whole == part)
+
+
+def _is_entry_asked_for(entry: Entry, query: EntryQuery) -> bool:
+    return query.kind in (None, entry.kind) and query.run_id in (None, entry.run_id)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -14,14 +14,13 @@ from flujo_async._model.result import RunResult
 from flujo_async._plan.pipeline import Chain
 from flujo_async._plan.registry import LATEST, PipelineRegistry, choose_definition
 from flujo_async._runtime.archive import Archive
-from flujo_async._runtime.clock import SystemClock
 from flujo_async._runtime.handle import RunHandle
 from flujo_async._runtime.program import Catalogue, Migrate
 from flujo_async._runtime.request import Request, checked_seconds, request_for
 from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.clock import Clock
+from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.errors import InvalidArgument, RunNotFound
 
 In = TypeVar("In")

@@ -18,8 +18,10 @@ from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async.abc.documents import DocumentRuns, ThreeMethods
+from flujo_async.abc.clock import Clock, SystemClock
+from flujo_async.abc.documents import DocumentRuns
 from flujo_async.abc.pending import Pending, begin
+from flujo_async.abc.state_api import StateApi
 from flujo_async.errors import BackendError
 
 _VERBS = frozenset(
@@ -43,6 +45,7 @@ _VERBS = frozenset(
     }
 )
 _THREE_METHODS = frozenset({"save_state", "load_state", "delete_state"})
+_ALL = _VERBS | _THREE_METHODS
 _POLL_SECONDS = 0.02
 
 
@@ -60,37 +63,45 @@ class Capabilities:
     multi_process: bool = True
 
 
-class StateBackend:
+class StateBackend(StateApi):
     """Where runs live: for each run a log of records, a head, a lease and the signals posted to it.
 
     A run's log only grows, by ``append``. Every verb is atomic: it takes effect as a whole and for good
-    before it returns, or not at all, however the process ends. ``now`` is always an argument: a store
+    before it returns, or not at all, however the process ends. ``now`` is always an argument: a verb
     never reads a clock. Verbs may be awaited concurrently and from several event loops in several threads
     (leases are renewed from a thread of their own). A cancelled verb leaves the store usable; its write may
     or may not have happened.
 
     A subclass implements all the verbs, or only ``save_state(run_id, state)``, ``load_state(run_id)`` and
     ``delete_state(run_id)`` over plain JSON dictionaries. The verbs are then derived from these three, for
-    one process at a time.
+    one process at a time. The state API is derived from the verbs; in a class with the three methods these three names
+    are the author's own, and mean the medium.
 
     A backend works entered (``async with``) or not, can be shared between runtimes and entered again.
 
     Every verb raises ``BackendError``, with the driver's error as its ``__cause__``, when the store fails.
+
+    Attributes:
+        capabilities: what it can do.
+        clock: what time it is, for the state API; tests give it a ``VirtualClock``.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    clock: Clock = SystemClock()
+    _has_three_methods: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        inherited = frozenset(name for name in _VERBS if getattr(cls, name) is not getattr(StateBackend, name))
-        if inherited == _VERBS:
+        own = frozenset(name for name in _ALL if getattr(cls, name) is not getattr(StateBackend, name))
+        if own >= _VERBS:
             return
-        if any(not hasattr(cls, name) for name in _THREE_METHODS):
-            missing = ", ".join(sorted(_VERBS - inherited))
+        if not own >= _THREE_METHODS:
+            missing = ", ".join(sorted(_VERBS - own))
             raise TypeError(
                 f"{cls.__name__} is no backend yet: it lacks {missing}; "
                 f"implement these, or save_state, load_state and delete_state"
             )
+        cls._has_three_methods = True
         if "capabilities" not in vars(cls):
             cls.capabilities = Capabilities(multi_process=False)
 
@@ -368,6 +379,6 @@ class StateBackend:
         # Made on first use, since a three-method class need not call super().__init__().
         runs = self.__dict__.get("_document_runs")
         if runs is None:
-            assert isinstance(self, ThreeMethods)
+            assert self._has_three_methods
             runs = self.__dict__["_document_runs"] = DocumentRuns(self)
         return runs

@@ -1,9 +1,12 @@
-"""The port of time."""
+"""The port of time, and the time of the machine."""
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from datetime import datetime
+from datetime import UTC, datetime
+
+from typing_extensions import override
 
 
 class Clock(ABC):
@@ -19,3 +22,15 @@ class Clock(ABC):
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """Return after ``seconds``; zero or less gives other tasks a turn."""
+
+
+class SystemClock(Clock):
+    """Reads the machine's clock and waits by the event loop's."""
+
+    @override
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(seconds, 0))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import Any
 
 from flujo_async._codec import heads
-from flujo_async._codec.tree import dumps, loads
 from flujo_async._model import selection, transition
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import Waiting
@@ -26,18 +26,16 @@ from flujo_async._model.stored import (
     StoredRun,
 )
 from flujo_async._model.summary import RunSummary
+from flujo_async.abc.document import FORMAT, State, ThreeMethods, checked, explain, pure
+from flujo_async.abc.document_entries import ENTRIES_ID, DocumentEntries
 from flujo_async.abc.turn import Turn
 from flujo_async.errors import (
     BackendError,
     InvalidArgument,
     RunExists,
     RunNotFound,
-    SchemaTooNew,
     SerializationError,
 )
-
-T = TypeVar("T")
-State: TypeAlias = dict[str, Any]
 
 INDEX_ID = "flujo-async.index"
 """The document under this id lists the ids of all runs; no run may have it."""
@@ -45,27 +43,7 @@ INDEX_ID = "flujo-async.index"
 SYSTEM_ID = "flujo-async.system"
 """The document under this id holds the system state of all keys; no run may have it."""
 
-FORMAT = 1
-"""The version of the documents."""
-
 _RESERVED = frozenset({INDEX_ID, SYSTEM_ID})
-
-
-@runtime_checkable
-class ThreeMethods(Protocol):
-    """What a user's class has to implement at the least; states are plain JSON (``json.dumps`` takes them)."""
-
-    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
-        """Keep ``state`` under ``run_id``, in place of what was there."""
-        ...
-
-    async def load_state(self, run_id: str) -> dict[str, Any] | None:
-        """Return what was saved under ``run_id``, or ``None``."""
-        ...
-
-    async def delete_state(self, run_id: str) -> None:
-        """Forget what was saved under ``run_id``, if anything was."""
-        ...
 
 
 class DocumentRuns:
@@ -75,7 +53,8 @@ class DocumentRuns:
     saved state understands it. The body of a record is text, so that it survives a store that orders keys or
     rewrites numbers (``sort_keys``, JSONB); so are blobs and snapshots. A fork is a copy: documents share
     nothing, neither blobs nor records. One more document, ``INDEX_ID``, lists the ids of all runs; it is
-    gone when the last run is. Another, ``SYSTEM_ID``, holds the system state, once there is some.
+    gone when the last run is. Another, ``SYSTEM_ID``, holds the system state, once there is some. Entries are in
+    documents of their own.
 
     What holds: the three methods are called one at a time, whatever the event loops and threads of the
     callers, so they need no locks of their own; a call that has begun is carried to its end. What does not:
@@ -86,11 +65,12 @@ class DocumentRuns:
     def __init__(self, store: ThreeMethods) -> None:
         self._store = store
         self._turn = Turn()
+        self._entries = DocumentEntries(store)
 
     async def create_run(self, run: NewRun, *, owner: str | None, ttl: timedelta) -> Lease | None:
         """As in ``StateBackend``; refuses the reserved ids."""
         run_id = check_run_id(run.summary.run_id)
-        if run_id in _RESERVED:
+        if _is_reserved(run_id):
             raise InvalidArgument(f"{run_id!r} is reserved by backends that implement the three methods")
         document = _Document.new(transition.created(run.summary, owner, ttl))
         await self._turn.run(self._create(run, document))
@@ -200,15 +180,23 @@ class DocumentRuns:
         if _may_exist(run_id):
             await self._turn.run(self._delete(run_id))
 
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None) -> None:
+        """As in ``StateBackend``."""
+        await self._turn.run(self._entries.put(list(map(heads.own_entry, entries)), instead_of))
+
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        """As in ``StateBackend``."""
+        return await self._turn.run(self._entries.read(query))
+
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         """As in ``StateBackend``."""
-        await self._turn.run(self._set_system_state(heads.check_key(key), _pure(dict(value))))
+        await self._turn.run(self._set_system_state(heads.check_key(key), pure(dict(value))))
 
     async def get_system_state(self, key: str) -> State | None:
         """As in ``StateBackend``."""
         heads.check_key(key)
         value = (await self._turn.run(self._system_states())).get(key)
-        return None if value is None else _pure(value)
+        return None if value is None else pure(value)
 
     # What follows runs in turn.
 
@@ -225,7 +213,8 @@ class DocumentRuns:
         await self._write(document.with_records(run.records, run.blobs))
 
     async def _delete(self, run_id: str) -> None:
-        await _explain(self._store.delete_state(run_id), run_id)
+        await self._entries.remove(run_id)
+        await explain(self._store.delete_state(run_id), run_id)
         run_ids = await self._run_ids()
         if run_id in run_ids:
             await self._write_index([other for other in run_ids if other != run_id])
@@ -264,31 +253,31 @@ class DocumentRuns:
     async def _read(self, run_id: str) -> _Document | None:
         if not _may_exist(run_id):
             return None
-        state = await _explain(self._store.load_state(run_id), run_id)
+        state = await explain(self._store.load_state(run_id), run_id)
         return None if state is None else _Document.of(run_id, state)
 
     async def _write(self, document: _Document) -> None:
         run_id = document.summary.run_id
-        await _explain(self._store.save_state(run_id, document.state), run_id)
+        await explain(self._store.save_state(run_id, document.state), run_id)
 
     async def _run_ids(self) -> list[str]:
-        state = await _explain(self._store.load_state(INDEX_ID), INDEX_ID)
-        return [] if state is None else list(_checked(INDEX_ID, state)["run_ids"])
+        state = await explain(self._store.load_state(INDEX_ID), INDEX_ID)
+        return [] if state is None else list(checked(INDEX_ID, state)["run_ids"])
 
     async def _write_index(self, run_ids: list[str]) -> None:
         if run_ids:
             index = {"format": FORMAT, "run_ids": run_ids}
-            await _explain(self._store.save_state(INDEX_ID, index), INDEX_ID)
+            await explain(self._store.save_state(INDEX_ID, index), INDEX_ID)
         else:
-            await _explain(self._store.delete_state(INDEX_ID), INDEX_ID)
+            await explain(self._store.delete_state(INDEX_ID), INDEX_ID)
 
     async def _system_states(self) -> dict[str, State]:
-        state = await _explain(self._store.load_state(SYSTEM_ID), SYSTEM_ID)
-        return {} if state is None else dict(_checked(SYSTEM_ID, state)["states"])
+        state = await explain(self._store.load_state(SYSTEM_ID), SYSTEM_ID)
+        return {} if state is None else dict(checked(SYSTEM_ID, state)["states"])
 
     async def _set_system_state(self, key: str, value: State) -> None:
         states = {**await self._system_states(), key: value}
-        await _explain(self._store.save_state(SYSTEM_ID, {"format": FORMAT, "states": states}), SYSTEM_ID)
+        await explain(self._store.save_state(SYSTEM_ID, {"format": FORMAT, "states": states}), SYSTEM_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +294,7 @@ class _Document:
 
     @classmethod
     def of(cls, run_id: str, state: State) -> _Document:
-        summary = heads.decode_summary(_checked(run_id, state))
+        summary = heads.decode_summary(checked(run_id, state))
         kinds: dict[str, Any] = {"records": list, "posted": list, "blobs": dict, "snapshot": (dict, type(None))}
         if summary.run_id != run_id or not all(isinstance(state.get(key, ""), kind) for key, kind in kinds.items()):
             raise BackendError(f"what load_state({run_id!r}) returned is not the whole state of this run")
@@ -321,7 +310,7 @@ class _Document:
         return _Document(self.summary, {**self.state, "records": records, "blobs": blobs})
 
     def with_head(self, summary: RunSummary) -> _Document:
-        return _Document(summary, {**self.state, **_pure(heads.encode_summary(summary))})
+        return _Document(summary, {**self.state, **pure(heads.encode_summary(summary))})
 
     def with_records(self, records: Sequence[Record], blobs: Iterable[Blob]) -> _Document:
         """Return the run with more records; the first one says since when it has the blobs."""
@@ -340,7 +329,7 @@ class _Document:
         """Return the run with one more signal; ``None`` if it has this one."""
         if any(tree["signal_id"] == signal.signal_id for tree in self.state["posted"]):
             return None
-        grown = [*self.state["posted"], _pure(heads.encode_signal(signal))]
+        grown = [*self.state["posted"], pure(heads.encode_signal(signal))]
         return _Document(self.summary, {**self.state, "posted": grown}).with_head(transition.signalled(self.summary))
 
     def stored(self, until: int | None, from_snapshot: bool) -> StoredRun:
@@ -365,20 +354,15 @@ class _Document:
         return map(heads.decode_signal, self.state["posted"])
 
 
+def _is_reserved(run_id: str) -> bool:
+    return run_id in _RESERVED or run_id.startswith(ENTRIES_ID)
+
+
 def _may_exist(run_id: str) -> bool:
     try:
-        return check_run_id(run_id) not in _RESERVED
+        return not _is_reserved(check_run_id(run_id))
     except InvalidArgument:
         return False
-
-
-def _checked(run_id: str, state: State) -> State:
-    version = state.get("format")
-    if not isinstance(version, int):
-        raise BackendError(f"what load_state({run_id!r}) returned was not written by this package")
-    if version > FORMAT:
-        raise SchemaTooNew(f"the document {run_id!r} has format {version}; this version reads up to {FORMAT}")
-    return state
 
 
 def _text(blob: Blob) -> str:
@@ -386,17 +370,3 @@ def _text(blob: Blob) -> str:
         return blob.data.decode()
     except UnicodeDecodeError as error:
         raise SerializationError("a blob is UTF-8", path=f"blobs[{blob.digest}]") from error
-
-
-def _pure(tree: State) -> State:
-    # Tuples, other mappings and what the caller still holds: gone after one pass through the codec.
-    return cast("State", loads(dumps(tree)))
-
-
-async def _explain(call: Coroutine[Any, Any, T], run_id: str) -> T:
-    try:
-        return await call
-    except BackendError:
-        raise
-    except Exception as error:  # whatever a user's own store may raise is the store's trouble
-        raise BackendError(f"the store failed on {run_id!r}: {error!r}") from error

@@ -15,8 +15,9 @@ from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from typing_extensions import override
 
-from flujo_async._codec.heads import check_key, dump_object, load_object, own_update
+from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry, own_update
 from flujo_async._model import selection, transition
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
@@ -25,11 +26,12 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.backends import file_lock
 from flujo_async.backends.changes import Changes
+from flujo_async.backends.file_entries import EntryFile
 from flujo_async.backends.file_locked import LogIsBusy
 from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
 from flujo_async.backends.file_name import file_name
-from flujo_async.backends.file_system_state import SYSTEM, SystemStates
+from flujo_async.backends.file_system_state import SystemStates
 from flujo_async.backends.file_upkeep import back_up, compact
 from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
 
@@ -47,7 +49,7 @@ class FileBackend(StateBackend):
     The directory is made with the first run. Every verb locks the file of its run, so several processes may
     share the directory (on one machine, or over a file system whose locks work). There is no index: listing
     looks at the first and the last line of the files that have changed since this object last listed them.
-    System state is kept in the directory ``system`` in it, one file a key.
+    System state is kept in the directory ``system`` in it, one file a key, and entries in the file ``entries.log``.
 
     Args:
         directory: where the files are.
@@ -59,7 +61,8 @@ class FileBackend(StateBackend):
         self._directory = Path(directory)
         self._logs = OpenLogs(self._directory)
         self._heads = Heads(self._logs)
-        self._system = SystemStates(self._directory / SYSTEM)
+        self._system = SystemStates(self._directory)
+        self._entries = EntryFile(self._directory)
         self._changes = Changes()
 
     @override
@@ -133,6 +136,14 @@ class FileBackend(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         await self._off_loop(partial(self._delete_run, run_id))
+
+    @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        await self._off_loop(partial(self._entries.put, list(map(own_entry, entries)), instead_of))
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return await self._off_loop(partial(self._entries.read, query))
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
@@ -297,6 +308,7 @@ class FileBackend(StateBackend):
         return selection.select(self._heads.all(), query)
 
     def _delete_run(self, run_id: str) -> None:
+        self._entries.remove(run_id)
         with self._logs.using(file_name(run_id)) as log:
             log.remove()
         self._changes.announce(run_id)
@@ -306,11 +318,12 @@ class FileBackend(StateBackend):
         oldest_first = sorted(self._heads.all(), key=lambda summary: summary.created_at)
         names = dict.fromkeys(file_name(summary.run_id) for summary in oldest_first)
         names.update(dict.fromkeys(entry.name for entry in self._logs.names()))
-        back_up(self._logs, names, self._system, target)
+        back_up(self._logs, names, [self._system, self._entries], target)
 
     def _compact(self) -> None:
         compact(self._logs)
         self._system.compact()
+        self._entries.compact()
 
 
 def _readable_head(log: RunLog) -> RunSummary | None:

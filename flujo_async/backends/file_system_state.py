@@ -23,14 +23,14 @@ _UNFINISHED = ".new"  # no key's file begins with a dot
 
 
 class SystemStates:
-    """The files of a directory, which is made with the first one. A file is replaced as a whole or not at all.
+    """The files of ``SYSTEM``, which is made with the first one. A file is replaced as a whole or not at all.
 
     Args:
-        directory: where the files are.
+        directory: where the logs are.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory = directory / SYSTEM
 
     def set(self, key: str, value: dict[str, Any]) -> None:
         """Keep ``value`` under ``key``; durable when this returns."""
@@ -55,14 +55,15 @@ class SystemStates:
         return _value(path, key, data)
 
     def copy_to(self, directory: Path) -> None:
-        """Copy all of it, as it is at one instant, to a directory that is made."""
+        """Copy all of it, as it is at one instant, to another directory of logs."""
         if not self._directory.exists():
             return
-        directory.mkdir()
+        copy = directory / SYSTEM
+        copy.mkdir()
         with self._locked():
             for path in self._directory.iterdir():
                 if not path.name.startswith("."):
-                    shutil.copyfile(path, directory / path.name)
+                    shutil.copyfile(path, copy / path.name)
 
     def compact(self) -> None:
         """Remove what a crash has left."""

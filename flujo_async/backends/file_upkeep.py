@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from flujo_async.backends import file_lock
 from flujo_async.backends.file_locked import LogIsBusy
@@ -15,17 +16,24 @@ from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_logs import PATIENCE, OpenLogs
 from flujo_async.backends.file_name import SUFFIX, log_name_of
 from flujo_async.backends.file_side import BLOBS, SideFiles, remove_unused
-from flujo_async.backends.file_system_state import SYSTEM, SystemStates
 from flujo_async.errors import FlujoError, InvalidArgument
 
 
-def back_up(logs: OpenLogs, names: Iterable[str], system: SystemStates, target: Path) -> None:
-    """Copy runs and the system state to the directory ``target``, which appears when all is there.
+class Beside(Protocol):
+    """What a directory has beside its runs."""
+
+    def copy_to(self, directory: Path) -> None:
+        """Copy it, as it is at one instant, to another directory."""
+        ...
+
+
+def back_up(logs: OpenLogs, names: Iterable[str], beside: Sequence[Beside], target: Path) -> None:
+    """Copy runs, and what is beside them, to the directory ``target``, which appears when all is there.
 
     Args:
         logs: where the runs are.
         names: the names of their logs; what others share comes first, as far as that is known.
-        system: the system state.
+        beside: the rest.
         target: where to.
 
     Raises:
@@ -40,7 +48,8 @@ def back_up(logs: OpenLogs, names: Iterable[str], system: SystemStates, target: 
         for name in names:
             with logs.using(name) as log:
                 copy.add(log)
-        system.copy_to(unfinished / SYSTEM)
+        for each in beside:
+            each.copy_to(unfinished)
         _sync_tree(unfinished)
         unfinished.rename(target)
         file_lock.sync_directory(target.parent)

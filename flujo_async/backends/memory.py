@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from flujo_async._codec import heads
 from flujo_async._model import selection, transition
+from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_run, put
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL, Waiting
@@ -97,6 +98,7 @@ class InMemoryBackend(StateBackend):
         self._going: dict[str, _Run] = {}  # those of them that have not ended: few, among all that ever were
         self._blobs: weakref.WeakValueDictionary[str, _Data] = weakref.WeakValueDictionary()
         self._system: dict[str, bytes] = {}
+        self._entries: dict[str, dict[EntryId, Entry]] = {}  # by run
         self._changes = Changes()
 
     @override
@@ -252,7 +254,22 @@ class InMemoryBackend(StateBackend):
         with self._guard:
             self._runs.pop(run_id, None)
             self._going.pop(run_id, None)
+            self._entries.pop(run_id, None)
         self._changes.announce(run_id)
+
+    @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        own = by_run(map(heads.own_entry, entries))
+        with self._guard:
+            for run_id, more in own.items():
+                self._entries[run_id] = put(self._entries.get(run_id, {}), more, instead_of)
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        with self._guard:
+            runs = self._entries if query.run_id is None else [query.run_id]
+            kept = [entry for run_id in runs for entry in self._entries.get(run_id, {}).values()]
+        return list(map(heads.own_entry, selection.select_entries(kept, query)))
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:

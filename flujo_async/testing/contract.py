@@ -10,6 +10,7 @@ import pytest_asyncio
 from flujo_async.abc.backend import StateBackend
 from flujo_async.testing.contract_blob import BlobContract
 from flujo_async.testing.contract_due import DueContract
+from flujo_async.testing.contract_entries import EntryContract
 from flujo_async.testing.contract_fork import ForkContract
 from flujo_async.testing.contract_lease import LeaseContract
 from flujo_async.testing.contract_log import LogContract
@@ -45,6 +46,7 @@ class BackendContract(
     ForkContract,
     BlobContract,
     UpkeepContract,
+    EntryContract,
 ):
     """Inherit this, override ``backend``, and run it by pytest.
 

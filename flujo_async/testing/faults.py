@@ -18,12 +18,22 @@ How: TypeAlias = Literal["before", "middle", "after"]
 """Whether what a call asks for has not taken effect when it goes wrong, or in part, or as a whole."""
 
 WRITES: Final = frozenset(
-    {"create_run", "append", "claim", "release", "post", "put_snapshot", "delete_run", "set_system_state"}
+    {
+        "create_run",
+        "append",
+        "claim",
+        "release",
+        "post",
+        "put_snapshot",
+        "delete_run",
+        "put_entries",
+        "set_system_state",
+    }
 )
 """The verbs that change what is stored, but for ``renew``, which a thread calls when its time has come."""
 
 READS: Final = frozenset(
-    {"load", "next_due", "read_signals", "query_runs", "read_events", "read_blobs", "get_system_state"}
+    {"load", "next_due", "read_signals", "query_runs", "read_events", "read_blobs", "read_entries", "get_system_state"}
 )
 VERBS: Final = WRITES | READS | {"renew", "backup", "compact"}
 _DIVISIBLE: Final = frozenset({"claim", "renew"})

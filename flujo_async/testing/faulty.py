@@ -15,11 +15,13 @@ from typing import Any, ClassVar, Self, TypeVar
 import anyio
 from typing_extensions import override
 
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.abc.clock import Clock
 from flujo_async.errors import BackendError
 from flujo_async.testing.faults import WRITES, Act, Call, Fault, How, Latch, delaying, duplicate, failing, for_ever
 
@@ -43,6 +45,7 @@ class FaultyBackend(StateBackend):
     Attributes:
         inner: the store behind it.
         capabilities: those of the store behind it.
+        clock: that of the store behind it.
         calls: all calls so far, in the order in which they began.
         is_dead: whether the process that uses this store counts as dead.
     """
@@ -52,6 +55,7 @@ class FaultyBackend(StateBackend):
     def __init__(self, inner: StateBackend) -> None:
         self.inner = inner
         self.capabilities: Capabilities = inner.capabilities  # type: ignore[misc] # pyright: ignore[reportIncompatibleVariableOverride] -- those of one object
+        self.clock: Clock = inner.clock
         self.calls: list[Call] = []
         self.is_dead: bool = False
         self._faults: list[Fault] = []
@@ -307,6 +311,18 @@ class FaultyBackend(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         return await self._call("delete_run", lambda is_half: self.inner.delete_run(run_id), run_id)
+
+    @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        return await self._call(
+            "put_entries",
+            lambda is_half: self.inner.put_entries(entries, instead_of=instead_of),
+            *dict.fromkeys(entry.run_id for entry in entries),
+        )
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return await self._call("read_entries", lambda is_half: self.inner.read_entries(query), query.run_id)
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:

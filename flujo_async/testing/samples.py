@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 from flujo_async._log.chain import GENESIS, next_hash
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import (
@@ -123,6 +124,24 @@ def update(status: RunStatus = "running", *, updated_at: datetime = T0 + SECOND,
 def signal(signal_id: str = "s1", run_id: str = "run", payload: Any = None) -> Signal:
     """Return an answer to the wait ``approval``."""
     return Signal(run_id=run_id, signal_id=signal_id, name="approval", payload=payload, at=T0)
+
+
+def entry(
+    run_id: str = "run",
+    kind: EntryKind = "state",
+    key: str = "",
+    *,
+    body: dict[str, Any] | None = None,
+    created_at: datetime = T0,
+    updated_at: datetime = T0,
+) -> Entry:
+    """Return something to keep of a run."""
+    return Entry(run_id=run_id, kind=kind, key=key, body=body or {}, created_at=created_at, updated_at=updated_at)
+
+
+async def kept(backend: StateBackend, **query: Any) -> list[Entry]:
+    """Return the entries that a query finds."""
+    return await backend.read_entries(EntryQuery(**query))
 
 
 async def create(backend: StateBackend, run: NewRun | None = None, *, owner: str = "w1") -> Lease:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.bite.bug import Bug
 
 DOCUMENTS = "abc/documents.py"
+DOCUMENT = "abc/document.py"
 CONTRACT = "tests/contract/test_three_methods.py::TestDictBackend::"
 TESTS = "tests/contract/test_three_methods.py::"
 
@@ -159,7 +160,7 @@ BUGS = (
     Bug(
         "documents.failure-as-it-is",
         "G4: what a user's store raises is not told as a BackendError",
-        DOCUMENTS,
+        DOCUMENT,
         """    except BackendError:
         raise
 """,
@@ -171,7 +172,7 @@ BUGS = (
     Bug(
         "documents.newer-format-taken",
         "a document that a newer version wrote is read, and written over",
-        DOCUMENTS,
+        DOCUMENT,
         "    if version > FORMAT:\n",
         "    if version > FORMAT + 1:\n",
         (TESTS + "test_a_document_of_a_newer_version_is_refused",),

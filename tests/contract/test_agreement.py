@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RUN_STATUSES, Waiting
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, Signal, Snapshot
@@ -69,6 +70,13 @@ NAMES = st.sampled_from(["hello", "other"])
 WAITS = st.sampled_from([(), (Waiting(kind="signal", name="approval", since=T0, deadline=T0),)])
 BLOBS = st.lists(st.sampled_from([blob("a"), blob("b"), blob("c")]), max_size=2)
 KEYS = st.sampled_from(["k", "K", "k/é"])
+KINDS = st.sampled_from(get_args(EntryKind))
+ENTRIES = st.lists(
+    st.builds(
+        Entry, run_id=RUN_IDS, kind=KINDS, key=st.just("") | KEYS, body=METADATA, created_at=MOMENTS, updated_at=MOMENTS
+    ),
+    max_size=3,
+)
 # All that a claim and ``next_due`` may ask for.
 QUERIES = st.builds(
     ClaimQuery,
@@ -218,6 +226,14 @@ class Agreement(RuleBasedStateMachine):
     def read_signals(self, run_ids: frozenset[str]) -> None:
         self.both(partial(_signals, run_ids=run_ids))
 
+    @rule(entries=ENTRIES, instead_of=st.none() | KINDS)
+    def put_entries(self, entries: list[Entry], instead_of: Any) -> None:
+        self.both(lambda store: store.put_entries(entries, instead_of=instead_of))
+
+    @rule(run_id=st.none() | RUN_IDS, kind=st.none() | KINDS, limit=st.none() | FEW, offset=FEW)
+    def read_entries(self, **asked: Any) -> None:
+        self.both(lambda store: store.read_entries(EntryQuery(**asked)))
+
     @rule(key=KEYS, value=METADATA)
     def set_system_state(self, key: str, value: dict[str, Any]) -> None:
         self.both(lambda store: store.set_system_state(key, value))
@@ -257,6 +273,7 @@ class Agreement(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_the_same(self) -> None:
+        self.both(lambda store: store.read_entries(EntryQuery()))
         for summary in self.both(lambda store: store.query_runs(RunQuery())):
             self.both(partial(_load, run_id=summary.run_id))
             self.both(partial(_blobs, run_id=summary.run_id))

@@ -13,11 +13,24 @@ import pytest
 
 from flujo_async._model.stored import Blob, RunQuery
 from flujo_async.abc.backend import Capabilities, StateBackend
+from flujo_async.abc.document_entries import ENTRIES_ID
 from flujo_async.abc.documents import INDEX_ID, SYSTEM_ID
 from flujo_async.abc.turn import Turn
 from flujo_async.errors import BackendError, InvalidArgument, SchemaTooNew, SerializationError
 from flujo_async.testing import BackendContract
-from flujo_async.testing.samples import LOG, append, blob, create, fork, listed, load, new_run, snapshot
+from flujo_async.testing.samples import (
+    LOG,
+    append,
+    blob,
+    create,
+    entry,
+    fork,
+    kept,
+    listed,
+    load,
+    new_run,
+    snapshot,
+)
 
 
 class DictBackend(StateBackend):
@@ -86,7 +99,7 @@ class TestDictBackend(BackendContract):
 
 class TestJsonFileBackend(BackendContract):
     # Names of its own files are the user's business: it writes ids as they are.
-    run_ids = ("a", "b", "a b", "x.json", "é")
+    run_ids = entry_run_ids = ("a", "b", "a b", "x.json", "é")
 
     @pytest.fixture
     def backend(self, tmp_path: Path) -> StateBackend:
@@ -154,7 +167,37 @@ async def test_the_index_goes_with_the_last_run() -> None:
     assert backend.states == {}
 
 
-@pytest.mark.parametrize("reserved", [INDEX_ID, SYSTEM_ID])
+async def test_the_documents_of_entries_go_with_the_last_of_them() -> None:
+    """One document lists the runs, and each run has one, also where there is no run of that name."""
+    backend = DictBackend()
+    await backend.put_entries([entry("a"), entry("x" * 512)])
+    assert [len(name) <= 512 for name in backend.states] == [True] * 3
+    await backend.delete_run("a")
+    assert (await kept(backend)) == [entry("x" * 512)]
+    await backend.delete_run("x" * 512)
+    assert backend.states == {}
+
+
+@pytest.mark.parametrize("failing_call", [2, 3, 4])
+async def test_entries_of_two_runs_count_together_however_far_the_writes_came(failing_call: int) -> None:
+    """The list of the runs, each of the two, the list again: after the first of them both are there."""
+    backend = _Dies(failing_call)
+    with pytest.raises(BackendError):
+        await backend.put_entries([entry("a"), entry("b")])
+    assert await kept(backend) == [entry("a"), entry("b")]
+    await backend.put_entries([entry("c")])
+    await backend.delete_run("a")
+    assert await kept(backend) == [entry("b"), entry("c")]
+
+
+async def test_entries_of_two_runs_are_not_there_when_the_first_write_fails() -> None:
+    backend = _Dies(1)
+    with pytest.raises(BackendError):
+        await backend.put_entries([entry("a"), entry("b")])
+    assert await kept(backend) == []
+
+
+@pytest.mark.parametrize("reserved", [INDEX_ID, SYSTEM_ID, ENTRIES_ID, f"{ENTRIES_ID}.run"])
 async def test_a_reserved_id_is_no_run(reserved: str) -> None:
     backend = DictBackend()
     await create(backend)
@@ -223,20 +266,24 @@ async def test_a_failure_of_the_users_store_is_a_backend_error() -> None:
     assert await append(backend, lease) == 2
 
 
+class _Dies(DictBackend):
+    """One of its writes fails."""
+
+    def __init__(self, failing_call: int) -> None:
+        super().__init__()
+        self.calls_left = failing_call
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise OSError
+        await super().save_state(run_id, state)
+
+
 @pytest.mark.parametrize("failing_call", [1, 2])
 async def test_a_creation_that_fails_half_way_can_be_repeated(failing_call: int) -> None:
     """Index or document: whichever write fails, no run is seen, and the second try works."""
-
-    class Dies(DictBackend):
-        calls = 0
-
-        async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
-            self.calls += 1
-            if self.calls == failing_call:
-                raise OSError
-            await super().save_state(run_id, state)
-
-    backend = Dies()
+    backend = _Dies(failing_call)
     with pytest.raises(BackendError):
         await create(backend)
     assert await backend.load("run") is None

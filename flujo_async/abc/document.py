@@ -1,0 +1,69 @@
+"""Documents: what a user's three methods keep under one id each."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+from flujo_async._codec.tree import dumps, loads
+from flujo_async.errors import BackendError, SchemaTooNew
+
+T = TypeVar("T")
+State: TypeAlias = dict[str, Any]
+
+FORMAT = 1
+"""The version of the documents."""
+
+
+class ThreeMethods(Protocol):
+    """What a user's class has to implement at the least; states are plain JSON (``json.dumps`` takes them)."""
+
+    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
+        """Keep ``state`` under ``run_id``, in place of what was there."""
+        ...
+
+    async def load_state(self, run_id: str) -> dict[str, Any] | None:
+        """Return what was saved under ``run_id``, or ``None``."""
+        ...
+
+    async def delete_state(self, run_id: str) -> None:
+        """Forget what was saved under ``run_id``, if anything was."""
+        ...
+
+
+def checked(run_id: str, state: State) -> State:
+    """Return a document that came back, if this version can read it.
+
+    Raises:
+        BackendError: this package has not written it, or a newer version has.
+    """
+    version = state.get("format")
+    if not isinstance(version, int):
+        raise BackendError(f"what load_state({run_id!r}) returned was not written by this package")
+    if version > FORMAT:
+        raise SchemaTooNew(f"the document {run_id!r} has format {version}; this version reads up to {FORMAT}")
+    return state
+
+
+def pure(tree: State) -> State:
+    """Return a tree as plain JSON that nobody else has.
+
+    Raises:
+        SerializationError: it holds something that is not JSON.
+    """
+    # Tuples, other mappings and what the caller still holds: gone after one pass through the codec.
+    return cast("State", loads(dumps(tree)))
+
+
+async def explain(call: Coroutine[Any, Any, T], run_id: str) -> T:
+    """Wait for one of the three methods.
+
+    Raises:
+        BackendError: it failed, with its error as the ``__cause__``.
+    """
+    try:
+        return await call
+    except BackendError:
+        raise
+    except Exception as error:  # whatever a user's own store may raise is the store's trouble
+        raise BackendError(f"the store failed on {run_id!r}: {error!r}") from error

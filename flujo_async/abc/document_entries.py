@@ -1,0 +1,97 @@
+"""Entries over three methods that keep JSON documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from flujo_async._codec.heads import decode_entry, encode_entry
+from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_run, entry_id, put
+from flujo_async._model.ids import MAX_RUN_ID_LENGTH
+from flujo_async._model.selection import select_entries
+from flujo_async.abc.document import FORMAT, State, ThreeMethods, checked, explain, pure
+
+ENTRIES_ID = "flujo-async.entries"
+"""The document under this id lists the runs that have entries; no run's id may begin with it."""
+
+
+class DocumentEntries:
+    """Keeps the entries of each run in one more document, and the ids of these runs in ``ENTRIES_ID``.
+
+    What goes to several runs at once is in the list first, and counts from then on. All of this runs in turn.
+    """
+
+    def __init__(self, store: ThreeMethods) -> None:
+        self._store = store
+
+    async def put(self, entries: Sequence[Entry], instead_of: EntryKind | None) -> None:
+        """As ``StateBackend.put_entries``."""
+        if not entries:
+            return
+        index = await self._settled()
+        after: dict[str, list[State]] = {}
+        for run_id, more in by_run(entries).items():
+            known = await self._of(run_id, index) if run_id in index["run_ids"] else {}
+            after[run_id] = [pure(encode_entry(entry)) for entry in put(known, more, instead_of).values()]
+        run_ids = list(dict.fromkeys([*index["run_ids"], *after]))
+        pending = after if len(after) > 1 else {}
+        if pending or run_ids != index["run_ids"]:
+            await self._save(ENTRIES_ID, {"format": FORMAT, "run_ids": run_ids, "pending": pending})
+        if pending:
+            await self._settled()
+        else:
+            await self._write(after)
+
+    async def read(self, query: EntryQuery) -> list[Entry]:
+        """As ``StateBackend.read_entries``."""
+        index = await self._index()
+        runs = index["run_ids"] if query.run_id is None else {query.run_id} & set(index["run_ids"])
+        kept = [entry for run_id in runs for entry in (await self._of(run_id, index)).values()]
+        return select_entries(kept, query)
+
+    async def remove(self, run_id: str) -> None:
+        """Remove the entries of a run."""
+        index = await self._settled()
+        if run_id not in index["run_ids"]:
+            return
+        await explain(self._store.delete_state(_id_of(run_id)), run_id)
+        left = [other for other in index["run_ids"] if other != run_id]
+        if left:
+            await self._save(ENTRIES_ID, {**index, "run_ids": left})
+        else:
+            await explain(self._store.delete_state(ENTRIES_ID), ENTRIES_ID)
+
+    async def _settled(self) -> State:
+        """Return the list when nothing is in it that belongs to the runs."""
+        index = await self._index()
+        if index["pending"]:
+            await self._write(index["pending"])
+            index = {**index, "pending": {}}
+            await self._save(ENTRIES_ID, index)
+        return index
+
+    async def _index(self) -> State:
+        state = await explain(self._store.load_state(ENTRIES_ID), ENTRIES_ID)
+        return {"format": FORMAT, "run_ids": [], "pending": {}} if state is None else checked(ENTRIES_ID, state)
+
+    async def _of(self, run_id: str, index: State) -> dict[EntryId, Entry]:
+        trees: Iterable[Any] | None = index["pending"].get(run_id)
+        if trees is None:
+            name = _id_of(run_id)
+            state = await explain(self._store.load_state(name), name)
+            trees = [] if state is None else checked(name, state)["entries"]
+        return {entry_id(entry): entry for entry in map(decode_entry, pure({"entries": trees})["entries"])}
+
+    async def _write(self, trees_by_run: Mapping[str, list[State]]) -> None:
+        for run_id, trees in trees_by_run.items():
+            await self._save(_id_of(run_id), {"format": FORMAT, "run_id": run_id, "entries": trees})
+
+    async def _save(self, name: str, state: State) -> None:
+        await explain(self._store.save_state(name, state), name)
+
+
+def _id_of(run_id: str) -> str:
+    """Return the id of the document that has the entries of a run; no longer than a run's may be."""
+    name = f"{ENTRIES_ID}.{run_id}"
+    return name if len(name) <= MAX_RUN_ID_LENGTH else f"{ENTRIES_ID}~{sha256(run_id.encode()).hexdigest()}"

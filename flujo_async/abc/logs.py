@@ -1,0 +1,138 @@
+"""The log of a run, read for those who have none of its definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from flujo_async._codec.plain import decode_plain
+from flujo_async._codec.values import Codec
+from flujo_async._log.chain import verify
+from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.large import named_blobs, with_values
+from flujo_async._log.views import step_records, workflow_state
+from flujo_async._model.entry import Entry
+from flujo_async._model.state import TERMINAL, StepRecord, StepStatus
+from flujo_async._model.stored import Record
+from flujo_async._model.summary import RunSummary
+from flujo_async.abc.known_runs import of_head
+from flujo_async.abc.verbs import Verbs
+
+STATUSES: Final[Mapping[StepStatus, str]] = {
+    StepStatus.PENDING: "pending",
+    StepStatus.RUNNING: "running",
+    StepStatus.SUCCEEDED: "completed",
+    StepStatus.FAILED: "failed",
+    StepStatus.CANCELLED: "cancelled",
+    StepStatus.SKIPPED: "skipped",
+}
+"""How the state API calls what became of a step."""
+
+_MILLISECONDS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """The whole log of a run.
+
+    Attributes:
+        head: the head of the run.
+        fold: the state of the log; where the head knows better whether it is queued or paused, as the head says.
+        records: all of it, with the values of its blobs.
+    """
+
+    head: RunSummary
+    fold: Fold
+    records: Sequence[Record]
+
+
+async def read_log(store: Verbs, run_id: str) -> ReadLog | None:
+    """Return the log of a run, verified; ``None`` if nobody has driven such a run.
+
+    Raises:
+        IntegrityError: it is broken.
+    """
+    stored = await store.load(run_id)
+    if stored is None:
+        return None
+    verify(run_id, stored.records)
+    named = named_blobs(stored.records)
+    records = with_values(run_id, stored.records, await store.read_blobs(run_id, named)) if named else stored.records
+    fold, head = fold_log(run_id, records), stored.summary
+    if head.last_seq == fold.seq and fold.status not in TERMINAL:
+        fold.status, fold.waiting_for = head.status, tuple(head.waiting_for)
+    return ReadLog(head, fold, records)
+
+
+def state_of(log: ReadLog) -> dict[str, Any]:
+    """Return the state of a run, with the keys of lists, and of ``WorkflowState``, whose meaning counts."""
+    state = workflow_state(log.fold, Codec.lenient())
+    own = {name: getattr(state, name) for name in type(state).model_fields}
+    history = [
+        {item.name: getattr(record, item.name) for item in fields(record)} | {"status": STATUSES[record.status]}
+        for record in state.step_history
+    ]
+    listed = of_head(log.head).as_dict()
+    told = {name: listed[name] for name in ("usage", "waiting_for", "updated_at")}
+    return {**listed, **own, **told, "step_history": history}
+
+
+def steps_of(log: ReadLog) -> list[dict[str, Any]]:
+    """Return the steps of a run, in the order of their completion, and then those that are not done."""
+    records = step_records(log.fold, Codec.lenient())
+    return [_step(record, place) for place, record in enumerate(records)]
+
+
+def _step(record: StepRecord, place: int) -> dict[str, Any]:
+    return {
+        "step_name": record.name,
+        "step_index": place,
+        "status": STATUSES[record.status],
+        "output": record.output,
+        "raw_response": None,
+        "cost_usd": float(record.usage.cost),
+        "token_counts": record.usage.tokens,
+        "execution_time_ms": None if record.duration is None else record.duration * _MILLISECONDS,
+        "created_at": record.finished_at or record.started_at,
+        "key": record.key,
+        "attempts": record.attempts,
+        "error": record.error,
+        "input": record.input,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+    }
+
+
+def saved_step(entry: Entry) -> dict[str, Any]:
+    """Return a step that was saved by hand; what other keys say the same is known as well."""
+    body = decode_plain(entry.body, at="step_data")
+
+    def get(*names: str) -> Any:
+        return next((body[name] for name in names if body.get(name) is not None), None)
+
+    tokens = get("token_counts", "tokens") or 0
+    return {
+        "step_name": body["step_name"],
+        "step_index": body.get("step_index") or 0,
+        "status": get("status") or "completed",
+        "output": get("output"),
+        "raw_response": get("raw_response"),
+        "cost_usd": float(get("cost_usd", "cost") or 0),
+        "token_counts": sum(tokens.values()) if isinstance(tokens, dict) else tokens,
+        "execution_time_ms": get("execution_time_ms", "duration_ms"),
+        "created_at": entry.created_at,
+        "key": entry.key,
+        "attempts": get("attempts") or 1,
+        "error": get("error", "error_message"),
+        "input": get("input"),
+        "started_at": get("started_at", "start_time"),
+        "finished_at": get("finished_at", "end_time"),
+    }
+
+
+def with_saved(steps: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the steps of a log and those that were saved: these come after, or in place of what has their key."""
+    by_key = {step["key"]: step for step in saved}
+    own = [{**by_key.pop(step["key"], step), "step_index": step["step_index"]} for step in steps]
+    return own + sorted(by_key.values(), key=lambda step: (step["step_index"], step["created_at"], step["key"]))
