@@ -15,6 +15,8 @@ from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
+from flujo_async.cli.completion import complete_run
+from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
@@ -25,7 +27,7 @@ from flujo_async.cli.watch import LinePrinter, LivePage, Viewer, commit_as_json,
 app: typer.Typer = typer.Typer(help="Look at runs, and act on them.", no_args_is_help=True)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
+RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.", autocompletion=complete_run)]
 
 
 @app.command("list")
@@ -132,7 +134,7 @@ def watch_run(
         interrupted=f"stopped watching run {run_id!r}, which goes on as before",
     )
     if head.status in ("failed", "cancelled"):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 async def _find_runs(flujo: Runtime, query: RunQuery, limit: int) -> list[RunSummary]:

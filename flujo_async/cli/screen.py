@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _UNFOLDED: Final = 1000
 """The width of a pipe: whoever searches the lines needs them whole."""
@@ -62,6 +65,25 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
+def cut(text: str, width: int) -> str:
+    """Return text that takes at most so many columns of a terminal; an ellipsis is where its end is missing."""
+    shown = Text(text)
+    shown.truncate(width, overflow="ellipsis")
+    return shown.plain
+
+
+def cut_inside(text: str, width: int) -> str:
+    """Return text that takes at most so many columns; what is missing is its middle: names differ at both ends.
+
+    >>> cut_inside("0123456789abcdef", 9)
+    '0123…cdef'
+    """
+    if cell_len(text) <= width:
+        return text
+    head, tail = cut(text, width // 2 + 1), cut(text[::-1], (width - 1) // 2 + 1)[::-1]
+    return f"{head.removesuffix('…')}…{tail.removeprefix('…')}"
+
+
 def brief(text: str) -> str:
     """Return text on one line that is not too long."""
     line = plain(text[: 2 * _LONGEST])
@@ -96,6 +118,16 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def usage_text(tokens: Any, cost: Any) -> str:
+    """Return what was consumed; nothing if nothing was.
+
+    >>> usage_text(1200, 0.25)
+    '1,200 tokens, cost 0.25'
+    """
+    parts = [f"{tokens:,} tokens" if tokens else "", f"cost {cost:.6g}" if cost else ""]
+    return ", ".join(part for part in parts if part)
+
+
 def ago(at: datetime, now: datetime) -> str:
     """Return how long ago a moment was."""
     return f"{duration((now - at).total_seconds())} ago"
@@ -127,6 +159,21 @@ def print_line(text: str) -> None:
     """Print one line on stdout, at once."""
     screen().print(plain(text), soft_wrap=True)
     sys.stdout.flush()
+
+
+def print_text(text: Text) -> None:
+    """Print one line on stdout, at once; a terminal has as much of it as is wide enough for."""
+    out = screen()
+    text.rstrip()
+    if sys.stdout.isatty():
+        text.truncate(out.width, overflow="ellipsis")
+    out.print(text, soft_wrap=True)
+    sys.stdout.flush()
+
+
+def forget_output() -> None:
+    """Have what is still to be printed go nowhere: nobody reads it, and the end of the process would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_json(value: object) -> Any:
