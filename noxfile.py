@@ -10,7 +10,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "noxfile.py")
+SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "docs/hooks", "noxfile.py")
 CODE = [name for name in SOURCES if Path(name).exists()]
 
 
@@ -48,8 +48,9 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Execute every code block of README and docs against the built package, and follow the links."""
+    """Build the site of the documentation, execute every code block of it and of README, and follow the links."""
     session.install(".[cli]", *group("docs"))
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
     session.run("pytest", "tests/docs", *session.posargs)
 
 

@@ -104,6 +104,7 @@ class Bank:
 async def think(messages: list[Message], ctx: StepContext, model: Annotated[Model, Resource("model")]) -> Message:
     print("asking the model", flush=True)
     reply = await model.reply(messages, sorted(TOOLS))
+    ctx.report_usage(tokens={"input": len(str(messages)) // 4, "output": len(reply.text) // 4})  # a real client counts
     ctx.emit({"said": reply.text, "uses": [call.tool for call in reply.calls]})  # for a chat window that follows
     return reply
 
@@ -155,7 +156,7 @@ async def use(call: ToolCall, ctx: RunContext) -> Message:
 
 def tell(result: RunResult[str]) -> None:
     for waiting in result.waiting_for:
-        print(f"waiting for {waiting.kind} {waiting.name!r}:", waiting.prompt or "did the bank pay?")
+        print(f"waiting for {waiting.kind} {waiting.name!r}:", waiting.prompt)
     if result.status == "completed":
         print("answer:", result.output)
 

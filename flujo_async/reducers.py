@@ -17,8 +17,9 @@ Reducer: TypeAlias = Callable[[Any, Any, Any], Any]
 def append(base: Any, ours: Any, theirs: Any) -> Any:
     """Put what each branch appended to a list, tuple or string one after the other.
 
-    >>> append([1], [1, 2], [1, 3])
-    [1, 2, 3]
+    Examples:
+        >>> append([1], [1, 2], [1, 3])
+        [1, 2, 3]
     """
     return ours + theirs[len(base) :]
 
@@ -26,8 +27,9 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
 def add(base: Any, ours: Any, theirs: Any) -> Any:
     """Add up what each branch added to a number; the base counts once.
 
-    >>> add(10, 11, 12)
-    13
+    Examples:
+        >>> add(10, 11, 12)
+        13
     """
     return ours + (theirs - base)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pydantic import BaseModel
 
@@ -45,7 +45,7 @@ def decode_plain(tree: JsonObject, *, at: str) -> dict[str, Any]:
     return cast("dict[str, Any]", Codec.lenient().decode(tree, at=at))
 
 
-def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 -- a case for each kind
+def _plain(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise RecursionError
     if type(value) in REGISTERED:
@@ -57,10 +57,14 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911 -- a case for each k
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name), depth + 1) for item in fields(value)}
     if isinstance(value, Mapping):
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
-    if type(value) in _GROUPS:
-        return type(value)(_plain(item, depth + 1) for item in value)
-    return value
+        return {key: _plain(item, depth + 1) for key, item in cast("dict[Any, Any]", value).items()}
+    make_group = _GROUPS.get(type(value))
+    return value if make_group is None else make_group([_plain(item, depth + 1) for item in value])
 
 
-_GROUPS = frozenset({list, tuple, set, frozenset})
+_GROUPS: Final[dict[type, Callable[[Iterable[Any]], Any]]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+}

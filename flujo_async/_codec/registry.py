@@ -72,8 +72,9 @@ def register_type(cls: type[T], *, name: str, encode: Callable[[T], Any], decode
         DefinitionError: the name belongs to another class, the class has another name or other functions, or it is a
             type that is stored already. To register the same once more is fine.
 
-    >>> from ipaddress import IPv4Address
-    >>> register_type(IPv4Address, name="ip", encode=str, decode=IPv4Address)
+    Examples:
+        >>> from ipaddress import IPv4Address
+        >>> register_type(IPv4Address, name="ip", encode=str, decode=IPv4Address)
     """
     _check(cls, name)
     shape = RegisteredShape(cls, name, encode, decode)

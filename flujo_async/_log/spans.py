@@ -17,8 +17,9 @@ from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Record
 
 Span: TypeAlias = dict[str, Any]
-"""Has ``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``, ``attributes`` and ``events``;
-times are seconds since 1970 in UTC."""
+"""Has ``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``, ``attributes``, ``events``.
+
+Times are seconds since 1970 in UTC."""
 
 _COMBINATORS: Final = frozenset({"parallel", "map_each", "branch", "loop", "graph"})
 _ID_DIGITS: Final = 16

@@ -19,7 +19,7 @@ def tree_of(spans: Sequence[Span]) -> list[Span]:
 
     A span whose parent is not there is a root; so is the first of several that are each other's parents.
     """
-    nodes = {span["span_id"]: {**span, "children": []} for span in spans}
+    nodes: dict[str, Span] = {span["span_id"]: {**span, "children": []} for span in spans}
     below: dict[str | None, list[Span]] = {}
     for node in nodes.values():
         parent = node["parent_span_id"]

@@ -18,6 +18,7 @@ from flujo_async._model.facts import (
     EventEmitted,
     Fact,
     HeartbeatRecorded,
+    RunCompleted,
     StepCompleted,
     StepFailed,
     StepStarted,
@@ -56,7 +57,7 @@ class Event:
         kind: the kind of fact, such as ``StepCompleted``; ``EventEmitted`` for what a step emitted.
         step: the key of the step that it is about, if it is about one.
         at: when it happened.
-        data: what the step emitted, or told by ``heartbeat``, or its output; ``None`` for other kinds.
+        data: what the step emitted, or told by ``heartbeat``, or the output of the step or the run; otherwise ``None``.
     """
 
     seq: int
@@ -76,7 +77,9 @@ def event_of(record: Record, codec: Codec) -> Event:
     """Return a record as a follower sees it."""
     fact = read_fact(record)
     match fact:
-        case EventEmitted(data=tree) | StepCompleted(output=tree) | HeartbeatRecorded(details=tree):
+        case EventEmitted(data=tree) | HeartbeatRecorded(details=tree):
+            data = codec.decode(tree, at="data")
+        case StepCompleted(output=tree) | RunCompleted(output=tree):
             data = codec.decode(tree, at="data")
         case _:
             data = None

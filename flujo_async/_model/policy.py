@@ -139,8 +139,9 @@ def retry_delay(policy: Retry, attempt: int, u: float) -> float:
 
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS 2015; ``jitter=1`` is full jitter.
 
-    >>> retry_delay(Retry(max_attempts=5, base=1, factor=2, cap=60, jitter=0), attempt=3, u=0.5)
-    4.0
+    Examples:
+        >>> retry_delay(Retry(max_attempts=5, base=1, factor=2, cap=60, jitter=0), attempt=3, u=0.5)
+        4.0
     """
     if attempt < 1:
         raise ValueError(f"attempt is from 1, not {attempt}")
@@ -195,8 +196,9 @@ class Limit:
     Raises:
         DefinitionError: a value is outside its range, or there is neither.
 
-    >>> Limit(rate=(60, timedelta(minutes=1))).window
-    datetime.timedelta(seconds=60)
+    Examples:
+        >>> Limit(rate=(60, timedelta(minutes=1))).window
+        datetime.timedelta(seconds=60)
     """
 
     concurrency: int | None = None
@@ -242,8 +244,9 @@ class Retention:
     Raises:
         DefinitionError: a value is outside its range, or nothing is ever deleted.
 
-    >>> Retention(keep_last=1000, ttl=timedelta(days=30)).on_complete
-    'keep'
+    Examples:
+        >>> Retention(keep_last=1000, ttl=timedelta(days=30)).on_complete
+        'keep'
     """
 
     keep_last: int | None = None

@@ -96,11 +96,21 @@ class WorkflowState(BaseModel):
     """The state of a run at one point of its log: the fold of its facts up to there.
 
     Attributes:
+        run_id: the run.
         pipeline_id: identifies the definition's structure: its fingerprint.
+        pipeline_name: the name of the definition.
+        pipeline_version: its version.
         current_step_index: how many top-level steps have completed; the same with and without a crash.
         pipeline_context: the context, field by field.
         last_step_output: the output of the step that completed last.
         step_history: the records of the steps, in the order of their completion.
+        status: where the run stands.
+        created_at: when the run was accepted.
+        updated_at: when the last fact was recorded.
+        error_message: why the run failed or was cancelled, in a line.
+        metadata: what the run was started with to be found by.
+        parent_run_id: the run that started it as a child.
+        waiting_for: what it waits for.
         version: the ``seq`` of the last fact in it; grows with every fact.
         hash: the hash of that fact, which seals all facts before it.
         prev_hash: the hash of the fact before.

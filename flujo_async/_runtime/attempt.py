@@ -20,7 +20,7 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.cache import Hit, cache_key
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
-from flujo_async._runtime.one_attempt import Attempt
+from flujo_async._runtime.one_attempt import Attempt, idempotency_key
 from flujo_async._runtime.witness import dice
 from flujo_async.errors import DefinitionError, SerializationError
 
@@ -62,7 +62,8 @@ class StepCall:
         if decision is not None and decision.decision == "skip":
             return await self._skip(decision)
         if decision is None and self.key in fold.once:
-            await self.execution.waits.decision(self.key, self.step.name)
+            effect = idempotency_key(self.execution.run_id, self.key, fold.repeats[self.key])
+            await self.execution.waits.decision(self.key, self.step.name, effect)
         if self.step.policy.cache is not None:
             return await self._from_cache(self.step.policy.cache)
         return await self._execute(compensates)

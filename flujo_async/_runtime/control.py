@@ -156,6 +156,10 @@ class Control:
         if decision not in get_args(Decision):
             raise InvalidArgument(f"decision is 'retry' or 'skip', not {decision!r}")
         seen = await self._runner.reader.see(run_id, is_whole=True)
+        if seen.fold.once and self._runner.taking.is_orphan(seen.summary):
+            # Interrupted in a step that needs a decision: whoever takes it up finds that out first, and lets it rest.
+            await self._runner.complete(Request(run_id=run_id, is_urgent=True))
+            seen = await self._runner.reader.see(run_id, is_whole=True)
         _check_redrivable(seen.fold, decision)
         self._runner.catalogue.running(seen.fold)
         tree = self._runner.catalogue.reading(seen.fold).codec.encode(None if output is ... else output, at="output")

@@ -196,6 +196,10 @@ class Taking:
             return False
         return not self.sleeps(head)
 
+    def is_orphan(self, head: RunSummary) -> bool:
+        """Return whether a run was interrupted, and nobody has taken it up since."""
+        return head.status == "running" and self.is_free(head)
+
     async def _goes_on_elsewhere(self, run_id: str) -> bool:
         """Return whether a run needs nobody to drive it."""
         summary = await self._reader.summary(run_id)

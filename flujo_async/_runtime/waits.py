@@ -116,9 +116,18 @@ class Waits:
             with self._waiting((), moment, None):
                 await self._sleep_until(moment)
 
-    async def decision(self, key: str, name: str) -> None:
-        """Wait for a decision on step ``key``; it comes by a new drive, so this never returns."""
-        await self.for_ever(Waiting(kind="decision", name=name, since=self._clock.now()))
+    async def decision(self, key: str, name: str, effect: str) -> None:
+        """Wait for a decision on step ``key``; it comes by a new drive, so this never returns.
+
+        Args:
+            key: the step.
+            name: its name.
+            effect: the idempotency key of its effect, by which the world outside can be asked.
+        """
+        prompt = (
+            f"{key!r} was interrupted, and may have had its effect (idempotency key {effect}): retry it, or skip it?"
+        )
+        await self.for_ever(Waiting(kind="decision", name=name, since=self._clock.now(), prompt=prompt))
 
     async def gate(self) -> None:
         """Return at once, unless the run is being paused: this is where it stops."""

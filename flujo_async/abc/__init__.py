@@ -3,9 +3,10 @@
 The docstrings of the ports are the contract.
 """
 
-from flujo_async._model.audit import AuditEvent, AuditMark, AuditQuery
+from flujo_async._model.audit import AuditMark, AuditQuery
 from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.report import SchemaVersion, StorePart, StoreReport
 from flujo_async._model.stored import (
     Blob,
     NewRun,
@@ -21,7 +22,6 @@ from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
 
 __all__ = [
-    "AuditEvent",
     "AuditMark",
     "AuditQuery",
     "Blob",
@@ -36,8 +36,11 @@ __all__ = [
     "Record",
     "RunQuery",
     "RunUpdate",
+    "SchemaVersion",
     "Signal",
     "Snapshot",
     "StateBackend",
+    "StorePart",
+    "StoreReport",
     "StoredRun",
 ]

@@ -15,6 +15,7 @@ from flujo_async._log.audit_log import newest_first, own_events
 from flujo_async._model.audit import AuditEvent, AuditQuery
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.report import SchemaVersion, StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -363,6 +364,32 @@ class StateBackend(StateApi):
 
     async def compact(self) -> None:
         """Give back the space of what was deleted; may take long, and can be interrupted at any time."""
+
+    async def schema_version(self) -> SchemaVersion | None:
+        """Return the version of what is stored, and change nothing; ``None`` if there has been only one.
+
+        Raises:
+            SchemaTooNew: a newer version of this package has written it.
+        """
+        return None
+
+    async def upgrade(self) -> None:
+        """Bring what is stored to the newest version, whole or not at all, while nobody else can write.
+
+        Every verb that opens a store does the same: this one does nothing else. Nothing happens where nothing is stored
+        yet, or where all is as it should be.
+
+        Raises:
+            SchemaTooNew: a newer version of this package has written it.
+        """
+
+    async def report(self, *, is_quick: bool = False) -> StoreReport:
+        """Return how large the store is and whether it is sound, and change nothing; logs are not looked into.
+
+        Args:
+            is_quick: leave out what reads all that is stored.
+        """
+        return StoreReport(schema=await self.schema_version())
 
     async def shutdown(self) -> None:
         """Give back threads, files and connections. May be called again; the next verb opens them anew."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import uuid4
 
 from flujo_async._codec.plain import decode_plain, encode_plain
@@ -170,8 +170,8 @@ def check_number(value: Any, at: str, *, least: float | None = None) -> None:
         InvalidArgument: it is not, or is below ``least``.
     """
     try:
-        is_number = not isinstance(value, (bool, str)) and isfinite(cast("Any", value))
+        is_number = not isinstance(value, (bool, str)) and isfinite(value)
     except (TypeError, ValueError, OverflowError):
         is_number = False
-    if not is_number or (least is not None and value < least):
+    if not is_number or (least is not None and float(value) < least):
         raise InvalidArgument(f"{at} is a number{'' if least is None else f' from {least:g} on'}, not {value!r}")

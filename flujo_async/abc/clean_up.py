@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -111,7 +111,7 @@ async def _fail(store: Verbs, head: RunSummary) -> bool:
 
 
 @asynccontextmanager
-async def _claimed(store: Verbs, head: RunSummary, statuses: frozenset[RunStatus]) -> AsyncIterator[Lease | None]:
+async def _claimed(store: Verbs, head: RunSummary, statuses: frozenset[RunStatus]) -> AsyncGenerator[Lease | None]:
     """Lend the lease of a run that is still as its head says; nothing if somebody has it, or it cannot be read."""
     query = ClaimQuery(run_id=head.run_id, statuses=statuses)
     leases: list[Lease] = []

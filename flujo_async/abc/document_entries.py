@@ -65,11 +65,12 @@ class DocumentEntries:
     async def _settled(self) -> State:
         """Return the list when nothing is in it that belongs to the runs."""
         index = await self._index()
-        if index["pending"]:
-            await self._write(index["pending"])
-            index = {**index, "pending": {}}
-            await self._save(ENTRIES_ID, index)
-        return index
+        if not index["pending"]:
+            return index
+        await self._write(index["pending"])
+        settled: State = {**index, "pending": {}}
+        await self._save(ENTRIES_ID, settled)
+        return settled
 
     async def _index(self) -> State:
         state = await explain(self._store.load_state(ENTRIES_ID), ENTRIES_ID)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from flujo_async._codec.plain import decode_plain
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery, by_run, entry_id
@@ -113,7 +113,7 @@ def check_status(status: Any) -> RunStatus:
     """
     if status not in RUN_STATUSES:
         raise InvalidArgument(f"{status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
-    return cast("RunStatus", status)
+    return status  # type: ignore[no-any-return]
 
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:
@@ -183,8 +183,8 @@ def usage_dict(usage: Usage) -> dict[str, Any]:
 def of_entries(entries: Sequence[Entry]) -> KnownRun:
     """Return a run that callers have saved: as its state says, then its end, then its start."""
     kept = {entry_id(entry): entry for entry in entries}
-    state, end, start = (kept.get(name) for name in (("state", ""), ("run", RUN_END), ("run", RUN_START)))
-    told = [entry for entry in (state, end, start) if entry is not None]
+    state, end, start = kept.get(("state", "")), kept.get(("run", RUN_END)), kept.get(("run", RUN_START))
+    told = [entry for entry in (state, end, start) if entry is not None] or list(entries[:1])
     bodies = [decode_plain(entry.body, at=entry.kind) for entry in told]
 
     def get(name: str, default: Any = None) -> Any:

@@ -14,7 +14,7 @@ from flujo_async._log.large import named_blobs, with_values
 from flujo_async._log.views import step_records, workflow_state
 from flujo_async._model.entry import Entry
 from flujo_async._model.state import TERMINAL, StepRecord, StepStatus
-from flujo_async._model.stored import Record
+from flujo_async._model.stored import Record, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.known_runs import of_head
 from flujo_async.abc.verbs import Verbs
@@ -56,9 +56,23 @@ async def read_log(store: Verbs, run_id: str) -> ReadLog | None:
     stored = await store.load(run_id)
     if stored is None:
         return None
-    verify(run_id, stored.records)
     named = named_blobs(stored.records)
-    records = with_values(run_id, stored.records, await store.read_blobs(run_id, named)) if named else stored.records
+    return log_of(stored, await store.read_blobs(run_id, named) if named else {})
+
+
+def log_of(stored: StoredRun, blobs: Mapping[str, bytes]) -> ReadLog:
+    """Return the log of a run that was loaded from its first record on, verified.
+
+    Args:
+        stored: the run.
+        blobs: what its records name, by digest.
+
+    Raises:
+        IntegrityError: it is broken.
+    """
+    run_id = stored.summary.run_id
+    verify(run_id, stored.records)
+    records = with_values(run_id, stored.records, blobs)
     fold, head = fold_log(run_id, records), stored.summary
     if head.last_seq == fold.seq and fold.status not in TERMINAL:
         fold.status, fold.waiting_for = head.status, tuple(head.waiting_for)
@@ -119,7 +133,7 @@ def saved_step(entry: Entry) -> dict[str, Any]:
         "output": get("output"),
         "raw_response": get("raw_response"),
         "cost_usd": float(get("cost_usd", "cost") or 0),
-        "token_counts": sum(tokens.values()) if isinstance(tokens, dict) else tokens,
+        "token_counts": tokens if isinstance(tokens, int) else sum(tokens.values()),
         "execution_time_ms": get("execution_time_ms", "duration_ms"),
         "created_at": entry.created_at,
         "key": entry.key,

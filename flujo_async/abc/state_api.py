@@ -56,9 +56,9 @@ class StateApi(Verbs):
     of failed runs by ``updated_at``; ties by ascending ``run_id``. Filters apply before ``offset`` and ``limit``;
     ``None``, ``""`` and ``{}`` filter nothing.
 
-    Every method raises ``InvalidArgument``, which is a ``ValueError``, for a negative number, an unknown status and what
-    cannot be a ``run_id``; ``SerializationError`` for a value that cannot be stored; ``IntegrityError`` for a run whose
-    log is broken; and ``BackendError`` when the store fails.
+    Every method raises ``InvalidArgument``, which is a ``ValueError``, for a negative number, an unknown status and
+    what cannot be a ``run_id``; ``SerializationError`` for a value that cannot be stored; ``IntegrityError`` for a run
+    whose log is broken; and ``BackendError`` when the store fails.
     """
 
     # ------------------------------------------------------------------------------------------------------- states

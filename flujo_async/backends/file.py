@@ -20,6 +20,7 @@ from flujo_async._model import selection, transition
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.report import StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -32,7 +33,7 @@ from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
 from flujo_async.backends.file_name import file_name
 from flujo_async.backends.file_system_state import SystemStates
-from flujo_async.backends.file_upkeep import back_up, compact
+from flujo_async.backends.file_upkeep import back_up, compact, report
 from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
 
 T = TypeVar("T")
@@ -165,6 +166,10 @@ class FileBackend(StateBackend):
     @override
     async def compact(self) -> None:
         await self._off_loop(self._compact)
+
+    @override
+    async def report(self, *, is_quick: bool = False) -> StoreReport:
+        return await self._off_loop(partial(report, self._directory))
 
     @override
     async def shutdown(self) -> None:

@@ -10,12 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from flujo_async._model.report import StorePart, StoreReport
 from flujo_async.backends import file_lock
 from flujo_async.backends.file_locked import LogIsBusy
 from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_logs import PATIENCE, OpenLogs
 from flujo_async.backends.file_name import SUFFIX, log_name_of
 from flujo_async.backends.file_side import BLOBS, SideFiles, remove_unused
+from flujo_async.backends.file_system_state import SYSTEM
 from flujo_async.errors import FlujoError, InvalidArgument
 
 
@@ -67,6 +69,29 @@ def compact(logs: OpenLogs) -> None:
     with suppress(FileNotFoundError):
         for blob in (logs.directory / BLOBS).iterdir():
             remove_unused(blob)
+
+
+def report(directory: Path) -> StoreReport:
+    """Tell what is in a directory of runs; what several runs share by hard links counts once."""
+    sizes: dict[tuple[int, int], tuple[str, int]] = {}
+    for top, _, names in os.walk(directory):
+        for name in names:
+            path = Path(top, name)
+            with suppress(FileNotFoundError):  # somebody has just removed it
+                found = path.stat()
+                sizes.setdefault((found.st_dev, found.st_ino), (_what_it_is(path, directory), found.st_size))
+    kinds = {kind for kind, _ in sizes.values()}
+    of_kind = {kind: [size for each, size in sizes.values() if each == kind] for kind in kinds}
+    parts = [StorePart(kind, len(found), sum(found)) for kind, found in of_kind.items()]
+    ranked = sorted(parts, key=lambda part: (-(part.size or 0), part.name))
+    return StoreReport(size=sum(size for _, size in sizes.values()), parts=tuple(ranked))
+
+
+def _what_it_is(path: Path, directory: Path) -> str:
+    if path.parent == directory:
+        return "logs" if path.suffix == SUFFIX else path.stem
+    beside = path.relative_to(directory).parts[0]
+    return beside if beside in (BLOBS, SYSTEM) else "files of runs"
 
 
 def _tidy(logs: OpenLogs, name: str) -> None:

@@ -16,25 +16,35 @@ from typing import Any
 import aiosqlite
 from typing_extensions import override
 
-from flujo_async._codec.heads import check_key, dump_object, load_object
+from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry
 from flujo_async._log.audit_log import audit_event
 from flujo_async._model import transition
 from flujo_async._model.audit import AuditEvent, AuditQuery
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.report import SchemaVersion, StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.by_hand import check_number
+from flujo_async.abc.clean_up import delete_old, hours_ago
+from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.abc.pending import Pending
+from flujo_async.backends import sqlite_lists as lists
 from flujo_async.backends import sqlite_rows as rows
+from flujo_async.backends import sqlite_statistics as statistics
 from flujo_async.backends import sqlite_work as work
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.group_commit import GroupCommit, Work
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_copy import back_up
+from flujo_async.backends.sqlite_entries import put_entries
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
+from flujo_async.backends.sqlite_look import look, look_now
 from flujo_async.backends.sqlite_readers import Readers, Rows
+from flujo_async.backends.sqlite_report import report, schema_version
 from flujo_async.backends.sqlite_together import do_together
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import FlujoError, InvalidArgument
@@ -186,6 +196,44 @@ class SQLiteBackend(StateBackend):
         await self._write(run_id, lambda db: work.delete(db, run_id))
 
     @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        values = [rows.entry_values(own_entry(entry)) for entry in entries]
+        await self._commits.put(lambda db: put_entries(db, values, instead_of))
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return [rows.entry(row) for row in await self._read(*entries_query(query))]
+
+    @override
+    async def known_runs(self, query: KnownRunQuery) -> list[KnownRun]:
+        return lists.read(await self._read(*lists.known_runs(query)))
+
+    @override
+    async def get_workflow_stats(self) -> dict[str, Any]:
+        question = partial(statistics.workflow_stats, since=self._yesterday())
+        await self.upgrade()
+        return await look(self._file, question)
+
+    @override
+    def get_workflow_stats_sync(self) -> dict[str, Any]:
+        return look_now(self._file, partial(statistics.stats_of_any_version, self._file, since=self._yesterday()))
+
+    @override
+    async def get_span_statistics(
+        self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        await self._keep_spans(pipeline_name)
+        return await look(
+            self._file, partial(statistics.span_statistics, pipeline_name=pipeline_name, time_range=time_range)
+        )
+
+    @override
+    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
+        check_number(days_old, "days_old", least=0)
+        before = hours_ago(self.clock.now(), days_old * 24, "days_old")
+        return await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before)
+
+    @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         check_key(key)
         text = dump_object(value).decode()
@@ -216,10 +264,36 @@ class SQLiteBackend(StateBackend):
             await self._commits.tend()
 
     @override
+    async def schema_version(self) -> SchemaVersion:
+        return await look(self._file, partial(schema_version, self._file))
+
+    @override
+    async def upgrade(self) -> None:
+        with suppress(NoFileYet):
+            await self._commits.open()
+
+    @override
+    async def report(self, *, is_quick: bool = False) -> StoreReport:
+        return await look(self._file, partial(report, self._file, is_quick=is_quick))
+
+    @override
     async def shutdown(self) -> None:
         # The connection that writes comes last: one that only reads could not checkpoint the file.
         await self._readers.stop()
         await self._commits.stop()
+
+    def _yesterday(self) -> datetime:
+        return self.clock.now() - timedelta(hours=24)
+
+    async def _keep_spans(self, pipeline_name: str | None) -> None:
+        """Keep the spans of all runs whose logs have got longer since they were kept."""
+        await self.upgrade()
+        after = 0
+        while found := await look(
+            self._file, partial(statistics.spans_to_keep, pipeline_name=pipeline_name, after=after)
+        ):
+            await self._commits.put(partial(_keep_all, found))
+            after = found[-1].run["run"]
 
     async def _read(self, sql: str, values: rows.Values) -> Rows:
         try:
@@ -229,6 +303,11 @@ class SQLiteBackend(StateBackend):
 
     async def _write(self, run_id: str, write: Work[None]) -> None:
         await self._commits.put(write, then=partial(self._changes.announce, run_id))
+
+
+def _keep_all(found: Sequence[statistics.NewSpans], db: sqlite3.Connection) -> None:
+    for spans in found:
+        spans(db)
 
 
 def _give_back(db: sqlite3.Connection) -> bool:
@@ -264,3 +343,17 @@ def _listing(query: RunQuery) -> tuple[str, rows.Values]:
     }
     runs = _SQL["list_leased" if query.is_leased and not query.run_id else "list_runs"]
     return f"{runs} {where} {_SQL['in_order']}", values
+
+
+def entries_query(query: EntryQuery) -> tuple[str, rows.Values]:
+    """Return the statement that answers a query, and its values."""
+    wanted = {"run_id = :run_id": query.run_id, "kind = :kind": query.kind}
+    conditions = [condition for condition, value in wanted.items() if value is not None]
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    values = {
+        "run_id": query.run_id,
+        "kind": query.kind,
+        "limit": _NO_LIMIT if query.limit is None else query.limit,
+        "offset": query.offset,
+    }
+    return f"{_SQL['read_entries']} {where} {_SQL['entries_in_order']}", values

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import aiosqlite
 
+from flujo_async._codec.plain import decode_plain
 from flujo_async._codec.tree import loads
+from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
+from flujo_async._model.tree import Json, JsonObject
 from flujo_async.backends.sql import migrations, queries
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
@@ -94,13 +98,24 @@ class SQLiteFile:
         return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
 
     async def open_reader(self) -> aiosqlite.Connection:
-        """Open one connection for reading; it knows the function ``json_contains(whole, part)``."""
+        """Open one connection for reading.
+
+        It knows two functions: ``json_contains(whole, part)``, and ``plain_contains`` of what ``encode_plain`` makes.
+        """
         reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
-        # aiosqlite leaves open what type a function has.
-        await reader.create_function(  # pyright: ignore[reportUnknownMemberType]
-            "json_contains", 2, _json_contains, deterministic=True
-        )
+        for name, function in (("json_contains", _json_contains), ("plain_contains", _plain_contains)):
+            # aiosqlite leaves open what type a function has.
+            await reader.create_function(name, 2, function, deterministic=True)  # pyright: ignore[reportUnknownMemberType]
         return reader
+
+    def schema_version(self, whose: tuple[int, int, int]) -> SchemaVersion:
+        """Return the version of the schema that the row of the query ``whose`` tells.
+
+        Raises:
+            SchemaTooNew: it is newer than this package.
+            BackendError: another application wrote the database.
+        """
+        return SchemaVersion(self._judged(whose), len(_MIGRATIONS))
 
     def explain(self, error: Exception) -> FlujoError:
         """Return what to tell a caller about an error: a new exception for each."""
@@ -136,15 +151,17 @@ class SQLiteFile:
 
     def _version(self, db: sqlite3.Connection) -> int:
         """Return the version of the schema; 0 is an empty database."""
-        row: tuple[int, int, int] = db.execute(_WHOSE).fetchone()
-        application, version, has_tables = row
+        return self._judged(db.execute(_WHOSE).fetchone())
+
+    def _judged(self, whose: tuple[int, int, int]) -> int:
+        application, version, has_tables = whose
         newest = len(_MIGRATIONS)
         if application == APPLICATION_ID and version <= newest:
             return version
         if application == APPLICATION_ID:
             raise SchemaTooNew(
                 f"{self.path}: the database has schema version {version}, and this version of flujo_async "
-                f"knows versions up to {newest}: upgrade flujo_async"
+                f"knows versions up to {newest}: upgrade flujo_async, or open a backup from before it was upgraded"
             )
         if application or version or has_tables:
             raise BackendError(
@@ -321,4 +338,18 @@ def _code(error: Exception) -> int:
 
 
 def _json_contains(whole: str, part: str) -> bool:
-    return contains(loads(whole.encode()), loads(part.encode()))
+    return contains(loads(whole.encode()), _tree(part))
+
+
+def _plain_contains(whole: str, part: str) -> bool:
+    return contains(decode_plain(cast("JsonObject", loads(whole.encode())), at=""), _plain(part))
+
+
+@lru_cache(maxsize=16)
+def _tree(part: str) -> Json:
+    return loads(part.encode())
+
+
+@lru_cache(maxsize=16)
+def _plain(part: str) -> Mapping[str, Any]:
+    return decode_plain(cast("JsonObject", _tree(part)), at="")

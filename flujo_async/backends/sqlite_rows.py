@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
-from flujo_async._codec.heads import decode_usage, decode_waiting, encode_usage, encode_waiting
+from flujo_async._codec.heads import decode_usage, decode_waiting, encode_usage, encode_waiting, load_object
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.audit import AuditQuery
+from flujo_async._model.entry import Entry, EntryKind
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal, Snapshot, StoredRun
@@ -217,6 +218,31 @@ def stored_run(rows: Iterable[Row]) -> StoredRun | None:
 def signals(rows: Iterable[Row]) -> list[Signal]:
     """Return the signals that the rows of ``signals`` tell."""
     return [_signal(row[1], row[2:]) for row in sorted(rows, key=itemgetter(0))]
+
+
+def entry_values(entry: Entry) -> Values:
+    """Return the values of ``put_entry``."""
+    return {
+        "run_id": entry.run_id,
+        "kind": entry.kind,
+        "key": entry.key,
+        "body": json_text(dict(entry.body)),
+        "created_at": micros(entry.created_at),
+        "updated_at": micros(entry.updated_at),
+    }
+
+
+def entry(row: Row) -> Entry:
+    """Return the entry that a row of ``read_entries`` tells."""
+    run_id, kind, key, body, created_at, updated_at = row
+    return Entry(
+        run_id=run_id,
+        kind=cast("EntryKind", kind),
+        key=key,
+        body=load_object(body.encode()),
+        created_at=moment(created_at),
+        updated_at=moment(updated_at),
+    )
 
 
 def _signal(run_id: str, columns: Row) -> Signal:

@@ -15,6 +15,7 @@ from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Snapshot
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_entries import delete_entries
 from flujo_async.errors import RunExists, RunNotFound
 
 _SQL = queries("sqlite.sql")
@@ -122,7 +123,8 @@ def put_snapshot(db: sqlite3.Connection, lease: Lease, snapshot: Snapshot) -> No
 
 
 def delete(db: sqlite3.Connection, run_id: str) -> None:
-    """Delete a run with its signals and its snapshot, and of its log what no fork shares."""
+    """Delete a run with its signals, its snapshot and its entries, and of its log what no fork shares."""
+    delete_entries(db, run_id)
     deleted = db.execute(_SQL["delete_run"], {"run_id": run_id}).fetchall()
     log = deleted[0][0] if deleted else None
     db.execute(_SQL["delete_audit"], {"log": log})

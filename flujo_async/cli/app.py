@@ -9,6 +9,7 @@ import typer
 from flujo_async.cli import (
     dead_letters,
     demo,
+    doctor,
     evaluations,
     runs,
     runs_control,
@@ -48,6 +49,8 @@ app.command("worker")(worker.work)
 app.command("tail")(tail)
 app.command("audit")(audit)
 app.command("verify")(upkeep.verify)
+app.command("doctor")(doctor.doctor)
+app.command("migrate")(doctor.migrate)
 app.command("backup")(upkeep.backup)
 app.command("compact")(upkeep.compact)
 app.command("cleanup")(cleanup)

@@ -38,7 +38,7 @@ def audit(
         ),
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="AGE", help="Only the last 24h, 90m or 7d.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,

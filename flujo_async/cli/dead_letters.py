@@ -27,7 +27,7 @@ def dead_letters() -> None:
 def list_dead_letters(
     db: MaybeDb = None,
     flujo: FlujoName = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
     json: Json = False,
 ) -> None:
     """List the runs that have failed, the newest first, with their errors.

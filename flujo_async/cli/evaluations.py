@@ -26,7 +26,7 @@ def list_evaluations(
     run_id: Annotated[
         str | None, typer.Option("--run", metavar="RUN_ID", help="Only of this run.", autocompletion=complete_run)
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,

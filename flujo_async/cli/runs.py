@@ -36,7 +36,7 @@ def list_runs(
     flujo: FlujoName = None,
     status: Annotated[RunStatus | None, typer.Option(help="Only runs in this status.")] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this pipeline.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
     json: Json = False,
 ) -> None:
     """List runs, the newest first.

@@ -38,10 +38,11 @@ class VirtualClock(Clock):
     Args:
         start: the first moment, an aware ``datetime``; by default the beginning of 2026.
 
-    >>> clock = VirtualClock()
-    >>> clock.advance(timedelta(hours=1))
-    >>> clock.now().isoformat()
-    '2026-01-01T01:00:00+00:00'
+    Examples:
+        >>> clock = VirtualClock()
+        >>> clock.advance(timedelta(hours=1))
+        >>> clock.now().isoformat()
+        '2026-01-01T01:00:00+00:00'
     """
 
     def __init__(self, start: datetime = _START) -> None:

@@ -15,8 +15,10 @@ from flujo_async.testing.contract_fork import ForkContract
 from flujo_async.testing.contract_lease import LeaseContract
 from flujo_async.testing.contract_log import LogContract
 from flujo_async.testing.contract_signal import SignalContract
+from flujo_async.testing.contract_state_api import StateApiContract
 from flujo_async.testing.contract_store import StoreContract
 from flujo_async.testing.contract_system import SystemContract
+from flujo_async.testing.contract_trace_api import TraceApiContract
 from flujo_async.testing.contract_upkeep import UpkeepContract
 from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
 
@@ -47,6 +49,8 @@ class BackendContract(
     BlobContract,
     UpkeepContract,
     EntryContract,
+    StateApiContract,
+    TraceApiContract,
 ):
     """Inherit this, override ``backend``, and run it by pytest.
 

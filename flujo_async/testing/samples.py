@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
-from flujo_async._log.chain import GENESIS, next_hash
+from flujo_async._log.chain import GENESIS, next_hash, seal
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
+from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import (
@@ -142,6 +143,19 @@ def entry(
 async def kept(backend: StateBackend, **query: Any) -> list[Entry]:
     """Return the entries that a query finds."""
     return await backend.read_entries(EntryQuery(**query))
+
+
+async def save_state(backend: StateBackend, run_id: str, state: dict[str, Any]) -> None:
+    """Save a state, also where ``save_state`` is the author's own."""
+    await StateBackend.save_state(backend, run_id, state)
+
+
+def log_of(*facts: Fact) -> tuple[Record, ...]:
+    """Return facts as a log."""
+    records: list[Record] = []
+    for fact in facts:
+        records.append(seal(fact, after=len(records), prev_hash=records[-1].hash if records else GENESIS)[0])
+    return tuple(records)
 
 
 async def create(backend: StateBackend, run: NewRun | None = None, *, owner: str = "w1") -> Lease:

@@ -25,7 +25,8 @@ from flujo_async.backends.file import FileBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, RunNotFound
-from flujo_async.testing.samples import T0, blob, new_run, sealed, signal, update
+from flujo_async.testing.clock import VirtualClock
+from flujo_async.testing.samples import T0, blob, new_run, save_state, sealed, signal, update
 
 Open = Callable[[Path], StateBackend]
 Verb = Callable[[StateBackend], Awaitable[Any]]
@@ -99,8 +100,14 @@ class Agreement(RuleBasedStateMachine):
         self.open = partial(open_store, Path(self.directory.name))
         self.runner = asyncio.Runner()
         self.model: StateBackend = InMemoryBackend()
-        self.store = self.open()
+        self.clock = self.model.clock = VirtualClock(T0)
+        self.store = self.opened()
         self.leases: list[Lease] = []
+
+    def opened(self) -> StateBackend:
+        store = self.open()
+        store.clock = self.clock
+        return store
 
     def teardown(self) -> None:
         self.runner.run(self.store.shutdown())
@@ -130,6 +137,7 @@ class Agreement(RuleBasedStateMachine):
                 "pipeline_name": NAMES,
                 "metadata": METADATA,
                 "wake_at": st.none() | MOMENTS,
+                "is_background": st.booleans(),
             }
         ),
         blobs=BLOBS,
@@ -234,6 +242,49 @@ class Agreement(RuleBasedStateMachine):
     def read_entries(self, **asked: Any) -> None:
         self.both(lambda store: store.read_entries(EntryQuery(**asked)))
 
+    @rule(
+        run_id=RUN_IDS,
+        status=st.none() | STATUSES,
+        is_background=st.booleans(),
+        created_at=st.none() | MOMENTS,
+        metadata=METADATA,
+        parent=st.none() | RUN_IDS,
+    )
+    def save_state(
+        self, run_id: str, status: Any, is_background: bool, created_at: Any, metadata: Any, parent: str | None
+    ) -> None:
+        state = {"status": status, "metadata": metadata, "is_background_task": is_background, "parent_run_id": parent}
+        self.both(lambda store: save_state(store, run_id, {**state, "created_at": created_at, "updated_at": T0}))
+
+    @rule(run_id=RUN_IDS, is_end=st.booleans(), status=STATUSES, name=NAMES)
+    def save_run(self, run_id: str, is_end: bool, status: Any, name: str) -> None:
+        told = {"run_id": run_id, "status": status, "pipeline_name": name, "created_at": T0, "updated_at": T0}
+        self.both(lambda store: store.save_run_end(run_id, told) if is_end else store.save_run_start(told))
+
+    @rule(status=st.none() | STATUSES, name=st.none() | NAMES, metadata=METADATA, limit=st.none() | FEW, offset=FEW)
+    def list_runs(self, status: Any, name: str | None, metadata: Any, limit: int | None, offset: int) -> None:
+        self.both(lambda store: store.list_runs(status, name, limit, offset, metadata))
+        self.both(lambda store: store.list_workflows(status, None, limit, offset))
+
+    @rule(status=st.none() | STATUSES, parent=st.none() | RUN_IDS, limit=st.none() | FEW, offset=FEW, seconds=FEW)
+    def list_background_runs(
+        self, status: Any, parent: str | None, limit: int | None, offset: int, seconds: int
+    ) -> None:
+        self.clock.advance(max(0.0, seconds - 2))
+        self.both(lambda store: store.list_background_tasks(parent, status, limit, offset))
+        self.both(lambda store: store.get_failed_background_tasks(parent, seconds / 3600))
+        self.both(lambda store: store.get_failed_workflows(seconds / 3600))
+
+    @rule(run_id=RUN_IDS)
+    def count(self, run_id: str) -> None:
+        self.both(lambda store: store.get_workflow_stats())
+        self.both(lambda store: store.get_run_details(run_id))
+
+    @rule(seconds=FEW)
+    def clean_up(self, seconds: int) -> None:
+        # The same lease is in the way of both, and no other is seen.
+        self.both(lambda store: store.cleanup_old_workflows(seconds / 86_400))
+
     @rule(key=KEYS, value=METADATA)
     def set_system_state(self, key: str, value: dict[str, Any]) -> None:
         self.both(lambda store: store.set_system_state(key, value))
@@ -269,7 +320,7 @@ class Agreement(RuleBasedStateMachine):
     def restart(self, close: bool) -> None:
         if close:
             self.runner.run(self.store.shutdown())
-        self.store = self.open()
+        self.store = self.opened()
 
     @invariant()
     def everything_is_the_same(self) -> None:

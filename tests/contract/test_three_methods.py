@@ -86,6 +86,8 @@ class JsonFileBackend(StateBackend):
 
 
 class TestDictBackend(BackendContract):
+    is_medium = True
+
     @pytest.fixture
     def backend(self) -> StateBackend:
         return DictBackend()
@@ -98,6 +100,7 @@ class TestDictBackend(BackendContract):
 
 
 class TestJsonFileBackend(BackendContract):
+    is_medium = True
     # Names of its own files are the user's business: it writes ids as they are.
     run_ids = entry_run_ids = ("a", "b", "a b", "x.json", "é")
 

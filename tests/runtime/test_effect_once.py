@@ -7,6 +7,7 @@ import pytest
 
 from flujo_async import Flujo, Retry, StepContext, step
 from flujo_async.abc import StateBackend
+from flujo_async._runtime.one_attempt import idempotency_key
 from flujo_async.errors import RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import failing, gated_store
@@ -75,6 +76,8 @@ async def test_after_a_crash_inside_somebody_has_to_decide(bank: Bank, store: St
         assert result.status == "paused"
         [waiting] = result.waiting_for
         assert (waiting.kind, waiting.name) == ("decision", "charge")
+        assert waiting.prompt is not None
+        assert idempotency_key("r", "charge") in waiting.prompt  # by which the bank can be asked
     assert bank.charges == [1]
     [record] = await flujo.steps("r")
     assert (record.key, record.status.value, record.attempts) == ("charge", "RUNNING", 1)
@@ -221,3 +224,12 @@ async def test_any_step_that_failed_may_be_skipped(backend: StateBackend) -> Non
     result = await flujo.redrive("r", decision="skip", output=21)
     assert result.output == 42
     assert executed == ["broken", "double"]
+
+
+async def test_who_has_decided_need_not_call_the_run_first(bank: Bank, store: Store) -> None:
+    """The run still counts as running, since nobody has looked at it after the crash."""
+    await interrupted(bank, store.open())
+    flujo: Flujo[Any, Any] = Flujo(bank.step(), state_backend=store.open())
+    assert await flujo.handle("r").status() == "running"
+    result = await flujo.redrive("r", decision="skip", output="receipt by hand")
+    assert (result.output, bank.charges) == ("receipt by hand", [1])

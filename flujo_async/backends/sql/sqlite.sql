@@ -380,6 +380,49 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value;
 -- name: get_system_state
 SELECT value FROM system_states WHERE key = :key;
 
+-- name: put_entry
+INSERT INTO entries (run_id, kind, key, body, created_at, updated_at)
+VALUES (:run_id, :kind, :key, :body, :created_at, :updated_at)
+ON CONFLICT (run_id, kind, key) DO UPDATE SET body = excluded.body, updated_at = excluded.updated_at;
+
+-- name: delete_entries
+DELETE FROM entries WHERE run_id = :run_id;
+
+-- name: delete_other_entries
+DELETE FROM entries
+WHERE run_id = :run_id AND kind = :kind AND key NOT IN (SELECT value FROM json_each(:keys));
+
+-- name: entry
+-- The columns that sqlite_rows.entry() reads, in its order.
+run_id, kind, key, body, created_at, updated_at
+
+-- name: entries_of_saved_run
+SELECT {entry} FROM entries WHERE run_id = :run_id AND kind IN ('state', 'run');
+
+-- name: put_saved_run
+INSERT INTO saved_runs (
+    run_id, pipeline_id, pipeline_name, parent_run_id, status, created_at, updated_at, is_background,
+    execution_time_ms, metadata
+)
+VALUES (
+    :run_id, :pipeline_id, :pipeline_name, :parent_run_id, :status, :created_at, :updated_at, :is_background,
+    :execution_time_ms, :metadata
+)
+ON CONFLICT (run_id) DO UPDATE SET
+    pipeline_id = excluded.pipeline_id, pipeline_name = excluded.pipeline_name,
+    parent_run_id = excluded.parent_run_id, status = excluded.status, created_at = excluded.created_at,
+    updated_at = excluded.updated_at, is_background = excluded.is_background,
+    execution_time_ms = excluded.execution_time_ms, metadata = excluded.metadata;
+
+-- name: delete_saved_run
+DELETE FROM saved_runs WHERE run_id = :run_id;
+
+-- name: read_entries
+SELECT {entry} FROM entries
+
+-- name: entries_in_order
+ORDER BY created_at DESC, run_id, kind, key LIMIT :limit OFFSET :offset;
+
 -- name: list_runs
 SELECT {head} FROM runs
 
@@ -390,7 +433,135 @@ SELECT {head} FROM runs INDEXED BY runs_leased
 -- name: in_order
 ORDER BY created_at DESC, run_id LIMIT :limit OFFSET :offset;
 
+-- Lists of all that is known of runs: heads, and the saved runs that have none. Each part is in the order of an index, and
+-- SQLite merges them. First the page is made, of what the indexes have, then the rest is read of what is on it. sqlite_lists puts in what stands in capitals.
+
+-- name: has_no_head
+NOT EXISTS (SELECT 1 FROM runs WHERE runs.run_id = saved_runs.run_id)
+
+-- name: of_heads
+SELECT FALSE, id, run_id, MOMENT FROM runs WHERE TRUE
+
+-- name: of_unleased
+SELECT FALSE, id, run_id, MOMENT FROM runs INDEXED BY runs_unleased WHERE lease_owner IS NULL
+
+-- name: of_leased
+SELECT FALSE, id, run_id, MOMENT FROM runs INDEXED BY runs_leased WHERE lease_owner IS NOT NULL
+
+-- name: of_saved
+SELECT TRUE, id, run_id, MOMENT FROM saved_runs WHERE {has_no_head}
+
+-- name: has_going_parent
+-- Whether the parent of a run has not ended.
+(
+    EXISTS (
+        SELECT 1 FROM runs AS parent
+        WHERE parent.run_id = CHILD.parent_run_id AND parent.status NOT IN ('completed', 'failed', 'cancelled')
+    )
+    OR EXISTS (
+        SELECT 1 FROM saved_runs AS parent
+        WHERE parent.run_id = CHILD.parent_run_id AND parent.status NOT IN ('completed', 'failed', 'cancelled')
+            AND NOT EXISTS (SELECT 1 FROM runs AS head WHERE head.run_id = parent.run_id)
+    )
+)
+
+-- name: known_runs
+WITH page (is_saved, place, named, moment) AS MATERIALIZED (
+PARTS
+ORDER BY 4 DESC, 3 LIMIT :limit OFFSET :offset
+)
+SELECT moment, named, (
+    SELECT json_group_array(json_array(run_id, kind, key, body, created_at, updated_at)) FROM entries
+    WHERE is_saved AND run_id = named AND kind IN ('state', 'run')
+), {head}
+FROM page LEFT JOIN runs ON NOT is_saved AND runs.id = place;
+
+-- Statistics.
+
+-- name: count_runs
+-- By status: how many, how many in the background, and how long they took if they have ended, in milliseconds.
+SELECT status, count(*), sum(is_background), sum(updated_at - created_at) / 1000.0
+FROM runs INDEXED BY runs_unleased WHERE lease_owner IS NULL GROUP BY status
+UNION ALL
+SELECT status, count(*), sum(is_background), sum(updated_at - created_at) / 1000.0
+FROM runs INDEXED BY runs_leased WHERE lease_owner IS NOT NULL GROUP BY status
+UNION ALL
+SELECT status, count(*), sum(is_background), total(execution_time_ms)
+FROM saved_runs INDEXED BY saved_runs_updated WHERE {has_no_head} GROUP BY status
+UNION ALL
+SELECT NULL, (SELECT count(*) FROM runs WHERE created_at >= :since)
+    + (SELECT count(*) FROM saved_runs WHERE created_at >= :since AND {has_no_head}), NULL, NULL;
+
+-- name: runs_without_spans
+-- Those whose spans are not those of their log as it is now; in the order of their keys, after one of them.
+SELECT id, run_id, created_at FROM runs LEFT JOIN span_marks ON run = id
+WHERE id > :after AND seq IS NOT last_seq AND (:pipeline_name IS NULL OR pipeline_name = :pipeline_name)
+ORDER BY id LIMIT :limit;
+
+-- name: delete_spans
+DELETE FROM spans WHERE run = :run;
+
+-- name: mark_spans
+-- Unless the key is that of another run since.
+INSERT INTO span_marks (run, seq)
+SELECT id, :seq FROM runs WHERE id = :run AND run_id = :run_id AND created_at = :created_at
+ON CONFLICT (run) DO UPDATE SET seq = excluded.seq
+RETURNING run;
+
+-- name: put_span
+INSERT INTO spans (run, span_id, name, status, start_time, end_time) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: is_of_log
+-- Of spans: whether nobody has saved one with this id.
+(
+    run NOT IN (SELECT runs.id FROM entries CROSS JOIN runs USING (run_id) WHERE kind = 'span')
+    OR NOT EXISTS (
+        SELECT 1 FROM runs CROSS JOIN entries USING (run_id)
+        WHERE runs.id = spans.run AND kind = 'span' AND key = span_id
+    )
+)
+
+-- name: count_spans
+SELECT name, status, count(*), total(end_time - start_time)
+FROM spans WHERE start_time BETWEEN :first AND :last AND {is_of_log} GROUP BY name, status;
+
+-- name: count_spans_of_pipeline
+SELECT name, spans.status, count(*), total(end_time - start_time)
+FROM runs CROSS JOIN spans ON spans.run = runs.id
+WHERE pipeline_name = :pipeline_name AND start_time BETWEEN :first AND :last AND {is_of_log}
+GROUP BY name, spans.status;
+
+-- name: is_of_pipeline
+-- Of entries.
+(
+    :pipeline_name IS NULL
+    OR EXISTS (SELECT 1 FROM runs WHERE runs.run_id = entries.run_id AND pipeline_name = :pipeline_name)
+    OR EXISTS (
+        SELECT 1 FROM saved_runs
+        WHERE saved_runs.run_id = entries.run_id AND pipeline_name = :pipeline_name AND {has_no_head}
+    )
+)
+
+-- name: count_saved_spans
+WITH saved (name, status, start_time, end_time) AS (
+    SELECT body ->> '$.name', body ->> '$.status', body ->> '$.start_time', body ->> '$.end_time'
+    FROM entries WHERE kind = 'span' AND {is_of_pipeline}
+)
+SELECT name, status, count(*), total(end_time - start_time)
+FROM saved WHERE end_time IS NOT NULL AND start_time BETWEEN :first AND :last GROUP BY name, status;
+
 -- name: signs_of_change
 -- What changes when something happens to a run, a renewal of its lease left aside.
 SELECT run_id, attempts, last_seq, status, lease_owner, signals
 FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));
+
+-- name: pages
+-- How many bytes the file has, and how many of them nothing uses.
+SELECT page_count * page_size, freelist_count * page_size
+FROM pragma_page_count, pragma_page_size, pragma_freelist_count;
+
+-- name: tables
+SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY name;
+
+-- name: table_sizes
+SELECT tbl_name, sum(pgsize) FROM dbstat JOIN sqlite_master USING (name) WHERE aggregate = TRUE GROUP BY tbl_name;

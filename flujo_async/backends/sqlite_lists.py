@@ -1,0 +1,95 @@
+"""Lists of runs, by hand or by a runtime, as queries that walk along indexes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Final, cast
+
+from flujo_async._codec.plain import encode_plain
+from flujo_async._codec.tree import loads
+from flujo_async._model.state import RUN_STATUSES, TERMINAL
+from flujo_async.abc.known_runs import KnownRun, KnownRunQuery, of_entries, of_head
+from flujo_async.backends import sqlite_rows as rows
+from flujo_async.backends.sql import queries
+
+_SQL = queries("sqlite.sql")
+_NO_LIMIT: Final = -1
+
+_WANTED: Final = {
+    "pipeline_id": "pipeline_id = :pipeline_id",
+    "pipeline_name": "pipeline_name = :pipeline_name",
+    "parent_run_id": "parent_run_id = :parent_run_id",
+    "since": "updated_at >= :since",
+}
+
+
+def known_runs(query: KnownRunQuery) -> tuple[str, rows.Values]:
+    """Return the statement that answers a query, and its values."""
+    return _statement(_parts(query), query.order), _values(query)
+
+
+def ended_runs(before: datetime) -> tuple[str, rows.Values]:
+    """Return the statement that finds what has ended, was created before, and has no parent that goes on."""
+    parts = [
+        f"{_SQL[kind]} AND status = '{status}' AND created_at < :before "
+        f"AND NOT {_SQL['has_going_parent'].replace('CHILD', child)}"
+        for kind, child in (("of_heads", "runs"), ("of_saved", "saved_runs"))
+        for status in sorted(TERMINAL)
+    ]
+    return _statement(parts, "created_at"), {"before": rows.micros(before), "limit": _NO_LIMIT, "offset": 0}
+
+
+def read(found: Sequence[rows.Row]) -> list[KnownRun]:
+    """Return the runs that the rows tell."""
+    in_order = sorted(found, key=itemgetter(1))
+    in_order.sort(key=itemgetter(0), reverse=True)
+    return [_known(entries, head) for _, _, entries, *head in in_order]
+
+
+def _statement(parts: Iterable[str], order: str) -> str:
+    page = "\nUNION ALL\n".join(parts).replace("MOMENT", order)
+    return _SQL["known_runs"].replace("PARTS", page)
+
+
+def _parts(query: KnownRunQuery) -> Iterator[str]:
+    """Yield what is merged, each part in the order that is asked for."""
+    conditions = [condition for name, condition in _WANTED.items() if getattr(query, name)]
+    if query.is_background is not None:
+        conditions.append("is_background = :is_background")
+    heads, saved = list(conditions), list(conditions)
+    if query.metadata:
+        heads.append("json_contains(metadata, :metadata)")
+        saved.append("plain_contains(metadata, :plain_metadata)")
+    statuses = [query.status] if query.status else sorted(RUN_STATUSES)
+    of_status = [f"status = '{status}'" for status in statuses]
+    asked = of_status if query.status else []
+    if query.order == "created_at" or query.parent_run_id:
+        yield " AND ".join([_SQL["of_heads"], *asked, *heads])
+        yield " AND ".join([_SQL["of_saved"], *asked, *saved])
+        return
+    for status in of_status:
+        yield " AND ".join([_SQL["of_unleased"], status, *heads])
+        yield " AND ".join([_SQL["of_saved"], status, *saved])
+    yield " AND ".join([_SQL["of_leased"], *asked, *heads])
+
+
+def _values(query: KnownRunQuery) -> rows.Values:
+    metadata = dict(query.metadata)
+    return {
+        "pipeline_id": query.pipeline_id,
+        "pipeline_name": query.pipeline_name,
+        "parent_run_id": query.parent_run_id,
+        "since": rows.optional_micros(query.since),
+        "is_background": query.is_background,
+        "metadata": rows.json_text(metadata) if metadata else None,
+        "plain_metadata": rows.json_text(encode_plain(metadata, at="metadata")) if metadata else None,
+        "limit": _NO_LIMIT if query.limit is None else query.limit,
+        "offset": query.offset,
+    }
+
+
+def _known(entries: str, head: rows.Row) -> KnownRun:
+    kept = cast("list[rows.Row]", loads(entries.encode()))
+    return of_entries([rows.entry(row) for row in kept]) if kept else of_head(rows.listed(head))

@@ -1,0 +1,77 @@
+"""Looking at a database as it is, on a connection of one's own."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from flujo_async.backends.reply import Outcome, Reply, send
+from flujo_async.backends.sqlite_file import SQLiteFile
+
+T = TypeVar("T")
+
+Question: TypeAlias = Callable[[sqlite3.Connection | None], T]
+"""What to read of a database; there is no connection where nothing has been written yet."""
+
+_STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's machine: some milliseconds
+
+
+async def look(file: SQLiteFile, question: Question[T]) -> T:
+    """Answer a question in a daemon thread. It may take long: it is in nobody's way, and ends when it is cancelled."""
+    reply: Reply[T] = Reply()
+    asking = _Look(file, question, reply)
+    threading.Thread(target=asking.answer, name="flujo-look", daemon=True).start()
+    return await reply.get_stopped(asking.stop)
+
+
+def look_now(file: SQLiteFile, question: Question[T]) -> T:
+    """Answer a question in a daemon thread, while this one waits: for callers that cannot wait for a coroutine.
+
+    Raises:
+        BackendError: it could not be read.
+    """
+    answer: Future[T] = Future()
+
+    def give() -> None:
+        try:
+            answer.set_result(_ask(file, question))
+        except Exception as error:  # handed on to the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=give, name="flujo-look", daemon=True).start()
+    return answer.result()
+
+
+def _ask(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool] = bool) -> T:
+    try:
+        if not file.path.exists() or not file.path.stat().st_size:
+            return question(None)
+        with closing(file.connect("ro")) as db:
+            db.set_progress_handler(stopped, _STEPS_BETWEEN_LOOKS)
+            return question(db)
+    except Exception as error:  # handed on to the caller
+        raise file.explain(error) from error
+
+
+class _Look(Generic[T]):
+    def __init__(self, file: SQLiteFile, question: Question[T], reply: Reply[T]) -> None:
+        self._file = file
+        self._question = question
+        self._reply = reply
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Give up soon; called from another thread."""
+        self._stopped.set()
+
+    def answer(self) -> None:
+        outcome: Outcome
+        try:
+            outcome = _ask(self._file, self._question, stopped=self._stopped.is_set), None
+        except Exception as error:  # handed on to the caller
+            outcome = None, error
+        send([(self._reply, outcome)])
