@@ -22,7 +22,7 @@ from flujo_async.cli import (
 from flujo_async.cli.audit import audit
 from flujo_async.cli.cleanup import cleanup
 from flujo_async.cli.exit_code import ExitCode
-from flujo_async.cli.screen import forget_output, say
+from flujo_async.cli.screen import say
 from flujo_async.cli.tail import tail
 from flujo_async.errors import FlujoError, InvalidArgument, InvalidSignal, RunConflict, RunNotFound, VersionMismatch
 
@@ -66,9 +66,8 @@ def run(arguments: list[str] | None = None) -> int:
         app(args=arguments, prog_name=PROGRAM)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else ExitCode.FINE
-    except BrokenPipeError:
-        forget_output()
-        return ExitCode.UNREAD
+    except KeyboardInterrupt:  # before or after the command itself
+        return ExitCode.INTERRUPTED
     except (FlujoError, OSError) as error:
         say(f"{PROGRAM}: {error}")
         return ExitCode.USAGE if isinstance(error, _CALLERS_FAULT) else ExitCode.FAILED

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import typer
 
 from flujo_async._model.audit import AuditEvent
+from flujo_async._runtime.owner import Owner
 from flujo_async.cli.completion import complete_event, complete_run
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
-from flujo_async.cli.screen import brief, clock, columns, plain, print_json, put, say
+from flujo_async.cli.screen import brief, clock, columns, name_cell, print_json, put, say
 from flujo_async.cli.store import MaybeDb
 
 _UNTOLD: Final = frozenset({"signal_id", "sent_at"})
@@ -70,7 +71,7 @@ async def _read(
 def _print(events: Sequence[AuditEvent]) -> None:
     table = columns("At", "Event", "Run", "Says", whole=("At", "Event"))
     for event in events:
-        table.add_row(clock(event.at), event.event, plain(event.run_id), brief(says(event)))
+        table.add_row(clock(event.at), event.event, name_cell(event.run_id), brief(says(event)))
     put(table)
 
 
@@ -80,10 +81,15 @@ def says(event: AuditEvent) -> str:
     if event.step and "name" not in event.details:
         told.insert(0, event.step)
     if event.by:
-        told.append(f"by {event.by}")
+        told.append(f"by {_who(event.by)}")
     return ", ".join(told)
 
 
+def _who(by: str) -> str:
+    owner = Owner.parse(by)
+    return by if owner is None else f"process {owner.pid}"
+
+
 def _detail(name: str, value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = ", ".join(map(str, cast("list[object]", value))) if isinstance(value, list) else str(value)
     return _SAYS.get(name, "{}").format(text)

@@ -10,7 +10,7 @@ import typer
 from flujo_async.cli.completion import complete_run
 from flujo_async.cli.runs import Json
 from flujo_async.cli.runtime import FlujoName, perform, place_at
-from flujo_async.cli.screen import brief, clock, columns, plain, print_json, put, say
+from flujo_async.cli.screen import brief, clock, columns, name_cell, plain, print_json, put, say
 from flujo_async.cli.store import MaybeDb
 
 app: typer.Typer = typer.Typer(help="Look at how well runs have done.", no_args_is_help=True)
@@ -47,6 +47,6 @@ def list_evaluations(
 def _print(found: Sequence[Mapping[str, Any]]) -> None:
     table = columns("At", "Run", "Step", "Feedback", whole=("At",), numbers=("Score",))
     for each in found:
-        names = plain(each["run_id"]), plain(each["step_name"] or "")
+        names = name_cell(each["run_id"]), plain(each["step_name"] or "")
         table.add_row(clock(each["created_at"]), *names, brief(each["feedback"] or ""), f"{each['score']:.4g}")
     put(table)

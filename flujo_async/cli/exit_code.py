@@ -10,16 +10,13 @@ class ExitCode(IntEnum):
 
     FINE = 0
     FAILED = 1
-    """The run or the store failed, or what was asked for did not happen."""
+    """The run or the store failed, what was asked for did not happen, or nobody reads the output."""
 
     USAGE = 2
     """The call was wrong."""
 
     INTERRUPTED = 130
     """Ctrl-C, as shells say it."""
-
-    UNREAD = 141
-    """Nobody reads the output any more, as shells say it of a closed pipe."""
 
     TERMINATED = 143
     """A worker that was told to stop twice."""

@@ -102,14 +102,10 @@ def _head(found: Found) -> Iterator[tuple[str, str]]:
     yield "Updated", f"{moment(summary.updated_at)}, {ago(summary.updated_at, now)}"
     yield "Claimed", "once" if summary.attempts == 1 else f"{summary.attempts:,} times" if summary.attempts else "never"
     if summary.usage:
-        yield "Consumed", _consumed(summary.usage)
+        usage = summary.usage
+        yield "Consumed", usage_text(usage.tokens, usage.cost, usage.token_counts)
     if summary.metadata:
         yield "Metadata", repr(dict(summary.metadata))
-
-
-def _consumed(usage: Usage) -> str:
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in usage.token_counts.items())
-    return usage_text(usage.tokens, usage.cost) + (f" ({kinds})" if kinds else "")
 
 
 def _whereabouts(found: Found, *, everything: bool) -> Iterator[tuple[str, str]]:

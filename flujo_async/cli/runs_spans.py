@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.text import Text
 
 from flujo_async._log.spans import Span
-from flujo_async._model.state import RUN_STATUSES
 from flujo_async._model.usage import Usage
 from flujo_async.cli.given import length
 from flujo_async.cli.run_page import usage_as_json
@@ -32,7 +31,7 @@ from flujo_async.cli.screen import (
     usage_text,
 )
 from flujo_async.cli.store import MaybeDb
-from flujo_async.cli.trace_page import print_trace
+from flujo_async.cli.trace_page import attributes_of, print_trace
 from flujo_async.errors import InvalidArgument, RunNotFound
 
 app: typer.Typer = typer.Typer()
@@ -115,7 +114,8 @@ class _Stats:
 async def _trace(flujo: Runtime, run_id: str) -> tuple[dict[str, Any], list[Span]]:
     run = await _details(flujo, run_id)
     trace = await flujo.state_backend.get_trace(run_id)
-    return run, [] if trace is None else trace if isinstance(trace, list) else [trace]
+    roots = cast("list[Span]", trace if isinstance(trace, list) else [trace])
+    return run, [] if trace is None else roots
 
 
 async def _spans(
@@ -157,8 +157,8 @@ def roots_of(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _consumed(run: Mapping[str, Any]) -> Usage:
-    told = run["usage"]
-    tokens = told.get("tokens", 0) if isinstance(told, Mapping) else 0  # what was saved by hand is whatever it is
+    told = run["usage"]  # what was saved by hand is whatever it is
+    tokens = cast("Mapping[str, Any]", told).get("tokens") if isinstance(told, Mapping) else 0
     return Usage(tokens if isinstance(tokens, int) else 0, Decimal(str(run["total_cost"])))
 
 
@@ -184,9 +184,9 @@ def _print_spans(spans: Sequence[Span]) -> None:
     for span in spans:
         end = now if span["end_time"] is None else span["end_time"]
         began = clock(datetime.fromtimestamp(span["start_time"], UTC))
-        kind = plain(str(span["attributes"].get("kind", "")))
+        kind = plain(str(attributes_of(span).get("kind", "")))
         took = duration(end - span["start_time"])
-        table.add_row(began, plain(span["name"]), kind, plain(span["status"]), took)
+        table.add_row(began, plain(span["name"]), kind, plain(str(span["status"])), took)
     put(table)
 
 
@@ -195,10 +195,11 @@ def _print_stats(found: _Stats, name: str, top: int) -> None:
     print_line(f"{runs['total_workflows']:,} runs in {name}, {runs['recent_workflows_24h']:,} of the last 24 hours")
     if not runs["total_workflows"]:
         return
+    print_line("")
     table = columns("Status", numbers=("Runs", "Background"))
     background = runs["background_status_counts"]
-    for status in sorted(RUN_STATUSES & runs["status_counts"].keys(), key=_by_count(runs["status_counts"])):
-        table.add_row(status, f"{runs['status_counts'][status]:,}", f"{background.get(status, 0):,}")
+    for status, count in sorted(runs["status_counts"].items(), key=lambda entry: (-entry[1], entry[0])):
+        table.add_row(status, f"{count:,}", f"{background.get(status, 0):,}")
     put(table)
     print_line("")
     print_line(f"Those that have ended took {duration(runs['average_execution_time_ms'] / 1000)} on average.")
@@ -212,7 +213,8 @@ def _print_span_stats(spans: Mapping[str, Any], top: int) -> None:
     if not by_name:
         return
     counts = ", ".join(f"{count:,} {status}" for status, count in spans["by_status"].items())
-    print_line(f"\nSpans that have ended: {counts}")
+    print_line("")
+    print_line(f"Spans that have ended: {counts}")
     table = columns("Span", numbers=("Count", "Average", "Together"))
     ranked = sorted(by_name, key=lambda name: (-by_name[name]["total"], name))
     for name in ranked[:top]:
@@ -221,7 +223,3 @@ def _print_span_stats(spans: Mapping[str, Any], top: int) -> None:
     put(table)
     if len(ranked) > top:
         say(f"there are {len(ranked) - top:,} more names; --top shows them")
-
-
-def _by_count(counts: Mapping[str, int]) -> Any:
-    return lambda status: (-counts[status], status)

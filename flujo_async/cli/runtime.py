@@ -180,8 +180,8 @@ def perform(place: Place, action: Callable[[Runtime], Awaitable[T]], *, interrup
     Raises:
         Exit: Ctrl-C.
     """
-    loaded = place.load() if isinstance(place, Named) else _bare(place)
     try:
+        loaded = place.load() if isinstance(place, Named) else _bare(place)
         return asyncio.run(_perform(place, loaded, action))
     except KeyboardInterrupt:
         if interrupted:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,8 @@ _UNFOLDED: Final = 1000
 """The width of a pipe: whoever searches the lines needs them whole."""
 
 _LONGEST: Final = 200
+_SHARE_OF_NAMES: Final = 3
+"""The name of a run takes at most this part of the width of a terminal."""
 
 
 def screen(*, stderr: bool = False) -> Console:
@@ -51,9 +54,21 @@ def columns(*names: str, numbers: Sequence[str] = (), whole: Sequence[str] = ())
     return table
 
 
-def put(table: Table) -> None:
-    """Print a table on stdout, without the blanks that it would fill its lines with."""
+def name_cell(name: str) -> str:
+    """Return the name of a run for a column beside longer ones: a terminal has its middle left out if it is long."""
+    return cut_inside(plain(name), screen().width // _SHARE_OF_NAMES)
+
+
+def put(*tables: Table) -> None:
+    """Print a table on stdout, without the blanks that it would fill its lines with.
+
+    Args:
+        tables: the same with fewer and fewer columns: the first one that fits is printed, or else the last one.
+    """
     out = screen()
+    unfolded = out.options.update(max_width=_UNFOLDED)
+    fitting = (table for table in tables if Measurement.get(out, unfolded, table).maximum <= out.width)
+    table = next(fitting, tables[-1])
     with out.capture() as captured:
         out.print(table)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
@@ -118,14 +133,15 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def usage_text(tokens: Any, cost: Any) -> str:
+def usage_text(tokens: Any, cost: Any, counts: Mapping[str, int] = MappingProxyType({})) -> str:
     """Return what was consumed; nothing if nothing was.
 
-    >>> usage_text(1200, 0.25)
-    '1,200 tokens, cost 0.25'
+    >>> usage_text(1200, 0.25, {"input": 900, "output": 300})
+    '1,200 tokens (input 900, output 300), cost 0.25'
     """
-    parts = [f"{tokens:,} tokens" if tokens else "", f"cost {cost:.6g}" if cost else ""]
-    return ", ".join(part for part in parts if part)
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+    parts = [f"{tokens:,} tokens{f' ({kinds})' if kinds else ''}"] if tokens else []
+    return ", ".join([*parts, f"cost {cost:.6g}"] if cost else parts)
 
 
 def ago(at: datetime, now: datetime) -> str:
@@ -169,11 +185,6 @@ def print_text(text: Text) -> None:
         text.truncate(out.width, overflow="ellipsis")
     out.print(text, soft_wrap=True)
     sys.stdout.flush()
-
-
-def forget_output() -> None:
-    """Have what is still to be printed go nowhere: nobody reads it, and the end of the process would complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_json(value: object) -> Any:

@@ -24,7 +24,7 @@ from flujo_async.cli.fact_line import tell
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
-from flujo_async.cli.screen import clock, cut_inside, plain, print_json_line, print_text, say, screen
+from flujo_async.cli.screen import clock, name_cell, plain, print_json_line, print_text, say
 from flujo_async.cli.store import MaybeDb
 from flujo_async.cli.watch import commit_as_json
 from flujo_async.errors import IntegrityError
@@ -38,9 +38,6 @@ _LATE: Final = timedelta(seconds=30)
 """How much older than others what is written now may say that it is: hosts have clocks of their own."""
 
 _AT_ONCE: Final = 500
-_SHARE_OF_NAMES: Final = 3
-"""A name takes at most this part of the width of a terminal."""
-
 _STYLES: Final[dict[type[object], str]] = {
     facts.RunCompleted: "green",
     facts.RunFailed: "red",
@@ -159,7 +156,7 @@ class _Lines:
         told = tell(news.commit.fact)
         if told is None:
             return
-        name = cut_inside(plain(news.run.run_id), screen().width // _SHARE_OF_NAMES)
+        name = name_cell(news.run.run_id)
         self._width = max(self._width, cell_len(name))
         style = _STYLES.get(type(news.commit.fact), "")
         padding = " " * (self._width - cell_len(name))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from decimal import Decimal
+from typing import Any, Final, cast
 
 from rich.cells import cell_len
 from rich.text import Text
 
+from flujo_async._log.keys import is_compensation
 from flujo_async._log.spans import Span
 from flujo_async.cli.screen import brief, cut, duration, plain, print_text, screen, usage_text
 
@@ -27,9 +29,15 @@ _GAP: Final = "  "
 _STYLES: Final = {"failed": "red", "running": "yellow", "completed": "green"}
 _OTHER_STYLE: Final = "dim"
 _TOLD_ELSEWHERE: Final = frozenset(
-    {"kind", "key", "run_id", "pipeline_version", "attempt", "attempts", "error", "tokens", "cost"}
+    {"kind", "key", "run_id", "child_run_id", "pipeline_version", "attempt", "attempts", "error", "tokens", "cost"}
 )
 _WAITING: Final = frozenset({"wait", "sleep"})
+
+
+def attributes_of(node: Span) -> Mapping[str, Any]:
+    """Return the attributes of a span; none if somebody has saved something else for them."""
+    found = node["attributes"]
+    return cast("Mapping[str, Any]", found) if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class _Axis:
         """Return when a span was, as columns."""
         first = self._column(node["start_time"])
         last = self._column(self.end if node["end_time"] is None else node["end_time"])
-        mark = "░" if node["attributes"].get("kind") in _WAITING else "█"
+        mark = "░" if attributes_of(node).get("kind") in _WAITING else "█"
         return " " * first + mark * max(last - first, 1)
 
     def _column(self, at: float) -> int:
@@ -111,10 +119,10 @@ def _print_row(row: _Row, names: int, axis: _Axis) -> None:
     if node is None:
         print_text(Text.assemble((row.branch, "dim"), (row.name, "dim")))
         return
-    style = _STYLES.get(node["status"], _OTHER_STYLE)
+    style = _STYLES.get(str(node["status"]), _OTHER_STYLE)
     end = axis.end if node["end_time"] is None else node["end_time"]
     took = f"{duration(end - node['start_time']):>{_TIME}}"
-    status = f"{cut(plain(node['status']), _STATUS):<{_STATUS}}"
+    status = f"{cut(plain(str(node['status'])), _STATUS):<{_STATUS}}"
     print_text(
         Text.assemble(
             (row.branch, "dim"), label, padding, _GAP, (status, style), _GAP, took, _GAP, (axis.bar(node), style)
@@ -157,22 +165,28 @@ def _chosen(children: Sequence[Span], *, everything: bool) -> tuple[list[Span], 
 
 def _notes(node: Span, start: float, *, everything: bool) -> Iterator[tuple[str, str]]:
     """Yield what else is to be said of a span, a line each, with its style."""
-    attributes: Mapping[str, Any] = node["attributes"]
+    attributes = attributes_of(node)
     attempts = attributes.get("attempts", 1)
-    told = [f"{attempts} attempts" if attempts != 1 else ""]
-    told.append(usage_text(attributes.get("tokens"), attributes.get("cost")))
+    told = ["compensation" if is_compensation(str(attributes.get("key", ""))) else ""]
+    told.append(f"run {attributes['child_run_id']}" if "child_run_id" in attributes else "")
+    told.append(f"{attempts} attempts" if attempts != 1 else "")
+    told.append(usage_text(_number(attributes.get("tokens")), _number(attributes.get("cost"))))
     told += [f"{name}={value}" for name, value in attributes.items() if name not in _TOLD_ELSEWHERE]
     if line := ", ".join(part for part in told if part):
         yield line, "dim"
-    is_told_below = any(child["attributes"].get("kind") == "attempt" for child in node["children"])
+    is_told_below = any(attributes_of(child).get("kind") == "attempt" for child in node["children"])
     if attributes.get("error") and not is_told_below:
         yield str(attributes["error"]), "red"
-    events: Sequence[Mapping[str, Any]] = node["events"]
+    events = [event for event in node["events"] or () if isinstance(event, Mapping)]
     shown = events if everything else events[:_EVENTS_SHOWN]
     for event in shown:
         yield _event(event, start), "cyan"
     if len(shown) < len(events):
         yield f"{len(events) - len(shown):,} more events; --all shows them", "dim"
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int | float | Decimal) else 0  # what was saved by hand is whatever it is
 
 
 def _event(event: Mapping[str, Any], start: float) -> str:
