@@ -9,8 +9,8 @@ import typer
 
 from flujo_async._log.audit_log import AUDIT_EVENTS
 from flujo_async._model.stored import RunQuery
+from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.runtime import Named, place_at
-from flujo_async.cli.store import Store
 from flujo_async.errors import FlujoError
 
 _NEWEST: Final = 200
@@ -20,7 +20,7 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the newest runs whose names begin so, as far as that needs no code of anybody: TAB imports nothing."""
     try:
         place = place_at(ctx.params.get("flujo"), ctx.params.get("db"))
-        ids = [] if isinstance(place, Named) else asyncio.run(_newest(place))
+        ids = [] if isinstance(place, Named) else asyncio.run(_newest(place.open()))
     except (FlujoError, OSError):  # the command itself will say so
         return []
     return [run_id for run_id in ids if run_id.startswith(incomplete)]
@@ -31,6 +31,6 @@ def complete_event(incomplete: str) -> list[str]:
     return sorted(event for event in AUDIT_EVENTS if event.startswith(incomplete))
 
 
-async def _newest(store: Store) -> list[str]:
-    async with store.open() as backend:
+async def _newest(backend: StateBackend) -> list[str]:
+    async with backend:
         return [head.run_id for head in await backend.query_runs(RunQuery(limit=_NEWEST))]

@@ -27,7 +27,7 @@ from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import clock, name_cell, plain, print_json_line, print_text, say
 from flujo_async.cli.store import MaybeDb
 from flujo_async.cli.watch import commit_as_json
-from flujo_async.errors import IntegrityError
+from flujo_async.errors import IntegrityError, SerializationError
 
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _SHORTEST_REST_SECONDS: Final = 0.1
@@ -85,7 +85,7 @@ def tail(
 
 async def _follow(flujo: Runtime, query: KnownRunQuery, age: timedelta, show: Show) -> NoReturn:
     backend = flujo.state_backend
-    looking = _Looking(backend, query, backend.clock.now() - age)
+    looking = Looking(backend, query, backend.clock.now() - age)
     while True:
         change = asyncio.create_task(backend.wait_for_work(timeout=_LOOK_AGAIN_SECONDS))
         try:
@@ -100,7 +100,7 @@ async def _follow(flujo: Runtime, query: KnownRunQuery, age: timedelta, show: Sh
             await settle(change)
 
 
-class _Looking:
+class Looking:
     """Finds what is new in a store: in the runs that were heard of lately.
 
     Args:
@@ -131,7 +131,10 @@ class _Looking:
         self._heads[run.run_id] = run.version
         try:
             commits = await self._commits(run.run_id)
-        except IntegrityError as error:  # it is for people to look at, and must not keep the others from being told
+        except (
+            IntegrityError,
+            SerializationError,
+        ) as error:  # it is for people to look at, and must not keep the others from being told
             say(f"left out: {error}")
             return []
         return [News(run, commit) for commit in commits]

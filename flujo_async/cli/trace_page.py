@@ -177,7 +177,8 @@ def _notes(node: Span, start: float, *, everything: bool) -> Iterator[tuple[str,
     is_told_below = any(attributes_of(child).get("kind") == "attempt" for child in node["children"])
     if attributes.get("error") and not is_told_below:
         yield str(attributes["error"]), "red"
-    events = [event for event in node["events"] or () if isinstance(event, Mapping)]
+    told_events = cast("Sequence[object]", node["events"] or ())
+    events = [cast("Mapping[str, Any]", event) for event in told_events if isinstance(event, Mapping)]
     shown = events if everything else events[:_EVENTS_SHOWN]
     for event in shown:
         yield _event(event, start), "cyan"
