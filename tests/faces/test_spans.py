@@ -22,13 +22,14 @@ from flujo_async._model.facts import (
     UsageReported,
     WaitStarted,
 )
+from flujo_async._model.tree import JsonObject
 from flujo_async._model.usage import Usage
 from flujo_async.backends import backend_from_url
 from tests.faces.conftest import CommandLine, InProcess, on_terminal
 from tests.faces.test_runs import T0, create, started
 
 DB = "sqlite:///runs.db"
-WRONG = {"type": "builtins:ConnectionError", "message": "the index is being rebuilt: try again later"}
+WRONG: JsonObject = {"type": "builtins:ConnectionError", "message": "the index is being rebuilt: try again later"}
 
 
 def at(seconds: float) -> Any:

@@ -30,8 +30,11 @@ async def pack(order: str) -> str:
 ORDERS = pack >> wait_for("approval")
 
 
-def looking(backend: InMemoryBackend, since: datetime | None = None, **query: str) -> Looking:
-    return Looking(backend, KnownRunQuery(order="updated_at", **query), since or datetime.now(UTC))
+def looking(
+    backend: InMemoryBackend, since: datetime | None = None, status: str | None = None, pipeline: str | None = None
+) -> Looking:
+    query = KnownRunQuery(status=status, pipeline_name=pipeline, order="updated_at")
+    return Looking(backend, query, since or datetime.now(UTC))
 
 
 def told(news: list[News]) -> list[tuple[str, str]]:
@@ -81,7 +84,7 @@ async def test_a_clock_that_is_behind_hides_nothing() -> None:
 async def test_a_run_that_gets_into_the_status_is_told_from_the_start() -> None:
     backend = InMemoryBackend()
     flujo = Flujo(ORDERS, pipeline_name="orders", state_backend=backend)
-    eyes = looking(backend, status="completed", pipeline_name="orders")
+    eyes = looking(backend, status="completed", pipeline="orders")
     await flujo.run("tea", run_id="a")
     await Flujo(pack, pipeline_name="others", state_backend=backend).run("tea", run_id="b")
     assert await eyes.look() == []
