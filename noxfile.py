@@ -12,6 +12,8 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "docs/hooks", "noxfile.py")
 CODE = [name for name in SOURCES if Path(name).exists()]
+# A test waits for the disk as often as for the processor, hence workers; with many, tests of real processes starve.
+IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -21,9 +23,9 @@ def group(name: str) -> tuple[str, ...]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after `--` go to pytest."""
+    """Run the tests; arguments after `--` go to pytest (`-n0`: in one process, whose output is seen at once)."""
     session.install("-e", ".[cli]", *group("test"))
-    session.run("pytest", "-m", "not crash", "--ignore=tests/docs", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs)
 
 
 @nox.session
@@ -51,14 +53,15 @@ def docs(session: nox.Session) -> None:
     """Build the site of the documentation, execute every code block of it and of README, and follow the links."""
     session.install(".[cli]", *group("docs"))
     session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
-    session.run("pytest", "tests/docs", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "tests/docs", *session.posargs)
 
 
 @nox.session
 def crash(session: nox.Session) -> None:
     """Kill real processes at every commit and inside every step; try ten times as many random examples (long)."""
     session.install("-e", ".[cli]", *group("test"))
-    session.run("pytest", "-m", "crash or hypothesis", "--hypothesis-profile=crash", "--timeout=900", *session.posargs)
+    long = ("-m", "crash or hypothesis", "--hypothesis-profile=crash", "--timeout=900")
+    session.run("pytest", *IN_PARALLEL, *long, *session.posargs)
 
 
 @nox.session
@@ -72,9 +75,10 @@ def bite(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies that the package accepts."""
     project = PYPROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["cli"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["cli"], *extras["otel"], *extras["prometheus"]]
     session.install("-e", ".[cli]", *group("test"), *(pin.replace(">=", "==") for pin in wanted))
-    session.run("pytest", "-m", "not crash", "--ignore=tests/docs", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs)
 
 
 @nox.session

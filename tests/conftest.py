@@ -20,4 +20,5 @@ def loop_is_never_blocked() -> Iterator[None]:
             function.can_block_in("flujo_async/_runtime/owner.py", {"_this_host", "_started", "_exists"})
             # ``get_workflow_stats_sync`` is asked for by name: whoever calls it in an event loop waits there.
             function.can_block_in("flujo_async/abc/state_api.py", {"_in_a_thread"})
+            function.can_block_in("flujo_async/backends/sqlite_look.py", {"look_now"})
         yield

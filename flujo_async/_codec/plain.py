@@ -15,6 +15,9 @@ from flujo_async._codec.values import Codec
 from flujo_async._model.tree import JsonObject
 from flujo_async.errors import SerializationError
 
+# What `type` returns for a value of type `Any` is unknown to pyright.
+_type_of: Callable[[object], type[Any]] = type
+
 
 def encode_plain(value: Mapping[str, Any], *, at: str) -> JsonObject:
     """Return the tree of a mapping, in which models and dataclasses are dictionaries of their fields.
@@ -58,8 +61,12 @@ def _plain(value: Any, depth: int) -> Any:
         return {item.name: _plain(getattr(value, item.name), depth + 1) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item, depth + 1) for key, item in cast("dict[Any, Any]", value).items()}
-    make_group = _GROUPS.get(type(value))
-    return value if make_group is None else make_group([_plain(item, depth + 1) for item in value])
+    return _plain_group(value, depth)
+
+
+def _plain_group(value: Any, depth: int) -> Any:
+    make = _GROUPS.get(_type_of(value))
+    return value if make is None else make([_plain(item, depth + 1) for item in value])
 
 
 _GROUPS: Final[dict[type, Callable[[Iterable[Any]], Any]]] = {

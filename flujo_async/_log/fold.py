@@ -33,6 +33,7 @@ class Fold:
     Attributes:
         outcomes: how each finished step ended, by key, in the order of completion.
         places: where in the log the outcome of each finished step, each choice and each change stands, by key.
+        began_at: when the run began: when it was created, forked, or tried again after it had ended.
         deadline: when the run has to be over, if ever; a fork and a run that is tried again have the whole time.
         failures: the keys of the steps that failed for good.
         failed_keys: those among them whose failure ended the run.
@@ -71,6 +72,7 @@ class Fold:
         self.fingerprint: str = started.fingerprint
         self.status: RunStatus = "pending"
         self.updated_at: datetime = started.at
+        self.began_at: datetime = started.at
         self.finished_at: datetime | None = None
         self.deadline: datetime | None = started.deadline
         self.seq: int = 0
@@ -200,6 +202,7 @@ class Fold:
         self._drop(frozenset(fact.dropped))
 
     def _rest_no_more(self, now: datetime) -> None:
+        self.began_at = now
         if self.started.deadline is not None:  # with the whole time again
             self.deadline = now + (self.started.deadline - self.started.at)
         self.waiting_for, self.wake_at = (), None

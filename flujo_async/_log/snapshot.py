@@ -50,7 +50,7 @@ _TREES: Final = ("output", "last_step_output", "error")
 
 _TREES_BY_KEY: Final = ("heartbeats", "values", "choices")
 
-_MOMENTS: Final = ("updated_at", "finished_at", "deadline", "wake_at")
+_MOMENTS: Final = ("updated_at", "began_at", "finished_at", "deadline", "wake_at")
 
 _BY_KEY: Final = ("failed_attempts", "once", "decisions", "waits", "answers")
 """Facts by their keys."""

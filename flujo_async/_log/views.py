@@ -69,7 +69,11 @@ class Event:
 
 def commit_of(record: Record) -> Commit:
     """Return a record as a reader sees it."""
-    fact = read_fact(record)
+    return sealed(record, read_fact(record))
+
+
+def sealed(record: Record, fact: Fact) -> Commit:
+    """Return a record as a reader sees it, where its fact is at hand."""
     return Commit(record.seq, fact, getattr(fact, "key", None), fact.at, record.hash)
 
 

@@ -26,6 +26,7 @@ Patch: TypeAlias = Mapping[str, Json]
 """What changed in a context: field → ``["set", value]`` or ``["drop"]``."""
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
     """A run was accepted. Always the first fact.
@@ -420,6 +421,7 @@ class RunPaused:
     waiting_for: tuple[Waiting, ...]
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted:
     """The run returned ``output``."""

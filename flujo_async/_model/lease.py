@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from flujo_async._model.quick import quick
 from flujo_async._model.state import RunStatus
 
 CLAIMABLE: frozenset[RunStatus] = frozenset({"pending", "running"})
 """The statuses in which a run can go on by itself."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to append to one run's log, until somebody claims the run anew.

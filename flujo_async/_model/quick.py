@@ -10,18 +10,21 @@ T = TypeVar("T")
 
 
 def quick(cls: type[T]) -> type[T]:
-    """Let the instances of a frozen dataclass with slots be made in a third of the time.
+    """Let the instances of a frozen dataclass with slots be made in a fifth of the time. It has no subclasses.
 
-    The ``__init__`` that dataclasses write sets every field of a frozen class by ``object.__setattr__``, which looks
-    for the slot by its name. This one has the slots at hand. Worth it for what is made at each step, several times.
+    The ``__init__`` that dataclasses write sets every field of a frozen class by ``object.__setattr__``. With this one
+    an instance begins as one of a class with the same slots that is not frozen, where the interpreter sets attributes
+    in its quickest way, and becomes one of the frozen class at the end. Worth it for what is made at each step.
     """
-    names: dict[str, Any] = {"_MISSING": MISSING}
+    open_class = type(cls.__name__, cls.__bases__, {"__slots__": cast("Any", cls).__slots__})
+    become = object.__dict__["__class__"].__set__
+    names: dict[str, Any] = {"_MISSING": MISSING, "_become": become, "_Open": open_class, "_Frozen": cls}
     parameters: list[str] = []
-    lines: list[str] = []
+    lines = ["    _become(self, _Open)"]
     for item in fields(cast("Any", cls)):
-        names[f"_set_{item.name}"] = getattr(cls, item.name).__set__
         parameters.append(_parameter(item, names))
-        lines.append(f"    _set_{item.name}(self, {_value(item, names)})")
+        lines.append(f"    self.{item.name} = {_value(item, names)}")
+    lines.append("    _become(self, _Frozen)")
     star = ["*"] if all(item.kw_only for item in fields(cast("Any", cls))) else []
     exec(f"def __init__(self, {', '.join([*star, *parameters])}):\n" + "\n".join(lines), names)
     init: Callable[..., None] = names["__init__"]

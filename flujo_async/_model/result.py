@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from flujo_async._model.on_demand import OnDemand
 from flujo_async._model.state import RunStatus, StepRecord, Waiting
 from flujo_async._model.usage import Usage
 
@@ -21,7 +22,7 @@ class RunResult(Generic[Out]):
         status: ``completed`` or ``paused``; ``failed`` and ``cancelled`` come on the error that is raised.
         output: what the run returned; ``None`` unless it completed.
         context: the typed context at the end; a dictionary where no ``context_type`` was given.
-        steps: a record of every step, in the order of completion.
+        steps: a record of every step, in the order of completion; made when it is first read.
         error: the exception that failed the run, if it failed.
         waiting_for: what a paused run waits for.
         started_at: when the run was accepted.
@@ -39,3 +40,6 @@ class RunResult(Generic[Out]):
     started_at: datetime
     finished_at: datetime | None
     usage: Usage
+
+
+type.__setattr__(RunResult, "steps", OnDemand(RunResult.__dict__["steps"]))

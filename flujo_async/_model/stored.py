@@ -99,6 +99,7 @@ class Snapshot:
     body: bytes
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run to be created.

@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from flujo_async._model.lease import Lease
+from flujo_async._model.quick import quick
 from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.usage import NO_USAGE, Usage
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
     """The head of a run, as listings show it; a cached part of the fold of its log.

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from types import MappingProxyType
 from typing import Any, Final
 
 from flujo_async.errors import InvalidArgument
-
-_NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +22,7 @@ class Usage:
 
     tokens: int = 0
     cost: Decimal = Decimal(0)
-    token_counts: Mapping[str, int] = field(default_factory=lambda: _NO_COUNTS)
+    token_counts: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def __add__(self, other: Usage) -> Usage:
         counts = {**self.token_counts}
@@ -46,7 +43,7 @@ def reported_usage(tokens: Any, cost: Any) -> Usage:
     Raises:
         InvalidArgument: a number of tokens is not a whole number, the cost is no finite number, or one is negative.
     """
-    counts: Mapping[Any, Any] = tokens if isinstance(tokens, Mapping) else {}
+    counts = dict[Any, Any](tokens) if isinstance(tokens, Mapping) else dict[Any, Any]()
     for kind in counts:
         if not isinstance(kind, str):
             raise InvalidArgument(f"report_usage(): a kind of tokens is a text, not {kind!r}")
@@ -54,7 +51,7 @@ def reported_usage(tokens: Any, cost: Any) -> Usage:
     for number in numbers:
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise InvalidArgument(f"report_usage(): tokens are counted in whole numbers from 0, not {number!r}")
-    return Usage(sum(numbers), _money(cost), dict(counts))
+    return Usage(sum(numbers), _money(cost), counts)
 
 
 def _money(cost: Any) -> Decimal:

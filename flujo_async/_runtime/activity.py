@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 _TURNS_TO_SETTLE: Final = 6
 """So many turns of the event loop a wake-up may take through tasks, gathers and task groups."""
+
+
+class Watcher(Protocol):
+    """Somebody who is told of a standstill."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is waited for; if not, the next step is about to begin."""
+        ...
+
+    def settle(self) -> None:
+        """The run has come to a standstill; called each time it does."""
+        ...
 
 
 class Activity:
@@ -17,15 +29,9 @@ class Activity:
     something from outside.
     """
 
-    def __init__(self, quiet: Callable[[], None], is_waiting: Callable[[], bool]) -> None:
-        """Count from nothing.
-
-        Args:
-            quiet: called when the run has come to a standstill, each time it does.
-            is_waiting: whether anything is waited for; if not, the next step is about to begin.
-        """
-        self._is_waiting = is_waiting
-        self._quiet = quiet
+    def __init__(self, watcher: Watcher) -> None:
+        """Count from nothing."""
+        self._watcher: Watcher | None = watcher
         self._count = 0
         self._looking: asyncio.Handle | None = None
 
@@ -36,7 +42,7 @@ class Activity:
     def ended(self) -> None:
         """It does no more: it is over, or waits for something from outside."""
         self._count -= 1
-        if not self._count and self._is_waiting():
+        if not self._count and self._watcher is not None and self._watcher.is_waiting:
             self.look()
 
     @property
@@ -51,6 +57,7 @@ class Activity:
 
     def close(self) -> None:
         """Tell of nothing any more."""
+        self._watcher = None
         self._count += 1
         if self._looking is not None:
             self._looking.cancel()
@@ -61,5 +68,5 @@ class Activity:
             return
         if turns:
             self._looking = asyncio.get_running_loop().call_soon(self._look, turns - 1)
-        else:
-            self._quiet()
+        elif self._watcher is not None:
+            self._watcher.settle()

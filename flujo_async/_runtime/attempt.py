@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -48,7 +48,7 @@ class StepCall:
     named: Mapping[str, Value] = field(default_factory=lambda: _NO_VALUES)
     extra: Sequence[Value] = ()
 
-    async def perform(self, *, compensates: StepRecord | None = None) -> StepCompleted:
+    def perform(self, *, compensates: StepRecord | None = None) -> Coroutine[Any, Any, StepCompleted]:
         """Try the step until it succeeds or is out of attempts; return the fact that is now durable.
 
         Args:
@@ -60,20 +60,22 @@ class StepCall:
         fold = self.execution.journal.fold
         decision = fold.decisions.get(self.key)
         if decision is not None and decision.decision == "skip":
-            return await self._skip(decision)
+            return self._skip(decision)
         if decision is None and self.key in fold.once:
             effect = idempotency_key(self.execution.run_id, self.key, fold.repeats[self.key])
-            await self.execution.waits.decision(self.key, self.step.name, effect)
+            return self.execution.waits.decision(self.key, self.step.name, effect)
         if self.step.policy.cache is not None:
-            return await self._from_cache(self.step.policy.cache)
-        return await self._execute(compensates)
+            return self._from_cache(self.step.policy.cache)
+        return self._execute(compensates)
 
-    async def _record(self, *facts: Fact) -> None:
+    def _record(self, *facts: Fact) -> Awaitable[None]:
         durability = self.step.policy.durability or self.execution.durability
-        await self.execution.journal.record(durability, *facts)
+        return self.execution.journal.record(durability, *facts)
 
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
-        number, first_started_at = await self._due()
+        fold, number, first_started_at = self.execution.journal.fold, 1, None
+        if self.key in fold.failed_attempts or self.key in fold.once:
+            number, first_started_at = await self._due()
         while True:
             await self.execution.secure()
             attempt = Attempt(self, number, first_started_at, compensates)
@@ -98,11 +100,9 @@ class StepCall:
         return replace(completed, patch=self.scope.take_in(attempt.found, completed.patch))
 
     async def _due(self) -> tuple[int, datetime | None]:
-        """Return the number of the next attempt when it is due, and when the first one began, if there was one."""
+        """Return the number of the next attempt when it is due, and when the first one began, if that is known."""
         fold = self.execution.journal.fold
         failed, begun = fold.failed_attempts.get(self.key), fold.once.get(self.key)
-        if failed is None and begun is None:
-            return 1, None
         number = 1 + max(fact.attempt for fact in (failed, begun) if fact is not None)
         if failed is None or self.key in fold.decisions:  # who decides, decides for now, with the whole time
             return number, None
@@ -113,6 +113,7 @@ class StepCall:
         """Record the output that somebody decided on."""
         fold = self.execution.journal.fold
         begun = fold.once.get(self.key) or fold.failed_attempts.get(self.key)
+        source, inline, inputs = self.recorded_input()
         completed = StepCompleted(
             at=self.execution.clock.now(),
             key=self.key,
@@ -120,9 +121,9 @@ class StepCall:
             started_at=decision.at if begun is None else begun.at,
             attempts=0 if begun is None else begun.attempt,
             output=decision.output,
-            source=self.source,
-            input=self.inline_input,
-            inputs=self.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=self.scope.path,
         )
         await self._record(completed)
@@ -168,6 +169,7 @@ class StepCall:
             Fault: always.
         """
         has_begun = attempt.started_at is not None
+        source, inline, inputs = self.recorded_input()
         failed = StepFailed(
             at=now,
             key=self.key,
@@ -175,9 +177,9 @@ class StepCall:
             started_at=attempt.started_at or attempt.first_started_at,
             attempts=attempt.number if has_begun else attempt.number - 1,
             error=encode_error(self.execution.codec, error),
-            source=self.source,
-            input=self.inline_input,
-            inputs=self.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
         )
         await self._record(*attempt.last_words(), failed)
         raise Fault(error, (self.key,))
@@ -204,6 +206,7 @@ class StepCall:
 
     async def _take(self, hit: Hit) -> StepCompleted:
         now = self.execution.clock.now()
+        source, inline, inputs = self.recorded_input()
         completed = StepCompleted(
             at=now,
             key=self.key,
@@ -211,9 +214,9 @@ class StepCall:
             started_at=now,
             attempts=0,
             output=hit.output,
-            source=self.source,
-            input=self.inline_input,
-            inputs=self.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=self.scope.path,
             cached_from=hit.run_id,
         )
@@ -227,21 +230,15 @@ class StepCall:
         """Whether the step gets its input and nothing else."""
         return not self.named and not self.extra
 
-    @property
-    def source(self) -> str | None:
-        """Where its input stands in the log."""
-        return self.value.source if self.value is not None and self.is_simple else None
+    def recorded_input(self) -> tuple[str | None, Json, JsonObject]:
+        """Return its input as a fact tells it: ``source``, ``input`` and ``inputs``, of which one is not empty."""
+        if not self.is_simple:
+            return None, None, self._recorded_arguments()
+        if self.value is None:
+            return None, None, {}
+        return self.value.source, (self.value.tree if self.value.source is None else None), {}
 
-    @property
-    def inline_input(self) -> Json:
-        """Its input, if that stands nowhere else in the log."""
-        return self.value.tree if self.value is not None and self.is_simple and self.value.source is None else None
-
-    @property
-    def inputs(self) -> JsonObject:
-        """All its arguments, if there are others than its input."""
-        if self.is_simple:
-            return {}
+    def _recorded_arguments(self) -> JsonObject:
         named, extra = self.arguments()
         recorded: dict[str, Json] = {name: _recorded(value) for name, value in named.items()}
         return {**recorded, "*": ["is", [value.tree for value in extra]]} if extra else recorded

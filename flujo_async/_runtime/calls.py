@@ -75,7 +75,11 @@ async def execute_step(
     outcome = execution.journal.fold.outcomes.get(key)
     try:
         if outcome is None:
-            outcome = await _perform(call)
+            await execution.enter()
+            try:
+                outcome = await call.perform()
+            finally:
+                execution.leave()
         if isinstance(outcome, StepFailed):
             raise Fault(decode_error(execution.codec, outcome.error), (key,))
     except Fault:
@@ -104,14 +108,6 @@ def remember_to_undo(execution: Execution, step: Step[Any, Any], key: str) -> No
         execution.to_undo[key] = step
     if step.policy.fallback is not None:
         remember_to_undo(execution, step.policy.fallback, fallback_of(key))
-
-
-async def _perform(call: StepCall) -> StepCompleted:
-    await call.execution.enter()
-    try:
-        return await call.perform()
-    finally:
-        call.execution.leave()
 
 
 async def sleep(execution: Execution, key: str, seconds: float, *, is_ordered: bool = False) -> None:

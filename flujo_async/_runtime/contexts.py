@@ -90,6 +90,10 @@ class LiveScope(Scope):
         if patch := self.settle():
             self._record(patch)
 
+    def end(self) -> None:
+        """Record nothing any more."""
+        self._record = _nobody
+
     def settle(self) -> Patch:
         """Take in what the code has changed since the last time, and return it."""
         if not self._is_loaded:
@@ -246,6 +250,10 @@ class ContextType:
             )
         values = (self._codec.decode(tree) for tree in (base.fields.get(name), _value(ours), _value(theirs)))
         return ["set", self._codec.encode(reducer(*values), at=f"context.{name}")]
+
+
+def _nobody(_: Patch) -> None:
+    pass
 
 
 def _class_of(context_type: type[Any]) -> type[Any]:

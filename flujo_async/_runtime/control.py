@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +15,8 @@ from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.fork import fork
 from flujo_async._log.history import children_to_redrive, to_drop
 from flujo_async._log.keys import MAIN_SCOPE
-from flujo_async._model.facts import Decision, Fact, RunPaused, RunRedriven, StepDecided
+from flujo_async._log.views import sealed
+from flujo_async._model.facts import Decision, Fact, RunForked, RunPaused, RunRedriven, StepDecided
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
@@ -26,6 +28,7 @@ from flujo_async._plan.pipeline import check_signal_name
 from flujo_async._plan.workflow import Workflow
 from flujo_async._runtime.answer_type import answer_type
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
@@ -142,6 +145,9 @@ class Control:
         """Append facts to a claimed run, and let it go."""
         journal = Journal(self._runner.backend, lease, seen.fold, Pace())
         journal.signals_read = lambda: len(seen.signals)
+        instruments = self._runner.services.instruments
+        if instruments is not None:
+            journal.on_durable = partial(instruments.committed, identity_of(seen.fold))
         try:
             await journal.commit(*facts)
         finally:
@@ -203,11 +209,15 @@ class Control:
         before = fold.context_in(MAIN_SCOPE)
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()
-        summary, record, blobs = fork(source.summary, fold, new_run_id, now, diff(before, after))
+        patch = diff(before, after)
+        summary, record, blobs = fork(source.summary, fold, new_run_id, now, patch)
         try:
             await self._runner.backend.create_run(NewRun(summary, (record,), tuple(blobs), past))
         except RunExists as error:
             raise InvalidArgument(f"fork(): there is a run {new_run_id!r} already; take another new_run_id") from error
+        if (instruments := self._runner.services.instruments) is not None:
+            forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=patch)
+            instruments.committed(identity_of(fold), [sealed(record, forked)])
         return new_run_id
 
 

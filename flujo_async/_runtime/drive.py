@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Coroutine, Iterable
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -17,10 +17,11 @@ from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
+from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
-from flujo_async._runtime.mail import receiving
+from flujo_async._runtime.mail import Receiving
 from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
@@ -39,6 +40,29 @@ class _Stopped(Exception):
     """The code of the run was ended by the drive itself."""
 
 
+class _Outside:
+    """What other threads tell a drive, which hears of it in its event loop."""
+
+    __slots__ = ("_drive", "_loop")
+
+    def __init__(self, drive: Drive, loop: asyncio.AbstractEventLoop) -> None:
+        self._drive = drive
+        self._loop = loop
+
+    def lose(self) -> None:
+        self._tell(self._drive.lose)
+
+    def take_in(self, signals: Iterable[Signal]) -> None:
+        self._tell(self._drive.take_in, signals)
+
+    def look(self) -> None:
+        self._tell(self._drive.look)
+
+    def _tell(self, call: Any, *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop was closed at this instant, and the run has ended with it
+            self._loop.call_soon_threadsafe(call, *args)
+
+
 class Drive:
     """Drives one run in the task that awaits it.
 
@@ -49,6 +73,8 @@ class Drive:
         error: the exception that failed the run, if one did.
         parked: how the run left memory, if it did.
     """
+
+    _held: Held
 
     def __init__(self, ready: Ready, means: Means, children: Children, *, is_inline: bool = False) -> None:
         """Prepare to drive a run.
@@ -61,7 +87,14 @@ class Drive:
         """
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
         journal = Journal(means.backend, ready.lease, ready.fold, means.pace)
-        journal.signals_read = lambda: waits.signals_read
+        journal.signals_read = waits.signals_read
+        instruments = means.services.instruments
+        self._watch: AbstractContextManager[None] | None = None
+        watch = None
+        if instruments is not None:
+            identity = identity_of(ready.fold, ready.program.definition.version)
+            journal.on_durable = partial(instruments.committed, identity)
+            self._watch, watch = instruments.driving(identity), partial(instruments.attempt, identity)
         self._snapshots = Snapshots(means.backend, ready.lease, journal, ready.facts)
         self._ready = ready
         self._is_inline = is_inline
@@ -78,11 +111,11 @@ class Drive:
             pace=means.pace,
             disprove=self._stop_for,
             secure=self._secure,
+            watch=watch,
             replay=self._begin_again if means.always_replay or is_always_replaying() else None,
             priority=ready.priority,
             durability=ready.program.definition.durability or means.durability,
         )
-        self._held = Held(ready.lease, lambda: None, lambda _: None)
         self._task: asyncio.Task[Any] | None = None
         self._reading: asyncio.Task[None] | None = None
         self._is_to_read = False
@@ -94,7 +127,7 @@ class Drive:
         self.error: Exception | None = None
         self.parked: Park | None = None
 
-    async def run(self) -> Fold:
+    def run(self) -> Awaitable[Fold]:
         """Return the state of the run when it rests or leaves memory.
 
         Raises:
@@ -103,14 +136,18 @@ class Drive:
             BackendError: the store failed.
             CancelledError: the task was cancelled; the run can be resumed.
         """
-        loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        self._execution.journal.soloist = self._task
-        lost, news = partial(self._in_loop, loop, self._lose), partial(self._in_loop, loop, self._take_in)
+        return self._run() if self._watch is None else self._watched(self._watch)
+
+    async def _watched(self, watch: AbstractContextManager[None]) -> Fold:
+        with watch:
+            return await self._run()
+
+    async def _run(self) -> Fold:
+        self._task = self._execution.journal.soloist = asyncio.current_task()
+        outside = _Outside(self, asyncio.get_running_loop())
+        self._held = Held(self._means.keeper, self._ready.lease, outside)
         try:
-            with (
-                self._means.keeper.holding(self._ready.lease, lost, news) as self._held,
-                receiving(self._execution.run_id, partial(self._in_loop, loop, self._read_signals)),
-            ):
+            with self._held, Receiving(self._execution.run_id, outside):
                 await self._begin()
                 await self._to_its_end()
         except GeneratorExit:  # the event loop is gone, and with it all that could be awaited
@@ -120,26 +157,23 @@ class Drive:
             self._task = None
             if not (self._is_abandoned or self._has_let_go()):
                 await finish(self._let_go())
-        return self._execution.journal.fold
+        self._come_apart()
+        return self._ready.fold
 
     # ------------------------------------------------------------------------------- what comes from outside
-
-    @staticmethod
-    def _in_loop(loop: asyncio.AbstractEventLoop, call: Any, *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop was closed at this instant, and the run has ended with it
-            loop.call_soon_threadsafe(call, *args)
 
     def _begin_again(self) -> None:
         self._stop_for(Park((), self._means.clock.now(), is_paused=False))
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """Stop: somebody else has the run."""
         self._stop_for("lost")
 
     async def _secure(self) -> None:
         """Make sure that nobody else has the run, if its lease has run out, as after a long stop of the process."""
         while self._held.lease.expires_at <= self._means.clock.now():  # looked at once more, with nothing in between
             if not await self._means.keeper.renew_now(self._held):
-                self._lose()
+                self.lose()
                 raise asyncio.CancelledError
 
     def _stop_for(self, stop: _Stop) -> None:
@@ -160,7 +194,8 @@ class Drive:
         if is_first:  # a second cancellation would be taken for one from outside
             self._task.cancel()
 
-    def _read_signals(self) -> None:
+    def look(self) -> None:
+        """Read the signals of the run, to which something was posted."""
         self._is_to_read = True
         if self._task is not None and (self._reading is None or self._reading.done()):
             self._reading = asyncio.create_task(self._read())
@@ -169,9 +204,12 @@ class Drive:
         while self._is_to_read:
             self._is_to_read = False  # what is posted from here on is read by the next turn
             with suppress(Exception):  # a store that fails stops the run at its next commit
-                self._take_in(await self._means.backend.read_signals([self._execution.run_id]))
+                self.take_in(await self._means.backend.read_signals([self._execution.run_id]))
 
-    def _take_in(self, signals: Iterable[Signal]) -> None:
+    def take_in(self, signals: Iterable[Signal]) -> None:
+        """Look at the signals of the run, of which some are new."""
+        if self._task is None:  # they came too late; whoever drives the run next finds them
+            return
         waits = self._execution.waits
         waits.take_in(signals)
         if waits.pending(CANCEL):
@@ -245,7 +283,7 @@ class Drive:
         """Let the run go on after its code was stopped."""
         self._stop, self._execution.is_stopped = None, False
 
-    async def _perform(self) -> Json:
+    def _perform(self) -> Coroutine[Any, Any, Json]:
         """Run the code of the run.
 
         Raises:
@@ -253,7 +291,7 @@ class Drive:
             _Stopped: it was ended by ``_stop_for``.
         """
         interpreter = Interpreter(self._execution)
-        return await self._interruptible(interpreter.run(self._ready.program.definition.pipeline))
+        return self._interruptible(interpreter.run(self._ready.program.definition.pipeline))
 
     async def _interruptible(self, work: Coroutine[Any, Any, T]) -> T:
         limit = self._limit()
@@ -386,6 +424,11 @@ class Drive:
             self._execution.waits.activity.close()
         return is_gone
 
+    def _come_apart(self) -> None:
+        """Cut the circles of references, so that the run is out of memory at once, and no collection has to find it."""
+        self._execution.journal.on_write = self._execution.journal.on_durable = None
+        del self._execution, self._snapshots, self._held
+
     async def _let_go(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
@@ -396,7 +439,7 @@ class Drive:
         await self._snapshots.settle()
         if execution.journal.is_at_rest:
             return
-        signals_read = execution.waits.signals_read
+        signals_read = execution.waits.signals_read()
         if isinstance(self._stop, NonDeterminismError):
             waiting = Waiting(
                 kind="definition",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import Park, Waits
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.instrument import AttemptIdentity
 from flujo_async.errors import NonDeterminismError
 
 
@@ -86,6 +88,7 @@ class Execution:
         pace: how long the run may go on before the event loop turns.
         disprove: parks the run, whose code contradicts what is recorded.
         secure: returns once it is sure that nobody else has the run; awaited before something happens in the world.
+        watch: returns what instruments want to be entered around an attempt; ``None`` where there are none.
         replay: in ``always_replay``, interrupts the run, to begin again with what is recorded.
         priority: of the run; higher goes first.
         durability: when what its steps did is durable, where a step does not say itself.
@@ -105,6 +108,7 @@ class Execution:
     pace: Pace
     disprove: Callable[[NonDeterminismError], None]
     secure: Callable[[], Awaitable[None]]
+    watch: Callable[[AttemptIdentity], AbstractContextManager[None]] | None = None
     replay: Callable[[], None] | None = None
     priority: int = 0
     durability: Durability = "sync"
@@ -120,7 +124,8 @@ class Execution:
         try:
             if self.is_frozen:
                 await self.waits.for_ever()
-            await self.waits.gate()
+            if self.waits.is_pausing:
+                await self.waits.pausing()
         except BaseException:
             self.leave()
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
@@ -21,6 +21,7 @@ from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock, SystemClock
+from flujo_async.abc.instrument import Instrument
 from flujo_async.errors import InvalidArgument, RunNotFound
 
 In = TypeVar("In")
@@ -50,6 +51,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
         recover: keep taking up runs whose owner is gone, while this runtime is open.
         durability: when what steps did is durable: ``"sync"``, before the next step starts; ``"async"``, soon after; or
             ``"exit"``, when the run rests. A definition and a step can say otherwise.
+        instruments: what observes the runs, such as those of ``flujo_async.telemetry``.
         retention: how long runs are kept that have ended; by default until they are deleted.
         always_replay: for tests: begin a workflow again after each step, with what is recorded, so that code which does
             not do the same in a replay shows at once.
@@ -58,7 +60,8 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
     Raises:
         DefinitionError: there is no such definition, or contexts cannot be of that type.
-        InvalidArgument: no backend, an unknown URL, no such durability, or a time to live that is not longer than zero.
+        InvalidArgument: no backend, an unknown URL, no such durability, no instrument, or a time to live that is not
+            longer than zero.
     """
 
     def __init__(  # noqa: PLR0913 -- keyword-only options of a runtime
@@ -77,6 +80,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
         resources: Mapping[str, Any] | None = None,
         recover: bool = False,
         durability: Durability = "sync",
+        instruments: Sequence[Instrument] = (),
         retention: Retention | None = None,
         always_replay: bool = False,
         lease_ttl: timedelta = timedelta(seconds=30),
@@ -89,7 +93,12 @@ class Flujo(Archive[Out], Generic[In, Out]):
         self._owns_backend = isinstance(state_backend, str)
         backend, clock = _open(state_backend), clock or SystemClock()
         services = Services(
-            backend, clock, resources=resources, limits=limits, max_concurrent_steps=max_concurrent_steps
+            backend,
+            clock,
+            resources=resources,
+            limits=limits,
+            max_concurrent_steps=max_concurrent_steps,
+            instruments=instruments,
         )
         services.check(step for program in catalogue.programs() for step in program.definition.steps())
         self._is_recovering = recover

@@ -72,8 +72,8 @@ class Interpreter:
                 outcome = recorded_step(self._execution, element, key, scope)
                 if outcome is None:
                     outcome = await execute_step(self._execution, element, key, value, scope)
-                else:
-                    await self._execution.pace.keep()
+                elif self._execution.pace.is_over:
+                    await self._execution.pace.turn()
                 value = Value(outcome.output, outcome.key)
             else:
                 value = await self._element(element, value, scope, key)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from flujo_async._log.chain import seal
 from flujo_async._log.fold import Fold
+from flujo_async._log.views import Commit, sealed
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import Lease
 from flujo_async._model.policy import Durability
@@ -18,7 +19,7 @@ from flujo_async._model.stored import Blob, Record, RunUpdate
 from flujo_async._runtime.pace import Pace
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.pending import Pending
-from flujo_async.abc.shield import settle
+from flujo_async.abc.shield import carried_out, settle
 
 
 class Journal:
@@ -28,6 +29,7 @@ class Journal:
         fold: the state after all facts, those on their way to the store included.
         failure: why nothing more can be recorded, if that is so.
         signals_read: tells how many signals of the run its owner knows.
+        on_durable: told of facts as soon as they are durable.
         on_write: told of each write, with its records, when it has begun; by then ``fold`` is the state after it.
         soloist: the task in which all of the run happens, if there is one; what others commit waits for what is
             committed at the same instant.
@@ -37,6 +39,7 @@ class Journal:
         self.fold = fold
         self.failure: BaseException | None = None
         self.signals_read: Callable[[], int] = lambda: 0
+        self.on_durable: Callable[[Sequence[Commit]], None] | None = None
         self.on_write: Callable[[Pending[int], Sequence[Record]], None] | None = None
         self.soloist: asyncio.Task[Any] | None = None
         self._backend = backend
@@ -44,6 +47,7 @@ class Journal:
         self._pace = pace
         self._first_seq = self._sent_seq = fold.seq
         self._noted: list[Record] = []
+        self._unheard: list[Commit] = []
         self._blobs: dict[str, Blob] = {}
         self._given = set[str]()
         self._writing: Pending[int] | None = None
@@ -67,6 +71,8 @@ class Journal:
         record, blobs = seal(fact, after=self.fold.seq, prev_hash=self.fold.hash)
         self.fold.apply(fact, record)
         self._noted.append(record)
+        if self.on_durable is not None:
+            self._unheard.append(sealed(record, fact))
         if blobs:
             self._blobs.update((blob.digest, blob) for blob in blobs if blob.digest not in self._given)
 
@@ -88,19 +94,22 @@ class Journal:
             self.flush()
             await durable
         elif (writing := self._send()) is not None:
-            if writing.done():
-                await self._pace.keep()
-            await writing
+            if not writing.done():
+                await carried_out(writing)
+                return
+            if self._pace.is_over:
+                await self._pace.turn()
+            writing.result()
 
-    async def record(self, durability: Durability, *facts: Fact) -> None:
+    def record(self, durability: Durability, *facts: Fact) -> Awaitable[None]:
         """Record facts; what is true of them when this returns is up to ``durability``.
 
         Raises:
             BackendError: as in ``commit``.
         """
-        if durability == "sync":
-            await self.commit(*facts)
-            return
+        return self.commit(*facts) if durability == "sync" else self._record_meanwhile(durability, facts)
+
+    async def _record_meanwhile(self, durability: Durability, facts: Sequence[Fact]) -> None:
         self._check()
         for fact in facts:
             self.note(fact)
@@ -108,7 +117,8 @@ class Journal:
             self.flush()
         else:
             self._is_deferring = True
-        await self._pace.keep()
+        if self._pace.is_over:
+            await self._pace.turn()
 
     def flush(self) -> None:
         """Let what was noted go down soon, with what comes at the same instant; nobody waits for it."""
@@ -150,8 +160,11 @@ class Journal:
         if not self._noted:
             return None
         records, self._noted = self._noted, []
-        blobs, self._blobs = list(self._blobs.values()), {}
-        self._given.update(blob.digest for blob in blobs)
+        blobs: Sequence[Blob] = ()
+        if self._blobs:
+            blobs = list(self._blobs.values())
+            self._given.update(self._blobs)
+            self._blobs.clear()
         expected_seq, self._sent_seq = self._sent_seq, self.fold.seq
         try:
             writing = self._backend.begin_append(
@@ -165,9 +178,24 @@ class Journal:
         else:
             self._writing = writing
             writing.add_done_callback(self._take_in)
+        if self.on_durable is not None:
+            self._tell(writing)
         if self.on_write is not None:
             self.on_write(writing, records)
         return writing
+
+    def _tell(self, writing: Pending[int]) -> None:
+        """Tell of what is being written, once it is durable, and before anybody who waits for that goes on."""
+        unheard, self._unheard = self._unheard, []
+
+        def tell(writing: asyncio.Future[int]) -> None:
+            if writing.exception() is None and self.on_durable is not None:
+                self.on_durable(unheard)
+
+        if writing.done():
+            tell(writing)
+        else:
+            writing.add_done_callback(tell)
 
     def _take_in(self, writing: asyncio.Future[int]) -> None:
         """Go on after a write: with what has been noted meanwhile, if somebody wants it written."""

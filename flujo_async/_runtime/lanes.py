@@ -82,7 +82,7 @@ class Lane:
 
     def end(self) -> None:
         """Its task is over."""
-        self.is_alive = False
+        self.is_alive, self.task = False, None
         self._count()
         if self.parent is not None:
             self.parent._children -= 1

@@ -6,11 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.stored import Signal
@@ -24,20 +21,42 @@ _RENEWALS_PER_TTL: Final = 3
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 
 
-@dataclass(slots=True)
+class Holder(Protocol):
+    """Somebody who drives a run; told in the keeper's thread."""
+
+    def lose(self) -> None:
+        """Somebody else has the run."""
+        ...
+
+    def take_in(self, signals: list[Signal]) -> None:
+        """There are more signals of the run than before: all of them."""
+        ...
+
+
 class Held:
-    """A lease that is kept alive.
+    """A lease, which is kept alive while the block runs.
 
     Attributes:
         lease: as it was renewed last.
+        holder: who has it.
+        signals: how many signals of the run there were.
         loop: where the run is driven.
     """
 
-    lease: Lease
-    lost: Callable[[], object]
-    posted: Callable[[list[Signal]], object]
-    signals: int = 0
-    loop: Watched | None = None
+    __slots__ = ("_keeper", "holder", "lease", "loop", "signals")
+
+    def __init__(self, keeper: LeaseKeeper, lease: Lease, holder: Holder) -> None:
+        self.lease = lease
+        self.holder = holder
+        self.signals: int = 0
+        self.loop: Watched | None = None
+        self._keeper = keeper
+
+    def __enter__(self) -> None:
+        self._keeper.keep(self)
+
+    def __exit__(self, *_: object) -> None:
+        self._keeper.let_go(self)
 
 
 class LeaseKeeper:
@@ -61,30 +80,23 @@ class LeaseKeeper:
         self._held: dict[tuple[str, int], Held] = {}
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def holding(
-        self, lease: Lease, lost: Callable[[], object], posted: Callable[[list[Signal]], object]
-    ) -> Generator[Held]:
-        """Keep a lease alive while the block runs.
+    def keep(self, held: Held) -> None:
+        """Keep a lease alive until ``let_go``.
 
-        Args:
-            lease: what to renew.
-            lost: called, from the keeper's thread, when somebody else has the run.
-            posted: called, from the keeper's thread, with the signals of the run when there are more than before.
+        Raises:
+            BackendError: there are too many threads to start the keeper's.
         """
-        held = Held(lease, lost, posted)
         if not self._backend.capabilities.multi_process:
-            yield held  # it lasts for ever; whether its owner is alive is known
-            return
+            return  # it lasts for ever; whether its owner is alive is known
         held.loop = None if self._threshold is None else Watched.here()
         with self._guard:
-            self._held[lease.run_id, lease.token] = held
-            self._ensure_thread()
-        try:
-            yield held
-        finally:
-            with self._guard:
-                del self._held[lease.run_id, lease.token]
+            self._ensure_thread(held.lease)
+            self._held[held.lease.run_id, held.lease.token] = held
+
+    def let_go(self, held: Held) -> None:
+        """Do nothing for a lease any more."""
+        with self._guard:
+            self._held.pop((held.lease.run_id, held.lease.token), None)
 
     async def renew_now(self, held: Held) -> bool:
         """Renew a lease that has run out; return whether its owner has the run still."""
@@ -96,10 +108,15 @@ class LeaseKeeper:
         held.lease = renewed[0] if renewed else held.lease
         return bool(renewed)
 
-    def _ensure_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flujo-leases", daemon=True)
-            self._thread.start()
+    def _ensure_thread(self, lease: Lease) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="flujo-leases", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise BackendError(f"run {lease.run_id!r}: its lease cannot be kept alive: {error}") from error
+        self._thread = thread
 
     def _run(self) -> None:
         pace = min(self._renewal, _SECONDS_BETWEEN_LOOKS)
@@ -157,7 +174,7 @@ class LeaseKeeper:
             theirs = grouped.get(entry.lease.run_id, [])
             if len(theirs) > entry.signals:
                 entry.signals = len(theirs)
-                entry.posted(theirs)
+                entry.holder.take_in(theirs)
 
     def _is_held(self, entry: Held) -> bool:
         with self._guard:
@@ -176,4 +193,4 @@ class LeaseKeeper:
             if (lease := kept.get((entry.lease.run_id, entry.lease.token))) is not None:
                 entry.lease = lease
             elif self._is_held(entry):  # a run that came to rest meanwhile has given its lease back
-                entry.lost()
+                entry.holder.lose()

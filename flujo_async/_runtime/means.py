@@ -8,6 +8,7 @@ from flujo_async._log.fold import Fold
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import Lease
 from flujo_async._model.policy import Durability
+from flujo_async._model.quick import quick
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.pace import Pace
@@ -17,6 +18,7 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Ready:
     """A run that this runtime has the lease of, ready to be driven.

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -28,6 +28,7 @@ from flujo_async._runtime.processes import Lease
 from flujo_async._runtime.threads import run_in_thread
 from flujo_async._runtime.time_limit import TimeLimit
 from flujo_async._runtime.witness import executing
+from flujo_async.abc.instrument import AttemptIdentity
 
 T = TypeVar("T")
 
@@ -49,12 +50,7 @@ class Call(Protocol):
     def scope(self) -> Scope: ...
     @property
     def is_simple(self) -> bool: ...
-    @property
-    def source(self) -> str | None: ...
-    @property
-    def inline_input(self) -> Json: ...
-    @property
-    def inputs(self) -> JsonObject: ...
+    def recorded_input(self) -> tuple[str | None, Json, JsonObject]: ...
     def arguments(self) -> tuple[dict[str, Value], list[Value]]: ...
 
 
@@ -80,6 +76,7 @@ class Attempt:
         "_process",
         "_pulse",
         "_step",
+        "_watching",
         "completed",
         "deadline",
         "first_started_at",
@@ -102,6 +99,7 @@ class Attempt:
         self._pulse: Pulse | None = None
         self._process: Lease | None = None
         self._is_abandoned = False
+        self._watching: ExitStack | None = None
         self.found: JsonObject = {}
         self.number = number
         self.first_started_at: datetime = first_started_at or call.execution.clock.now()
@@ -110,18 +108,26 @@ class Attempt:
         self.deadline: datetime | None = None if limit is None else later(self.first_started_at, limit)
         self.is_late: bool = False
 
-    async def run(self) -> Sequence[Fact]:
+    def run(self) -> Awaitable[Sequence[Fact]]:
         """Return the facts of an attempt that succeeded, the outcome last.
 
         Raises:
             Exception: the attempt failed.
         """
+        return self._run() if self._execution.watch is None else self._watched()
+
+    async def _watched(self) -> Sequence[Fact]:
+        with ExitStack() as self._watching:
+            return await self._run()
+
+    def _run(self) -> Awaitable[Sequence[Fact]]:
         if self._step.is_plain and not self._execution.services.limits.counts_all:
-            self.started_at = self.first_started_at if self.number == 1 else self._execution.clock.now()
-            return await self._complete({})
-        if self.deadline is None:
-            return await self._admitted()
-        left = (self.deadline - self._execution.clock.now()).total_seconds()
+            self._begin(self.first_started_at if self.number == 1 else self._execution.clock.now())
+            return self._complete({})
+        return self._admitted() if self.deadline is None else self._in_time(self.deadline)
+
+    async def _in_time(self, deadline: datetime) -> Sequence[Fact]:
+        left = (deadline - self._execution.clock.now()).total_seconds()
         if left <= 0:
             self.is_late = True
             raise self.lateness()
@@ -185,10 +191,22 @@ class Attempt:
             await self._enter(stack)
             if policy.effect == "once":
                 await self._announce()
-            self.started_at = self._execution.clock.now()
+            self._begin(self._execution.clock.now())
             if policy.timeout is None:
                 return await self._equipped()
             return await self._within(policy.timeout, self._equipped(), self._too_slow)
+
+    def _begin(self, now: datetime) -> None:
+        self.started_at = now
+        if self._watching is not None and (watch := self._execution.watch) is not None:
+            attempt = AttemptIdentity(
+                key=self._call.key,
+                name=self._step.name,
+                number=self.number,
+                started_at=now,
+                first_started_at=self.first_started_at,
+            )
+            self._watching.enter_context(watch(attempt))
 
     async def _enter(self, stack: AsyncExitStack) -> None:
         services, policy = self._execution.services, self._step.policy
@@ -306,6 +324,7 @@ class Attempt:
     def _outcome(self, result: Any, context: StepContext | None) -> Sequence[Fact]:
         call, execution = self._call, self._execution
         output = execution.codec.encode(result, at=f"{call.key}.output")
+        source, inline, inputs = call.recorded_input()
         now = execution.clock.now()
         self.completed = StepCompleted(
             at=now,
@@ -314,9 +333,9 @@ class Attempt:
             started_at=self.started_at or now,
             attempts=self.number,
             output=output,
-            source=call.source,
-            input=call.inline_input,
-            inputs=call.inputs,
+            source=source,
+            input=inline,
+            inputs=inputs,
             scope=call.scope.path,
             patch={} if context is None else self._changes(context),
         )

@@ -15,8 +15,12 @@ class Pace:
     def __init__(self) -> None:
         self._until = 0.0
 
-    async def keep(self) -> None:
-        """Let the event loop turn, if the time is over."""
-        if time.perf_counter() >= self._until:
-            await asyncio.sleep(0)
-            self._until = time.perf_counter() + _SLICE_SECONDS
+    @property
+    def is_over(self) -> bool:
+        """Whether it is time to let the event loop turn."""
+        return time.perf_counter() >= self._until
+
+    async def turn(self) -> None:
+        """Let the event loop turn."""
+        await asyncio.sleep(0)
+        self._until = time.perf_counter() + _SLICE_SECONDS

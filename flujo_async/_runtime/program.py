@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, cast
 
 from flujo_async._codec.exceptions import decode_error
 from flujo_async._codec.tree import canonical, dumps, loads
@@ -98,7 +99,7 @@ class Program:
             status=fold.status,
             output=self.codec.decode(fold.output, at="output"),
             context=self.contexts.decode(fold.context_in(MAIN_SCOPE)),
-            steps=step_records(fold, self.codec),
+            steps=cast("Any", partial(step_records, fold, self.codec)),
             error=error,
             waiting_for=list(fold.waiting_for),
             started_at=fold.started.at,

@@ -10,9 +10,11 @@ from types import EllipsisType
 from typing import Any
 
 from flujo_async._model.policy import check_duration
+from flujo_async._model.quick import quick
 from flujo_async.errors import DefinitionError, InvalidArgument
 
 
+@quick
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A run to be started or resumed.

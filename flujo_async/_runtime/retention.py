@@ -72,10 +72,13 @@ class Sweeper:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._sweep_while_wanted(self.retention), name="flujo retention")
 
-    async def handed(self, run_id: str, outcome: Awaitable[RunResult[Out]]) -> RunResult[Out]:
+    def handed(self, run_id: str, outcome: Awaitable[RunResult[Out]]) -> Awaitable[RunResult[Out]]:
         """Return the outcome of a run; when nobody here waits for it any more, a completed run may go."""
         if not self.is_automatic or self.retention is None or self.retention.on_complete != "delete":
-            return await outcome
+            return outcome
+        return self._handed_over(run_id, outcome)
+
+    async def _handed_over(self, run_id: str, outcome: Awaitable[RunResult[Out]]) -> RunResult[Out]:
         self._awaited[run_id] += 1
         try:
             result = await outcome

@@ -74,9 +74,10 @@ class Runner:
         keeper = LeaseKeeper(backend, clock, lease_ttl)
         if not backend.capabilities.multi_process:
             lease_ttl = max(lease_ttl, _FOR_EVER)  # all owners are in this process, and known to be alive or not
-        self.taking: Taking = Taking(backend, catalogue, clock, lease_ttl, self.reader)
+        self.taking: Taking = Taking(backend, catalogue, clock, lease_ttl, self.reader, services.instruments)
         self.sweeper: Sweeper = Sweeper(backend, catalogue, clock, self.taking, retention)
         self.ttl = lease_ttl
+        self.services = services
         self._means = Means(backend, clock, keeper, services, Pace(), durability, always_replay)
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()

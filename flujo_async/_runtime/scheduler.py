@@ -9,12 +9,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pending import begin
 from flujo_async.abc.shield import acquire, finish, settle
 from flujo_async.errors import (
     BackendError,
@@ -89,8 +92,9 @@ class Scheduler:
         self._alarm: datetime | None = None
         self._overdue: datetime | None = None
         self._may_look_at = 0.0
-        self._driving: set[asyncio.Task[object]] = set()
+        self._driving: dict[asyncio.Task[object], Lease] = {}
         self._left: list[Lease] = []
+        self._is_to_look_for_own = False
 
     def kick(self) -> None:
         """Look for runs that are due; some may have become so."""
@@ -188,27 +192,39 @@ class Scheduler:
     def _begin(self, leases: Iterable[Lease]) -> None:
         for lease in leases:
             task: asyncio.Task[object] = asyncio.create_task(self.drive(lease), name=f"flujo run {lease.run_id}")
-            self._driving.add(task)
+            self._driving[task] = lease
             task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[object]) -> None:
-        self._driving.discard(task)
+        self._driving.pop(task, None)
         self._kicked.set()
 
     async def _claim(self, owner: str) -> list[Lease]:
         driver, leases = self._driver, list[Lease]()
         try:
             await self._let_go_of_left()
+            leases += await self._find_own(owner)
             for query in await self._queries():
                 free = min(self._concurrency - len(self._driving), _AT_ONCE) - len(leases)
                 if free <= 0:
                     break
                 query = replace(query, limit=free)
-                claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
-                leases += await acquire(claim, self._let_go)
+                claim = partial(driver.backend.claim, owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+                leases += await acquire(lambda: begin(claim()), self._let_go)  # noqa: B023 -- called here and now
         except Exception as error:  # the store may be back the next time
+            self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)
         return leases
+
+    async def _find_own(self, owner: str) -> list[Lease]:
+        """Return the leases that a claim has taken which failed all the same: their owner lives, and nobody drives."""
+        if not self._is_to_look_for_own:
+            return []
+        leased = await self._driver.backend.query_runs(RunQuery(is_leased=True))
+        own = [head.lease for head in leased if head.lease is not None and head.lease.owner == owner]
+        self._is_to_look_for_own = False
+        driven = {(lease.run_id, lease.token) for lease in self._driving.values()}
+        return [lease for lease in own if (lease.run_id, lease.token) not in driven]
 
     async def drive(self, lease: Lease) -> bool:
         """Drive a claimed run, if it fits; whatever goes wrong with it is none of the others' business."""

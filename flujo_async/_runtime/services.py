@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -11,18 +11,20 @@ import anyio
 from flujo_async._model.policy import Limit
 from flujo_async._plan.step import Step
 from flujo_async._runtime.cache import Cache
+from flujo_async._runtime.instruments import Instruments
 from flujo_async._runtime.limits import Limits
 from flujo_async._runtime.processes import Processes
 from flujo_async._runtime.resources import Resources
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.instrument import Instrument
 
 _THREADS: Final = 32
 """How many steps of one runtime may use threads at the same time."""
 
 
 class Services:
-    """Threads, processes, limits, resources and the cache of one runtime.
+    """Threads, processes, limits, resources, instruments and the cache of one runtime.
 
     Args:
         backend: where the cache lives.
@@ -30,9 +32,11 @@ class Services:
         resources: async context managers, or functions that return one, by name.
         limits: by name.
         max_concurrent_steps: how many attempts may run at the same time; ``None`` is without end.
+        instruments: what observes them.
 
     Raises:
-        InvalidArgument: a resource that cannot be entered, something that is no limit, or a number below 1.
+        InvalidArgument: a resource that cannot be entered, something that is no limit or no instrument, or a number
+            below 1.
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class Services:
         resources: Mapping[str, Any] | None = None,
         limits: Mapping[str, Limit] | None = None,
         max_concurrent_steps: int | None = None,
+        instruments: Sequence[Instrument] = (),
     ) -> None:
         self.resources: Resources = Resources(resources or {})
         self.limits: Limits = Limits(limits or {}, max_concurrent_steps, clock)
+        self.instruments: Instruments | None = Instruments(instruments) if instruments else None
         self.cache: Cache = Cache(backend)
         self.processes: Processes = Processes()
 

@@ -66,7 +66,8 @@ class Snapshots:
 
     def _look(self, writing: Pending[int], records: Sequence[Record]) -> None:
         """Begin a snapshot of what is being written, if it is time."""
-        self._bytes += sum(len(record.body) for record in records)
+        for record in records:
+            self._bytes += len(record.body)
         fold = self._journal.fold
         if fold.seq < self._next or self._making is not None or self._bytes < self._least_bytes:
             return

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from flujo_async._log.chain import GENESIS, seal, verify
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import ResumeCause, RunResumed
+from flujo_async._log.views import sealed
+from flujo_async._model.facts import ResumeCause, RunResumed, RunStarted
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
@@ -17,6 +18,7 @@ from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.instruments import Instruments, identity_of
 from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
@@ -25,6 +27,7 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pending import begin
 from flujo_async.abc.shield import acquire, finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
 
@@ -35,13 +38,20 @@ class Taking:
     """Creates and claims runs for one runtime."""
 
     def __init__(
-        self, backend: StateBackend, catalogue: Catalogue, clock: Clock, ttl: timedelta, reader: Reader
+        self,
+        backend: StateBackend,
+        catalogue: Catalogue,
+        clock: Clock,
+        ttl: timedelta,
+        reader: Reader,
+        instruments: Instruments | None,
     ) -> None:
         self._backend = backend
         self._catalogue = catalogue
         self._clock = clock
         self._ttl = ttl
         self._reader = reader
+        self._instruments = instruments
 
     async def prepare(self, request: Request, owner: str) -> Ready | Fold | None:
         """Create the run that is asked for, or claim it if it exists and goes on.
@@ -82,7 +92,7 @@ class Taking:
         check_run_id(request.run_id)
         program = program or self._catalogue.current
         now = self._clock.now()
-        started = program.begin(request, now)
+        started = self._with_carrier(program.begin(request, now))
         record, blobs = seal(started, after=0, prev_hash=GENESIS)
         fold = Fold(started)
         fold.apply(started, record)
@@ -104,9 +114,18 @@ class Taking:
         )
         new = NewRun(summary, (record,), tuple(blobs))
         with suppress(RunExists):
-            lease = await acquire(self._backend.create_run(new, owner=owner, ttl=self._ttl), self.give_back)
+            lease = await acquire(lambda: self._backend.begin_create(new, owner=owner, ttl=self._ttl), self.give_back)
+            if self._instruments is not None:
+                self._instruments.committed(identity_of(fold), [sealed(record, started)])
             return None if lease is None else Ready(lease, fold, program, priority=request.priority)
         return None
+
+    def _with_carrier(self, started: RunStarted) -> RunStarted:
+        """Return the first fact of a run with what instruments give it to carry along."""
+        if self._instruments is None:
+            return started
+        carrier = self._instruments.carrier(identity_of(Fold(started)))
+        return replace(started, carrier=carrier) if carrier else started
 
     async def _take_up(self, request: Request, owner: str, seen: Seen) -> Ready | Fold | None:
         fold = seen.fold
@@ -121,7 +140,7 @@ class Taking:
             raise
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
-        lease = await acquire(self.claim(request.run_id, owner), self.give_back)
+        lease = await acquire(lambda: begin(self.claim(request.run_id, owner)), self.give_back)
         return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:

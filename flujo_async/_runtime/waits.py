@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from flujo_async._log.fold import Fold
 from flujo_async._model.state import Waiting
@@ -78,6 +78,7 @@ class Waits:
     Attributes:
         activity: what else goes on.
         replays: what still gives back recorded results, and so lets the run go on.
+        is_pausing: whether the run is to stop before its next step.
     """
 
     def __init__(self, fold: Fold, clock: Clock, signals: Sequence[Signal], stop: Callable[[Park], None]) -> None:
@@ -89,7 +90,7 @@ class Waits:
             signals: what was posted so far.
             stop: called when the run has come to a standstill that lasts.
         """
-        self.activity: Activity = Activity(self._settled, lambda: bool(self._open or self.replays))
+        self.activity: Activity = Activity(self)
         self._fold = fold
         self._clock = clock
         self._stop = stop
@@ -97,18 +98,22 @@ class Waits:
         self._taken = set(fold.taken)
         self.replays: list[Replay] = []
         self._open: list[_Open] = []
-        self._is_pausing = False
+        self.is_pausing: bool = False
         self._seen: int | None = None
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether anything is waited for."""
+        return bool(self._open or self.replays)
+
     def signals_read(self) -> int:
-        """How many signals of the run were looked at, before it came to a standstill."""
+        """Return how many signals of the run were looked at, before it came to a standstill."""
         return len(self._signals) if self._seen is None else self._seen
 
     @property
     def has_news(self) -> bool:
         """Whether something was posted that was not looked at before it came to a standstill."""
-        return len(self._signals) > self.signals_read
+        return len(self._signals) > self.signals_read()
 
     async def until(self, moment: datetime) -> None:
         """Return when a moment has come; the run may leave memory meanwhile."""
@@ -116,7 +121,7 @@ class Waits:
             with self._waiting((), moment, None):
                 await self._sleep_until(moment)
 
-    async def decision(self, key: str, name: str, effect: str) -> None:
+    async def decision(self, key: str, name: str, effect: str) -> NoReturn:
         """Wait for a decision on step ``key``; it comes by a new drive, so this never returns.
 
         Args:
@@ -129,10 +134,9 @@ class Waits:
         )
         await self.for_ever(Waiting(kind="decision", name=name, since=self._clock.now(), prompt=prompt))
 
-    async def gate(self) -> None:
-        """Return at once, unless the run is being paused: this is where it stops."""
-        if self._is_pausing:
-            await self.for_ever(Waiting(kind="pause", name="pause", since=self._clock.now()))
+    async def pausing(self) -> NoReturn:
+        """Stop here: the run is being paused."""
+        await self.for_ever(Waiting(kind="pause", name="pause", since=self._clock.now()))
 
     async def children(self, waiting: Sequence[Waiting], wake_at: datetime | None) -> None:
         """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``."""
@@ -189,7 +193,7 @@ class Waits:
 
     def pause(self) -> None:
         """Stop before the next step."""
-        self._is_pausing = True
+        self.is_pausing = True
         self.activity.look()
 
     @contextmanager
@@ -205,10 +209,11 @@ class Waits:
             self.activity.began()
             self._open.remove(item)
 
-    async def for_ever(self, *waiting: Waiting) -> None:
+    async def for_ever(self, *waiting: Waiting) -> NoReturn:
         """Wait for something that this drive of the run will not see."""
         with self._waiting(waiting, None, None):
             await asyncio.get_running_loop().create_future()
+        raise AssertionError("nobody ends this wait")
 
     async def _news(self, news: asyncio.Event, deadline: datetime | None) -> None:
         """Return when there is news, or at ``deadline``."""
@@ -228,14 +233,14 @@ class Waits:
         while (left := (moment - self._clock.now()).total_seconds()) > 0:
             await self._clock.sleep(left)
 
-    def _settled(self) -> None:
+    def settle(self) -> None:
         """Let the run leave memory, if it has come to a standstill that lasts."""
         stuck = [replay.check_stuck() for replay in self.replays]  # each is asked, since that lets it go on
         if any(stuck) or not self._open or any(item.news is not None and item.news.is_set() for item in self._open):
             return
         self._seen = len(self._signals)  # of what comes from here on nobody has looked at anything
         waiting = tuple(item for each in self._open for item in each.waiting)
-        if self._is_pausing:
+        if self.is_pausing:
             pause = Waiting(kind="pause", name="pause", since=self._clock.now())
             others = tuple(item for item in waiting if item.kind != "pause")
             self._stop(Park((pause, *others), None, is_paused=True))

@@ -100,6 +100,7 @@ class _Run:
             raise Fault(error, list(self._keys_of(error))) from error
         finally:
             self._lane.end()
+            self._scope.end()
             self._replay.close()
             execution.waits.replays.remove(self._replay)
         self._outer.become(self._scope)

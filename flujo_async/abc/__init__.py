@@ -1,4 +1,4 @@
-"""The ports: what the runtime needs of a store and of time, and the words that they are put in.
+"""The ports: what the runtime needs of a store and of time, what it tells instruments, and the words for all that.
 
 The docstrings of the ports are the contract.
 """
@@ -20,8 +20,10 @@ from flujo_async._model.stored import (
 )
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
 
 __all__ = [
+    "AttemptIdentity",
     "AuditMark",
     "AuditQuery",
     "Blob",
@@ -30,10 +32,12 @@ __all__ = [
     "Clock",
     "Entry",
     "EntryQuery",
+    "Instrument",
     "Lease",
     "NewRun",
     "Prefix",
     "Record",
+    "RunIdentity",
     "RunQuery",
     "RunUpdate",
     "SchemaVersion",

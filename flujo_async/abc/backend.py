@@ -41,6 +41,8 @@ _VERBS = frozenset(
         "read_blobs",
         "put_snapshot",
         "delete_run",
+        "put_entries",
+        "read_entries",
         "set_system_state",
         "get_system_state",
     }
@@ -124,6 +126,15 @@ class StateBackend(StateApi):
             SequenceConflict: the log of that run ends before ``run.prefix.last_seq``; nothing was written.
         """
         return await self._documents().create_run(run, owner=owner, ttl=ttl)
+
+    def begin_create(
+        self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)
+    ) -> Pending[Lease | None]:
+        """Begin what ``create_run`` does; the outcome is there when the run is durable.
+
+        Only called in an event loop. A store that has no use for a task of its own may override this as well.
+        """
+        return begin(self.create_run(run, owner=owner, ttl=ttl))
 
     async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
         """Return all that is stored of a run, read at one instant; ``None`` if there is no such run.

@@ -118,9 +118,8 @@ def check_status(status: Any) -> RunStatus:
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:
     """Return what a list shows, from the verbs of the port."""
-    saved = by_run(
-        [*await store.read_entries(EntryQuery(kind="state")), *await store.read_entries(EntryQuery(kind="run"))]
-    )
+    kept = [await store.read_entries(EntryQuery(kind=kind)) for kind in _KINDS]
+    saved = by_run(entry for entries in kept for entry in entries)
     if not saved and query.is_of_heads:
         return [of_head(head) for head in await store.query_runs(query.of_heads())]
     driven = [of_head(head) for head in await store.query_runs(RunQuery())]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from typing_extensions import override
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -26,6 +27,16 @@ class Pending(asyncio.Future[T]):
     @override
     def cancel(self, msg: Any = None) -> bool:
         return False
+
+
+def done(write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
+    """Return the outcome of a write that is made here and now."""
+    pending: Pending[T] = Pending()
+    try:
+        pending.set_result(write(*args, **kwargs))
+    except Exception as error:  # handed to who waits
+        pending.set_exception(error)
+    return pending
 
 
 def begin(write: Coroutine[Any, Any, T]) -> Pending[T]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from flujo_async.abc.pending import begin
+from flujo_async.abc.pending import Pending
 
 T = TypeVar("T")
 
@@ -42,16 +42,34 @@ async def settle(task: asyncio.Future[Any]) -> None:
         raise cancelled
 
 
-async def acquire(work: Coroutine[Any, Any, T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """Return what ``work`` acquires; a caller that is cancelled meanwhile leaves nothing acquired behind.
+async def carried_out(write: Pending[T]) -> T:
+    """Return the outcome of a write that has begun; whoever is cancelled meanwhile hears of that when it is done.
+
+    Awaiting ``write`` itself does the same, but anyio would repeat its cancellation at each turn of the loop until
+    then, and the shield against that costs something: it is put up only when a cancellation has come.
+    """
+    if not write.done():
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        write.add_done_callback(lambda _: None if woken.done() else woken.set_result(None))
+        try:
+            await woken
+        except asyncio.CancelledError:
+            await settle(write)
+            raise
+    return write.result()
+
+
+async def acquire(begin: Callable[[], Pending[T]], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """Return what is acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
 
     Args:
-        work: runs to its end even if the caller is cancelled.
-        undo: gives back what ``work`` returned, if nobody is there to take it.
+        begin: begins what comes to its end even if the caller is cancelled.
+        undo: gives back what was acquired, if nobody is there to take it.
     """
-    pending = begin(work)
+    anyio.get_cancelled_exc_class()  # loads what ``settle`` needs while there is still a file left to open
+    pending = begin()
     try:
-        return await pending
+        return await carried_out(pending)
     except asyncio.CancelledError:
         if pending.exception() is None:
             await finish(undo(pending.result()))

@@ -61,6 +61,10 @@ class StateApi(Verbs):
     whose log is broken; and ``BackendError`` when the store fails.
     """
 
+    def __init__(self) -> None:
+        # Nothing to do: it is here because a protocol's own would take any arguments.
+        super().__init__()
+
     # ------------------------------------------------------------------------------------------------------- states
 
     async def save_state(self, run_id: str, state: dict[str, Any]) -> None:

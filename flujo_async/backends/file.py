@@ -178,7 +178,7 @@ class FileBackend(StateBackend):
     async def _off_loop(self, work: Callable[[], T]) -> T:
         try:
             return await anyio.to_thread.run_sync(work, limiter=_threads())
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter: there are too many threads
             raise BackendError(f"{self._directory}: {error}") from error
 
     # What follows runs in a worker thread. Should the caller be cancelled, it goes on to its end there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from flujo_async.abc.pending import Pending
-from flujo_async.backends.reply import Answer, Outcome, Reply, send
+from flujo_async.backends.reply import Answer, Outcome, reply, send
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], T]
@@ -97,27 +98,27 @@ class GroupCommit:
             work: what to do.
             then: called in the writer's thread once the work is durable, whether its caller still waits or not.
         """
-        reply: Reply[T] = Reply()
-        self._hand_in(_Job(work, reply, then))
-        return await reply.get()
+        answer: asyncio.Future[T] = reply()
+        self._hand_in(_Job(work, answer, then))
+        return await answer
 
     def begin(self, work: Work[T], *, then: Callable[[], None] | None = None) -> Pending[T]:
         """Have work done, as ``put`` does; the result is there when it is durable."""
         pending: Pending[T] = Pending()
-        self._hand_in(_Job(work, Reply(pending), then))
+        self._hand_in(_Job(work, pending, then))
         return pending
 
     async def open(self) -> None:
         """Open the database, unless it is open; one that does not exist is not created."""
-        reply: Reply[None] = Reply()
-        self._hand_in(_Job(_nothing, reply, only_reads=True))
-        await reply.get()
+        opened = reply()
+        self._hand_in(_Job(_nothing, opened, only_reads=True))
+        await opened
 
     async def tend(self) -> None:
         """Have all done that is to be done between transactions, and wait for it; the database has to be open."""
-        reply: Reply[None] = Reply()
-        self._hand_in(_Job(_nothing, reply, only_reads=True, tends=True))
-        await reply.get()
+        tended = reply()
+        self._hand_in(_Job(_nothing, tended, only_reads=True, tends=True))
+        await tended
         await self.open()  # when it is the turn of this, it is done
 
     def look(self, work: Work[object]) -> None:
@@ -129,15 +130,20 @@ class GroupCommit:
         with self._guard:
             writer, self._writer = self._writer, None
         if writer is not None:
-            reply: Reply[None] = Reply()
-            writer.inbox.put(_Stop(reply))
-            await reply.get()
+            stopped = reply()
+            writer.inbox.put(_Stop(stopped))
+            await stopped
 
     def _hand_in(self, job: _Job) -> None:
         with self._guard:
-            if self._writer is None:
-                self._writer = _Writer(self._database, self._refusal, self._together)
+            self._writer = self._writer or self._start()
             self._writer.inbox.put(job)
+
+    def _start(self) -> _Writer:
+        try:
+            return _Writer(self._database, self._refusal, self._together)
+        except RuntimeError as error:  # there are too many threads
+            raise self._database.explain(error) from error
 
     def __del__(self) -> None:
         if self._writer is not None:
@@ -147,7 +153,7 @@ class GroupCommit:
 @dataclass(slots=True)
 class _Job:
     work: Work[Any]
-    reply: Reply[Any] | None
+    reply: asyncio.Future[Any] | None
     then: Callable[[], None] | None = None
     only_reads: bool = False
     tends: bool = False
@@ -155,7 +161,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    reply: Reply[None] | None
+    reply: asyncio.Future[None] | None
 
 
 class _Writer:

@@ -19,7 +19,7 @@ from flujo_async._model.state import TERMINAL, Waiting
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
-from flujo_async.abc.pending import Pending
+from flujo_async.abc.pending import Pending, done
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunExists, RunNotFound
 
@@ -103,6 +103,15 @@ class InMemoryBackend(StateBackend):
 
     @override
     async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        return self._create(run, owner, ttl)
+
+    @override
+    def begin_create(
+        self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)
+    ) -> Pending[Lease | None]:
+        return done(self._create, run, owner, ttl)
+
+    def _create(self, run: NewRun, owner: str | None, ttl: timedelta) -> Lease | None:
         run_id = check_run_id(run.summary.run_id)
         # Through the codec: the store shares nothing with its caller, and refuses what other stores refuse.
         summary = heads.load_summary(heads.dump_summary(transition.created(run.summary, owner, ttl)))
@@ -146,12 +155,7 @@ class InMemoryBackend(StateBackend):
         update: RunUpdate,
         blobs: Sequence[Blob] = (),
     ) -> Pending[int]:
-        pending: Pending[int] = Pending()
-        try:
-            pending.set_result(self._append(lease, records, expected_seq, update, blobs))
-        except Exception as error:  # handed to who waits
-            pending.set_exception(error)
-        return pending
+        return done(self._append, lease, records, expected_seq, update, blobs)
 
     def _append(
         self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate, blobs: Sequence[Blob]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -94,11 +94,16 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        return await self.begin_create(run, owner=owner, ttl=ttl)
+
+    @override
+    def begin_create(
+        self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)
+    ) -> Pending[Lease | None]:
         run_id = check_run_id(run.summary.run_id)
         summary = transition.created(run.summary, owner, ttl)
-        head = rows.head(summary)
-        await self._write(run_id, work.Create(head, run))
-        return summary.lease
+        create = work.Create(rows.head(summary), run, summary.lease)
+        return self._commits.begin(create, then=partial(self._changes.announce, run_id))
 
     @override
     async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
@@ -222,10 +227,9 @@ class SQLiteBackend(StateBackend):
     async def get_span_statistics(
         self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
     ) -> dict[str, Any]:
-        await self._keep_spans(pipeline_name)
-        return await look(
-            self._file, partial(statistics.span_statistics, pipeline_name=pipeline_name, time_range=time_range)
-        )
+        await self._keep_spans(partial(statistics.spans_to_keep, pipeline_name=pipeline_name, time_range=time_range))
+        counted = partial(statistics.span_statistics, pipeline_name=pipeline_name, time_range=time_range)
+        return await look(self._file, counted)
 
     @override
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
@@ -285,13 +289,11 @@ class SQLiteBackend(StateBackend):
     def _yesterday(self) -> datetime:
         return self.clock.now() - timedelta(hours=24)
 
-    async def _keep_spans(self, pipeline_name: str | None) -> None:
-        """Keep the spans of all runs whose logs have got longer since they were kept."""
+    async def _keep_spans(self, to_keep: Callable[..., list[statistics.NewSpans]]) -> None:
+        """Keep the spans of the runs whose logs have got longer since they were kept."""
         await self.upgrade()
         after = 0
-        while found := await look(
-            self._file, partial(statistics.spans_to_keep, pipeline_name=pipeline_name, after=after)
-        ):
+        while found := await look(self._file, partial(to_keep, after=after)):
             await self._commits.put(partial(_keep_all, found))
             after = found[-1].run["run"]
 

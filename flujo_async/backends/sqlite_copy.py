@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from flujo_async.backends.reply import Outcome, Reply, send
+from flujo_async.backends.reply import Outcome, reply, send, stopped
 from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.errors import BackendError, InvalidArgument
 
@@ -24,9 +25,12 @@ async def back_up(file: SQLiteFile, target: Path) -> None:
         BackendError: it failed, and nothing is left behind.
     """
     copy = _Copy(file, target)
-    reply: Reply[None] = Reply()
-    threading.Thread(target=copy.make, args=(reply,), name="flujo-backup", daemon=True).start()
-    await reply.get_stopped(copy.stop)
+    done = reply()
+    try:
+        threading.Thread(target=copy.make, args=(done,), name="flujo-backup", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        raise file.explain(error) from error
+    await stopped(done, copy.stop)
 
 
 class _Copy:
@@ -39,7 +43,7 @@ class _Copy:
         """Give up soon; called from another thread."""
         self._stopped.set()
 
-    def make(self, reply: Reply[None]) -> None:
+    def make(self, done: asyncio.Future[None]) -> None:
         outcome: Outcome = None, None
         try:
             self._refuse_to_replace()
@@ -52,7 +56,7 @@ class _Copy:
             failure = BackendError(f"the copy to {self._target} failed, and nothing of it is left: {error}")
             failure.__cause__ = error
             outcome = None, failure
-        send([(reply, outcome)])
+        send([(done, outcome)])
 
     def _refuse_to_replace(self) -> None:
         if os.path.lexists(self._target):

@@ -39,8 +39,8 @@ def _list(db: sqlite3.Connection, run_id: str) -> None:
     kept = [rows.entry(row) for row in db.execute(_SQL["entries_of_saved_run"], {"run_id": run_id})]
     try:
         values = _listed(of_entries(kept)) if kept else None
-    except FlujoError:  # somebody has put what no state is: it is there to be read, and not in any list
-        values = None
+    except (FlujoError, AttributeError, TypeError, ValueError):
+        values = None  # what somebody has put is no state: it is there to be read, and is in no list
     if values is None:
         db.execute(_SQL["delete_saved_run"], {"run_id": run_id})
     else:

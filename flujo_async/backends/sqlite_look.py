@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -9,30 +10,34 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from flujo_async.backends.reply import Outcome, Reply, send
+from flujo_async.backends.reply import Outcome, reply, send, stopped
 from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.errors import BackendError
 
 T = TypeVar("T")
 
 Question: TypeAlias = Callable[[sqlite3.Connection | None], T]
 """What to read of a database; there is no connection where nothing has been written yet."""
 
+_PATIENCE: Final = 60.0
+"""For how many seconds a thread waits that can do nothing else meanwhile."""
+
 _STEPS_BETWEEN_LOOKS: Final = 10_000  # of SQLite's machine: some milliseconds
 
 
 async def look(file: SQLiteFile, question: Question[T]) -> T:
     """Answer a question in a daemon thread. It may take long: it is in nobody's way, and ends when it is cancelled."""
-    reply: Reply[T] = Reply()
-    asking = _Look(file, question, reply)
+    answer: asyncio.Future[T] = reply()
+    asking = _Look(file, question, answer)
     threading.Thread(target=asking.answer, name="flujo-look", daemon=True).start()
-    return await reply.get_stopped(asking.stop)
+    return await stopped(answer, asking.stop)
 
 
 def look_now(file: SQLiteFile, question: Question[T]) -> T:
     """Answer a question in a daemon thread, while this one waits: for callers that cannot wait for a coroutine.
 
     Raises:
-        BackendError: it could not be read.
+        BackendError: it could not be read, or not soon enough.
     """
     answer: Future[T] = Future()
 
@@ -43,7 +48,12 @@ def look_now(file: SQLiteFile, question: Question[T]) -> T:
             answer.set_exception(error)
 
     threading.Thread(target=give, name="flujo-look", daemon=True).start()
-    return answer.result()
+    try:
+        return answer.result(_PATIENCE)
+    except TimeoutError as error:
+        raise BackendError(
+            f"{file.path}: no answer within {_PATIENCE:g} seconds; ask without waiting for it"
+        ) from error
 
 
 def _ask(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool] = bool) -> T:
@@ -58,7 +68,7 @@ def _ask(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool]
 
 
 class _Look(Generic[T]):
-    def __init__(self, file: SQLiteFile, question: Question[T], reply: Reply[T]) -> None:
+    def __init__(self, file: SQLiteFile, question: Question[T], reply: asyncio.Future[T]) -> None:
         self._file = file
         self._question = question
         self._reply = reply

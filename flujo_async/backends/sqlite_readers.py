@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import aiosqlite
 
-from flujo_async.backends.reply import Outcome, Reply, send
+from flujo_async.backends.reply import Outcome, reply, send
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], Awaitable[aiosqlite.Connection]]
@@ -43,25 +43,25 @@ class Readers:
 
     async def fetch(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return all rows of one statement, which is one read transaction."""
-        reply: Reply[Rows] = Reply()
+        answer: asyncio.Future[Rows] = reply()
         with self._guard:
             self._desk = self._desk or self._set_up()
-            self._desk.hand_in(_Request(sql, values, reply))
-        return await reply.get()
+            self._desk.hand_in(_Request(sql, values, answer))
+        return await answer
 
     async def stop(self) -> None:
         """Finish the statements that wait, close the connections and end the threads."""
         with self._guard:
             desk, self._desk = self._desk, None
         if desk is not None:
-            reply: Reply[None] = Reply()
-            desk.hand_in(_Stop(reply))
-            await reply.get()
+            done = reply()
+            desk.hand_in(_Stop(done))
+            await done
 
     def _set_up(self) -> _Desk:
         try:
             return _Desk(self._connect, self._explain, self._size)
-        except OSError as error:  # an event loop takes file descriptors
+        except (OSError, RuntimeError) as error:  # an event loop takes file descriptors; there are too many threads
             raise self._explain(error) from error
 
     def __del__(self) -> None:
@@ -73,12 +73,12 @@ class Readers:
 class _Request:
     sql: str
     values: Mapping[str, Any]
-    reply: Reply[Rows]
+    reply: asyncio.Future[Rows]
 
 
 @dataclass(frozen=True, slots=True)
 class _Stop:
-    reply: Reply[None] | None
+    reply: asyncio.Future[None] | None
 
 
 class _Desk:
@@ -90,7 +90,11 @@ class _Desk:
         self._size = size
         self._inbox: asyncio.Queue[_Request | _Stop] = asyncio.Queue()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._run, name="flujo-readers", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="flujo-readers", daemon=True).start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
     def hand_in(self, item: _Request | _Stop) -> None:
         """Put something on the desk, from any thread."""

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any, Final
 
 from flujo_async._log.large import named_blobs
@@ -79,22 +80,30 @@ class NewSpans:
             db.executemany(_SQL["put_span"], self.spans)
 
 
-def spans_to_keep(db: sqlite3.Connection | None, pipeline_name: str | None, after: int) -> list[NewSpans]:
-    """Return the spans of some runs that have none yet, or whose logs have got longer; those after ``after``."""
+def spans_to_keep(
+    db: sqlite3.Connection | None, pipeline_name: str | None, time_range: tuple[float, float] | None, after: int
+) -> list[NewSpans]:
+    """Return the spans of some runs that have none yet, or whose logs have got longer.
+
+    Args:
+        db: the database.
+        pipeline_name: only runs of this definition.
+        time_range: only runs in which a span may have started at that time.
+        after: only runs whose keys come after this one.
+    """
     if db is None:
         return []
-    values = {"pipeline_name": pipeline_name or None, "after": after, "limit": AT_ONCE}
+    since = int(time_range[0] * 1_000_000) - 1 if time_range is not None and isfinite(time_range[0]) else 0
+    values = {"pipeline_name": pipeline_name or None, "since": since, "after": after, "limit": AT_ONCE}
+    db.execute("BEGIN")  # all of it is of one instant
     stale = db.execute(_SQL["runs_without_spans"], values).fetchall()
-    found = (_new_spans(db, key, run_id, created_at) for key, run_id, created_at in stale)
-    return [spans for spans in found if spans is not None]
+    return [_new_spans(db, key, run_id, created_at) for key, run_id, created_at in stale]
 
 
-def _new_spans(db: sqlite3.Connection, key: int, run_id: str, created_at: int) -> NewSpans | None:
-    """Return the spans of a run; ``None`` if it is gone."""
+def _new_spans(db: sqlite3.Connection, key: int, run_id: str, created_at: int) -> NewSpans:
     values = {"run_id": run_id, "upto": _END, "from_snapshot": False}
     stored = rows.stored_run(db.execute(_SQL["load"], values))
-    if stored is None:
-        return None
+    assert stored is not None
     run = {"run": key, "run_id": run_id, "created_at": created_at, "seq": stored.summary.last_seq}
     try:
         return NewSpans(run, [_row(key, span) for span in _spans(db, stored) if span["end_time"] is not None])
@@ -120,11 +129,11 @@ def span_statistics(
     """Return what ``get_span_statistics`` does, of the spans that are kept, and of those that were saved by hand."""
     first, last = time_range or (float("-inf"), float("inf"))
     values = {"pipeline_name": pipeline_name or None, "first": first, "last": last}
-    of_logs = "count_spans_of_pipeline" if pipeline_name else "count_spans"
-    found = (
-        [] if db is None else [row for name in (of_logs, "count_saved_spans") for row in db.execute(_SQL[name], values)]
-    )
-    return _counted(found)
+    if db is None:
+        return _counted(())
+    db.execute("BEGIN")  # all of it is of one instant
+    names = ("count_spans_of_pipeline" if pipeline_name else "count_spans", "count_saved_spans")
+    return _counted(row for name in names for row in db.execute(_SQL[name], values))
 
 
 def _counted(found: Iterable[rows.Row]) -> dict[str, Any]:

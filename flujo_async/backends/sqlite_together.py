@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from flujo_async._codec.tree import loads
+from flujo_async._model.lease import Lease
 from flujo_async._model.state import RESTING
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
@@ -60,7 +61,7 @@ def _one_a_run(waiting: Sequence[object], kind: type[T]) -> Iterator[tuple[int, 
             yield place, work
 
 
-def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, None]:
+def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, Lease | None]:
     exist = set(_ask(db, "which_exist", [(place, create.run_id) for place, create in creations.items()]))
     last: int = db.execute(_SQL["last_log"]).fetchall()[0][0]
     fresh = [place for place in creations if place not in exist]
@@ -71,7 +72,7 @@ def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, None
     for log, create in new.items():
         insert_audit(db, log, create.run.records)
         give_blobs(db, log, create.run.records[0].seq, create.run.blobs)
-    return dict.fromkeys(fresh)
+    return {place: creations[place].lease for place in fresh}
 
 
 def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:

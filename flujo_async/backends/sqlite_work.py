@@ -28,18 +28,20 @@ class Create:
     Attributes:
         head: the values of ``insert_run``, the short key left out.
         run: the run.
+        lease: who has it.
     """
 
     head: rows.Values
     run: NewRun
+    lease: Lease | None
 
     @property
     def run_id(self) -> str:
         """The run that is created."""
         return self.run.summary.run_id
 
-    def __call__(self, db: sqlite3.Connection) -> None:
-        """Do so, unless there is such a run."""
+    def __call__(self, db: sqlite3.Connection) -> Lease | None:
+        """Do so, unless there is such a run; return the lease."""
         if db.execute(_SQL["key_of_run"], {"run_id": self.run_id}).fetchone():
             raise RunExists(f"run {self.run_id!r} exists")
         shared = (None, None) if self.run.prefix is None else _find(db, self.run.prefix)
@@ -47,6 +49,7 @@ class Create:
         db.execute(_SQL["insert_run"], [log, *self.head.values()])
         _insert_facts(db, log, self.run.records)
         give_blobs(db, log, self.run.records[0].seq, self.run.blobs)
+        return self.lease
 
 
 @dataclass(slots=True)

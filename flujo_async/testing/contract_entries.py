@@ -17,7 +17,7 @@ from flujo_async.testing.samples import ODD_IDS, SECOND, T0, append, create, ent
 
 BODIES: list[dict[str, Any]] = [
     {},
-    {"$": "decimal", "v": "1.50", "nested": {"a": [1, -1.5, True, None, {"": []}]}},
+    {"price": {"$": "decimal", "v": "1.50"}, "nested": {"a": [1, -1.5, True, None, {"": []}]}},
     {"text": "\u00e9\u4e16\U0001f600\u2028\n\\", "big": 2**53 + 1, "long": "x" * 100_000},
 ]
 

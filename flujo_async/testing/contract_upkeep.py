@@ -33,7 +33,7 @@ A, B = blob("a"), blob("b")
 
 
 class UpkeepContract:
-    """``backup`` and ``compact``."""
+    """``backup`` and ``compact``, and what a store tells of itself."""
 
     def open_copy(self, target: Path) -> StateBackend | None:
         """Return the store that ``backup`` has written there; ``None`` if this kind of store cannot be copied."""
@@ -54,6 +54,21 @@ class UpkeepContract:
             pytest.skip("the store cannot be copied")
         yield copy
         await copy.shutdown()
+
+    async def test_a_sound_store_says_so_and_is_of_today(self, backend: StateBackend) -> None:
+        """Whether there is anything in it, and also when it has been upgraded, which changes nothing here."""
+        await backend.upgrade()
+        for _ in range(2):
+            for is_quick in (False, True):
+                report = await backend.report(is_quick=is_quick)
+                assert report.damages == ()
+                assert report.schema == await backend.schema_version()
+                assert report.schema is None or not report.schema.is_old
+            await backend.create_run(new_run(), owner="w1")
+            before = await load(backend)
+            await backend.upgrade()
+            assert await load(backend) == before
+            await backend.delete_run("run")
 
     async def test_a_store_is_copied_or_says_that_it_cannot_be(self, backend: StateBackend, target: Path) -> None:
         """No call passes without a copy."""

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.report import SchemaVersion, StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -331,6 +332,18 @@ class FaultyBackend(StateBackend):
     @override
     async def get_system_state(self, key: str) -> dict[str, Any] | None:
         return await self._call("get_system_state", lambda is_half: self.inner.get_system_state(key))
+
+    @override
+    async def schema_version(self) -> SchemaVersion | None:
+        return await self._call("schema_version", lambda is_half: self.inner.schema_version())
+
+    @override
+    async def upgrade(self) -> None:
+        return await self._call("upgrade", lambda is_half: self.inner.upgrade())
+
+    @override
+    async def report(self, *, is_quick: bool = False) -> StoreReport:
+        return await self._call("report", lambda is_half: self.inner.report(is_quick=is_quick))
 
     @override
     async def backup(self, target: Path) -> None:

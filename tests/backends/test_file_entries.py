@@ -112,7 +112,12 @@ async def test_a_write_makes_the_one_before_durable_again(
     await backend.put_entries([entry(body={"n": 1})])
     written: list[bytes] = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: written.append(bytes(data)) or real(fd, data))
+
+    def write(fd: int, data: Any) -> int:
+        written.append(bytes(data))
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
     await FileBackend(file.parent).put_entries([entry("other")])
     assert b'{"n":1}' in b"".join(written)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, suppress
@@ -23,6 +23,9 @@ from flujo_async.backends import sqlite_lists as lists
 from flujo_async.backends.sql import queries
 from flujo_async.errors import InvalidArgument, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
+from flujo_async.testing.samples import new_run
+from tests.backends.first_schema import DATABASE
+from tests.backends.test_first_schema import THEN
 
 STATUSES = [None, *sorted(RUN_STATUSES)]
 SQL = queries("sqlite.sql")
@@ -158,7 +161,7 @@ async def test_lists_are_as_they_are_derived(backend: SQLiteBackend, clock: Virt
     for name, arguments in questions(chance):
         own = await getattr(backend, name)(*arguments)
         assert own == await derived(backend, name, *arguments), (name, arguments)
-    assert await asyncio.to_thread(backend.get_workflow_stats_sync) == await derived(backend, "get_workflow_stats")
+    assert backend.get_workflow_stats_sync() == await derived(backend, "get_workflow_stats")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -187,6 +190,33 @@ async def test_the_same_is_cleaned_up(path: Path, seed: int) -> None:
         left.append((count, [run["run_id"] for run in await backend.list_workflows()]))
         await backend.shutdown()
     assert left[0] == left[1]
+
+
+async def test_statistics_wait_for_no_writer(backend: SQLiteBackend, path: Path) -> None:
+    await backend.create_run(new_run())
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE runs SET status = 'failed'")
+        assert backend.get_workflow_stats_sync()["status_counts"] == {"running": 1}
+        assert (await backend.get_workflow_stats())["status_counts"] == {"running": 1}
+        writer.execute("COMMIT")
+    assert backend.get_workflow_stats_sync()["status_counts"] == {"failed": 1}
+
+
+async def test_statistics_of_nothing_create_nothing(backend: SQLiteBackend, path: Path) -> None:
+    assert backend.get_workflow_stats_sync()["total_workflows"] == 0
+    assert (await backend.get_span_statistics())["total_spans"] == 0
+    assert await backend.cleanup_old_workflows(0) == 0
+    assert not is_there(path)
+
+
+def test_statistics_upgrade_an_old_database(path: Path) -> None:
+    shutil.copy(DATABASE, path)
+    assert SQLiteBackend(path).get_workflow_stats_sync()["total_workflows"] == len(THEN)
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
 
 
 def rounded(statistics: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +259,7 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "what get_span_statistics brings up to date": (
         SQL["runs_without_spans"],
-        {"after": 0, "limit": 1, "pipeline_name": None},
+        {"after": 0, "limit": 1, "since": 0, "pipeline_name": None},
     ),
     "list_evaluations": verbs.entries_query(EntryQuery(kind="evaluation", limit=20)),
     "list_evaluations of a run": verbs.entries_query(EntryQuery(kind="evaluation", run_id="r", limit=20)),

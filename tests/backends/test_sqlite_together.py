@@ -43,7 +43,8 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 def creation(run_id: str, **fields: Any) -> Create:
     run: NewRun = new_run(run_id, **fields)
-    return Create(rows.head(transition.created(run.summary, "w", TTL)), run)
+    summary = transition.created(run.summary, "w", TTL)
+    return Create(rows.head(summary), run, summary.lease)
 
 
 def to(
@@ -96,6 +97,7 @@ def test_it_comes_to_the_same_as_one_by_one(db: sqlite3.Connection, tmp_path: Pa
 
 def test_what_would_be_refused_is_left_out_and_leaves_no_trace(db: sqlite3.Connection) -> None:
     one_by_one(db, [creation(f"run{n}") for n in range(5)])
+    new = creation("new")
     waiting = [
         to("run0"),
         to("run1", token=2),
@@ -104,15 +106,15 @@ def test_what_would_be_refused_is_left_out_and_leaves_no_trace(db: sqlite3.Conne
         replace(to("run3"), lease=Lease("run3", 1, "another", T0)),
         to("run4"),
         creation("run0"),
-        creation("new"),
+        new,
     ]
-    assert do_together(db, waiting) == {0: 2, 5: 2, 7: None}
+    assert do_together(db, waiting) == {0: 2, 5: 2, 7: new.lease}
     assert [row[0] for row in db.execute("SELECT log FROM facts WHERE seq > 1")] == [1, 5]
 
 
 def test_the_second_of_two_to_one_run_waits_its_turn(db: sqlite3.Connection) -> None:
     waiting = [creation("a"), creation("a"), creation("b")]
-    assert do_together(db, waiting) == {0: None, 2: None}
+    assert do_together(db, waiting).keys() == {0, 2}
     waiting = [to("a"), to("a", after=2), to("b"), to("b")]
     assert do_together(db, waiting) == {0: 2, 2: 2}
     assert waiting[1](db) == 3
@@ -121,7 +123,7 @@ def test_the_second_of_two_to_one_run_waits_its_turn(db: sqlite3.Connection) -> 
 def test_forks_are_made_one_by_one(db: sqlite3.Connection) -> None:
     one_by_one(db, [creation("a")])
     fork = creation("b", records=LOG[1:2], prefix=Prefix("a", 1))
-    assert do_together(db, [fork, creation("c"), creation("d")]) == {1: None, 2: None}
+    assert do_together(db, [fork, creation("c"), creation("d")]).keys() == {1, 2}
 
 
 def test_keys_go_on_where_others_have_left_off(db: sqlite3.Connection) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flujo_async.backends.changes import Changes
-from flujo_async.backends.reply import Reply
+from flujo_async.backends.reply import reply
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.backends.sqlite_copy import _Copy
 from flujo_async.backends.sqlite_file import SQLiteFile
@@ -120,11 +120,11 @@ def test_a_copy_that_is_stopped_does_not_go_on(path: Path) -> None:
     opened.connection.execute("COMMIT")
 
     async def stop_at_once() -> None:
-        copy, reply = _Copy(file, path.with_name("copy.db")), Reply[None]()
+        copy, done = _Copy(file, path.with_name("copy.db")), reply()
         copy.stop()
-        await asyncio.to_thread(copy.make, reply)
+        await asyncio.to_thread(copy.make, done)
         with pytest.raises(BackendError, match="interrupted"):
-            await reply.get()
+            await done
 
     asyncio.run(stop_at_once())
     opened.close()

@@ -12,6 +12,7 @@ SAGA = "_runtime/saga.py"
 WAITS = "_runtime/waits.py"
 CALLS = "_runtime/calls.py"
 TAKING = "_runtime/taking.py"
+EXECUTION = "_runtime/execution.py"
 READER = "_runtime/reader.py"
 CONTEXTS = "_runtime/contexts.py"
 HEARTBEAT = "_runtime/heartbeat.py"
@@ -33,11 +34,13 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if writing.done():
-                await self._pace.keep()
-            await writing
+        """            if not writing.done():
+                await carried_out(writing)
+                return
 """,
-        """            await self._pace.keep()
+        """            if not writing.done():
+                await self._pace.turn()
+                return
 """,
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
@@ -538,9 +541,9 @@ BUGS = (
     Bug(
         "runtime.pause-lost",
         "a run that was asked to pause goes on with its next step",
-        WAITS,
-        "        if self._is_pausing:\n            await self.for_ever",
-        "        if not self._fold:\n            await self.for_ever",
+        EXECUTION,
+        "            if self.waits.is_pausing:\n",
+        "            if self.is_frozen:\n",
         (T + "control.py::TestPause::test_a_run_pauses_before_its_next_step",),
     ),
     Bug(
@@ -623,6 +626,22 @@ BUGS = (
         "        if left:\n",
         "        if left and self.is_over:\n",
         (T + "interleaving.py::test_code_that_contradicts_the_journal_is_refused",),
+    ),
+    Bug(
+        "runtime.keeper-given-up",
+        "G3: a thread for leases that could not be started once is never tried again, and nobody renews",
+        KEEPER,
+        "        thread = threading.Thread(target=self._run",
+        "        self._thread = thread = threading.Thread(target=self._run",
+        (T + "too_many_threads.py::test_a_run_whose_lease_nobody_could_keep_alive_is_given_back",),
+    ),
+    Bug(
+        "runtime.failed-claim-forgotten",
+        "G3: what a failed claim has taken all the same waits until the lease expires",
+        "_runtime/scheduler.py",
+        "            self._is_to_look_for_own = True\n",
+        "",
+        (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
     ),
     Bug(
         "runtime.children-left-alone",

@@ -17,9 +17,6 @@ from tests.runtime.stores import Store
 KILLED = -signal.SIGKILL
 SELECTION = [
     ("file", "before", 9),
-    ("file", "after", 1),
-    ("file", "step", 5),
-    ("sqlite", "before", 1),
     ("sqlite", "after", 5),
     ("sqlite", "step", 9),
 ]

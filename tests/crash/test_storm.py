@@ -16,8 +16,6 @@ from tests.crash.world import World, WorldOfProcess
 from tests.runtime.children import ROOT
 from tests.runtime.stores import Store
 
-SELECTION = [("child", "sqlite")]
-"""Which scene the default run plays, and where; all of them are played by ``-m crash``."""
 MOST = 60
 
 
@@ -75,12 +73,6 @@ async def storm(name: str, kind: str, directory: Path, seed: int) -> Counter[boo
     finally:
         await play.store.close()
     return lives
-
-
-@pytest.mark.parametrize(("name", "kind"), SELECTION)
-async def test_a_storm_of_kills_changes_nothing(tmp_path: Path, kind: str, name: str) -> None:
-    lives = await storm(name, kind, tmp_path, seed=2)
-    assert lives[False] >= 1
 
 
 @pytest.mark.crash

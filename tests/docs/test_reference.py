@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 import flujo_async
-from flujo_async import abc, errors, testing
+from flujo_async import abc, errors, telemetry, testing
 from flujo_async._codec.builtin_shapes import BUILTIN_TAGS
 from flujo_async._model.facts import Fact
 from flujo_async._plan.step import StepOptions
@@ -43,6 +43,7 @@ def generated() -> set[str]:
         *(f"flujo_async.{name}" for name in flujo_async.__all__ if name not in {"Clock", "StateBackend", "facts"}),
         *(f"flujo_async.abc.{name}" for name in abc.__all__),
         *(f"flujo_async.testing.{name}" for name in testing.__all__),
+        *(f"flujo_async.telemetry.{name}" for name in telemetry.__all__ if name not in abc.__all__),
     ],
 )
 def test_every_public_name_is_told(name: str) -> None:

@@ -36,12 +36,16 @@ def test_a_command_is_shown_with_its_usage_and_its_options() -> None:
     lines = hook("command_line").shown("flujo-async runs list").splitlines()
     assert "flujo-async runs list [OPTIONS]" in lines
     assert "| `--limit N` | At most so many. *(default `50`, 1 or more)* |" in lines
-    assert r"| `--db PATH\|URL` |" in "\n".join(lines)
+    assert "| `--db PATH|URL` |" in "\n".join(lines)
 
 
 def test_what_a_fence_tells_the_tests_does_not_reach_the_highlighter() -> None:
     page = "```python {file=app.py}\n```\n```console {exit=1}\n```\n"
-    assert hook("fences").on_page_markdown(page) == '```python title="app.py"\n```\n```console\n```\n'
+    assert hook("dialect").on_page_markdown(page) == '```python title="app.py"\n```\n```console\n```\n'
+
+
+def test_a_bar_in_code_in_a_table_is_not_escaped() -> None:
+    assert hook("dialect").on_page_markdown("| `int \\| None` | a \\| b |\n") == "| `int | None` | a \\| b |\n"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)

@@ -127,7 +127,7 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
         {"deadline": math.inf},
         {"deadline": "tomorrow"},
         {"fallback": "double"},
-        {"fallback": double.function},
+        pytest.param({"fallback": double.function}, id="{'fallback': a function}"),
         {"fallback": double >> double},
         {"compensate": "double"},
         {"compensate": double >> double},

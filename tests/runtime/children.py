@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Child:
-    """One child process that runs ``tests/runtime/child.py``."""
+    """One child process, which runs ``tests/runtime/child.py`` or another module."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
@@ -20,13 +20,13 @@ class Child:
         return self._process.pid
 
     @classmethod
-    async def start(cls, *arguments: Any) -> "Child":
-        """Start it; its side effects go to a file beside the store."""
+    async def start(cls, *arguments: Any, module: str = "tests.runtime.child") -> "Child":
+        """Start it; its side effects go to a file beside the store, whose URL is the second argument."""
         log = side_effects(arguments[1])
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.runtime.child",
+            module,
             *map(str, arguments),
             cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,

@@ -1,14 +1,16 @@
 """Cancelling is asyncio's (G5): it interrupts the run, arrives, and leaves nothing behind."""
 
 import asyncio
+import selectors
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
+from flujo_async import Flujo, InMemoryBackend, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import FlujoError, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
@@ -360,3 +362,43 @@ class TestDelete:
             stuck.go_on.set()
             with pytest.raises(RunNotFound):
                 await handle.result()
+
+
+class Resting(selectors.DefaultSelector):
+    """What an event loop waits with: calls ``when_at_rest`` as soon as the loop has nothing to do but to wait."""
+
+    when_at_rest: Callable[[], object] | None = None
+    turns = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self.when_at_rest is not None:
+            self.turns += 1
+            if timeout != 0 or self.turns > 1000:
+                self.when_at_rest()
+                self.when_at_rest = None
+        return super().select(timeout)
+
+
+@pytest.mark.parametrize("verb", ["create_run", "append"])
+def test_the_loop_rests_while_a_cancelled_scope_waits_for_a_write(verb: str) -> None:
+    """anyio repeats the cancellation at each turn of the loop until it is obeyed, and turns come at once then."""
+    selector = Resting()
+
+    async def scenario() -> None:
+        gated, gate = gated_store(InMemoryBackend(), verb)
+        loop = asyncio.get_running_loop()
+
+        async def cancel_in_the_write() -> None:
+            await gate.reached()
+            scope.cancel()
+            selector.when_at_rest = partial(loop.call_soon_threadsafe, gate.release)
+
+        cancelling = asyncio.create_task(cancel_in_the_write())
+        with anyio.CancelScope() as scope:
+            await Flujo(PIPELINE, state_backend=gated).run(1, run_id="r")
+        assert scope.cancelled_caught
+        await cancelling
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(scenario())
+    assert 0 < selector.turns < 20

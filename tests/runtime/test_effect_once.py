@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from flujo_async import Flujo, Retry, StepContext, step
-from flujo_async.abc import StateBackend
 from flujo_async._runtime.one_attempt import idempotency_key
+from flujo_async.abc import StateBackend
 from flujo_async.errors import RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import failing, gated_store

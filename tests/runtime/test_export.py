@@ -23,16 +23,9 @@ from flujo_async.errors import (
     SchemaTooNew,
 )
 from flujo_async.testing import VirtualClock
+from tests.runtime.executed import EXECUTED
 from tests.runtime.pretend import dying, failing, gated_store
 from tests.runtime.stores import KINDS, Store, on_disk
-
-EXECUTED: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
 
 
 @step

@@ -31,16 +31,9 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
+from tests.runtime.executed import EXECUTED
 from tests.runtime.pretend import Wrapped, gated_store
 from tests.runtime.stores import Store, mostly_in_memory
-
-EXECUTED: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
 
 
 @step

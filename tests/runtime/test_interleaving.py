@@ -13,6 +13,7 @@ from flujo_async import Flujo, RunContext, step, workflow
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, NonDeterminismError
 from tests.runtime.crashes import others
+from tests.runtime.executed import EXECUTED
 from tests.runtime.pretend import dying
 
 FEW = int(os.environ.get("FLUJO_INTERLEAVINGS", "25"))
@@ -250,9 +251,6 @@ async def second(n: int) -> int:
 async def third(n: int) -> int:
     EXECUTED.append("third")
     return n
-
-
-EXECUTED: list[str] = []
 
 
 @workflow(name="flow", version="1")

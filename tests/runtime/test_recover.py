@@ -11,24 +11,11 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
+from tests.runtime.executed import EXECUTED, note
 from tests.runtime.pretend import dying
 from tests.runtime.stores import Store
 
 HOUR = timedelta(hours=1)
-EXECUTED: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
-
-
-@step
-async def note(value: Any) -> Any:
-    EXECUTED.append(value)
-    await asyncio.sleep(0)
-    return value
 
 
 @step

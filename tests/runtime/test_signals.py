@@ -63,7 +63,7 @@ async def test_the_first_answer_wins(backend: StateBackend, definition: Any) -> 
 
 
 @BOTH
-@pytest.mark.parametrize("payload", [{"by": 7}, {}, None, "Ada", object()], ids=repr)
+@pytest.mark.parametrize("payload", [{"by": 7}, {}, None, "Ada", pytest.param(object(), id="an object")], ids=repr)
 async def test_an_invalid_answer_is_refused_and_consumes_nothing(definition: Any, payload: Any) -> None:
     """Whoever gives a valid one afterwards is heard; also in a runtime that has not reached the wait."""
     flujo = Flujo(definition)

@@ -11,29 +11,16 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, driving, gone_to_sleep, others, ticks
+from tests.runtime.executed import EXECUTED, note
 from tests.runtime.pretend import until
 from tests.runtime.stores import Store
 
 HOUR = timedelta(hours=1)
-EXECUTED: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
 
 
 @pytest.fixture
 def clock() -> VirtualClock:
     return VirtualClock()
-
-
-@step
-async def note(value: Any) -> Any:
-    EXECUTED.append(value)
-    await asyncio.sleep(0)
-    return value
 
 
 @workflow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, StepContext, map_each, parallel, step
+from flujo_async import Flujo, StepContext, Worker, map_each, parallel, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, RunNotFound
 from tests.runtime.pretend import dying, failing
@@ -154,3 +154,18 @@ def _failing_memory() -> StateBackend:
 
 async def _nothing(value: Any) -> Any:
     return value
+
+
+@mostly_in_memory
+async def test_what_a_failed_claim_has_taken_all_the_same_is_driven(store: Store) -> None:
+    """Its lease names a worker that is alive: nobody else would take the run before it expires."""
+    executed: list[str] = []
+    faulty = failing(store.open(), "claim", after=True)
+    flujo = Flujo(counted(executed), state_backend=faulty, lease_ttl=timedelta(hours=1))
+    for run_id in ("r", "s"):
+        await flujo.dispatch("x", run_id=run_id)
+    async with Worker(flujo), asyncio.timeout(20):
+        results = await asyncio.gather(*(flujo.handle(run_id).result() for run_id in ("r", "s")))
+    assert [result.output for result in results] == ["d", "d"]
+    assert sorted(executed) == sorted("abcd" * 2)
+    assert [summary.attempts for summary in await flujo.list_runs()] == [1, 1]

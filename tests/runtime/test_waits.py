@@ -14,22 +14,8 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunFailed, WaitTimeout
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, others, ticks
+from tests.runtime.executed import EXECUTED, note
 from tests.runtime.stores import Store
-
-EXECUTED: list[Any] = []
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
-
-
-@step
-async def note(value: Any) -> Any:
-    EXECUTED.append(value)
-    await asyncio.sleep(0)
-    return value
 
 
 class Approval(BaseModel):

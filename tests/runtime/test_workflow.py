@@ -20,15 +20,9 @@ from flujo_async import (
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError
 from tests.runtime.crashes import crashes, others, ticks
+from tests.runtime.executed import EXECUTED
 from tests.runtime.stores import mostly_in_memory
-from tests.runtime.ways import EXECUTED, WAYS, double, with_a_loop, with_gather, with_nested_tasks
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
-
+from tests.runtime.ways import WAYS, double, with_a_loop, with_gather, with_nested_tasks
 
 ways = pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
 

@@ -16,13 +16,8 @@ from flujo_async import (
 from flujo_async.abc import StateBackend
 from flujo_async.errors import RecordedError, RunFailed, SerializationError
 from tests.runtime.crashes import crashes, others
-from tests.runtime.ways import EXECUTED, again, broken, double, with_gather
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
+from tests.runtime.executed import EXECUTED
+from tests.runtime.ways import again, broken, double, with_gather
 
 
 class TestCalls:

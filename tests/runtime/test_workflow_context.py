@@ -20,13 +20,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import ContextConflict, RunFailed, SerializationError
 from flujo_async.reducers import add, append
 from tests.runtime.crashes import crashes
-from tests.runtime.ways import EXECUTED, broken, double
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
+from tests.runtime.ways import broken, double
 
 
 class TestDraws:

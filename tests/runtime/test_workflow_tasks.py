@@ -15,13 +15,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunFailed
 from tests.runtime.crashes import crashes, others, ticks
-from tests.runtime.ways import EXECUTED, WAYS, broken, double
-
-
-@pytest.fixture(autouse=True)
-def executed() -> list[Any]:
-    EXECUTED.clear()
-    return EXECUTED
+from tests.runtime.ways import WAYS, broken, double
 
 
 class TestTimeouts:

@@ -1,7 +1,6 @@
 """Workflows that call steps in every way there is."""
 
 import asyncio
-from typing import Any
 
 import anyio
 
@@ -9,8 +8,7 @@ from flujo_async import (
     step,
     workflow,
 )
-
-EXECUTED: list[Any] = []
+from tests.runtime.executed import EXECUTED
 
 
 @step

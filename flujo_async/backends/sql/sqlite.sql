@@ -493,9 +493,11 @@ SELECT NULL, (SELECT count(*) FROM runs WHERE created_at >= :since)
     + (SELECT count(*) FROM saved_runs WHERE created_at >= :since AND {has_no_head}), NULL, NULL;
 
 -- name: runs_without_spans
--- Those whose spans are not those of their log as it is now; in the order of their keys, after one of them.
+-- Those whose spans are not those of their log as it is now, and whose log has grown since a moment; in the order of
+-- their keys, after one of them.
 SELECT id, run_id, created_at FROM runs LEFT JOIN span_marks ON run = id
-WHERE id > :after AND seq IS NOT last_seq AND (:pipeline_name IS NULL OR pipeline_name = :pipeline_name)
+WHERE id > :after AND seq IS NOT last_seq AND updated_at >= :since
+    AND (:pipeline_name IS NULL OR pipeline_name = :pipeline_name)
 ORDER BY id LIMIT :limit;
 
 -- name: delete_spans

@@ -85,7 +85,7 @@ async def test_a_bit_that_flips_in_a_log_is_found_or_harmless(tmp_path: Path, st
     """Run and ``seq`` are named before anything executes; a log whose last newline is hit loses its last line."""
     outcomes = await flip_everywhere(await take_image("file", tmp_path), "runs/r.jsonl", tmp_path, stride)
     print(f"file, every {stride} bytes: {outcomes}")
-    assert outcomes["IntegrityError"] > 5 * outcomes["same"]
+    assert outcomes["IntegrityError"] > 3 * outcomes["same"]
     assert outcomes["last write dropped"] <= 1
 
 

@@ -51,7 +51,7 @@ def test_each_test_of_a_fault_is_named() -> None:
 
 @pytest.mark.crash
 def test_what_the_page_names_has_passed(request: pytest.FixtureRequest) -> None:
-    """Of what this session was to run; this test comes last of all faults."""
+    """Of what its process was to run; this test comes last of all faults there."""
     outcomes = request.config.stash[OUTCOMES]
     failed = {name for row in rows() for name in row.tests if outcomes.get(name) == "failed"}
     assert failed == set()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests.crash.faults.walker import STEPS
 from tests.runtime.children import ROOT
 
 PATIENCE = 30.0
+MOST = 24
+"""How often one is stopped; one that has the lock of the store then, or is as good as done, is not taken over."""
 
 
 def effects(log: Path) -> list[tuple[int, int]]:
@@ -45,25 +48,31 @@ async def said(process: asyncio.subprocess.Process) -> str:
     return out.decode().strip()
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    """Leave nothing behind of a process, however the test ends."""
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
 async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> bool:
     """Stop a process somewhere, let another take over, and go on; return whether that one had to execute something."""
     log = directory / "effects.log"
-    late = await start(kind, directory)
-    stop_after = dice.randrange(1, STEPS * 2 // 3)
-    try:
+    async with AsyncExitStack() as alive:
+        late = await start(kind, directory)
+        alive.push_async_callback(end, late)
+        stop_after = dice.randrange(1, STEPS * 2 // 3)
         await until(lambda: len(effects(log)) >= stop_after)
         await asyncio.sleep(dice.uniform(0, 0.012))  # the moment is what the dice say, wherever the process then is
         os.kill(late.pid, signal.SIGSTOP)
         before = len(effects(log))
         other = await start(kind, directory)
+        alive.push_async_callback(end, other)
         # One that is stopped while it has the lock of the store keeps that, and nobody can take over before it goes on.
         await asyncio.wait({taken := asyncio.create_task(until(lambda: len(effects(log)) > before + 1))}, timeout=5)
         os.kill(late.pid, signal.SIGCONT)
         taken.cancel()
         told = await asyncio.gather(said(late), said(other))
-    finally:
-        if late.returncode is None:
-            late.kill()
     result = str(sum(range(STEPS)))
     assert set(told) <= {result, "stale"}
     assert result in told
@@ -72,8 +81,9 @@ async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> boo
     assert set(range(STEPS)) == {number for _, number in effects(log)}
     assert len(twice) <= 1, f"only what was executing when it was stopped may be executed again, not {twice}"
     if len(pids) == 2:
-        by_late = [pid == late.pid for pid, _ in effects(log)]
-        assert not any(by_late[before:]), "the late one went on"
+        # It may have been stopped inside a step, just before that did what it does.
+        further = [number for pid, number in effects(log)[before:] if pid == late.pid]
+        assert further in ([], [before]), f"the late one went on, with {further}"
     return len(pids) == 2
 
 
@@ -82,9 +92,9 @@ async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> boo
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_owners_that_are_stopped_anywhere_are_too_late(tmp_path: Path, kind: str, seed: int) -> None:
-    dice, taken_over = random.Random(seed), 0
-    for number in range(8):
-        (place := tmp_path / str(number)).mkdir()
-        taken_over += await stop_and_go_on(kind, place, dice)
-    print(f"{kind}, seed {seed}: {taken_over} of 8 were taken over")
-    assert taken_over >= 4
+    dice, taken_over = random.Random(seed), list[bool]()
+    while sum(taken_over) < 6:
+        (place := tmp_path / str(len(taken_over))).mkdir()
+        taken_over.append(await stop_and_go_on(kind, place, dice))
+        assert len(taken_over) < MOST, "hardly any was taken over"
+    print(f"{kind}, seed {seed}: {sum(taken_over)} of {len(taken_over)} were taken over")

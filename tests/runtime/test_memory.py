@@ -1,0 +1,56 @@
+"""What a run had in memory is free when nobody holds it any more, and no collection of garbage has to look for it."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from flujo_async import Flujo, RunContext, StepContext, parallel, step, workflow
+from flujo_async._plan.pipeline import Chain
+
+RUNS = 20
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@step
+async def more(number: int) -> int:
+    return number + 1
+
+
+@step
+async def note(number: int, ctx: StepContext) -> int:
+    ctx.state["number"] = number
+    ctx.emit(number)
+    return number
+
+
+@workflow
+async def twice(number: int, ctx: RunContext) -> int:
+    ctx.state["number"] = await more(number)
+    return await more(number)
+
+
+PIPELINES = {
+    "a sequence": more >> note,
+    "a combinator": more >> parallel(more, note),
+    "a workflow": twice,
+    "a part that is a workflow": more >> twice >> more,
+}
+
+
+@pytest.mark.parametrize("definition", PIPELINES.values(), ids=PIPELINES)
+@pytest.mark.usefixtures("uncollected")
+async def test_a_run_that_is_over_leaves_no_circles_of_references(definition: Chain[int, object]) -> None:
+    flujo = Flujo(definition, pipeline_name="circles")
+    await flujo.run(0)
+    gc.collect()
+    for number in range(RUNS):
+        await flujo.run(number)
+    assert gc.collect() < RUNS
