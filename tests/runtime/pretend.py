@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
@@ -110,6 +111,14 @@ class Wrapped(StateBackend):
     @override
     async def delete_run(self, run_id: str) -> None:
         await self.through("delete_run", lambda: self.inner.delete_run(run_id))
+
+    @override
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        await self.through("put_entries", lambda: self.inner.put_entries(entries, instead_of=instead_of))
+
+    @override
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return await self.through("read_entries", lambda: self.inner.read_entries(query))
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:

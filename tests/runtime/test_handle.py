@@ -248,7 +248,7 @@ class TestEvents:
         events = [event async for event in flujo.handle("r").events()]
         assert [event.seq for event in events] == list(range(1, 9))
         assert [event.kind for event in events] == KINDS + LATER_KINDS
-        assert [event.data for event in events] == [None, {"progress": 1}, "twice", 2, 3, "done", 4, None]
+        assert [event.data for event in events] == [None, {"progress": 1}, "twice", 2, 3, "done", 4, 4]
         assert [event.step for event in events[1:4]] == ["first"] * 3
         assert [event async for event in flujo.handle("r").events(after=5)] == events[5:]
         assert [event async for event in flujo.handle("r").events(after=8, follow=True)] == []
