@@ -131,10 +131,8 @@ class Looking:
         self._heads[run.run_id] = run.version
         try:
             commits = await self._commits(run.run_id)
-        except (
-            IntegrityError,
-            SerializationError,
-        ) as error:  # it is for people to look at, and must not keep the others from being told
+        except (IntegrityError, SerializationError) as error:
+            # It is for people to look at, and must not keep the others from being told.
             say(f"left out: {error}")
             return []
         return [News(run, commit) for commit in commits]

@@ -29,7 +29,10 @@ from tests.faces.conftest import CommandLine, InProcess, on_terminal
 from tests.faces.test_runs import T0, create, started
 
 DB = "sqlite:///runs.db"
-WRONG: JsonObject = {"type": "builtins:ConnectionError", "message": "the index is being rebuilt: try again later"}
+WRONG: JsonObject = {
+    "type": "builtins:ConnectionError",
+    "message": "the index is being rebuilt: try again later, or ask the librarian in the reading room",
+}
 
 
 def at(seconds: float) -> Any:
@@ -82,13 +85,13 @@ by hand               failed        10 s  ████████████�
 ├─ find               completed    3.0 s      ████████████
 │  │ 2 attempts
 │  ├─ find attempt 1  failed       1.0 s      ████
-│  │    ConnectionError: the index is being rebuilt: try again later
+│  │    ConnectionError: the index is being rebuilt: try again later, or ask the librarian in the reading room
 │  └─ find attempt 2  completed    1.0 s              ████
 ├─ set                completed    1.0 s                  ████
 │    run a/set
 ├─ approval           completed    4.0 s                      ░░░░░░░░░░░░░░░░
 └─ print              failed       1.0 s                                      ████
-     ConnectionError: the index is being rebuilt: try again later
+     ConnectionError: the index is being rebuilt: try again later, or ask the librarian in the reading room
 """
 
 
@@ -116,6 +119,7 @@ def test_a_terminal_has_what_fits_without_colours_if_they_are_unwanted(call: InP
     assert "\x1b[3" not in shown
     lines = [Text.from_ansi(line).plain for line in shown.splitlines()]
     assert len(lines) == len(TRACE.splitlines())  # none is wrapped
+    assert lines[-1].endswith("try again later, or ask the l…")
     assert max(map(cell_len, lines)) == 80  # the longest bar
 
 
