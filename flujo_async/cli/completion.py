@@ -13,6 +13,8 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.runtime import Named, place_at
 from flujo_async.errors import FlujoError
 
+SPAN_STATUSES: Final = ("running", "completed", "failed", "cancelled", "skipped")
+
 _NEWEST: Final = 200
 
 
@@ -29,6 +31,11 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_event(incomplete: str) -> list[str]:
     """Return the events of the audit log whose names begin so."""
     return sorted(event for event in AUDIT_EVENTS if event.startswith(incomplete))
+
+
+def complete_span_status(incomplete: str) -> list[str]:
+    """Return the statuses of spans that logs tell whose names begin so; who saves spans may have others."""
+    return [status for status in SPAN_STATUSES if status.startswith(incomplete)]
 
 
 async def _newest(backend: StateBackend) -> list[str]:

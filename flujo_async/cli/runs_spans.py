@@ -14,6 +14,7 @@ from rich.text import Text
 
 from flujo_async._log.spans import Span
 from flujo_async._model.usage import Usage
+from flujo_async.cli.completion import SPAN_STATUSES, complete_span_status
 from flujo_async.cli.given import length
 from flujo_async.cli.run_page import usage_as_json
 from flujo_async.cli.runs import Json, RunId, name_of
@@ -63,7 +64,12 @@ def show_trace(
 def list_spans(
     run_id: RunId,
     status: Annotated[
-        str | None, typer.Option(metavar="STATUS", help="Only these: running, completed, failed, cancelled, skipped.")
+        str | None,
+        typer.Option(
+            metavar="STATUS",
+            help=f"Only these: {', '.join(SPAN_STATUSES)}.",
+            autocompletion=complete_span_status,
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Only spans of this name.")] = None,
     db: MaybeDb = None,
