@@ -125,7 +125,8 @@ class Looking:
         return sorted(found, key=lambda news: (news.commit.at, news.run.run_id, news.commit.seq))
 
     def _has_grown(self, run: KnownRun) -> bool:
-        return self._heads.get(run.run_id) != run.version
+        is_of_interest = run.run_id in self._seen or run.updated_at >= self._since
+        return is_of_interest and self._heads.get(run.run_id) != run.version
 
     async def _read(self, run: KnownRun) -> list[News]:
         self._heads[run.run_id] = run.version
