@@ -6,6 +6,7 @@ import sys
 
 _EXTRA = frozenset({"rich", "typer"})
 _USAGE = 2
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -17,6 +18,8 @@ def main() -> None:
             raise
         print("flujo-async needs its cli extra: pip install 'flujo-async[cli]'", file=sys.stderr)  # noqa: T201
         sys.exit(_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     sys.exit(run())
 
 

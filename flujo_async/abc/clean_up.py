@@ -49,13 +49,22 @@ async def delete_old(store: Verbs, runs: Sequence[KnownRun], before: datetime) -
 
     One that somebody goes on with is spared, and so is a child whose parent has not ended: it may still ask for it.
     """
-    statuses = {run.run_id: run.status for run in runs}
     deleted = 0
-    for run in runs:
-        is_needed = statuses.get(run.parent_run_id or "", "completed") not in TERMINAL
-        if run.status in TERMINAL and run.created_at < before and not is_needed:
-            deleted += await _delete(store, run.run_id)
+    for run in old_runs(runs, before):
+        deleted += await _delete(store, run.run_id)
     return deleted
+
+
+def old_runs(runs: Sequence[KnownRun], before: datetime) -> list[KnownRun]:
+    """Return those of the runs that have ended, were created before a moment, and have no parent that goes on."""
+    statuses = {run.run_id: run.status for run in runs}
+    return [
+        run
+        for run in runs
+        if run.status in TERMINAL
+        and run.created_at < before
+        and statuses.get(run.parent_run_id or "", "completed") in TERMINAL
+    ]
 
 
 async def fail_stale(store: Verbs, runs: Sequence[KnownRun], before: datetime) -> int:

@@ -8,21 +8,20 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, TypeAlias
 
 import anyio.to_thread
 import typer
 
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import Flujo
+from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.progress import Follower
 from flujo_async.cli.report import print_report, print_report_json
 from flujo_async.cli.screen import duration, say
 from flujo_async.cli.store import DEFAULT_DB, Db, Store, find_summary, is_interrupted, store_at
 from flujo_async.cli.survey import MAX_RANKED, NAME, VERSION, Notes, Report, python_files, survey
 from flujo_async.errors import InvalidArgument, RunConflict, VersionMismatch
-
-_INTERRUPTED: Final = 130
 
 Surveyor: TypeAlias = Flujo[str, Report]
 
@@ -88,7 +87,7 @@ def demo(
             done = asyncio.run(_carry_out(_surveyor(order), order))
     except KeyboardInterrupt:
         say("interrupted; every step so far is kept, and the same command goes on from there")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     (print_report_json if json else print_report)(done.report, top)
     say(f"{done.recorded:,} steps taken from the log, {done.executed:,} executed now, {duration(done.seconds)}")
 

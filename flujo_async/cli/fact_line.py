@@ -93,7 +93,7 @@ def _effort(fact: facts.StepCompleted | facts.StepFailed) -> str:
 
 def _attempt_failed(fact: facts.AttemptFailed) -> str:
     error = brief(describe_error(fact.error))
-    return f"{fact.key}: attempt {fact.attempt} failed, the next is at {clock(fact.retry_at)}: {error}"
+    return f"{fact.key}: attempt {fact.attempt} failed, next at {clock(fact.retry_at)}: {error}"
 
 
 def _emitted(fact: facts.EventEmitted) -> str:
@@ -110,7 +110,8 @@ def _wait(fact: facts.WaitStarted) -> str:
 
 
 def _received(fact: facts.SignalReceived) -> str | None:
-    return None if fact.name.startswith(_OF_THE_RUNTIME) else f"{fact.name}: answered"
+    by = f" by {fact.sent_by}" if fact.sent_by else ""
+    return None if fact.name.startswith(_OF_THE_RUNTIME) else f"{fact.name}: answered{by}"
 
 
 def _paused(fact: facts.RunPaused) -> str:

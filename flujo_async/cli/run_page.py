@@ -14,8 +14,9 @@ from rich.table import Table
 from flujo_async._codec.values import Codec
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, StepStatus, Waiting
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.usage import Usage
 from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits
-from flujo_async.cli.screen import ago, as_json, brief, clock, columns, duration, moment, plain, put, screen
+from flujo_async.cli.screen import ago, as_json, brief, clock, columns, duration, moment, plain, put, screen, usage_text
 from flujo_async.cli.store import Found, is_interrupted
 
 _SHOWN: Final = 10
@@ -63,7 +64,13 @@ def run_as_json(found: Found, *, everything: bool = False) -> dict[str, Any]:
 def summary_as_json(summary: RunSummary) -> dict[str, Any]:
     """Return the head of a run as JSON, with whether it is interrupted instead of who has it."""
     names = [field.name for field in fields(summary) if field.name != "lease"]
-    return {name: as_json(getattr(summary, name)) for name in names} | {"is_interrupted": is_interrupted(summary)}
+    told = {name: as_json(getattr(summary, name)) for name in names}
+    return told | {"usage": usage_as_json(summary.usage), "is_interrupted": is_interrupted(summary)}
+
+
+def usage_as_json(usage: Usage) -> dict[str, Any]:
+    """Return what was consumed as JSON; the cost is a number."""
+    return {"tokens": usage.tokens, "cost": float(usage.cost), "token_counts": dict(usage.token_counts)}
 
 
 def standing(summary: RunSummary) -> str:
@@ -94,6 +101,9 @@ def _head(found: Found) -> Iterator[tuple[str, str]]:
     yield "Created", f"{moment(summary.created_at)}, {ago(summary.created_at, now)}"
     yield "Updated", f"{moment(summary.updated_at)}, {ago(summary.updated_at, now)}"
     yield "Claimed", "once" if summary.attempts == 1 else f"{summary.attempts:,} times" if summary.attempts else "never"
+    if summary.usage:
+        usage = summary.usage
+        yield "Consumed", usage_text(usage.tokens, usage.cost, usage.token_counts)
     if summary.metadata:
         yield "Metadata", repr(dict(summary.metadata))
 
@@ -170,15 +180,24 @@ def _print_steps(out: Console, found: Found, *, everything: bool) -> None:
         out.print(f"The last {_SHOWN}, and what did not succeed; --all shows every step.")
     if not shown:
         return
-    table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time"))
+    kinds = [kind for kind in ("Tokens", "Cost") if any(_amount(step.usage, kind) for step in shown)]
+    table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time", *kinds))
     retries = {fact.key: f"\nnext attempt at {clock(fact.retry_at)}" for fact in open_retries(found.fold)}
     for step in shown:
         error = f"\n{plain(step.error) if everything else brief(step.error)}" if step.error else ""
         error += retries.get(step.key, "")
         took = "" if step.duration is None else duration(step.duration)
         attempts = str(step.attempts) if step.attempts else ""
-        table.add_row(f"{plain(step.key)}{error}", step.status.value.lower(), attempts, took)
+        amounts = [_amount(step.usage, kind) for kind in kinds]
+        table.add_row(f"{plain(step.key)}{error}", step.status.value.lower(), attempts, took, *amounts)
     put(table)
+
+
+def _amount(usage: Usage, kind: str) -> str:
+    """Return how many tokens or how much money; nothing for none."""
+    if kind == "Tokens":
+        return f"{usage.tokens:,}" if usage.tokens else ""
+    return f"{usage.cost:.6g}" if usage.cost else ""
 
 
 def _telling(steps: Sequence[StepRecord]) -> list[StepRecord]:
@@ -191,7 +210,8 @@ def _telling(steps: Sequence[StepRecord]) -> list[StepRecord]:
 
 def _step_as_json(step: StepRecord, *, everything: bool) -> dict[str, Any]:
     names = [field.name for field in fields(step) if everything or field.name not in _VALUES]
-    return {name: as_json(getattr(step, name)) for name in names} | {"duration": step.duration}
+    told = {name: as_json(getattr(step, name)) for name in names}
+    return told | {"usage": usage_as_json(step.usage), "duration": step.duration}
 
 
 def _error(record: Mapping[str, Any]) -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias
 
 import typer
+from rich.table import Table
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.history import Change, changes
@@ -15,6 +16,8 @@ from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
+from flujo_async.cli.completion import complete_run
+from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
@@ -25,7 +28,7 @@ from flujo_async.cli.watch import LinePrinter, LivePage, Viewer, commit_as_json,
 app: typer.Typer = typer.Typer(help="Look at runs, and act on them.", no_args_is_help=True)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.")]
+RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.", autocompletion=complete_run)]
 
 
 @app.command("list")
@@ -132,7 +135,7 @@ def watch_run(
         interrupted=f"stopped watching run {run_id!r}, which goes on as before",
     )
     if head.status in ("failed", "cancelled"):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 async def _find_runs(flujo: Runtime, query: RunQuery, limit: int) -> list[RunSummary]:
@@ -157,21 +160,28 @@ def name_of(place: Place) -> str:
 
 
 def _print_list(summaries: Sequence[RunSummary]) -> None:
-    names = ("Run", "Pipeline", "Version", "Status")
-    table = columns(*names, numbers=("Steps", "Created", "Updated"), whole=("Version", "Status"))
+    put(*(_listing(summaries, without) for without in (set[str](), {"Version"}, {"Version", "Created"})))
+    _print_notes(summaries)
+
+
+def _listing(summaries: Sequence[RunSummary], without: Set[str]) -> Table:
+    """Return a line for each run; narrow terminals go without some columns."""
+    names = [name for name in ("Run", "Pipeline", "Version", "Status") if name not in without]
+    numbers = [number for number in ("Steps", "Created", "Updated") if number not in without]
+    table = columns(*names, numbers=numbers, whole=("Version", "Status"))
     now = datetime.now(UTC)
     for summary in summaries:
-        table.add_row(
-            plain(summary.run_id),
-            plain(summary.pipeline_name),
-            version(summary),
-            standing(summary),
-            f"{summary.current_step_index:,}",
-            ago(summary.created_at, now),
-            ago(summary.updated_at, now),
-        )
-    put(table)
-    _print_notes(summaries)
+        row = {
+            "Run": plain(summary.run_id),
+            "Pipeline": plain(summary.pipeline_name),
+            "Version": version(summary),
+            "Status": standing(summary),
+            "Steps": f"{summary.current_step_index:,}",
+            "Created": ago(summary.created_at, now),
+            "Updated": ago(summary.updated_at, now),
+        }
+        table.add_row(*(row[name] for name in (*names, *numbers)))
+    return table
 
 
 def _print_notes(summaries: Sequence[RunSummary]) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json as json_format
+import getpass
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 from pydantic import TypeAdapter
 
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.summary import RunSummary
+from flujo_async.cli.exit_code import ExitCode
+from flujo_async.cli.given import parsed
 from flujo_async.cli.run_page import print_standing, run_as_json, standing
 from flujo_async.cli.runs import Json, RunId
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, check_executes, flujo_named, perform, place_at
@@ -25,11 +28,20 @@ app: typer.Typer = typer.Typer()
 _STDIN: Final = "-"
 _CHECKED_BY_ALL: Final = [None, *(TypeAdapter(kind).json_schema() for kind in (bool, int, float, str, list, dict))]
 """The schemas of answers that need no code to be checked."""
-_FAILED: Final = 1
 
 Action: TypeAlias = Callable[[Runtime], Awaitable[object]]
 Outcome: TypeAlias = tuple[Found, RunFailed | RunCancelled | None]
 """What a run left, and the error that it ended with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What somebody says to something that a run waits for."""
+
+    name: str
+    payload: Any
+    by: str | None
+
 
 Payload: TypeAlias = Annotated[
     str | None, typer.Option("--payload", metavar="JSON", help="The answer; by default null.")
@@ -68,7 +80,7 @@ def cancel_run(
     _print(found, json=json)
     if found.summary.status != "cancelled":
         say(f"run {run_id!r} is {found.summary.status}: it ended before it was cancelled")
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command("pause")
@@ -82,17 +94,20 @@ def pause_run(run_id: RunId, db: MaybeDb = None, flujo: FlujoName = None, json: 
     _print(found, json=json)
     if found.summary.status in TERMINAL:
         say(f"run {run_id!r} is {found.summary.status}: there is nothing to pause")
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
     if found.summary.status != "paused":
         say(f"run {run_id!r} pauses before its next step")
 
 
 @app.command("signal")
-def signal_run(
+def signal_run(  # noqa: PLR0913 -- the options of a command
     run_id: RunId,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the run waits for.")],
     payload: Payload = None,
     payload_file: PayloadFile = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who answers, for the audit log; by default your login name.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run here, until it rests.")] = False,
     db: MaybeDb = None,
     flujo: FlujoName = None,
@@ -103,12 +118,12 @@ def signal_run(
     Executes nothing, unless --resume is given: whoever drives the run goes on with it, or a worker, or `runs resume`.
     The answer is checked by what the run's code asks for; with a store alone, only as far as that is recorded.
     """
-    place, answer = place_at(flujo, db), _payload(payload, payload_file)
+    place, answer = place_at(flujo, db), Answer(name, _payload(payload, payload_file), by or _login_name())
     if resume:
         check_executes(place, "--resume")
 
     async def act(flujo: Runtime) -> Outcome:
-        before = await _signal(flujo, run_id, name, answer, is_checked=not isinstance(place, Store))
+        before = await _signal(flujo, run_id, answer, is_checked=not isinstance(place, Store))
         if resume:
             return await _rest(flujo, run_id, lambda flujo: flujo.resume(run_id))
         _tell_who_goes_on(before)
@@ -135,7 +150,7 @@ def redrive_run(
     """
     if output is not None and decision != "skip":
         raise InvalidArgument("--output is what a skipped step returns: it goes with --decision skip")
-    value = _parsed(output, "--output") if output is not None else ...
+    value = parsed(output, "--output") if output is not None else ...
     named = flujo_named(flujo)
     _drive(named, run_id, lambda flujo: flujo.redrive(run_id, decision=decision, output=value), json=json)
 
@@ -234,11 +249,11 @@ async def _act(flujo: Runtime, run_id: str, action: Action) -> Found:
     return await find_run(flujo.state_backend, run_id)
 
 
-async def _signal(flujo: Runtime, run_id: str, name: str, answer: Any, *, is_checked: bool) -> RunSummary:
+async def _signal(flujo: Runtime, run_id: str, answer: Answer, *, is_checked: bool) -> RunSummary:
     """Answer a run, and return how it stood before."""
     before = await head_of(flujo.state_backend, run_id)
-    await flujo.signal(run_id, name, answer)
-    _tell_answered(before, name, is_checked=is_checked)
+    await flujo.signal(run_id, answer.name, answer.payload, by=answer.by)
+    _tell_answered(before, answer.name, is_checked=is_checked)
     return before
 
 
@@ -277,12 +292,19 @@ def _tell_who_goes_on(head: RunSummary) -> None:
         say(f"{command} goes on with it, if no runtime does")
 
 
+def _login_name() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a user without a name, as in some containers
+        return None
+
+
 def _payload(text: str | None, file: str | None) -> Any:
     if text is not None and file is not None:
         raise InvalidArgument("--payload and --payload-file are both the answer: give one of them")
     if file is not None:
-        return _parsed(_read(file), f"--payload-file {file}")
-    return None if text is None else _parsed(text, "--payload")
+        return parsed(_read(file), f"--payload-file {file}")
+    return None if text is None else parsed(text, "--payload")
 
 
 def _read(file: str) -> str:
@@ -296,18 +318,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     name, is_assignment, value = text.partition("=")
     if not name or not is_assignment:
         raise InvalidArgument(f"--set {text}: that is FIELD=JSON, such as --set 'items=3'")
-    return name, _parsed(value, f"--set {name}")
-
-
-def _parsed(text: str, what: str) -> Any:
-    try:
-        return json_format.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{what} is no JSON: {error}; a text has quotes of its own: '\"yes\"'") from error
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    return name, parsed(value, f"--set {name}")
 
 
 def _confirm(heads: Sequence[RunSummary]) -> None:
@@ -325,7 +336,7 @@ def _confirm(heads: Sequence[RunSummary]) -> None:
     is_wanted = answer.strip().lower() in ("y", "yes")
     if not is_wanted:
         say("nothing was deleted; --yes deletes without asking")
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _fate(head: RunSummary) -> str:

@@ -25,6 +25,7 @@ from flujo_async._plan.step import step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.flujo import Flujo, runner_of
 from flujo_async._runtime.scheduler import Scheduler
+from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.screen import say
 from flujo_async.cli.store import DB_VARIABLE, DEFAULT_DB, Store, store_at
 from flujo_async.errors import InvalidArgument
@@ -32,9 +33,6 @@ from flujo_async.errors import InvalidArgument
 T = TypeVar("T")
 
 Runtime: TypeAlias = Flujo[Any, Any]
-
-INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C."""
 
 FlujoName: TypeAlias = Annotated[
     str | None,
@@ -177,17 +175,18 @@ def perform(place: Place, action: Callable[[Runtime], Awaitable[T]], *, interrup
     Args:
         place: where.
         action: what.
-        interrupted: what to say after Ctrl-C.
+        interrupted: what to say after Ctrl-C, if anything.
 
     Raises:
         Exit: Ctrl-C.
     """
-    loaded = place.load() if isinstance(place, Named) else _bare(place)
     try:
+        loaded = place.load() if isinstance(place, Named) else _bare(place)
         return asyncio.run(_perform(place, loaded, action))
     except KeyboardInterrupt:
-        say(interrupted)
-        raise typer.Exit(INTERRUPTED) from None
+        if interrupted:
+            say(interrupted)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 async def _perform(place: Place, loaded: Any, action: Callable[[Runtime], Awaitable[T]]) -> T:

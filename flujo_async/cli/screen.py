@@ -8,15 +8,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, cast
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 _UNFOLDED: Final = 1000
 """The width of a pipe: whoever searches the lines needs them whole."""
 
 _LONGEST: Final = 200
+_SHARE_OF_NAMES: Final = 3
+"""The name of a run takes at most this part of the width of a terminal."""
 
 
 def screen(*, stderr: bool = False) -> Console:
@@ -48,9 +54,21 @@ def columns(*names: str, numbers: Sequence[str] = (), whole: Sequence[str] = ())
     return table
 
 
-def put(table: Table) -> None:
-    """Print a table on stdout, without the blanks that it would fill its lines with."""
+def name_cell(name: str) -> str:
+    """Return the name of a run for a column beside longer ones: a terminal has its middle left out if it is long."""
+    return cut_inside(plain(name), screen().width // _SHARE_OF_NAMES)
+
+
+def put(*tables: Table) -> None:
+    """Print a table on stdout, without the blanks that it would fill its lines with.
+
+    Args:
+        tables: the same with fewer and fewer columns: the first one that fits is printed, or else the last one.
+    """
     out = screen()
+    unfolded = out.options.update(max_width=_UNFOLDED)
+    fitting = (table for table in tables if Measurement.get(out, unfolded, table).maximum <= out.width)
+    table = next(fitting, tables[-1])
     with out.capture() as captured:
         out.print(table)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
@@ -60,6 +78,25 @@ def plain(text: str) -> str:
     """Return text that is one line and cannot steer a terminal."""
     line = " ".join(text.splitlines())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def cut(text: str, width: int) -> str:
+    """Return text that takes at most so many columns of a terminal; an ellipsis is where its end is missing."""
+    shown = Text(text)
+    shown.truncate(width, overflow="ellipsis")
+    return shown.plain
+
+
+def cut_inside(text: str, width: int) -> str:
+    """Return text that takes at most so many columns; what is missing is its middle: names differ at both ends.
+
+    >>> cut_inside("0123456789abcdef", 9)
+    '0123…cdef'
+    """
+    if cell_len(text) <= width:
+        return text
+    head, tail = cut(text, width // 2 + 1), cut(text[::-1], (width - 1) // 2 + 1)[::-1]
+    return f"{head.removesuffix('…')}…{tail.removeprefix('…')}"
 
 
 def brief(text: str) -> str:
@@ -96,6 +133,17 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def usage_text(tokens: Any, cost: Any, counts: Mapping[str, int] = MappingProxyType({})) -> str:
+    """Return what was consumed; nothing if nothing was.
+
+    >>> usage_text(1200, 0.25, {"input": 900, "output": 300})
+    '1,200 tokens (input 900, output 300), cost 0.25'
+    """
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+    parts = [f"{tokens:,} tokens{f' ({kinds})' if kinds else ''}"] if tokens else []
+    return ", ".join([*parts, f"cost {cost:.6g}"] if cost else parts)
+
+
 def ago(at: datetime, now: datetime) -> str:
     """Return how long ago a moment was."""
     return f"{duration((now - at).total_seconds())} ago"
@@ -126,6 +174,16 @@ def print_json_line(value: object) -> None:
 def print_line(text: str) -> None:
     """Print one line on stdout, at once."""
     screen().print(plain(text), soft_wrap=True)
+    sys.stdout.flush()
+
+
+def print_text(text: Text) -> None:
+    """Print one line on stdout, at once; a terminal has as much of it as is wide enough for."""
+    out = screen()
+    text.rstrip()
+    if sys.stdout.isatty():
+        text.truncate(out.width, overflow="ellipsis")
+    out.print(text, soft_wrap=True)
     sys.stdout.flush()
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,16 +14,14 @@ from flujo_async._model.policy import Retention
 from flujo_async._model.report import VerifyReport
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
+from flujo_async.cli.exit_code import ExitCode
+from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
 from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put, say, size
 from flujo_async.cli.store import MaybeDb, Store, head_of
-from flujo_async.errors import InvalidArgument
 
-_FAILED: Final = 1
 _SHOWN: Final = 50
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def verify(
@@ -44,7 +41,7 @@ def verify(
     else:
         _print_report(report, name_of(place))
     if not report.ok:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def backup(
@@ -84,7 +81,7 @@ def compact(
     nothing. Runs that are pending, running or paused stay, and --keep-last spares those that have failed.
     """
     place = place_at(flujo, db)
-    asked = None if older_than is None and keep_last is None else Retention(keep_last=keep_last, ttl=_age(older_than))
+    asked = None if older_than is None and keep_last is None else Retention(keep_last=keep_last, ttl=_ttl(older_than))
     if dry_run:
         found = perform(place, lambda flujo: _find(flujo, _sweep(place, flujo, asked)))
         if not json:
@@ -156,13 +153,8 @@ def _print_found(found: Sequence[RunSummary]) -> None:
         print_line(f"and {len(found) - _SHOWN:,} more")
 
 
-def _age(text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = _AGE.fullmatch(text.strip())
-    if found is None or not float(found[1]):
-        raise InvalidArgument(f"--older-than {text}: that is a number and a unit, such as 30d, 12h, 90m, 45s or 2w")
-    return float(found[1]) * _SECONDS[found[2]]
+def _ttl(text: str | None) -> timedelta | None:
+    return None if text is None else length(text, "--older-than")
 
 
 def _bytes_of(path: Path) -> int:

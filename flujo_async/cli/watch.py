@@ -40,6 +40,7 @@ from flujo_async.cli.screen import (
     print_line,
     say,
     screen,
+    usage_text,
 )
 from flujo_async.cli.store import find_summary, head_of, is_interrupted
 from flujo_async.errors import RunNotFound
@@ -219,7 +220,9 @@ class LivePage(Viewer):
         now = datetime.now(UTC)
         until = now if head.status not in RESTING else head.updated_at
         took = duration((until - head.created_at).total_seconds())
-        yield Text.assemble((plain(head.run_id), "bold"), f"  {plain(head.pipeline_name)}  {standing(head)}  {took}")
+        consumed = usage_text(head.usage.tokens, head.usage.cost)
+        about = [plain(head.pipeline_name), standing(head), took, *([consumed] if consumed else [])]
+        yield Text.assemble((plain(head.run_id), "bold"), "  ", "  ".join(about))
         yield from self._steps(fold)
         yield from _open_ends(head, fold, now)
 

@@ -130,10 +130,9 @@ async def create(backend: StateBackend, first: RunStarted, *others: Fact, **head
         pipeline_name=first.pipeline_name,
         pipeline_version=first.pipeline_version,
         created_at=T0,
-        updated_at=T0,
         last_seq=len(facts),
         waiting_for=[waiting for fact in pauses for waiting in fact.waiting_for],
-        **{"status": "paused" if pauses else "running", **head},
+        **{"status": "paused" if pauses else "running", "updated_at": T0, **head},
     )
     await backend.create_run(NewRun(summary, tuple(seal(facts, after=0, prev_hash=GENESIS))))
 

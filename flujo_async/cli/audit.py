@@ -1,0 +1,95 @@
+"""``flujo-async audit``: who answered, and what was taken up again, undone or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Final, cast
+
+import typer
+
+from flujo_async._model.audit import AuditEvent
+from flujo_async._runtime.owner import Owner
+from flujo_async.cli.completion import complete_event, complete_run
+from flujo_async.cli.given import length
+from flujo_async.cli.runs import Json
+from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.screen import brief, clock, columns, name_cell, print_json, put, say
+from flujo_async.cli.store import MaybeDb
+
+_UNTOLD: Final = frozenset({"signal_id", "sent_at"})
+_SAYS: Final = {
+    "waiting_for": "waits for {}",
+    "source_run_id": "from run {}",
+    "pipeline_version": "as version {}",
+    "status": "ends as {}",
+}
+
+
+def audit(
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="RUN_ID", help="Only this run.", autocompletion=complete_run)
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EVENT",
+            help="Only such events, such as workflow.recovered; can be repeated.",
+            autocompletion=complete_event,
+        ),
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="AGE", help="Only the last 24h, 90m or 7d.")] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Show what somebody may ask about later, the newest first.
+
+    That is who answered what and when; which runs were resumed, recovered, forked or tried again; what was undone; and
+    what has failed for good. The usual course of a run is not among it.
+    """
+    age = None if since is None else length(since, "--since")
+    found = perform(place_at(flujo, db), lambda flujo: _read(flujo, run_id, event or (), age, limit + 1))
+    if json:
+        print_json(found[:limit])
+    elif not found:
+        say("there is nothing of the kind in the audit log")
+    else:
+        _print(found[:limit])
+        if len(found) > limit:
+            say(f"there are more than {limit:,}; --limit shows them")
+
+
+async def _read(
+    flujo: Runtime, run_id: str | None, events: Sequence[str], age: timedelta | None, limit: int
+) -> list[AuditEvent]:
+    since = None if age is None else flujo.state_backend.clock.now() - age
+    return await flujo.audit_log(run_id, events=events, since=since, limit=limit)
+
+
+def _print(events: Sequence[AuditEvent]) -> None:
+    table = columns("At", "Event", "Run", "Says", whole=("At", "Event"))
+    for event in events:
+        table.add_row(clock(event.at), event.event, name_cell(event.run_id), brief(says(event)))
+    put(table)
+
+
+def says(event: AuditEvent) -> str:
+    """Return what is to be said of an event beside its name: its details, the step, and who did it."""
+    told = [_detail(name, value) for name, value in event.details.items() if value and name not in _UNTOLD]
+    if event.step and "name" not in event.details:
+        told.insert(0, event.step)
+    if event.by:
+        told.append(f"by {_who(event.by)}")
+    return ", ".join(told)
+
+
+def _who(by: str) -> str:
+    owner = Owner.parse(by)
+    return by if owner is None else f"process {owner.pid}"
+
+
+def _detail(name: str, value: Any) -> str:
+    text = ", ".join(map(str, cast("list[object]", value))) if isinstance(value, list) else str(value)
+    return _SAYS.get(name, "{}").format(text)

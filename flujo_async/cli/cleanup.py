@@ -1,0 +1,65 @@
+"""``flujo-async cleanup``: runs that have ended, and are old."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from flujo_async.abc.clean_up import old_runs
+from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
+from flujo_async.cli.given import length
+from flujo_async.cli.runs import Json, name_of
+from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put
+from flujo_async.cli.store import MaybeDb
+
+_SHOWN: Final = 50
+_DAY: Final = timedelta(days=1)
+
+
+def cleanup(
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Delete runs that were created so long ago: 30d, 12h, 90m, 45s or 2w.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and show what would be.")] = False,
+    db: MaybeDb = None,
+    flujo: FlujoName = None,
+    json: Json = False,
+) -> None:
+    """Show the runs that have ended and were created long ago, and delete them, also those that were saved by hand.
+
+    A run that has not ended stays, and so do its child runs. `compact` goes by the end of runs, by their number and by
+    the Retention of the Flujo, and gives space back to the disk.
+    """
+    place, age = place_at(flujo, db), length(older_than, "--older-than")
+    found = perform(place, lambda flujo: _find(flujo, age))
+    if not json:
+        _print(found)
+    count = len(found)
+    if found and not dry_run:
+        count = perform(place, lambda flujo: flujo.state_backend.cleanup_old_workflows(age / _DAY))
+    if json:
+        print_json({"runs": count, "run_ids": [run.run_id for run in found], "is_dry_run": dry_run})
+    else:
+        runs = "1 run" if count == 1 else f"{count:,} runs"
+        print_line(f"{'would delete' if dry_run else 'deleted'} {runs} in {name_of(place)}")
+
+
+async def _find(flujo: Runtime, age: timedelta) -> list[KnownRun]:
+    backend = flujo.state_backend
+    return old_runs(await backend.known_runs(KnownRunQuery()), backend.clock.now() - age)
+
+
+def _print(found: Sequence[KnownRun]) -> None:
+    if not found:
+        return
+    now = datetime.now(UTC)
+    table = columns("Run", "Pipeline", "Status", numbers=("Created",), whole=("Status",))
+    for run in found[:_SHOWN]:
+        table.add_row(plain(run.run_id), plain(run.pipeline_name), run.status, ago(run.created_at, now))
+    put(table)
+    if len(found) > _SHOWN:
+        print_line(f"and {len(found) - _SHOWN:,} more")
