@@ -43,7 +43,7 @@ def reported_usage(tokens: Any, cost: Any) -> Usage:
     Raises:
         InvalidArgument: a number of tokens is not a whole number, the cost is no finite number, or one is negative.
     """
-    counts = dict[Any, Any](tokens) if isinstance(tokens, Mapping) else dict[Any, Any]()
+    counts: dict[Any, Any] = dict(tokens) if isinstance(tokens, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType] -- checked below
     for kind in counts:
         if not isinstance(kind, str):
             raise InvalidArgument(f"report_usage(): a kind of tokens is a text, not {kind!r}")

@@ -64,7 +64,12 @@ def test_an_order_outlives_two_servers(terminal: Terminal) -> None:
     events = third.curl(FOLLOW_ON).text
     told = [json.loads(data)["data"] for data in re.findall(r"^data: (.*)$", events, re.MULTILINE)]
     assert events.startswith("id: 4\n")
-    assert [data for data in told if data is not None] == [{"printing": 300}, 300, "parcel o-1"]
+    assert [data for data in told if data is not None] == [
+        {"printing": 300},
+        300,
+        "parcel o-1",
+        "parcel o-1",
+    ]  # of the last step, and of the run
     assert third.curl(LOOK).json() == {"status": "completed", "questions": [], "output": "parcel o-1"}
     third.running.terminate()
     said = third.running.ends(-signal.SIGTERM)
