@@ -7,8 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from rich.text import Text
-
 from flujo_async import StateBackend
 from flujo_async._model.facts import AttemptFailed
 from flujo_async.backends import backend_from_url
@@ -131,9 +129,10 @@ def test_a_terminal_has_a_page(one_project: Project) -> None:
 
 def test_a_retry_is_told_in_one_line_of_a_terminal(cli: CommandLine) -> None:
     asyncio.run(fail_an_attempt(backend_from_url(f"sqlite:///{cli.directory}/runs.db")))
-    shown = Text.from_ansi(on_terminal(cli, "runs", "watch", "a", "--db", "runs.db", NO_COLOR="1")).plain
-    line = next(line for line in shown.splitlines() if line.startswith("↻"))
-    assert line == "↻ find: attempt 2 failed (ConnectionError: the index is be…), the next is under way"[:80]
+    shown = on_terminal(cli, "runs", "watch", "a", "--db", "runs.db", NO_COLOR="1")
+    *_, line = (line for line in shown.split("\r\n") if line.startswith("↻"))
+    assert line == "↻ find: attempt 2 failed (ConnectionError: the index is…), the next is under way"
+    assert len(line) == 80
 
 
 async def fail_an_attempt(backend: StateBackend) -> None:
