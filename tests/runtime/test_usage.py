@@ -136,6 +136,21 @@ async def test_a_fork_and_a_redrive_keep_what_was_spent() -> None:
     assert (await runner.run(run_id=forked.run_id)).usage.tokens == 7
 
 
+async def test_the_span_of_a_workflow_has_all_that_its_code_reports() -> None:
+    """Each report adds up, as those of a step do."""
+
+    @workflow(name="w")
+    async def spend(value: int, ctx: RunContext) -> int:
+        ctx.report_usage(tokens=1, cost="0.1")
+        ctx.report_usage(tokens=2, cost="0.2")
+        return value
+
+    runner = Flujo(spend)
+    await runner.run(1, run_id="r")
+    [root] = await runner.state_backend.get_spans("r")
+    assert (root["attributes"]["tokens"], root["attributes"]["cost"]) == (3, 0.3)
+
+
 async def test_a_child_that_is_tried_again_is_not_counted_twice(store: Store) -> None:
     """What it consumed before it failed, its parent knows already; the child of a fork is another one."""
     is_broken = True
