@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import uuid4
 
 from flujo_async._codec.plain import decode_plain, encode_plain
@@ -87,7 +87,7 @@ def kept_step(data: Mapping[str, Any], now: datetime) -> Entry:
 
 
 def _check_tokens(value: Any, at: str) -> None:
-    counts: Iterable[Any] = cast("Mapping[Any, Any]", value).values() if isinstance(value, Mapping) else (value or 0,)
+    counts: list[Any] = [*value.values()] if isinstance(value, Mapping) else [value or 0]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- checked below
     if not all(isinstance(count, int) for count in counts):
         raise InvalidArgument(f"{at} is a whole number, or such numbers by kind, not {value!r}")
 
