@@ -55,6 +55,17 @@ async def test_it_tells_who_answered_and_when(store: Store) -> None:
     await runner.aclose()
 
 
+@pytest.mark.parametrize("by", [5, "a\ud800", object()])
+async def test_who_answers_is_a_text(store: Store, by: Any) -> None:
+    """Anything else is refused before it stands beside the log, where it would keep the run from going on."""
+    runner = Flujo(wait_for("approval"), state_backend=store.open())
+    await runner.run("a", run_id="r")
+    with pytest.raises(InvalidArgument, match="by="):
+        await runner.signal("r", "approval", "no", by=by)
+    await runner.signal("r", "approval", "yes", by="alice")
+    assert (await runner.run(run_id="r")).output == "yes"
+
+
 async def test_compensations_and_dead_letters_are_in_it(backend: StateBackend) -> None:
     """A run that fails is told with its error, and what was undone before."""
     runner = Flujo(pay >> fail, state_backend=backend)
