@@ -35,6 +35,7 @@ class Usage:
 
 
 NO_USAGE: Final = Usage()
+_MOST_TOKENS: Final = 2**53  # in one report; sums of such fit into what JSON can say
 
 
 def grown(earlier: Usage, later: Usage) -> Usage:
@@ -58,7 +59,7 @@ def reported_usage(tokens: Any, cost: Any) -> Usage:
             raise InvalidArgument(f"report_usage(): a kind of tokens is a text, not {kind!r}")
     numbers = [*counts.values()] if isinstance(tokens, Mapping) else [tokens]
     for number in numbers:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _MOST_TOKENS:
             raise InvalidArgument(f"report_usage(): tokens are counted in whole numbers from 0, not {number!r}")
     return Usage(sum(numbers), _money(cost), counts)
 
