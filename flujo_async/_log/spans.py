@@ -195,7 +195,8 @@ class _Trace:
         The end of a task of a workflow is told by none: it ended as what it did last.
         """
         if is_task(key):
-            return max(inside, key=lambda inner: inner["end_time"] or inner["start_time"])["status"]
+            last = max(inside, key=lambda inner: inner["end_time"] or inner["start_time"])
+            return str(last["status"])
         if "/" not in key:
             return "failed" if self._fold.status == "failed" else "cancelled"
         found = {inner["status"] for inner in inside}
