@@ -16,6 +16,7 @@ from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Record
+from flujo_async._model.usage import NO_USAGE, Usage
 
 Span: TypeAlias = dict[str, Any]
 """Has ``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``, ``attributes``, ``events``.
@@ -206,9 +207,11 @@ class _Trace:
         return next((self._by_key[outer] for outer in _above(key) if outer in self._by_key), root)
 
     def _tell_usage(self, root: Span) -> None:
+        totals: dict[str, Usage] = {}  # what the code of a workflow reports has no span of its own
         for key, usage in self._fold.usages.items():
             span = self._by_key.get(key) or self._around(key, root)
-            span["attributes"] |= {"cost": float(usage.cost), "tokens": usage.tokens}
+            total = totals[span["span_id"]] = totals.get(span["span_id"], NO_USAGE) + usage
+            span["attributes"] |= {"cost": float(total.cost), "tokens": total.tokens}
 
     def _tell_events(self, root: Span) -> None:
         codec = Codec.lenient()

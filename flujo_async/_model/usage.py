@@ -37,6 +37,15 @@ class Usage:
 NO_USAGE: Final = Usage()
 
 
+def grown(earlier: Usage, later: Usage) -> Usage:
+    """Return by how much a sum has grown; all of it if it is smaller, and so was begun anew."""
+    if later.tokens < earlier.tokens or later.cost < earlier.cost:
+        return later
+    more = {kind: count - earlier.token_counts.get(kind, 0) for kind, count in later.token_counts.items()}
+    counts = {kind: count for kind, count in more.items() if count > 0}
+    return Usage(later.tokens - earlier.tokens, later.cost - earlier.cost, counts)
+
+
 def reported_usage(tokens: Any, cost: Any) -> Usage:
     """Return what a step reports, as ``report_usage`` takes it.
 
