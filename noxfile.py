@@ -13,7 +13,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "docs/hooks", "noxfile.py")
 CODE = [name for name in SOURCES if Path(name).exists()]
 # A test waits for the disk as often as for the processor, hence workers; with many, tests of real processes starve.
-IN_PARALLEL = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+IN_PARALLEL = ("--numprocesses=3", "--dist=worksteal")
 
 
 def group(name: str) -> tuple[str, ...]:

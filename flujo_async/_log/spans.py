@@ -11,6 +11,7 @@ from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
+from flujo_async._log.keys import is_task
 from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import TERMINAL
@@ -177,7 +178,8 @@ class _Trace:
     def _block(self, key: str, inside: Sequence[Span]) -> Span:
         done_at = self._blocks.get(key)
         begun_at = self._graphs.get(key) or done_at or self._fold.started.at
-        span = _span(self._fold.run_id, key, key.rpartition("/")[2], begun_at, "combinator")
+        kind = "task" if is_task(key) else "combinator"
+        span = _span(self._fold.run_id, key, key.rpartition("/")[2], begun_at, kind)
         span["start_time"] = min((inner["start_time"] for inner in inside), default=span["start_time"])
         if done_at is not None:
             _close(span, done_at, "completed")
@@ -189,7 +191,13 @@ class _Trace:
         return span
 
     def _status_of(self, key: str, inside: Sequence[Span]) -> str:
-        """Return how a combinator ended whose end is told by no fact: that of an outermost one is, if it is done."""
+        """Return how a combinator ended whose end is told by no fact: that of an outermost one is, if it is done.
+
+        The end of a task of a workflow is told by none: it ended as what it did last.
+        """
+        if is_task(key):
+            last = max(inside, key=lambda inner: inner["end_time"] or inner["start_time"])
+            return str(last["status"])
         if "/" not in key:
             return "failed" if self._fold.status == "failed" else "cancelled"
         found = {inner["status"] for inner in inside}

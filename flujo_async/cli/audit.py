@@ -92,4 +92,4 @@ def _who(by: str) -> str:
 
 def _detail(name: str, value: Any) -> str:
     text = ", ".join(map(str, cast("list[object]", value))) if isinstance(value, list) else str(value)
-    return _SAYS.get(name, "{}").format(text)
+    return _SAYS.get(name, "{}").format(text.removeprefix("$"))  # the names of the runtime's own signals begin so

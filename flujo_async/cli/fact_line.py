@@ -13,7 +13,7 @@ from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import Waiting
 from flujo_async._model.tree import Json
-from flujo_async.cli.screen import brief, clock, duration
+from flujo_async.cli.screen import brief, clock, duration, usage_text
 
 _CODEC: Final = Codec.lenient()
 _OF_THE_RUNTIME: Final = "$"
@@ -96,6 +96,10 @@ def _attempt_failed(fact: facts.AttemptFailed) -> str:
     return f"{fact.key}: attempt {fact.attempt} failed, next at {clock(fact.retry_at)}: {error}"
 
 
+def _consumed(fact: facts.UsageReported) -> str:
+    return f"{fact.key}: consumed {usage_text(fact.tokens, fact.cost, fact.token_counts)}"
+
+
 def _emitted(fact: facts.EventEmitted) -> str:
     return f"{fact.key}: {fact.name} {_value(fact.data)}"
 
@@ -127,6 +131,7 @@ _TELL: Final[Mapping[type[Any], Callable[[Any], str | None]]] = {
     facts.StepStarted: lambda fact: f"{fact.key}: attempt {fact.attempt} begins",
     facts.StepDecided: lambda fact: f"{fact.key}: decided to {fact.decision} it",
     facts.HeartbeatRecorded: lambda fact: f"{fact.key}: {_value(fact.details)}",
+    facts.UsageReported: _consumed,
     facts.AttemptFailed: _attempt_failed,
     facts.StepCompleted: _completed,
     facts.StepFailed: _failed,

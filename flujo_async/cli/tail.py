@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -52,10 +53,17 @@ _STYLES: Final[dict[type[object], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A fact, and the run that it is about."""
+    """A fact, and the run that it is about.
+
+    Attributes:
+        run: the run.
+        commit: the fact.
+        told_at: its moment among other runs: not before that of what stands before it in the log.
+    """
 
     run: KnownRun
     commit: Commit
+    told_at: datetime
 
 
 Show = Callable[[News], None]
@@ -122,7 +130,7 @@ class Looking:
         runs = await self._backend.known_runs(replace(self._query, since=self._latest - _LATE))
         self._latest = max((self._latest, *(run.updated_at for run in runs)))
         found = [news for run in runs if self._has_grown(run) for news in await self._read(run)]
-        return sorted(found, key=lambda news: (news.commit.at, news.run.run_id, news.commit.seq))
+        return sorted(found, key=lambda news: (news.told_at, news.run.run_id, news.commit.seq))
 
     def _has_grown(self, run: KnownRun) -> bool:
         is_of_interest = run.run_id in self._seen or run.updated_at >= self._since
@@ -136,7 +144,8 @@ class Looking:
             # It is for people to look at, and must not keep the others from being told.
             say(f"left out: {error}")
             return []
-        return [News(run, commit) for commit in commits]
+        moments = accumulate((commit.at for commit in commits), max)
+        return [News(run, commit, told_at) for commit, told_at in zip(commits, moments, strict=True)]
 
     async def _commits(self, run_id: str) -> list[Commit]:
         is_new = run_id not in self._seen

@@ -1,15 +1,21 @@
 """What a shell is told: exit codes, and what to offer on TAB."""
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
+from flujo_async.backends import backend_from_url
 from flujo_async.cli.exit_code import ExitCode
-from tests.faces.conftest import ROOT, InProcess, Project
-from tests.faces.test_runs import Shop, shop
+from tests.faces.conftest import ROOT, STORES, InProcess, Project
+from tests.faces.test_runs import Shop, fill
 
-__all__ = ["shop"]
+
+@pytest.fixture
+def shop(call: InProcess) -> Shop:
+    asyncio.run(fill(backend_from_url(STORES[0])))
+    return Shop(STORES[0], call)
 
 
 def test_the_reference_has_every_exit_code_and_no_other() -> None:
@@ -18,26 +24,24 @@ def test_the_reference_has_every_exit_code_and_no_other() -> None:
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == list(ExitCode)
 
 
-@pytest.mark.parametrize(
-    ("code", "command"),
-    [
-        (ExitCode.FINE, "runs show bad"),
-        (ExitCode.FINE, "runs watch good"),
-        (ExitCode.FINE, "runs --help"),
-        (ExitCode.FAILED, "runs watch bad"),
-        (ExitCode.FAILED, "runs pause good"),
-        (ExitCode.USAGE, "runs show nobody"),
-        (ExitCode.USAGE, "runs trace"),
-        (ExitCode.USAGE, "runs resume good"),
-        (ExitCode.USAGE, "runs list --nothing"),
-        (ExitCode.USAGE, "nothing"),
-    ],
-)
-def test_the_exit_code_tells_whose_fault_it_is(
-    call: InProcess, monkeypatch: pytest.MonkeyPatch, code: ExitCode, command: str, shop: Shop
-) -> None:
+EXPECTED = {
+    "runs show bad": ExitCode.FINE,
+    "runs watch good": ExitCode.FINE,
+    "runs --help": ExitCode.FINE,
+    "runs watch bad": ExitCode.FAILED,
+    "runs pause good": ExitCode.FAILED,
+    "runs show nobody": ExitCode.USAGE,
+    "runs trace": ExitCode.USAGE,
+    "runs resume good": ExitCode.USAGE,
+    "runs list --nothing": ExitCode.USAGE,
+    "nothing": ExitCode.USAGE,
+}
+
+
+def test_the_exit_code_tells_whose_fault_it_is(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ctrl-C and a second SIGTERM do stands with the commands that take long."""
     monkeypatch.setenv("FLUJO_DB", shop.db)
-    assert call(*command.split()).code == code
+    assert {line: shop.call(*line.split()).code for line in EXPECTED} == EXPECTED
 
 
 def complete(call: InProcess, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:

@@ -192,6 +192,8 @@ def test_what_a_run_has_consumed_stands_in_it_and_in_lists(call: InProcess) -> N
     rows = [line.split() for line in shown.splitlines()]
     assert ["Step", "Status", "Attempts", "Time", "Tokens", "Cost"] in rows
     assert ["plan", "succeeded", "1", "1.0", "s", "980", "0.0123"] in rows
+    told = call("runs", "history", "a", "--db", "runs.db").out
+    assert "plan: consumed 980 tokens, cost 0.0123\n" in told
     listed = call("runs", "list", "--db", "runs.db", "--json").json
     usage = {"tokens": 980, "cost": 0.0123, "token_counts": {"input": 900, "output": 80}}
     assert {run["run_id"]: run["usage"] for run in listed}["a"] == usage

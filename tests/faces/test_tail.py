@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flujo_async import Flujo, InMemoryBackend, step, wait_for
+from flujo_async._model.facts import StepCompleted, UsageReported
 from flujo_async._model.stored import NewRun, Record, RunQuery
 from flujo_async.abc.known_runs import KnownRunQuery
 from flujo_async.cli.tail import Looking, News
@@ -57,6 +58,17 @@ async def test_each_fact_is_told_once_in_the_order_of_all_runs() -> None:
     await flujo.run(run_id="b")
     assert [kind for _, kind in told(await eyes.look())] == ["RunResumed", *THEN]
     await flujo.aclose()
+
+
+async def test_the_facts_of_a_run_keep_their_order_whatever_their_moments() -> None:
+    backend = InMemoryBackend()
+    eyes = looking(backend, T0 - timedelta(hours=1))
+    usage = UsageReported(at=T0 + timedelta(seconds=2), key="a", name="a", tokens=1)
+    done = StepCompleted(at=T0 + timedelta(seconds=1), key="a", name="a", started_at=T0, attempts=1, output=None)
+    await create(backend, started("a"), usage, done)
+    await create(backend, started("b"))
+    kinds = ["RunStarted", "RunStarted", "UsageReported", "StepCompleted"]
+    assert [kind for _, kind in told(await eyes.look())] == kinds
 
 
 async def test_what_was_before_is_not_told_nor_what_a_fork_shares() -> None:

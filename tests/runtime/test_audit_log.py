@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, StepContext, step, wait_for
+from flujo_async import Flujo, StepContext, sleep, step, wait_for
 from flujo_async.abc import StateBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, InvalidArgument, RunFailed
@@ -169,3 +169,12 @@ async def test_sqlite_asks_an_index(tmp_path: Any) -> None:
         now = datetime.now(UTC)
         for query in (AuditQuery(), AuditQuery(limit=4, offset=1), AuditQuery(until=now, events=frozenset({"x"}))):
             assert await backend.read_audit(query) == await StateBackend.read_audit(backend, query)
+
+
+async def test_a_run_that_is_awaited_through_its_sleep_leaves_no_line(backend: StateBackend) -> None:
+    """It leaves memory and is taken up by who waits for it: nobody has asked for that."""
+    result = await Flujo(sleep(1.1) >> pay, state_backend=backend).run("a", run_id="r")
+    assert result.status == "completed"
+    history = await Flujo(pay, state_backend=backend).history("r")
+    assert "RunResumed" in {commit.fact.kind for commit in history}
+    assert await Flujo(pay, state_backend=backend).audit_log() == []
