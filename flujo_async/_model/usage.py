@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from flujo_async.errors import InvalidArgument
 
+_LARGEST_COST: Final = 10**15  # with which sums are exact to a ten-millionth
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -71,6 +73,6 @@ def _money(cost: Any) -> Decimal:
         amount = Decimal(str(cost))  # of a float the shortest text that means it: 0.1 is a tenth
     except InvalidOperation as error:
         raise InvalidArgument(f"report_usage(): cost is a number, not {cost!r}") from error
-    if not amount.is_finite() or amount < 0:
-        raise InvalidArgument(f"report_usage(): cost is finite and not negative, not {cost!r}")
+    if not amount.is_finite() or not 0 <= amount < _LARGEST_COST:
+        raise InvalidArgument(f"report_usage(): cost is from 0 to {_LARGEST_COST:,}, not {cost!r}")
     return amount

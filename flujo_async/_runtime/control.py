@@ -211,14 +211,13 @@ class Control:
         before = fold.context_in(MAIN_SCOPE)
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()
-        patch = diff(before, after)
-        summary, record, blobs = fork(source.summary, fold, new_run_id, now, patch)
+        forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))
+        summary, record, blobs = fork(source.summary, fold, forked)
         try:
             await self._runner.backend.create_run(NewRun(summary, (record,), tuple(blobs), past))
         except RunExists as error:
             raise InvalidArgument(f"fork(): there is a run {new_run_id!r} already; take another new_run_id") from error
         if (instruments := self._runner.services.instruments) is not None:
-            forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=patch)
             instruments.committed(identity_of(fold), [sealed(record, forked)])
         return new_run_id
 
