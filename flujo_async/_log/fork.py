@@ -4,37 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from flujo_async._log.chain import seal
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import Patch, RunForked
+from flujo_async._model.facts import RunForked
 from flujo_async._model.stored import Blob, Record
 from flujo_async._model.summary import RunSummary
 
 
-def fork(
-    source: RunSummary, fold: Fold, run_id: str, now: datetime, patch: Patch
-) -> tuple[RunSummary, Record, Sequence[Blob]]:
+def fork(source: RunSummary, fold: Fold, forked: RunForked) -> tuple[RunSummary, Record, Sequence[Blob]]:
     """Return the head of a new run, the first record of its own, which follows those of its source, and its blobs.
 
     Args:
         source: the head of the run that it shares the past of.
         fold: that past; afterwards it is the state of the new run.
-        run_id: the new run.
-        now: when it is created.
-        patch: what it changes in the context.
+        forked: the first fact of its own.
     """
-    forked = RunForked(at=now, run_id=run_id, source_run_id=source.run_id, patch=patch)
     record, blobs = seal(forked, after=fold.seq, prev_hash=fold.hash)
     fold.apply(forked, record)
     head = replace(
         source,
-        run_id=run_id,
+        run_id=forked.run_id,
         pipeline_version=fold.pipeline_version,
         status="pending",
-        created_at=now,
-        updated_at=now,
+        created_at=forked.at,
+        updated_at=forked.at,
         last_seq=fold.seq,
         current_step_index=fold.current_step_index,
         metadata=fold.metadata,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from flujo_async._model.page import check_page
 from flujo_async.errors import InvalidArgument
 
 
@@ -69,8 +70,7 @@ class AuditQuery:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.offset < 0 or (self.limit is not None and self.limit < 0):
-            raise InvalidArgument("limit and offset are not negative")
+        check_page(self.limit, self.offset)
         if any(moment is not None and moment.tzinfo is None for moment in (self.since, self.until)):
             raise InvalidArgument("since and until are moments with a time zone")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from flujo_async._model.page import check_page
 from flujo_async._model.tree import JsonObject
-from flujo_async.errors import InvalidArgument
 
 EntryKind: TypeAlias = Literal["state", "run", "step", "span", "evaluation"]
 """What an entry tells: the state of a run, its start or end, a step, a span of its trace, or how well it did."""
@@ -55,8 +55,7 @@ class EntryQuery:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.offset < 0 or (self.limit is not None and self.limit < 0):
-            raise InvalidArgument("limit and offset are not negative")
+        check_page(self.limit, self.offset)
 
 
 EntryId: TypeAlias = tuple[EntryKind, str]

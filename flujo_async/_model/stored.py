@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flujo_async._model.audit import AuditMark
+from flujo_async._model.page import check_page
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.summary import RunSummary
@@ -185,5 +186,4 @@ class RunQuery:
     def __post_init__(self) -> None:
         if self.status and self.status not in RUN_STATUSES:
             raise InvalidArgument(f"{self.status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
-        if self.offset < 0 or (self.limit is not None and self.limit < 0):
-            raise InvalidArgument("limit and offset are not negative")
+        check_page(self.limit, self.offset)

@@ -22,6 +22,7 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import TERMINAL, RunStatus, Waiting
 from flujo_async._model.stored import NewRun, Prefix, Signal
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import WaitFor
 from flujo_async._plan.pipeline import check_signal_name
@@ -59,6 +60,7 @@ class Control:
     async def signal(self, run_id: str, name: str, payload: Any, by: str | None) -> None:
         """Answer a wait of a run; see ``Flujo.signal``."""
         _check_name(name)
+        _check_sender(by)
         seen = await self._runner.reader.see(run_id)
         tree = self._validated(seen.fold, name, payload)
         posted = [signal for signal in seen.signals if signal.name == name]
@@ -209,14 +211,13 @@ class Control:
         before = fold.context_in(MAIN_SCOPE)
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()
-        patch = diff(before, after)
-        summary, record, blobs = fork(source.summary, fold, new_run_id, now, patch)
+        forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))
+        summary, record, blobs = fork(source.summary, fold, forked)
         try:
             await self._runner.backend.create_run(NewRun(summary, (record,), tuple(blobs), past))
         except RunExists as error:
             raise InvalidArgument(f"fork(): there is a run {new_run_id!r} already; take another new_run_id") from error
         if (instruments := self._runner.services.instruments) is not None:
-            forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=patch)
             instruments.committed(identity_of(fold), [sealed(record, forked)])
         return new_run_id
 
@@ -226,6 +227,11 @@ def _check_name(name: str) -> None:
         check_signal_name(name)
     except DefinitionError as error:
         raise InvalidArgument(str(error)) from error
+
+
+def _check_sender(by: Any) -> None:
+    if by is not None and (not isinstance(by, str) or not is_unicode(by)):
+        raise InvalidArgument(f"by= says in a text who answers, not {by!r}")
 
 
 def _pending(seen: Seen, name: str) -> list[Signal]:

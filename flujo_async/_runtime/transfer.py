@@ -11,6 +11,7 @@ from flujo_async._log.fold import fold_log
 from flujo_async._log.fork import fork
 from flujo_async._log.large import named_blobs, with_values
 from flujo_async._log.run_file import dump_run, load_run
+from flujo_async._model.facts import RunForked
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.stored import NewRun, Signal
 from flujo_async._runtime.owner import Owner
@@ -43,7 +44,8 @@ async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now
     if run_id is not None and check_run_id(run_id) != head.run_id:
         blobs = {blob.digest: blob.data for blob in file.blobs}
         fold = fold_log(head.run_id, with_values(head.run_id, records, blobs))
-        head, record, _ = fork(head, fold, run_id, now, {})  # which has nothing large
+        forked = RunForked(at=now, run_id=run_id, source_run_id=head.run_id)  # which has nothing large
+        head, record, _ = fork(head, fold, forked)
         records, signals = (*records, record), ()
     else:
         records = marked(records)

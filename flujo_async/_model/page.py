@@ -1,0 +1,20 @@
+"""Which part of a long answer is asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flujo_async.errors import InvalidArgument
+
+_LARGEST: Final = 2**63 - 1
+
+
+def check_page(limit: Any, offset: Any) -> None:
+    """Check that ``limit`` (``None`` is no limit) and ``offset`` are numbers that every store can count to.
+
+    Raises:
+        InvalidArgument: one is no whole number from 0 to 2**63 - 1.
+    """
+    for name, number in (("limit", 0 if limit is None else limit), ("offset", offset)):
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
+            raise InvalidArgument(f"{name} is a whole number from 0 on, not {number!r}")
