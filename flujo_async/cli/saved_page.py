@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from flujo_async._model.entry import EntryKind, EntryQuery
 from flujo_async._model.stored import RunQuery
@@ -23,12 +23,12 @@ class Saved:
 
     Attributes:
         run: what lists show of it; the name alone if there are only spans of it.
-        context: its context, if somebody has saved one.
+        context: its context; ``None`` if nobody has saved one.
         steps: its steps that were saved.
     """
 
     run: Mapping[str, Any]
-    context: Any
+    context: Mapping[str, Any] | None
     steps: Sequence[Mapping[str, Any]]
 
 
@@ -39,7 +39,9 @@ async def find_saved(backend: StateBackend, run_id: str) -> Saved:
         RunNotFound: nothing.
     """
     run, state = await known_run(backend, run_id), await backend.load_state(run_id)
-    return Saved(run, (state or {}).get("pipeline_context"), await backend.list_run_steps(run_id))
+    context = (state or {}).get("pipeline_context")  # whatever somebody has saved there
+    told = cast("Mapping[str, Any]", context) if isinstance(context, Mapping) else None
+    return Saved(run, told, await backend.list_run_steps(run_id))
 
 
 async def saved_by_hand(backend: StateBackend, query: RunQuery) -> list[str]:
@@ -60,7 +62,7 @@ def saved_as_json(saved: Saved) -> dict[str, Any]:
 def print_saved(saved: Saved, *, everything: bool) -> None:
     """Print it; ``everything`` cuts no value."""
     print_pairs(_head(saved), everything=everything)
-    if isinstance(saved.context, Mapping) and saved.context:
+    if saved.context:
         print_line("")
         print_line("Context")
         print_pairs(((str(name), repr(value)) for name, value in saved.context.items()), everything=everything)
