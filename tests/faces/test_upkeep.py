@@ -171,7 +171,7 @@ class TestCompact:
         assert one_project("compact", "--older-than", "0.001s", "--db", "runs.db").code == 0
         assert path.stat().st_size < before * 0.7  # what an empty store takes stays
 
-    @pytest.mark.parametrize("age", ["30", "d", "-1d", "1y", "", "0s", "1d 2h"])
+    @pytest.mark.parametrize("age", ["30", "d", "-1d", "1y", "", "1d 2h"])
     def test_what_is_no_age(self, one_project: Project, age: str) -> None:
         one_project.run("orders", "a")
         refused = one_project("compact", "--older-than", age)
