@@ -90,7 +90,9 @@ def own_events(run_id: str, records: Sequence[Record]) -> list[AuditEvent]:
     for record in records:
         event = audit_event(run_id, record)
         if event is not None:
-            events = [event] if event.event == _FORKED else [*events, event]
+            if event.event == _FORKED:
+                events.clear()
+            events.append(event)
     return events
 
 

@@ -43,6 +43,7 @@ class Fold:
         repeats: how often each step that had completed was begun anew by a redrive, by key.
         usage: what was consumed so far, by steps and children; trying again does not take it back.
         usages: the same by key.
+        child_usages: what each child had consumed when it ended, by its ``run_id``.
         once: attempts of steps that may have their effect only once, begun and not ended, by key.
         decisions: what was decided on such steps, by key, until it is carried out.
         heartbeats: the last details that a step told that has not ended, by key.
@@ -94,6 +95,7 @@ class Fold:
         self.repeats: Counter[str] = Counter()
         self.usage: Usage = NO_USAGE
         self.usages: dict[str, Usage] = {}
+        self.child_usages: dict[str, Usage] = {}
         self.once: dict[str, facts.StepStarted] = {}
         self.decisions: dict[str, facts.StepDecided] = {}
         self.heartbeats: dict[str, Json] = {}
@@ -282,6 +284,8 @@ class Fold:
         usage = Usage(fact.tokens, fact.cost, fact.token_counts)
         self.usage += usage
         self.usages[fact.key] = self.usages.get(fact.key, NO_USAGE) + usage
+        if (child := self.children.get(fact.key)) is not None:
+            self.child_usages[child] = self.child_usages.get(child, NO_USAGE) + usage
         if is_plain_call(fact.key):
             self.values[fact.key] = None
 

@@ -18,6 +18,7 @@ RUN_INPUT = ""
 
 _FALLBACK = "fallback"
 _COMPENSATION = "compensate"
+_TASK = "task."
 
 MAIN_SCOPE = ""
 """The scope of the run's own context."""
@@ -52,6 +53,16 @@ def fallback_of(key: str) -> str:
 def compensation_of(key: str) -> str:
     """Return the key of the step that undoes a step."""
     return f"{key}/{_COMPENSATION}"
+
+
+def task_of(name: str) -> str:
+    """Return the label of a task that the code of a workflow has made."""
+    return f"{_TASK}{name}"
+
+
+def is_task(key: str) -> bool:
+    """Return whether a key belongs to such a task."""
+    return key.rpartition("/")[2].startswith(_TASK)
 
 
 def is_compensation(key: str) -> bool:

@@ -145,6 +145,7 @@ def _encode(fold: Fold, blobs: _Blobs) -> dict[str, Any]:
         "repeats": dict(fold.repeats),
         "usage": encode_usage(fold.usage),
         "usages": {key: encode_usage(usage) for key, usage in fold.usages.items()},
+        "child_usages": {run_id: encode_usage(usage) for run_id, usage in fold.child_usages.items()},
         "taken": sorted(fold.taken),
         "cancelled_calls": sorted(fold.cancelled_calls),
         "not_run": {key: [name, status.value] for key, (name, status) in fold.not_run.items()},
@@ -212,6 +213,7 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     fold.repeats = Counter(tree["repeats"])
     fold.usage = decode_usage(tree["usage"])
     fold.usages = {key: decode_usage(usage) for key, usage in tree["usages"].items()}
+    fold.child_usages = {run_id: decode_usage(usage) for run_id, usage in tree["child_usages"].items()}
     fold.taken = set(tree["taken"])
     fold.cancelled_calls = set(tree["cancelled_calls"])
     fold.not_run = {key: (name, StepStatus(status)) for key, (name, status) in tree["not_run"].items()}

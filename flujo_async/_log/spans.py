@@ -11,10 +11,12 @@ from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
+from flujo_async._log.keys import is_task
 from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Record
+from flujo_async._model.usage import NO_USAGE, Usage
 
 Span: TypeAlias = dict[str, Any]
 """Has ``span_id``, ``parent_span_id``, ``name``, ``start_time``, ``end_time``, ``status``, ``attributes``, ``events``.
@@ -176,7 +178,8 @@ class _Trace:
     def _block(self, key: str, inside: Sequence[Span]) -> Span:
         done_at = self._blocks.get(key)
         begun_at = self._graphs.get(key) or done_at or self._fold.started.at
-        span = _span(self._fold.run_id, key, key.rpartition("/")[2], begun_at, "combinator")
+        kind = "task" if is_task(key) else "combinator"
+        span = _span(self._fold.run_id, key, key.rpartition("/")[2], begun_at, kind)
         span["start_time"] = min((inner["start_time"] for inner in inside), default=span["start_time"])
         if done_at is not None:
             _close(span, done_at, "completed")
@@ -188,7 +191,13 @@ class _Trace:
         return span
 
     def _status_of(self, key: str, inside: Sequence[Span]) -> str:
-        """Return how a combinator ended whose end is told by no fact: that of an outermost one is, if it is done."""
+        """Return how a combinator ended whose end is told by no fact: that of an outermost one is, if it is done.
+
+        The end of a task of a workflow is told by none: it ended as what it did last.
+        """
+        if is_task(key):
+            last = max(inside, key=lambda inner: inner["end_time"] or inner["start_time"])
+            return str(last["status"])
         if "/" not in key:
             return "failed" if self._fold.status == "failed" else "cancelled"
         found = {inner["status"] for inner in inside}
@@ -198,9 +207,11 @@ class _Trace:
         return next((self._by_key[outer] for outer in _above(key) if outer in self._by_key), root)
 
     def _tell_usage(self, root: Span) -> None:
+        totals: dict[str, Usage] = {}  # what the code of a workflow reports has no span of its own
         for key, usage in self._fold.usages.items():
             span = self._by_key.get(key) or self._around(key, root)
-            span["attributes"] |= {"cost": float(usage.cost), "tokens": usage.tokens}
+            total = totals[span["span_id"]] = totals.get(span["span_id"], NO_USAGE) + usage
+            span["attributes"] |= {"cost": float(total.cost), "tokens": total.tokens}
 
     def _tell_events(self, root: Span) -> None:
         codec = Codec.lenient()

@@ -35,6 +35,16 @@ class Usage:
 
 
 NO_USAGE: Final = Usage()
+_MOST_TOKENS: Final = 2**53  # in one report; sums of such fit into what JSON can say
+
+
+def grown(earlier: Usage, later: Usage) -> Usage:
+    """Return by how much a sum has grown; all of it if it is smaller, and so was begun anew."""
+    if later.tokens < earlier.tokens or later.cost < earlier.cost:
+        return later
+    more = {kind: count - earlier.token_counts.get(kind, 0) for kind, count in later.token_counts.items()}
+    counts = {kind: count for kind, count in more.items() if count > 0}
+    return Usage(later.tokens - earlier.tokens, later.cost - earlier.cost, counts)
 
 
 def reported_usage(tokens: Any, cost: Any) -> Usage:
@@ -49,7 +59,7 @@ def reported_usage(tokens: Any, cost: Any) -> Usage:
             raise InvalidArgument(f"report_usage(): a kind of tokens is a text, not {kind!r}")
     numbers = [*counts.values()] if isinstance(tokens, Mapping) else [tokens]
     for number in numbers:
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _MOST_TOKENS:
             raise InvalidArgument(f"report_usage(): tokens are counted in whole numbers from 0, not {number!r}")
     return Usage(sum(numbers), _money(cost), counts)
 

@@ -26,7 +26,7 @@ from flujo_async._model.ids import MAX_RUN_ID_LENGTH
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
-from flujo_async._model.usage import NO_USAGE, Usage
+from flujo_async._model.usage import NO_USAGE, Usage, grown
 from flujo_async._plan.nodes import Child, WaitFor
 from flujo_async._plan.step import Step
 from flujo_async._runtime.attempt import StepCall
@@ -270,7 +270,8 @@ class ChildCall:
         try:
             ended = await self._ended()
         except (RunFailed, RunCancelled, RunConflict) as error:
-            self._note_usage(NO_USAGE if isinstance(error, RunConflict) else error.result.usage)
+            if not isinstance(error, RunConflict):
+                self._note_usage(error.result.usage)
             failed = StepFailed(
                 at=clock.now(),
                 key=self.key,
@@ -307,14 +308,19 @@ class ChildCall:
             )
         return run_id
 
-    def _note_usage(self, usage: Usage) -> None:
-        if usage:
+    def _note_usage(self, total: Usage) -> None:
+        """Note what the child has consumed, as far as it has not told that when it ended before."""
+        if usage := grown(self._told_usage(), total):
             self.execution.journal.note(usage_fact(usage, self.execution.clock.now(), self.key, self.node.name))
+
+    def _told_usage(self) -> Usage:
+        fold = self.execution.journal.fold
+        return fold.child_usages.get(fold.children.get(self.key, ""), NO_USAGE)
 
     async def _ended(self) -> Ended:
         decision = self.execution.journal.fold.decisions.get(self.key)
         if decision is not None and decision.decision == "skip":
-            return Ended(decision.output, NO_USAGE)
+            return Ended(decision.output, self._told_usage())
         run_id = await self._started()
         while True:
             rested = await self.execution.children.complete_child(self, run_id)

@@ -22,6 +22,7 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import TERMINAL, RunStatus, Waiting
 from flujo_async._model.stored import NewRun, Prefix, Signal
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import WaitFor
 from flujo_async._plan.pipeline import check_signal_name
@@ -59,6 +60,7 @@ class Control:
     async def signal(self, run_id: str, name: str, payload: Any, by: str | None) -> None:
         """Answer a wait of a run; see ``Flujo.signal``."""
         _check_name(name)
+        _check_sender(by)
         seen = await self._runner.reader.see(run_id)
         tree = self._validated(seen.fold, name, payload)
         posted = [signal for signal in seen.signals if signal.name == name]
@@ -226,6 +228,11 @@ def _check_name(name: str) -> None:
         check_signal_name(name)
     except DefinitionError as error:
         raise InvalidArgument(str(error)) from error
+
+
+def _check_sender(by: Any) -> None:
+    if by is not None and (not isinstance(by, str) or not is_unicode(by)):
+        raise InvalidArgument(f"by= says in a text who answers, not {by!r}")
 
 
 def _pending(seen: Seen, name: str) -> list[Signal]:

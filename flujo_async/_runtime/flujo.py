@@ -251,6 +251,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
         Raises:
             RunNotFound: there is no such run.
+            InvalidArgument: ``name`` cannot be that of a wait, or ``by`` is no text.
             InvalidSignal: the answer does not fit the schema, or another one was given. Nothing was consumed.
         """
         await self._control.signal(run_id, name, payload, by)

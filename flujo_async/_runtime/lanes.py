@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from flujo_async._codec.tree import canonical
 from flujo_async._codec.values import Codec
-from flujo_async._log.keys import child, escape
+from flujo_async._log.keys import child, escape, task_of
 from flujo_async._model.tree import Json
 from flujo_async._plan.calls import CALLS
 from flujo_async._runtime.activity import Activity
@@ -137,8 +137,8 @@ def describe(coroutine: Any, codec: Codec) -> str:
     name = escape(getattr(coroutine, "__name__", type(coroutine).__name__))
     variables = _variables(coroutine)
     if not variables:
-        return f"task.{name}"
-    return f"task.{name}:{digest({key: _described(value, codec) for key, value in variables.items()})}"
+        return task_of(name)
+    return task_of(f"{name}:{digest({key: _described(value, codec) for key, value in variables.items()})}")
 
 
 def _variables(coroutine: Any) -> dict[str, Any]:

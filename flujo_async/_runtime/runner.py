@@ -12,14 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import ResumeCause
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
-from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
-from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json
 from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.drive import Drive
@@ -35,7 +32,7 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
-from flujo_async._runtime.taking import Taking
+from flujo_async._runtime.taking import Taking, cause_of
 from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -327,7 +324,7 @@ class Runner:
             except BaseException:
                 await finish(self.taking.give_back(lease))
                 raise
-            await self.drive(await self.taking.ready(lease, seen, cause=_cause(seen.summary)))
+            await self.drive(await self.taking.ready(lease, seen, cause=cause_of(seen.summary)))
 
     async def _let_rest(self, lease: Lease, seen: Seen, now: datetime) -> None:
         """Let go a paused run that has news, but none that it waits for, and that was not due ``now``."""
@@ -401,11 +398,3 @@ class Runner:
         # One that failed is kept for whoever asks for the result.
         if task.cancelled() or task.exception() is None:
             self._background.pop(task, None)
-
-
-def _cause(head: RunSummary) -> ResumeCause:
-    """Return why a run was claimed that nobody has asked for."""
-    if head.status == "pending" and head.queue is not None:
-        return "queued"
-    was_left = head.status == "running" and head.wake_at is None and not has_news(head)
-    return "recovered" if was_left else "woken"

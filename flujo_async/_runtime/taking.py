@@ -13,6 +13,7 @@ from flujo_async._log.views import sealed
 from flujo_async._model.facts import ResumeCause, RunResumed, RunStarted
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
+from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
@@ -73,7 +74,7 @@ class Taking:
         seen = await self._reader.look(request.run_id)
         if seen is None:
             raise RunNotFound(f"there is no run {request.run_id!r}", run_id=request.run_id)
-        return await self._take_up(request, owner, seen)
+        return await self._take_up(request, owner, seen, cause_of(seen.summary))
 
     async def ensure(self, request: Request) -> None:
         """Put a run into the store that nobody drives yet, unless it exists.
@@ -127,7 +128,9 @@ class Taking:
         carrier = self._instruments.carrier(identity_of(Fold(started)))
         return replace(started, carrier=carrier) if carrier else started
 
-    async def _take_up(self, request: Request, owner: str, seen: Seen) -> Ready | Fold | None:
+    async def _take_up(
+        self, request: Request, owner: str, seen: Seen, cause: ResumeCause = "requested"
+    ) -> Ready | Fold | None:
         fold = seen.fold
         self._catalogue.reading(fold).check_same_request(request, fold)
         if not self._goes_on(request, seen):
@@ -141,7 +144,7 @@ class Taking:
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
         lease = await acquire(lambda: begin(self.claim(request.run_id, owner)), self.give_back)
-        return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume)
+        return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume, cause=cause)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:
         """Return whether there is anything to do in a run."""
@@ -236,3 +239,11 @@ class Taking:
             return False
         is_elsewhere = not self._backend.capabilities.multi_process and not owner.is_here()
         return is_elsewhere or owner.is_dead()
+
+
+def cause_of(head: RunSummary) -> ResumeCause:
+    """Return why a run was claimed that nobody has asked for."""
+    if head.status == "pending" and head.queue is not None:
+        return "queued"
+    was_left = head.status == "running" and head.wake_at is None and not has_news(head)
+    return "recovered" if was_left else "woken"

@@ -12,6 +12,7 @@ from flujo_async._codec.plain import decode_plain, encode_plain
 from flujo_async._log.spans import Span
 from flujo_async._model.entry import Entry, EntryKind
 from flujo_async._model.ids import check_run_id
+from flujo_async._model.tree import JsonObject
 from flujo_async.abc.known_runs import check_status
 from flujo_async.errors import InvalidArgument
 
@@ -32,7 +33,7 @@ def kept(run_id: str, kind: EntryKind, data: Mapping[str, Any], now: datetime, *
         at: what the caller calls ``data``.
 
     Raises:
-        InvalidArgument: the ``run_id`` cannot name a run, or a moment, a number or a status is none.
+        InvalidArgument: the ``run_id`` cannot name a run, or a moment, a number, a status or metadata is none.
         SerializationError: something in it cannot be stored; its ``path`` tells what.
     """
     check_run_id(run_id)
@@ -45,14 +46,23 @@ def kept(run_id: str, kind: EntryKind, data: Mapping[str, Any], now: datetime, *
             check_number(body[name], f"{at}.{name}")
     if kind in ("state", "run") and body.get("status") is not None:
         check_status(body["status"])
+    tree = encode_plain(body, at=at)
+    if kind in ("state", "run") and not isinstance(body.get("metadata") or {}, Mapping):
+        _check_metadata(tree, at)
     return Entry(
         run_id=run_id,
         kind=kind,
         key=key,
-        body=encode_plain(body, at=at),
+        body=tree,
         created_at=body.get("created_at") or now,
         updated_at=body.get("updated_at") or now,
     )
+
+
+def _check_metadata(tree: JsonObject, at: str) -> None:
+    metadata = decode_plain(tree, at=at)["metadata"]  # a model is a mapping here
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgument(f"{at}.metadata is a mapping, not {metadata!r}")
 
 
 def saved_state(entry: Entry) -> dict[str, Any]:
@@ -70,8 +80,16 @@ def kept_step(data: Mapping[str, Any], now: datetime) -> Entry:
     run_id, name = required(data, "run_id", "step_data"), required(data, "step_name", "step_data")
     if not isinstance(name, str):
         raise InvalidArgument(f"step_data.step_name is a text, not {name!r}")
+    for number in ("token_counts", "tokens"):
+        _check_tokens(data.get(number), f"step_data.{number}")
     key = data.get("step_run_id") or f"{data.get('step_index', 0)}:{name}"
     return kept(run_id, "step", data, now, key=str(key), at="step_data")
+
+
+def _check_tokens(value: Any, at: str) -> None:
+    counts: list[Any] = [*value.values()] if isinstance(value, Mapping) else [value or 0]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] -- checked below
+    if not all(isinstance(count, int) for count in counts):
+        raise InvalidArgument(f"{at} is a whole number, or such numbers by kind, not {value!r}")
 
 
 def kept_span(run_id: str, span: Mapping[str, Any], now: datetime, *, at: str) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -51,7 +51,7 @@ async def delete_old(store: Verbs, runs: Sequence[KnownRun], before: datetime) -
     """
     deleted = 0
     for run in old_runs(runs, before):
-        deleted += await _delete(store, run.run_id)
+        deleted += await _if_readable(_delete(store, run.run_id))
     return deleted
 
 
@@ -77,11 +77,19 @@ async def fail_stale(store: Verbs, runs: Sequence[KnownRun], before: datetime) -
         if run.status == "running" and run.updated_at < before:
             heads = await store.query_runs(RunQuery(run_id=run.run_id))
             if heads:
-                failed += await _fail(store, heads[0])
+                failed += await _if_readable(_fail(store, heads[0]))
             else:
                 await _save_as_failed(store, run.run_id)
                 failed += 1
     return failed
+
+
+async def _if_readable(work: Awaitable[bool]) -> bool:
+    try:
+        return await work
+    except IntegrityError as error:  # it is for people to look at, and must not keep the others
+        _log.warning("left as it is, because it cannot be read: %s", error)
+        return False
 
 
 async def _delete(store: Verbs, run_id: str) -> bool:
@@ -112,15 +120,13 @@ async def _fail(store: Verbs, head: RunSummary) -> bool:
 
 @asynccontextmanager
 async def _claimed(store: Verbs, head: RunSummary, statuses: frozenset[RunStatus]) -> AsyncGenerator[Lease | None]:
-    """Lend the lease of a run that is still as its head says; nothing if somebody has it, or it cannot be read."""
+    """Lend the lease of a run that is still as its head says; nothing if somebody has it."""
     query = ClaimQuery(run_id=head.run_id, statuses=statuses)
     leases: list[Lease] = []
     try:
         leases = await store.claim(f"clean-up {uuid4().hex}", now=store.clock.now(), ttl=_TTL, query=query)
         is_as_before = bool(leases) and leases[0].token == head.attempts + 1
         yield leases[0] if is_as_before else None
-    except IntegrityError as error:  # it is for people to look at, and must not keep the others
-        _log.warning("left as it is, because it cannot be read: %s", error)
     finally:
         for lease in leases:
             await store.release(lease)

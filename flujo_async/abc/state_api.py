@@ -376,7 +376,7 @@ def _in_a_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine in an event loop and a thread of its own, and return what it does.
 
     Raises:
-        BackendError: it needs something that this thread holds up.
+        BackendError: it needs something that this thread holds up, or there is no thread for it.
     """
     outcome: Future[T] = Future()
 
@@ -386,7 +386,10 @@ def _in_a_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         except BaseException as error:  # handed to who waits
             outcome.set_exception(error)
 
-    threading.Thread(target=run, name="flujo_async statistics", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="flujo_async statistics", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        raise BackendError(f"no statistics: {error}") from error
     try:
         return outcome.result(_PATIENCE)
     except TimeoutError as error:

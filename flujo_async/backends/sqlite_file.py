@@ -100,10 +100,11 @@ class SQLiteFile:
     async def open_reader(self) -> aiosqlite.Connection:
         """Open one connection for reading.
 
-        It knows two functions: ``json_contains(whole, part)``, and ``plain_contains`` of what ``encode_plain`` makes.
+        It knows three functions: ``json_contains(whole, part)``, ``plain_contains`` of what ``encode_plain`` makes, and
+        ``json_contains_value``, where only the part is made by that.
         """
         reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
-        for name, function in (("json_contains", _json_contains), ("plain_contains", _plain_contains)):
+        for name, function in _FUNCTIONS.items():
             # aiosqlite leaves open what type a function has.
             await reader.create_function(name, 2, function, deterministic=True)  # pyright: ignore[reportUnknownMemberType]
         return reader
@@ -341,6 +342,10 @@ def _json_contains(whole: str, part: str) -> bool:
     return contains(loads(whole.encode()), _tree(part))
 
 
+def _json_contains_value(whole: str, part: str) -> bool:
+    return contains(loads(whole.encode()), _plain(part))
+
+
 def _plain_contains(whole: str, part: str) -> bool:
     return contains(decode_plain(cast("JsonObject", loads(whole.encode())), at=""), _plain(part))
 
@@ -353,3 +358,10 @@ def _tree(part: str) -> Json:
 @lru_cache(maxsize=16)
 def _plain(part: str) -> Mapping[str, Any]:
     return decode_plain(cast("JsonObject", _tree(part)), at="")
+
+
+_FUNCTIONS: Final = {
+    "json_contains": _json_contains,
+    "json_contains_value": _json_contains_value,
+    "plain_contains": _plain_contains,
+}

@@ -60,7 +60,7 @@ def _parts(query: KnownRunQuery) -> Iterator[str]:
         conditions.append("is_background = :is_background")
     heads, saved = list(conditions), list(conditions)
     if query.metadata:
-        heads.append("json_contains(metadata, :metadata)")
+        heads.append("json_contains_value(metadata, :plain_metadata)")
         saved.append("plain_contains(metadata, :plain_metadata)")
     statuses = [query.status] if query.status else sorted(RUN_STATUSES)
     of_status = [f"status = '{status}'" for status in statuses]
@@ -83,7 +83,6 @@ def _values(query: KnownRunQuery) -> rows.Values:
         "parent_run_id": query.parent_run_id,
         "since": rows.optional_micros(query.since),
         "is_background": query.is_background,
-        "metadata": rows.json_text(metadata) if metadata else None,
         "plain_metadata": rows.json_text(encode_plain(metadata, at="metadata")) if metadata else None,
         "limit": _NO_LIMIT if query.limit is None else query.limit,
         "offset": query.offset,

@@ -29,7 +29,7 @@ async def look(file: SQLiteFile, question: Question[T]) -> T:
     """Answer a question in a daemon thread. It may take long: it is in nobody's way, and ends when it is cancelled."""
     answer: asyncio.Future[T] = reply()
     asking = _Look(file, question, answer)
-    threading.Thread(target=asking.answer, name="flujo-look", daemon=True).start()
+    _start(asking.answer, file)
     return await stopped(answer, asking.stop)
 
 
@@ -47,13 +47,20 @@ def look_now(file: SQLiteFile, question: Question[T]) -> T:
         except Exception as error:  # handed on to the caller
             answer.set_exception(error)
 
-    threading.Thread(target=give, name="flujo-look", daemon=True).start()
+    _start(give, file)
     try:
         return answer.result(_PATIENCE)
     except TimeoutError as error:
         raise BackendError(
             f"{file.path}: no answer within {_PATIENCE:g} seconds; ask without waiting for it"
         ) from error
+
+
+def _start(work: Callable[[], None], file: SQLiteFile) -> None:
+    try:
+        threading.Thread(target=work, name="flujo-look", daemon=True).start()
+    except RuntimeError as error:  # there are too many threads
+        raise file.explain(error) from error
 
 
 def _ask(file: SQLiteFile, question: Question[T], *, stopped: Callable[[], bool] = bool) -> T:

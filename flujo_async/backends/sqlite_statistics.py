@@ -24,6 +24,9 @@ from flujo_async.errors import IntegrityError
 
 _SQL = queries("sqlite.sql")
 _END: Final = 2**62
+_FAR: Final = 9e12
+"""As many seconds as the database can count in microseconds."""
+
 _log: Final = logging.getLogger("flujo_async")
 
 AT_ONCE: Final = 200
@@ -75,8 +78,8 @@ class NewSpans:
 
     def __call__(self, db: sqlite3.Connection) -> None:
         """Keep them, unless the run is gone."""
-        db.execute(_SQL["delete_spans"], self.run)
         if db.execute(_SQL["mark_spans"], self.run).fetchall():
+            db.execute(_SQL["delete_spans"], self.run)
             db.executemany(_SQL["put_span"], self.spans)
 
 
@@ -93,7 +96,8 @@ def spans_to_keep(
     """
     if db is None:
         return []
-    since = int(time_range[0] * 1_000_000) - 1 if time_range is not None and isfinite(time_range[0]) else 0
+    first = 0.0 if time_range is None or not isfinite(time_range[0]) else time_range[0]
+    since = int(min(max(first, -_FAR), _FAR) * 1_000_000) - 1
     values = {"pipeline_name": pipeline_name or None, "since": since, "after": after, "limit": AT_ONCE}
     db.execute("BEGIN")  # all of it is of one instant
     stale = db.execute(_SQL["runs_without_spans"], values).fetchall()

@@ -17,13 +17,13 @@ from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
+from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_schema, about_store
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import columns, plain, print_json, print_line, put, size
 from flujo_async.cli.store import MaybeDb
 
-_FAILED: Final = 1
 _NAMED: Final = 3
 _STYLES: Final = {"fine": "", "note": "yellow", "problem": "bold red"}
 _LOOKED_AT: Final = tuple(status for status in get_args(RunStatus) if status not in ("completed", "cancelled"))
@@ -64,7 +64,7 @@ def migrate(check: Check = False, db: MaybeDb = None, flujo: FlujoName = None, j
     else:
         print_line(f"{name_of(place)}: {_upgraded(before, after)}")
     if after is not None and after.is_old:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def doctor(quick: Quick = False, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
@@ -79,7 +79,7 @@ def doctor(quick: Quick = False, db: MaybeDb = None, flujo: FlujoName = None, js
     else:
         _print(found, name_of(place))
     if not found.ok:
-        raise typer.Exit(_FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 async def _migrate(backend: StateBackend, *, is_check: bool) -> tuple[SchemaVersion | None, SchemaVersion | None]:

@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 from flujo_async.errors import InvalidArgument
 
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_MOST_SECONDS: Final = timedelta(days=700_000).total_seconds()
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -17,15 +18,15 @@ def length(text: str, option: str) -> timedelta:
     """Return the length of time that an option is given.
 
     Raises:
-        InvalidArgument: it is none, or not longer than zero, or longer than there are days.
+        InvalidArgument: it is none, or not longer than zero, or longer than from any date.
     """
     found = _LENGTH.fullmatch(text.strip())
     if found is None or not float(found[1]):
         raise InvalidArgument(f"{option} {text}: that is a number and a unit, such as 30d, 12h, 90m, 45s or 2w")
-    try:
-        return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
-    except OverflowError as error:
-        raise InvalidArgument(f"{option} {text}: that is longer than there are days to count") from error
+    seconds = float(found[1]) * _SECONDS[found[2]]
+    if seconds > _MOST_SECONDS:
+        raise InvalidArgument(f"{option} {text}: that is longer ago than any date")
+    return timedelta(seconds=seconds)
 
 
 def parsed(text: str, what: str) -> Any:

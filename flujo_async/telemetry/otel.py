@@ -94,7 +94,8 @@ class OpenTelemetryInstrument(Instrument):
         finally:
             context.detach(token)
             self._metrics.driven(run, -1)
-            self._driven.pop(_name(run), None)
+            if self._driven.get(_name(run)) is driven:  # else somebody else has the run by now
+                del self._driven[_name(run)]
 
     @override
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -257,6 +258,8 @@ class StateApiContract:
         await save_state(backend, "saved", {"metadata": metadata, "pipeline_name": "other"})
         assert await _ids(backend.list_runs(metadata_filter={"team": {"size": 3}})) == ["driven", "saved"]
         assert await _ids(backend.list_runs(metadata_filter={"tags": [1]})) == []
+        await save_state(backend, "dated", {"metadata": {"due": T0}})
+        assert await _ids(backend.list_runs(metadata_filter={"due": T0})) == ["dated"]
         assert await _ids(backend.list_runs(pipeline_name="other")) == ["saved"]
         assert await _ids(backend.list_workflows(pipeline_id="p")) == ["driven"]
 
@@ -274,6 +277,8 @@ class StateApiContract:
             backend.cleanup_old_workflows(days_old=-1),
             backend.cleanup_stale_background_tasks(stale_hours=float("nan")),
             save_state(backend, "run", {"created_at": "yesterday"}),
+            save_state(backend, "run", {"metadata": "mine"}),
+            backend.save_run_start({"run_id": "run", "metadata": [1]}),
             backend.save_run_start({}),
         ]
         for call in calls:
@@ -386,6 +391,23 @@ class StateApiContract:
         assert all("Task timeout: process likely crashed" in run["background_error"] for run in failed)
         found = await head(backend)
         assert (found.status, found.last_seq, found.lease, found.updated_at) == ("failed", 2, None, clock.now())
+
+    async def test_a_broken_log_does_not_keep_others_from_being_cleaned_up(
+        self, backend: StateBackend, clock: VirtualClock
+    ) -> None:
+        """It is left as it is, for people to look at."""
+        for run_id in ("a", "b", "c"):
+            [record] = log_of(replace(STARTED, run_id=run_id))
+            body = record.body.replace(b'"fingerprint":"f"', b'"fingerprint":"g"') if run_id == "b" else record.body
+            records = [replace(record, body=body)]
+            await backend.create_run(new_run(run_id, records=records, is_background=True))
+        clock.advance(1)
+        assert await backend.cleanup_stale_background_tasks(stale_hours=0) == 2
+        assert {run["run_id"]: run["status"] for run in await backend.list_runs()} == {
+            "a": "failed",
+            "b": "running",
+            "c": "failed",
+        }
 
     async def test_a_background_run_that_is_alive_is_left_alone(
         self, backend: StateBackend, clock: VirtualClock

@@ -131,7 +131,14 @@ class TraceApiContract:
         ]
 
     @pytest.mark.parametrize(
-        "data", [{"step_name": "a"}, {"run_id": "run"}, {"run_id": "run", "step_name": "a", "cost": "x"}]
+        "data",
+        [
+            {"step_name": "a"},
+            {"run_id": "run"},
+            {"run_id": "run", "step_name": "a", "cost": "x"},
+            {"run_id": "run", "step_name": "a", "token_counts": "x"},
+            {"run_id": "run", "step_name": "a", "tokens": {"input": "x"}},
+        ],
     )
     async def test_a_step_that_lacks_its_name_is_refused(
         self, backend: StateBackend, clock: VirtualClock, data: dict[str, Any]
@@ -264,6 +271,8 @@ class TraceApiContract:
         assert (await backend.get_span_statistics("hello"))["total_spans"] == 4
         assert (await backend.get_span_statistics(time_range=(START + 2, START + 2)))["total_spans"] == 2
         assert (await backend.get_span_statistics(time_range=(START + 2.5, START + 9)))["total_spans"] == 0
+        assert (await backend.get_span_statistics(time_range=(-1e300, 1e300)))["total_spans"] == 5
+        assert (await backend.get_span_statistics(time_range=(1e300, 2e300)))["total_spans"] == 0
 
     # --------------------------------------------------------------------------------------------------- evaluations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import sqlite3
@@ -21,6 +22,7 @@ from flujo_async.abc.known_runs import KnownRunQuery
 from flujo_async.backends import sqlite as verbs
 from flujo_async.backends import sqlite_lists as lists
 from flujo_async.backends.sql import queries
+from flujo_async.backends.sqlite_statistics import spans_to_keep
 from flujo_async.errors import InvalidArgument, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
 from flujo_async.testing.samples import new_run
@@ -203,6 +205,23 @@ async def test_statistics_wait_for_no_writer(backend: SQLiteBackend, path: Path)
     assert backend.get_workflow_stats_sync()["status_counts"] == {"failed": 1}
 
 
+async def test_spans_of_a_deleted_run_do_not_take_the_place_of_its_successors(
+    backend: SQLiteBackend, clock: VirtualClock, path: Path
+) -> None:
+    """The key of the last run is given to the next one, whose spans somebody else may have kept meanwhile."""
+    runner = Flujo(work, state_backend=backend, clock=clock)
+    await runner.run("good", run_id="first")
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
+        [late] = await asyncio.to_thread(spans_to_keep, db, None, None, 0)
+        db.execute("COMMIT")
+        await backend.delete_run("first")
+        await runner.run("good", run_id="second")
+        before = await backend.get_span_statistics()
+        await asyncio.to_thread(late, db)
+    assert before["total_spans"] == 2
+    assert await backend.get_span_statistics() == before
+
+
 async def test_statistics_of_nothing_create_nothing(backend: SQLiteBackend, path: Path) -> None:
     assert backend.get_workflow_stats_sync()["total_workflows"] == 0
     assert (await backend.get_span_statistics())["total_spans"] == 0
@@ -280,7 +299,7 @@ async def plan(backend: SQLiteBackend, path: Path) -> Callable[[str], list[str]]
     def explain(name: str) -> list[str]:
         sql, values = QUERIES[name]
         with closing(sqlite3.connect(path)) as db:
-            for function in ("json_contains", "plain_contains"):
+            for function in ("json_contains", "json_contains_value", "plain_contains"):
                 db.create_function(function, 2, lambda whole, part: whole == part, deterministic=True)
             return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, StepContext, step, wait_for
+from flujo_async import Flujo, StepContext, sleep, step, wait_for
 from flujo_async.abc import StateBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, InvalidArgument, RunFailed
@@ -53,6 +53,17 @@ async def test_it_tells_who_answered_and_when(store: Store) -> None:
     assert (answer.step, answer.by) == ("approval", "alice")
     assert answer.details == {"name": "approval", "signal_id": "approval#1", "sent_at": posted_at.isoformat()}
     await runner.aclose()
+
+
+@pytest.mark.parametrize("by", [5, "a\ud800", object()])
+async def test_who_answers_is_a_text(store: Store, by: Any) -> None:
+    """Anything else is refused before it stands beside the log, where it would keep the run from going on."""
+    runner = Flujo(wait_for("approval"), state_backend=store.open())
+    await runner.run("a", run_id="r")
+    with pytest.raises(InvalidArgument, match="by="):
+        await runner.signal("r", "approval", "no", by=by)
+    await runner.signal("r", "approval", "yes", by="alice")
+    assert (await runner.run(run_id="r")).output == "yes"
 
 
 async def test_compensations_and_dead_letters_are_in_it(backend: StateBackend) -> None:
@@ -158,3 +169,12 @@ async def test_sqlite_asks_an_index(tmp_path: Any) -> None:
         now = datetime.now(UTC)
         for query in (AuditQuery(), AuditQuery(limit=4, offset=1), AuditQuery(until=now, events=frozenset({"x"}))):
             assert await backend.read_audit(query) == await StateBackend.read_audit(backend, query)
+
+
+async def test_a_run_that_is_awaited_through_its_sleep_leaves_no_line(backend: StateBackend) -> None:
+    """It leaves memory and is taken up by who waits for it: nobody has asked for that."""
+    result = await Flujo(sleep(1.1) >> pay, state_backend=backend).run("a", run_id="r")
+    assert result.status == "completed"
+    history = await Flujo(pay, state_backend=backend).history("r")
+    assert "RunResumed" in {commit.fact.kind for commit in history}
+    assert await Flujo(pay, state_backend=backend).audit_log() == []

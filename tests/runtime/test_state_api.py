@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from flujo_async import (
     parallel,
     step,
     wait_for,
+    workflow,
 )
 from flujo_async.errors import BackendError, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
@@ -218,3 +220,28 @@ async def test_statistics_are_over_all_runs(backend: StateBackend) -> None:
     assert stats["average_execution_time_ms"] > 0
     spans = await backend.get_span_statistics("begin >> double")
     assert spans["by_name"] == {"begin >> double": 3, "begin": 3, "double": 3}
+
+
+async def test_tasks_of_a_workflow_end_as_what_they_did_last(backend: StateBackend) -> None:
+    """This one had a step that failed, and went on."""
+
+    @step
+    async def fail(n: int) -> int:
+        raise ValueError("no")
+
+    @workflow(name="race", version="1")
+    async def race(n: int) -> int:
+        async def brave() -> int:
+            try:
+                return await fail(n)
+            except ValueError:
+                return await double(n)
+
+        async with asyncio.TaskGroup() as group:
+            return await group.create_task(brave())
+
+    assert (await Flujo(race, state_backend=backend).run(1, run_id="run")).output == 2
+    spans = await backend.get_spans("run")
+    (task,) = (span for span in spans if span["attributes"]["kind"] == "task")
+    assert task["status"] == "completed"
+    assert {span["name"] for span in spans if span["parent_span_id"] == task["span_id"]} == {"fail", "double"}

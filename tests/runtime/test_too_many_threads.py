@@ -78,6 +78,15 @@ async def test_readers_without_a_thread_say_so(tmp_path: Path) -> None:
     await store.shutdown()
 
 
+@on_disk
+async def test_statistics_without_a_thread_say_so(store: Store) -> None:
+    backend = store.open()
+    await Flujo(double, state_backend=backend).dispatch(2, run_id="r")
+    with no_more_threads(), pytest.raises(BackendError, match="thread"):
+        backend.get_workflow_stats_sync()
+    assert backend.get_workflow_stats_sync()["total_workflows"] == 1
+
+
 def plain(n: int) -> int:
     return n * 2
 

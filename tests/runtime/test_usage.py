@@ -136,9 +136,47 @@ async def test_a_fork_and_a_redrive_keep_what_was_spent() -> None:
     assert (await runner.run(run_id=forked.run_id)).usage.tokens == 7
 
 
+async def test_the_span_of_a_workflow_has_all_that_its_code_reports() -> None:
+    """Each report adds up, as those of a step do."""
+
+    @workflow(name="w")
+    async def spend(value: int, ctx: RunContext) -> int:
+        ctx.report_usage(tokens=1, cost="0.1")
+        ctx.report_usage(tokens=2, cost="0.2")
+        return value
+
+    runner = Flujo(spend)
+    await runner.run(1, run_id="r")
+    [root] = await runner.state_backend.get_spans("r")
+    assert (root["attributes"]["tokens"], root["attributes"]["cost"]) == (3, 0.3)
+
+
+async def test_a_child_that_is_tried_again_is_not_counted_twice(store: Store) -> None:
+    """What it consumed before it failed, its parent knows already; the child of a fork is another one."""
+    is_broken = True
+
+    @step
+    async def maybe(text: str, ctx: StepContext) -> str:
+        ctx.report_usage(tokens={"input": 10}, cost=1)
+        if is_broken:
+            raise ValueError("no")
+        return text
+
+    runner = Flujo(count >> child(maybe >> maybe), state_backend=store.open())
+    with pytest.raises(RunFailed) as caught:
+        await runner.run("a", run_id="r")
+    assert caught.value.result.usage.tokens == 20
+    before = (await runner.state("r")).version
+    is_broken = False
+    usage = (await runner.redrive("r")).usage
+    assert (usage.tokens, usage.cost, usage.token_counts) == (40, 3, {"input": 30})
+    forked = await runner.fork("r", at=before + 1)  # where it has failed, and is to be tried again
+    assert (await runner.run(run_id=forked.run_id)).usage.tokens == 40
+
+
 @pytest.mark.parametrize(
     "report",
-    [{"tokens": -1}, {"tokens": 1.5}, {"tokens": True}, {"tokens": {"a": -1}}, {"tokens": {1: 1}}]
+    [{"tokens": -1}, {"tokens": 2**64}, {"tokens": 1.5}, {"tokens": True}, {"tokens": {"a": -1}}, {"tokens": {1: 1}}]
     + [{"cost": value} for value in (-0.1, float("nan"), float("inf"), "much", None, True)],
 )
 async def test_what_is_no_usage_is_refused_by_name(report: dict[str, Any]) -> None:

@@ -115,4 +115,4 @@ FROM (
     END AS event
     FROM facts WHERE json_valid(body)
 )
-WHERE event IS NOT NULL;
+WHERE event IS NOT NULL AND strftime('%s', at) IS NOT NULL;
