@@ -9,13 +9,12 @@ from typing import Annotated, Any, Final, cast
 import typer
 
 from flujo_async._model.audit import AuditEvent
-from flujo_async._runtime.owner import Owner
 from flujo_async.cli.completion import complete_event, complete_run
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import brief, clock, columns, name_cell, print_json, put, say
-from flujo_async.cli.store import MaybeDb
+from flujo_async.cli.store import MaybeDb, known_run, who
 
 _UNTOLD: Final = frozenset({"signal_id", "sent_at"})
 _SAYS: Final = {
@@ -28,7 +27,7 @@ _SAYS: Final = {
 
 def audit(
     run_id: Annotated[
-        str | None, typer.Option("--run", metavar="RUN_ID", help="Only this run.", autocompletion=complete_run)
+        str | None, typer.Argument(metavar="RUN_ID", help="Only this run.", autocompletion=complete_run)
     ] = None,
     event: Annotated[
         list[str] | None,
@@ -64,6 +63,8 @@ def audit(
 async def _read(
     flujo: Runtime, run_id: str | None, events: Sequence[str], age: timedelta | None, limit: int
 ) -> list[AuditEvent]:
+    if run_id is not None:
+        await known_run(flujo.state_backend, run_id)
     since = None if age is None else flujo.state_backend.clock.now() - age
     return await flujo.audit_log(run_id, events=events, since=since, limit=limit)
 
@@ -81,13 +82,8 @@ def says(event: AuditEvent) -> str:
     if event.step and "name" not in event.details:
         told.insert(0, event.step)
     if event.by:
-        told.append(f"by {_who(event.by)}")
+        told.append(f"by {who(event.by)}")
     return ", ".join(told)
-
-
-def _who(by: str) -> str:
-    owner = Owner.parse(by)
-    return by if owner is None else f"process {owner.pid}"
 
 
 def _detail(name: str, value: Any) -> str:

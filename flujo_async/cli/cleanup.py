@@ -13,7 +13,7 @@ from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
-from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put
+from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put, runs_text
 from flujo_async.cli.store import MaybeDb
 
 _SHOWN: Final = 50
@@ -44,8 +44,7 @@ def cleanup(
     if json:
         print_json({"runs": count, "run_ids": [run.run_id for run in found], "is_dry_run": dry_run})
     else:
-        runs = "1 run" if count == 1 else f"{count:,} runs"
-        print_line(f"{'would delete' if dry_run else 'deleted'} {runs} in {name_of(place)}")
+        print_line(f"{'would delete' if dry_run else 'deleted'} {runs_text(count)} in {name_of(place)}")
 
 
 async def _find(flujo: Runtime, age: timedelta) -> list[KnownRun]:

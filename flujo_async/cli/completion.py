@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, get_args
 
 import typer
 
 from flujo_async._log.audit_log import AUDIT_EVENTS
+from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.runtime import Named, place_at
@@ -31,6 +32,11 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_event(incomplete: str) -> list[str]:
     """Return the events of the audit log whose names begin so."""
     return sorted(event for event in AUDIT_EVENTS if event.startswith(incomplete))
+
+
+def complete_status(incomplete: str) -> list[str]:
+    """Return the statuses of runs that begin so."""
+    return [status for status in get_args(RunStatus) if status.startswith(incomplete)]
 
 
 def complete_span_status(incomplete: str) -> list[str]:

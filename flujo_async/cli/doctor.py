@@ -22,7 +22,7 @@ from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_sch
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import columns, plain, print_json, print_line, put, size
-from flujo_async.cli.store import MaybeDb
+from flujo_async.cli.store import MaybeDb, Store
 
 _NAMED: Final = 3
 _STYLES: Final = {"fine": "", "note": "yellow", "problem": "bold red"}
@@ -70,9 +70,12 @@ def migrate(check: Check = False, db: MaybeDb = None, flujo: FlujoName = None, j
 def doctor(quick: Quick = False, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
     """Examine a store, and change nothing: the file, every hash, and the runs that nobody drives, that wait or failed.
 
-    Each finding says what to do. The exit code is 1 if there is a problem; a note is none.
+    Each finding says what to do. The exit code is 1 if there is a problem, a note is none; and
+    2 if there is no store.
     """
     place = place_at(flujo, db)
+    if isinstance(place, Store):
+        place.check_holds_runs()
     found = perform(place, lambda flujo: _examine(flujo, is_quick=quick))
     if json:
         print_json(found)
@@ -131,9 +134,9 @@ def _print(found: Examination, name: str) -> None:
     for finding in found.findings:
         table.add_row(Text(finding.level, _STYLES[finding.level]), finding.about, "\n".join(_lines(finding)))
     put(table)
-    if found.store.parts:
+    if parts := [part for part in found.store.parts if part.count]:
         print_line("")
-        _print_parts(found.store.parts)
+        _print_parts(parts)
 
 
 def _lines(finding: Finding) -> Iterator[str]:

@@ -93,15 +93,15 @@ def _effort(fact: facts.StepCompleted | facts.StepFailed) -> str:
 
 def _attempt_failed(fact: facts.AttemptFailed) -> str:
     error = brief(describe_error(fact.error))
-    return f"{fact.key}: attempt {fact.attempt} failed, next at {clock(fact.retry_at)}: {error}"
+    return f"{fact.key}: attempt {fact.attempt} failed ({error}), the next is at {clock(fact.retry_at)}"
 
 
 def _consumed(fact: facts.UsageReported) -> str:
-    return f"{fact.key}: consumed {usage_text(fact.tokens, fact.cost, fact.token_counts)}"
+    return f"{fact.key}: consumed {usage_text(fact.tokens, fact.cost, fact.token_counts) or 'nothing'}"
 
 
 def _emitted(fact: facts.EventEmitted) -> str:
-    return f"{fact.key}: {fact.name} {_value(fact.data)}"
+    return f"{fact.key}: {_value(fact.data)}"
 
 
 def _value(tree: Json) -> str:

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 from flujo_async._model.report import SchemaVersion, StoreReport, VerifyReport
 from flujo_async._model.state import RunStatus
 from flujo_async._model.summary import RunSummary
-from flujo_async.cli.screen import duration, plain, size
+from flujo_async.cli.screen import duration, plain, runs_text, size
 from flujo_async.cli.store import is_driven, is_interrupted
 
 T = TypeVar("T")
@@ -79,11 +79,11 @@ def about_store(report: StoreReport) -> Iterator[Finding]:
 def about_hashes(verified: VerifyReport) -> Iterator[Finding]:
     """Tell whether the runs are as they were written."""
     if verified.ok:
-        text = f"{verified.facts:,} facts of {_runs(verified.runs)} are as they were written"
+        text = f"{verified.facts:,} facts of {runs_text(verified.runs)} are as they were written"
         yield Finding("fine", "hashes", text)
         return
     run_ids = tuple(broken.run_id for broken in verified.broken)
-    text = f"{_runs(len(run_ids))} of {verified.runs:,} not as they were written"
+    text = f"{runs_text(len(run_ids))} of {verified.runs:,} not as they were written"
     yield Finding("problem", "hashes", text, "`verify` names the fact of each; take them from a backup", run_ids)
 
 
@@ -98,7 +98,7 @@ def about_runs(heads: Mapping[RunStatus, Sequence[RunSummary]], now: datetime) -
     yield from _about_pending(heads["pending"], now)
     yield from _about_paused(heads["paused"], now)
     if failed := heads["failed"]:
-        text = f"{_runs(len(failed))} failed, {_since((head.updated_at for head in failed), now)}"
+        text = f"{runs_text(len(failed))} failed, {_since((head.updated_at for head in failed), now)}"
         advice = "`dead-letters list` tells why; `runs redrive RUN_ID`"
         yield Finding("note", "dead letters", text, advice, _ids(failed))
 
@@ -107,11 +107,12 @@ def _about_running(running: Sequence[RunSummary], now: datetime) -> Iterator[Fin
     for queue, heads in _grouped(running, lambda head: head.queue or ""):
         alone = [head for head in heads if is_interrupted(head) or _is_left_in_queue(head, now)]
         if alone:
-            text = f"{_runs(len(alone))} {_of(queue)}that nobody drives, {_since((h.updated_at for h in alone), now)}"
+            since = _since((head.updated_at for head in alone), now)
+            text = f"{runs_text(len(alone))} {_of(queue)}that nobody drives, {since}"
             advice = f"`worker --queue {plain(queue)}` takes them up" if queue else _RECOVER
             yield Finding("problem", "orphans", text, advice, _ids(alone))
     if running and not any(is_interrupted(head) or _is_left_in_queue(head, now) for head in running):
-        text = f"{_runs(len(running))} running: {sum(map(is_driven, running)):,} driven now, the others asleep"
+        text = f"{runs_text(len(running))} running: {sum(map(is_driven, running)):,} driven now, the others asleep"
         yield Finding("fine", "orphans", text)
 
 
@@ -123,7 +124,7 @@ def _is_left_in_queue(head: RunSummary, now: datetime) -> bool:
 def _about_pending(pending: Sequence[RunSummary], now: datetime) -> Iterator[Finding]:
     overdue = [head for head in pending if (now - _due(head)).total_seconds() > _OVERDUE_SECONDS]
     for queue, heads in _grouped(overdue, lambda head: head.queue or ""):
-        text = f"{_runs(len(heads))} {_of(queue)}not begun, {_since(map(_due, heads), now)}"
+        text = f"{runs_text(len(heads))} {_of(queue)}not begun, {_since(map(_due, heads), now)}"
         advice = f"`worker --queue {plain(queue)}` takes them" if queue else _RECOVER
         yield Finding("note", "queues", text, advice, _ids(heads))
 
@@ -133,7 +134,7 @@ def _about_paused(paused: Sequence[RunSummary], now: datetime) -> Iterator[Findi
     for (kind, name), found in _grouped(waits, lambda each: (each[0].kind, each[0].name)):
         what, advice = _WAITS[kind]
         heads = tuple(dict.fromkeys(head.run_id for _, head in found))
-        text = f"{_runs(len(heads))} waiting for {what} {plain(name)}, {_since((w.since for w, _ in found), now)}"
+        text = f"{runs_text(len(heads))} waiting for {what} {plain(name)}, {_since((w.since for w, _ in found), now)}"
         yield Finding("note", "waits", text, advice, heads)
 
 
@@ -160,7 +161,3 @@ def _of(queue: str) -> str:
 
 def _ids(heads: Iterable[RunSummary]) -> tuple[str, ...]:
     return tuple(head.run_id for head in heads)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"

@@ -21,7 +21,9 @@ def length(text: str, option: str) -> timedelta:
         InvalidArgument: it is none, or not longer than zero, or longer than from any date.
     """
     found = _LENGTH.fullmatch(text.strip())
-    if found is None or not float(found[1]):
+    if found and not float(found[1]):
+        raise InvalidArgument(f"{option} {text}: that is to be longer than nothing, such as 1s")
+    if found is None:
         raise InvalidArgument(f"{option} {text}: that is a number and a unit, such as 30d, 12h, 90m, 45s or 2w")
     seconds = float(found[1]) * _SECONDS[found[2]]
     if seconds > _MOST_SECONDS:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
+from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.values import Codec
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, StepStatus, Waiting
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.usage import Usage
 from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits
-from flujo_async.cli.screen import ago, as_json, brief, clock, columns, duration, moment, plain, put, screen, usage_text
-from flujo_async.cli.store import Found, is_interrupted
+from flujo_async.cli.screen import (
+    ago,
+    as_json,
+    brief,
+    clock,
+    columns,
+    duration,
+    moment,
+    plain,
+    print_line,
+    print_pairs,
+    put,
+    screen,
+    usage_text,
+)
+from flujo_async.cli.store import Found, is_interrupted, who
 
 _SHOWN: Final = 10
 """How many steps are shown of a run that has many: the last ones, and the last of those that failed."""
@@ -32,21 +46,21 @@ _VALUES: Final = frozenset({"input", "output"})
 def print_run(found: Found, *, everything: bool) -> None:
     """Print a run; ``everything`` leaves out no step, cuts no value, and adds the traceback of a failure."""
     out = screen()
-    _print_pairs([*_head(found), *_whereabouts(found, everything=everything)], everything=True)
+    print_pairs([*_head(found), *_whereabouts(found, everything=everything)], everything=True)
     if everything and found.fold.error is not None:
         lines = _error(found.fold.error)["traceback"].splitlines()
         out.print("", *map(plain, lines), sep="\n", soft_wrap=True)
     if found.state.pipeline_context:
         out.print("\nContext", style="bold")
         context = [(name, repr(value)) for name, value in found.state.pipeline_context.items()]
-        _print_pairs(context, everything=everything)
+        print_pairs(context, everything=everything)
     _print_steps(out, found, everything=everything)
 
 
 def print_standing(found: Found) -> None:
     """Print where a run stands, and what it left."""
     pairs = [("Run", found.summary.run_id), ("Status", standing(found.summary))]
-    _print_pairs([*pairs, *_whereabouts(found, everything=False)], everything=True)
+    print_pairs([*pairs, *_whereabouts(found, everything=False)], everything=True)
 
 
 def run_as_json(found: Found, *, everything: bool = False) -> dict[str, Any]:
@@ -120,6 +134,9 @@ def _whereabouts(found: Found, *, everything: bool) -> Iterator[tuple[str, str]]
             ("Sleeps", f"until {moment(wake_at)}, in {key}")
             for key, wake_at in open_timers(found.fold, datetime.now(UTC))
         )
+    if (undoing := found.fold.rollback) is not None and summary.status not in TERMINAL:
+        why = undoing.reason if undoing.error is None else describe_error(undoing.error)
+        yield "Undoing", f"what was done; it will end as {undoing.status}{f': {why}' if why else ''}"
     for waiting in summary.waiting_for or open_waits(found.fold):
         yield "Waits for", _waiting(waiting)
     if summary.signals > summary.signals_read and summary.status not in TERMINAL:
@@ -137,7 +154,7 @@ def _driver(summary: RunSummary) -> str | None:
     if is_interrupted(summary):
         return f"nobody: `flujo-async runs resume {summary.run_id}` takes it up"
     if summary.lease is not None:
-        return summary.lease.owner
+        return who(summary.lease.owner)
     if summary.status != "pending":
         return None
     if summary.queue is not None:
@@ -161,15 +178,6 @@ def note(summary: RunSummary) -> str:
     return "; ".join(parts)
 
 
-def _print_pairs(pairs: Iterable[tuple[str, str]], *, everything: bool) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in pairs:
-        table.add_row(plain(name), plain(text) if everything else brief(text))
-    put(table)
-
-
 def _print_steps(out: Console, found: Found, *, everything: bool) -> None:
     steps = found.state.step_history
     statuses = Counter(step.status.value.lower() for step in steps)
@@ -182,15 +190,26 @@ def _print_steps(out: Console, found: Found, *, everything: bool) -> None:
         return
     kinds = [kind for kind in ("Tokens", "Cost") if any(_amount(step.usage, kind) for step in shown)]
     table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time", *kinds))
-    retries = {fact.key: f"\nnext attempt at {clock(fact.retry_at)}" for fact in open_retries(found.fold)}
     for step in shown:
-        error = f"\n{plain(step.error) if everything else brief(step.error)}" if step.error else ""
-        error += retries.get(step.key, "")
         took = "" if step.duration is None else duration(step.duration)
         attempts = str(step.attempts) if step.attempts else ""
         amounts = [_amount(step.usage, kind) for kind in kinds]
-        table.add_row(f"{plain(step.key)}{error}", step.status.value.lower(), attempts, took, *amounts)
+        table.add_row(plain(step.key), step.status.value.lower(), attempts, took, *amounts)
     put(table)
+    _print_errors(found, shown, everything=everything)
+
+
+def _print_errors(found: Found, shown: Sequence[StepRecord], *, everything: bool) -> None:
+    """Print why steps have failed: too long for a column beside the others."""
+    table = columns("Step", "Error")
+    retries = {fact.key: f"; the next attempt is at {clock(fact.retry_at)}" for fact in open_retries(found.fold)}
+    for step in shown:
+        if step.error:
+            error = plain(step.error) if everything else brief(step.error)
+            table.add_row(plain(step.key), f"{error}{retries.get(step.key, '')}")
+    if table.row_count:
+        print_line("")
+        put(table)
 
 
 def _amount(usage: Usage, kind: str) -> str:

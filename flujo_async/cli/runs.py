@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, get_args
 
 import typer
 from rich.table import Table
@@ -16,18 +16,24 @@ from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
-from flujo_async.cli.completion import complete_run
+from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.known_runs import check_status
+from flujo_async.cli.completion import complete_run, complete_status
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
-from flujo_async.cli.screen import ago, brief, clock, columns, plain, print_json, print_line, put, say
-from flujo_async.cli.store import MaybeDb, Store, find_run, head_of
+from flujo_async.cli.saved_page import Saved, find_saved, print_saved, saved_as_json, saved_by_hand
+from flujo_async.cli.screen import ago, brief, clock, columns, plain, print_json, print_line, put, runs_text, say
+from flujo_async.cli.store import Found, MaybeDb, Store, find_run, find_summary, head_of
 from flujo_async.cli.watch import LinePrinter, LivePage, Viewer, commit_as_json, has_terminal, watch
 
 app: typer.Typer = typer.Typer(help="Look at runs, and act on them.", no_args_is_help=True)
 
+_NAMED: Final = 3
+
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+STATUSES: Final = "|".join(get_args(RunStatus))
 RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.", autocompletion=complete_run)]
 
 
@@ -35,7 +41,9 @@ RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run
 def list_runs(
     db: MaybeDb = None,
     flujo: FlujoName = None,
-    status: Annotated[RunStatus | None, typer.Option(help="Only runs in this status.")] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar=STATUSES, help="Only runs in this status.", autocompletion=complete_status)
+    ] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this pipeline.")] = None,
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
     json: Json = False,
@@ -45,22 +53,25 @@ def list_runs(
     "Steps" counts the top-level steps that are done: a map or a parallel is one. A running run that nobody drives
     is shown as interrupted; `runs resume` takes it up.
     """
-    print_runs(place_at(flujo, db), RunQuery(status=status, pipeline_name=pipeline), limit, json=json)
+    query = RunQuery(status=None if status is None else check_status(status), pipeline_name=pipeline)
+    print_runs(place_at(flujo, db), query, limit, json=json)
 
 
 def print_runs(place: Place, query: RunQuery, limit: int, *, json: bool) -> None:
     """Print the runs that a query asks for, at most ``limit``."""
-    found = perform(place, lambda flujo: _find_runs(flujo, query, limit + 1))
+    found, saved = perform(place, lambda flujo: _find_runs(flujo, query, limit + 1))
     if json:
         print_json([summary_as_json(summary) for summary in found[:limit]])
         return
-    if not found:
+    if found:
+        _print_list(found[:limit])
+    elif not saved:
         such = " such" if query.status or query.pipeline_name else ""
         say(f"there are no{such} runs in {name_of(place)}")
-        return
-    _print_list(found[:limit])
     if len(found) > limit:
         say(f"there are more than {limit:,}; --limit shows them")
+    if saved:
+        say(_beside(saved))
 
 
 @app.command("show")
@@ -74,10 +85,15 @@ def show_run(
     """Show one run: where it stands, its context, its steps, what it waits for or why it failed.
 
     Of many steps it shows the last ones and those that failed. JSON has all of them; with --all, also what went in
-    and out of each.
+    and out of each. Of a run that was saved by hand, and has no log, it shows what was saved.
     """
-    found = perform(place_at(flujo, db), lambda flujo: find_run(flujo.state_backend, run_id))
-    if json:
+    found = perform(place_at(flujo, db), lambda flujo: _find_run(flujo.state_backend, run_id))
+    if isinstance(found, Saved):
+        if json:
+            print_json(saved_as_json(found))
+        else:
+            print_saved(found, everything=everything)
+    elif json:
         print_json(run_as_json(found, everything=everything))
     else:
         print_run(found, everything=everything)
@@ -138,8 +154,19 @@ def watch_run(
         raise typer.Exit(ExitCode.FAILED)
 
 
-async def _find_runs(flujo: Runtime, query: RunQuery, limit: int) -> list[RunSummary]:
-    return await flujo.list_runs(status=query.status, pipeline_name=query.pipeline_name, limit=limit)
+async def _find_runs(flujo: Runtime, query: RunQuery, limit: int) -> tuple[list[RunSummary], list[str]]:
+    """Return the runs that have a log, at most so many, and the names of those that were saved by hand."""
+    found = await flujo.list_runs(status=query.status, pipeline_name=query.pipeline_name, limit=limit)
+    return found, await saved_by_hand(flujo.state_backend, query)
+
+
+async def _find_run(backend: StateBackend, run_id: str) -> Found | Saved:
+    return await find_run(backend, run_id) if await find_summary(backend, run_id) else await find_saved(backend, run_id)
+
+
+def _beside(saved: Sequence[str]) -> str:
+    names, more = ", ".join(saved[:_NAMED]), len(saved) - _NAMED
+    return f"{runs_text(len(saved))} saved by hand, without a log: {names}{f' and {more:,} more' if more > 0 else ''}"
 
 
 async def _history(flujo: Runtime, run_id: str) -> list[Commit]:

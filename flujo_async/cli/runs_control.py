@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -14,13 +15,14 @@ from pydantic import TypeAdapter
 
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.summary import RunSummary
+from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import parsed
 from flujo_async.cli.run_page import print_standing, run_as_json, standing
 from flujo_async.cli.runs import Json, RunId
-from flujo_async.cli.runtime import FlujoName, Place, Runtime, check_executes, flujo_named, perform, place_at
+from flujo_async.cli.runtime import FlujoName, Place, Runtime, as_typed, check_executes, flujo_named, perform, place_at
 from flujo_async.cli.screen import plain, print_json, print_line, say
-from flujo_async.cli.store import Found, MaybeDb, Store, find_run, head_of, is_driven
+from flujo_async.cli.store import Found, MaybeDb, Store, find_run, find_summary, head_of, is_driven, known_run
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed
 
 app: typer.Typer = typer.Typer()
@@ -72,10 +74,11 @@ def cancel_run(
 
     The exit code is 1 if the run had ended in another way before.
     """
+    named = flujo_named(flujo)
     found = perform(
-        flujo_named(flujo),
+        named,
         lambda flujo: _act(flujo, run_id, lambda flujo: flujo.cancel(run_id, reason)),
-        interrupted=_go_on(run_id),
+        interrupted=_go_on(run_id, named),
     )
     _print(found, json=json)
     if found.summary.status != "cancelled":
@@ -119,6 +122,7 @@ def signal_run(  # noqa: PLR0913 -- the options of a command
     The answer is checked by what the run's code asks for; with a store alone, only as far as that is recorded.
     """
     place, answer = place_at(flujo, db), Answer(name, _payload(payload, payload_file), by or _login_name())
+    flujo_option = as_typed(place)
     if resume:
         check_executes(place, "--resume")
 
@@ -126,10 +130,10 @@ def signal_run(  # noqa: PLR0913 -- the options of a command
         before = await _signal(flujo, run_id, answer, is_checked=not isinstance(place, Store))
         if resume:
             return await _rest(flujo, run_id, lambda flujo: flujo.resume(run_id))
-        _tell_who_goes_on(before)
+        _tell_who_goes_on(before, flujo_option)
         return await _look(flujo, run_id)
 
-    _report(perform(place, act, interrupted=_go_on(run_id)), json=json)
+    _report(perform(place, act, interrupted=_go_on(run_id, place)), json=json)
 
 
 @app.command("redrive")
@@ -199,9 +203,9 @@ def delete_runs(
     Nothing is removed if one of them does not exist.
     """
     place = place_at(flujo, db)
-    heads = perform(place, lambda flujo: _heads(flujo, run_ids))
+    fates = perform(place, lambda flujo: _fates(flujo, run_ids))
     if not yes:
-        _confirm(heads)
+        _confirm(fates)
     perform(place, lambda flujo: _delete(flujo, run_ids))
     if json:
         print_json({"deleted": run_ids})
@@ -211,7 +215,7 @@ def delete_runs(
 
 def _drive(place: Place, run_id: str, action: Action, *, json: bool) -> None:
     """Execute a run until it rests, and print what it left; errors as in ``_report``."""
-    _report(perform(place, lambda flujo: _rest(flujo, run_id, action), interrupted=_go_on(run_id)), json=json)
+    _report(perform(place, lambda flujo: _rest(flujo, run_id, action), interrupted=_go_on(run_id, place)), json=json)
 
 
 def _report(outcome: Outcome, *, json: bool) -> None:
@@ -257,13 +261,16 @@ async def _signal(flujo: Runtime, run_id: str, answer: Answer, *, is_checked: bo
     return before
 
 
-async def _heads(flujo: Runtime, run_ids: Sequence[str]) -> list[RunSummary]:
-    return [await head_of(flujo.state_backend, run_id) for run_id in run_ids]
+async def _fates(flujo: Runtime, run_ids: Sequence[str]) -> dict[str, str]:
+    return {run_id: await _fate(flujo.state_backend, run_id) for run_id in run_ids}
 
 
 async def _delete(flujo: Runtime, run_ids: Sequence[str]) -> None:
     for run_id in run_ids:
-        await flujo.delete(run_id)
+        if await find_summary(flujo.state_backend, run_id) is None:
+            await flujo.state_backend.delete_run(run_id)  # what was saved by hand
+        else:
+            await flujo.delete(run_id)
 
 
 def _print(found: Found, *, json: bool) -> None:
@@ -282,10 +289,10 @@ def _tell_answered(before: RunSummary, name: str, *, is_checked: bool) -> None:
         say("the answer could not be checked: the store does not have the class that it is to be; the Flujo has")
 
 
-def _tell_who_goes_on(head: RunSummary) -> None:
+def _tell_who_goes_on(head: RunSummary, flujo_option: str) -> None:
     if is_driven(head) or head.status != "paused":
         return
-    command = f"`flujo-async runs resume {head.parent_run_id or head.run_id}`"  # a child goes on with its parent
+    command = f"`{_resume(head.parent_run_id or head.run_id, flujo_option)}`"  # a child goes on with its parent
     if head.queue is not None:
         say(f"a worker of queue {head.queue!r} goes on with it, or {command}")
     else:
@@ -321,13 +328,16 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name, parsed(value, f"--set {name}")
 
 
-def _confirm(heads: Sequence[RunSummary]) -> None:
+def _confirm(fates: Mapping[str, str]) -> None:
     """Ask whether runs are to be deleted.
+
+    Args:
+        fates: how each stands.
 
     Raises:
         Exit: they are not, or there is nobody to ask.
     """
-    names = ", ".join(f"{plain(head.run_id)} ({_fate(head)})" for head in heads)
+    names = ", ".join(f"{plain(run_id)} ({fate})" for run_id, fate in fates.items())
     sys.stderr.write(f"Delete {names}? [y/N]: ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
@@ -339,7 +349,10 @@ def _confirm(heads: Sequence[RunSummary]) -> None:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _fate(head: RunSummary) -> str:
+async def _fate(backend: StateBackend, run_id: str) -> str:
+    head = await find_summary(backend, run_id)
+    if head is None:
+        return f"{(await known_run(backend, run_id)).get('status', 'spans')}, saved by hand"
     return f"{standing(head)}, driven right now" if is_driven(head) else standing(head)
 
 
@@ -347,5 +360,9 @@ def _count(run_ids: Sequence[str]) -> str:
     return f"run {run_ids[0]!r}" if len(run_ids) == 1 else f"{len(run_ids)} runs"
 
 
-def _go_on(run_id: str) -> str:
-    return f"interrupted; every step so far is kept, and `flujo-async runs resume {run_id}` goes on from there"
+def _go_on(run_id: str, place: Place) -> str:
+    return f"interrupted; every step so far is kept, and `{_resume(run_id, as_typed(place))}` goes on from there"
+
+
+def _resume(run_id: str, flujo_option: str) -> str:
+    return f"flujo-async runs resume {shlex.quote(run_id)}{flujo_option}"

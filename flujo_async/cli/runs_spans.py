@@ -23,17 +23,19 @@ from flujo_async.cli.screen import (
     clock,
     columns,
     duration,
+    name_cell,
     plain,
     print_json,
     print_line,
     print_text,
     put,
+    runs_text,
     say,
     usage_text,
 )
-from flujo_async.cli.store import MaybeDb
+from flujo_async.cli.store import MaybeDb, known_run
 from flujo_async.cli.trace_page import attributes_of, print_trace
-from flujo_async.errors import InvalidArgument, RunNotFound
+from flujo_async.errors import InvalidArgument
 
 app: typer.Typer = typer.Typer()
 
@@ -77,7 +79,7 @@ def list_spans(
     json: Json = False,
 ) -> None:
     """List the spans of a run in the order in which they began."""
-    _, spans = perform(place_at(flujo, db), lambda flujo: _spans(flujo, run_id, status, name))
+    spans = perform(place_at(flujo, db), lambda flujo: _spans(flujo, run_id, status, name))
     if json:
         print_json(spans)
     elif not spans:
@@ -117,31 +119,16 @@ class _Stats:
     usage: Usage
 
 
-async def _trace(flujo: Runtime, run_id: str) -> tuple[dict[str, Any], list[Span]]:
-    run = await _details(flujo, run_id)
+async def _trace(flujo: Runtime, run_id: str) -> tuple[Mapping[str, Any], list[Span]]:
+    run = await known_run(flujo.state_backend, run_id)
     trace = await flujo.state_backend.get_trace(run_id)
     roots = cast("list[Span]", trace if isinstance(trace, list) else [trace])
     return run, [] if trace is None else roots
 
 
-async def _spans(
-    flujo: Runtime, run_id: str, status: str | None, name: str | None
-) -> tuple[dict[str, Any], list[Span]]:
-    run = await _details(flujo, run_id)
-    return run, await flujo.state_backend.get_spans(run_id, status, name)
-
-
-async def _details(flujo: Runtime, run_id: str) -> dict[str, Any]:
-    """Return what lists show of a run; nothing if spans are all that there is of it.
-
-    Raises:
-        RunNotFound: nobody has driven it, or saved anything of it.
-    """
-    backend = flujo.state_backend
-    run = await backend.get_run_details(run_id)
-    if run is None and not await backend.get_spans(run_id):
-        raise RunNotFound(f"there is no run {run_id!r}; `flujo-async runs list` names them all", run_id=run_id)
-    return run or {"run_id": run_id}
+async def _spans(flujo: Runtime, run_id: str, status: str | None, name: str | None) -> list[Span]:
+    await known_run(flujo.state_backend, run_id)
+    return await flujo.state_backend.get_spans(run_id, status, name)
 
 
 async def _stats(flujo: Runtime, pipeline: str | None, age: timedelta | None) -> _Stats:
@@ -181,24 +168,24 @@ def _print_head(run: Mapping[str, Any]) -> None:
     if "usage" in run and (consumed := _consumed(run)):
         words.append(usage_text(consumed.tokens, consumed.cost))
     told = "  ".join(plain(str(word)) for word in words if word)
-    print_text(Text.assemble((plain(run["run_id"]), "bold"), f"  {told}"))
+    print_text(Text.assemble((name_cell(run["run_id"]), "bold"), f"  {told}"))
 
 
 def _print_spans(spans: Sequence[Span]) -> None:
-    table = columns("Began", "Span", "Kind", "Status", whole=("Began", "Kind", "Status"), numbers=("Time",))
+    table = columns("Began", "Span", "Key", "Kind", "Status", whole=("Began", "Kind", "Status"), numbers=("Time",))
     now = time.time()
     for span in spans:
         end = now if span["end_time"] is None else span["end_time"]
         began = clock(datetime.fromtimestamp(span["start_time"], UTC))
-        kind = plain(str(attributes_of(span).get("kind", "")))
+        key, kind = (plain(str(attributes_of(span).get(name, ""))) for name in ("key", "kind"))
         took = duration(end - span["start_time"])
-        table.add_row(began, plain(span["name"]), kind, plain(str(span["status"])), took)
+        table.add_row(began, plain(span["name"]), key, kind, plain(str(span["status"])), took)
     put(table)
 
 
 def _print_stats(found: _Stats, name: str, top: int) -> None:
     runs = found.runs
-    print_line(f"{runs['total_workflows']:,} runs in {name}, {runs['recent_workflows_24h']:,} of the last 24 hours")
+    print_line(f"{runs_text(runs['total_workflows'])} in {name}, {runs['recent_workflows_24h']:,} of the last 24 hours")
     if not runs["total_workflows"]:
         return
     print_line("")

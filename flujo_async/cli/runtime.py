@@ -159,6 +159,16 @@ def flujo_named(flujo: str | None) -> Named:
     return named
 
 
+def as_typed(place: Place) -> str:
+    """Return the option that a command which executes a run needs to find its ``Flujo``, a blank before it.
+
+    It is empty if pyproject.toml tells. A store does not know the name: that is for the reader to fill in.
+    """
+    if isinstance(place, Store):
+        return " --flujo MODULE:ATTRIBUTE"
+    return "" if place == _configured() else f" --flujo {place.name}"
+
+
 def check_executes(place: Place, option: str) -> None:
     """Check that an option that executes a run has what it takes.
 

@@ -74,6 +74,16 @@ def put(*tables: Table) -> None:
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
+def print_pairs(pairs: Iterable[tuple[str, str]], *, everything: bool) -> None:
+    """Print names and what they stand for, a line each; unless it is to be ``everything``, long values are cut."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in pairs:
+        table.add_row(plain(name), plain(text) if everything else brief(text))
+    put(table)
+
+
 def plain(text: str) -> str:
     """Return text that is one line and cannot steer a terminal."""
     line = " ".join(text.splitlines())
@@ -131,6 +141,15 @@ def size(count: int) -> str:
         if count >= length:
             return _amount(count / length, unit)
     return f"{count} B"
+
+
+def runs_text(count: int) -> str:
+    """Return how many runs there are.
+
+    >>> runs_text(1), runs_text(2000)
+    ('1 run', '2,000 runs')
+    """
+    return "1 run" if count == 1 else f"{count:,} runs"
 
 
 def usage_text(tokens: Any, cost: Any, counts: Mapping[str, int] = MappingProxyType({})) -> str:

@@ -27,7 +27,7 @@ def get_state(key: Key, db: MaybeDb = None, flujo: FlujoName = None, json: Json 
     place = place_at(flujo, db)
     value = perform(place, lambda flujo: flujo.state_backend.get_system_state(key))
     if value is None:
-        raise InvalidArgument(f"{name_of(place)} keeps nothing under {key!r}; `flujo-async state set` would")
+        raise InvalidArgument(f"{name_of(place)} keeps nothing under {key!r}")
     print_json(value)
 
 

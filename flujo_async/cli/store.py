@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -24,6 +24,9 @@ from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.backends import backend_from_url
+from flujo_async.backends.file_entries import ENTRIES
+from flujo_async.backends.file_name import SUFFIX
+from flujo_async.backends.file_system_state import SYSTEM
 from flujo_async.errors import InvalidArgument, RunNotFound
 
 DEFAULT_DB: Final = "./flujo-demo.db"
@@ -69,6 +72,15 @@ class Store:
             raise InvalidArgument(
                 f"there is no database {self.name}; --db or {DB_VARIABLE} names another, or --flujo a Flujo"
             )
+
+    def check_holds_runs(self) -> None:
+        """Check that a directory is one of the file backend, and not one of something else.
+
+        Raises:
+            InvalidArgument: it is not, or it is empty.
+        """
+        if self.path.is_dir() and not any(map(_is_of_a_store, self.path.iterdir())):
+            raise InvalidArgument(f"there is no store in the directory {self.name}: nothing was ever kept there")
 
     def check_creatable(self) -> None:
         """Check that a store can be here.
@@ -132,6 +144,18 @@ async def head_of(backend: StateBackend, run_id: str) -> RunSummary:
     return summary
 
 
+async def known_run(backend: StateBackend, run_id: str) -> Mapping[str, Any]:
+    """Return what lists show of a run, also of one that was saved by hand; the name alone if it has only spans.
+
+    Raises:
+        RunNotFound: nobody has driven it, or saved anything of it.
+    """
+    run = await backend.get_run_details(run_id)
+    if run is None and not await backend.get_spans(run_id):
+        raise _no_run(run_id)
+    return run or {"run_id": run_id}
+
+
 async def find_run(backend: StateBackend, run_id: str) -> Found:
     """Return a run, verified; values of classes that are unknown here become what they hold.
 
@@ -149,6 +173,12 @@ async def find_run(backend: StateBackend, run_id: str) -> Found:
     return Found(stored.summary, fold, state, output, _forked_from(records))
 
 
+def who(owner: str) -> str:
+    """Return what to call the owner of a lease: its process, or a name that somebody else gave it."""
+    known = Owner.parse(owner)
+    return owner if known is None else f"process {known.pid}"
+
+
 def is_driven(summary: RunSummary) -> bool:
     """Return whether somebody drives a run, as far as can be known here."""
     lease = summary.lease
@@ -164,6 +194,10 @@ def is_interrupted(summary: RunSummary) -> bool:
     if summary.status != "running" or summary.queue is not None or is_asleep:
         return False
     return not is_driven(summary)
+
+
+def _is_of_a_store(path: Path) -> bool:
+    return path.suffix == SUFFIX or path.name in (ENTRIES, SYSTEM)
 
 
 def _forked_from(records: Sequence[Record]) -> str | None:

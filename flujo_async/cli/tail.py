@@ -16,14 +16,14 @@ from rich.text import Text
 
 from flujo_async._log.views import Commit, commit_of
 from flujo_async._model import facts
-from flujo_async._model.state import RunStatus
 from flujo_async._runtime.blobs import read_values
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.abc.shield import settle
+from flujo_async.cli.completion import complete_status
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.given import length
-from flujo_async.cli.runs import Json
+from flujo_async.cli.runs import STATUSES, Json
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import clock, name_cell, plain, print_json_line, print_text, say
 from flujo_async.cli.store import MaybeDb
@@ -72,7 +72,12 @@ Show = Callable[[News], None]
 def tail(
     pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this pipeline.")] = None,
     status: Annotated[
-        RunStatus | None, typer.Option(help="Only runs in this status: of one that gets into it, all since the start.")
+        str | None,
+        typer.Option(
+            metavar=STATUSES,
+            help="Only runs in this status: of one that gets into it, all since the start.",
+            autocompletion=complete_status,
+        ),
     ] = None,
     since: Annotated[
         str | None, typer.Option(metavar="AGE", help="Begin with what happened in the last 10m, 2h or 1d.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -143,9 +144,17 @@ def _rows(roots: Sequence[Span], *, everything: bool) -> Iterator[_Row]:
         yield _Row(row.branch, f"{below}{'│ ' if children else '  '}", row.node, row.name)
         if left_out:
             waiting.append(_Row(f"{below}└─ ", "", None, f"{left_out:,} more; --all shows them"))
+        names = Counter(each["name"] for each in row.node["children"])
         for place, child in enumerate(reversed(children)):
             is_last = place == 0 and not left_out
-            waiting.append(_Row(f"{below}{'└─ ' if is_last else '├─ '}", "", child, plain(child["name"])))
+            name = _key_below(child, row.node) if names[child["name"]] > 1 else child["name"]
+            waiting.append(_Row(f"{below}{'└─ ' if is_last else '├─ '}", "", child, plain(name)))
+
+
+def _key_below(node: Span, parent: Span) -> str:
+    """Return what tells a span from those beside it that have the same name: what its key adds to the parent's."""
+    own, outer = (str(attributes_of(each).get("key", "")) for each in (node, parent))
+    return own.removeprefix(f"{outer}/") if own not in ("", outer) else node["name"]
 
 
 def _below(row: _Row) -> str:

@@ -18,7 +18,7 @@ from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
-from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put, say, size
+from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put, runs_text, say, size
 from flujo_async.cli.store import MaybeDb, Store, head_of
 
 _SHOWN: Final = 50
@@ -92,7 +92,7 @@ def compact(
     if json:
         print_json({"runs": count, "is_dry_run": dry_run})
     else:
-        print_line(f"{'would delete' if dry_run else 'deleted'} {_runs(count)} in {name_of(place)}")
+        print_line(f"{'would delete' if dry_run else 'deleted'} {runs_text(count)} in {name_of(place)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +132,13 @@ async def _compact(flujo: Runtime, sweep: _Sweep) -> int:
 
 def _print_report(report: VerifyReport, name: str) -> None:
     if report.ok:
-        print_line(f"{_runs(report.runs)} in {name}, {report.facts:,} facts: all as they were written")
+        print_line(f"{runs_text(report.runs)} in {name}, {report.facts:,} facts: all as they were written")
         return
     table = columns("Run", "What is wrong", numbers=("Seq",))
     for broken in report.broken:
         table.add_row(plain(broken.run_id), plain(broken.reason), str(broken.seq or ""))
     put(table)
-    say(f"{len(report.broken):,} of {_runs(report.runs)} in {name}: not as they were written")
+    say(f"{len(report.broken):,} of {runs_text(report.runs)} in {name}: not as they were written")
 
 
 def _print_found(found: Sequence[RunSummary]) -> None:
@@ -160,7 +160,3 @@ def _ttl(text: str | None) -> timedelta | None:
 def _bytes_of(path: Path) -> int:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files)
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"

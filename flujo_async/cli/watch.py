@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
@@ -34,6 +35,7 @@ from flujo_async.cli.screen import (
     brief,
     clock,
     columns,
+    cut,
     duration,
     plain,
     print_json_line,
@@ -48,6 +50,7 @@ from flujo_async.errors import RunNotFound
 _AT_ONCE: Final = 500
 _TICK_SECONDS: Final = 0.5
 _FEWEST_STEPS: Final = 5
+_SHORTEST_ERROR: Final = 20
 _OTHER_LINES: Final = 12
 """How many lines of a terminal are not for steps."""
 
@@ -224,7 +227,7 @@ class LivePage(Viewer):
         about = [plain(head.pipeline_name), standing(head), took, *([consumed] if consumed else [])]
         yield Text.assemble((plain(head.run_id), "bold"), "  ", "  ".join(about))
         yield from self._steps(fold)
-        yield from _open_ends(head, fold, now)
+        yield from _open_ends(head, fold, now, self._console.size.width)
 
     def _steps(self, fold: Fold) -> Iterator[RenderableType]:
         room = max(self._console.size.height - _OTHER_LINES, _FEWEST_STEPS)
@@ -247,13 +250,15 @@ def _step_row(outcome: StepCompleted | StepFailed) -> Iterable[str]:
     return f"{plain(outcome.key)}\n{brief(describe_error(outcome.error))}", "failed", str(outcome.attempts), took
 
 
-def _open_ends(head: RunSummary, fold: Fold, now: datetime) -> Iterator[Text]:
-    """Yield what the run waits for, a line each."""
+def _open_ends(head: RunSummary, fold: Fold, now: datetime, width: int) -> Iterator[Text]:
+    """Yield what the run waits for, a line each; retries take no more than one of the terminal's."""
     for retry in open_retries(fold):
         left = duration((retry.retry_at - now).total_seconds())
-        then = f"next in {left}" if retry.retry_at > now else "the next is on"
-        error = brief(describe_error(retry.error))
-        yield Text(f"↻ {plain(retry.key)}: attempt {retry.attempt} failed, {then}: {error}", style="yellow")
+        then = f"the next comes in {left}" if retry.retry_at > now else "the next is under way"
+        before, after = f"↻ {plain(retry.key)}: attempt {retry.attempt} failed (", f"), {then}"
+        room = max(width - cell_len(before + after), _SHORTEST_ERROR)
+        error = cut(brief(describe_error(retry.error)), room)
+        yield Text(f"{before}{error}{after}", style="yellow", no_wrap=True, overflow="ellipsis")
     for key, moment in open_timers(fold, now):
         yield Text(f"◷ {plain(key)}: sleeps, {duration((moment - now).total_seconds())} left", style="cyan")
     for waiting in head.waiting_for or open_waits(fold):

@@ -24,7 +24,7 @@ from flujo_async.abc.shield import finish
 from flujo_async.cli.run_page import note, standing
 from flujo_async.cli.runs import Json
 from flujo_async.cli.runtime import Named, Runtime, flujo_named
-from flujo_async.cli.screen import brief, clock, duration, print_json_line, print_line
+from flujo_async.cli.screen import brief, clock, duration, print_json_line, print_line, runs_text
 from flujo_async.cli.store import find_summary
 from flujo_async.errors import FlujoError
 
@@ -196,13 +196,13 @@ class _Diary:
     def draining(self) -> None:
         """Tell that no more runs are taken."""
         count, seconds = len(self._driven), self.duty.drain_seconds
-        wait = f": {_runs(count)} may go on for {seconds:g} s; a second signal stops at once" if count else ""
+        wait = f": {runs_text(count)} may go on for {seconds:g} s; a second signal stops at once" if count else ""
         self._tell(f"stopping{wait}", "draining", runs=count)
 
     def stopped(self) -> None:
         """Tell that this was all."""
         count = self._interrupted
-        rest = f": {_runs(count)} interrupted, for another worker to resume" if count else ""
+        rest = f": {runs_text(count)} interrupted, for another worker to resume" if count else ""
         self._tell(f"stopped{rest}", "stopped", interrupted=count)
 
     def _tell(self, text: str | None, event: str, **more: Any) -> None:
@@ -260,7 +260,3 @@ class _TellingDriver:
 def _queues(duty: Duty) -> str:
     names = ", ".join(map(repr, duty.queues))
     return f"queue {names}" if len(duty.queues) == 1 else f"queues {names}"
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count:,} runs"

@@ -30,6 +30,9 @@ from flujo_async.cli.app import run
 ROOT = Path(__file__).parents[2]
 COUNTS = re.compile(r"^([\d,]+) steps taken from the log, ([\d,]+) executed now, ", re.MULTILINE)
 
+OF_SOMEBODYS_SHELL = {"FLUJO_DB", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"}
+"""Variables that commands go by, also on a terminal that has a size of its own."""
+
 STORES = ["sqlite:///runs.db", "file:///runs"]
 
 
@@ -90,7 +93,7 @@ class CommandLine:
         )
 
     def environment(self, more: dict[str, str]) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name not in ("FLUJO_DB", "FORCE_COLOR")}
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_SOMEBODYS_SHELL}
         return inherited | {"PYTHONPATH": str(ROOT)} | more
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_store_alone_takes_an_answer_that_it_cannot_check(one_project: Project
     answered = one_project("runs", "signal", "a", "approval", "--payload", YES, "--db", "runs.db")
     assert answered.code == 0
     assert answered.err.startswith("the answer could not be checked: ")
+    assert "\n`flujo-async runs resume a --flujo MODULE:ATTRIBUTE` goes on with it, " in answered.err
     assert one_project("runs", "resume", "a", "--json").json["output"] == "shipped for ann"
 
 
@@ -57,6 +59,17 @@ def test_an_answer_to_another_question_is_kept(one_project: Project) -> None:
     answered = one_project("runs", "signal", "a", "color", "--payload", '"red"')
     assert answered.code == 0
     assert answered.err.startswith("run 'a' does not wait for 'color' now; it is kept until it does\n")
+
+
+def test_who_goes_on_is_told_as_it_is_to_be_typed(one_project: Project) -> None:
+    """Without pyproject.toml, ``runs resume`` is to be told the Flujo as well."""
+    (one_project.directory / "pyproject.toml").unlink()
+    one_project.run("orders", "a b")
+    answered = one_project("runs", "signal", "a b", "approval", "--payload", YES, "--flujo", "app:flujo")
+    hint = re.search("`flujo-async (.*)`", answered.err)
+    assert hint
+    assert hint[1] == "runs resume 'a b' --flujo app:flujo"
+    assert one_project(*shlex.split(hint[1])).code == 0
 
 
 @pytest.mark.parametrize(

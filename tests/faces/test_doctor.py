@@ -113,6 +113,20 @@ class TestDoctor:
         assert told.code == 1
         assert re.search(r"problem +store .*\n( +.*\n)*? +→ stop what writes to it, and restore a backup", told.out)
 
+    def test_a_directory_that_is_no_store_is_told_from_one(self, call: InProcess) -> None:
+        (call.directory / "elsewhere").mkdir()
+        (call.directory / "elsewhere" / "notes.txt").write_text("tea")
+        told = call("doctor", "--db", "elsewhere")
+        assert (told.code, told.out) == (2, "")
+        assert told.err.startswith("flujo-async: there is no store in the directory elsewhere: ")
+
+    def test_what_there_is_none_of_is_told_to_programs_only(self, one_project: Project) -> None:
+        one_project.run("orders", "a")
+        assert "blobs" in {part["name"] for part in one_project("doctor", "--json").json["store"]["parts"]}
+        _, _, parts = one_project("doctor").out.partition("In it")
+        assert "facts" in parts
+        assert "blobs" not in parts
+
     def test_it_fits_a_terminal(self, call: InProcess, one_project: Project, old: Path) -> None:
         call("migrate", "--db", "old.db")
         sent = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(one_project.cli, "doctor", "--db", "old.db"))

@@ -55,13 +55,16 @@ class TestAudit:
         ]
 
     def test_it_can_be_asked_for_some(self, kept: InProcess) -> None:
-        asked = ("--run", "a", "--event", "signal.received", "--event", "workflow.paused", "--limit", "1")
+        asked = ("a", "--event", "signal.received", "--event", "workflow.paused", "--limit", "1")
         shown = kept("audit", "--db", "runs.db", *asked, "--json")
         assert [(line["event"], line["by"], line["seq"]) for line in shown.json] == [("signal.received", "ann", 3)]
         assert kept("audit", "--db", "runs.db", *asked).err == "there are more than 1; --limit shows them\n"
         none = kept("audit", "--db", "runs.db", "--since", "24h")
         assert (none.code, none.out, none.err) == (0, "", "there is nothing of the kind in the audit log\n")
         assert kept("audit", "--db", "runs.db", "--event", "nothing").code == 2
+        nobody = kept("audit", "nobody", "--db", "runs.db")
+        assert (nobody.code, nobody.out) == (2, "")
+        assert nobody.err == "flujo-async: there is no run 'nobody'; `flujo-async runs list` names them all\n"
 
 
 class TestSignal:
@@ -103,7 +106,7 @@ class TestState:
         assert kept("state", "set", "shop", value, "--db", "runs.db").code == 2
         missing = kept("state", "get", "shop", "--db", "runs.db")
         assert (missing.code, missing.out) == (2, "")
-        assert "runs.db keeps nothing under 'shop'" in missing.err
+        assert missing.err == "flujo-async: runs.db keeps nothing under 'shop'\n"
 
 
 class TestCleanup:
@@ -129,3 +132,7 @@ class TestCleanup:
         refused = kept("cleanup", f"--older-than={age}", "--db", "runs.db")
         assert (refused.code, refused.out) == (2, "")
         assert refused.err.startswith(f"flujo-async: --older-than {age}: that is ")
+
+    def test_an_age_of_nothing_is_refused(self, kept: InProcess) -> None:
+        refused = kept("cleanup", "--older-than", "0s", "--db", "runs.db")
+        assert refused.err == "flujo-async: --older-than 0s: that is to be longer than nothing, such as 1s\n"

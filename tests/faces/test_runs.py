@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Retry, StateBackend, StepContext, map_each, step
+from flujo_async import Flujo, Retry, StateBackend, StepContext, errors, map_each, step
 from flujo_async._log.chain import GENESIS
 from flujo_async._model.facts import (
     AttemptFailed,
     Fact,
     GraphStarted,
+    RollbackStarted,
+    RunFailed,
     RunPaused,
     RunStarted,
     StepCancelled,
@@ -26,7 +28,6 @@ from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import JsonObject
 from flujo_async.backends import backend_from_url
-from flujo_async.errors import RunFailed
 from tests.faces.conftest import STORES, Finished, InProcess
 from tests.log.made import seal
 
@@ -86,7 +87,7 @@ async def fill(backend: StateBackend) -> None:
         await Flujo(pack >> ship, state_backend=backend, context_type=Notes).run(
             7, run_id="good", metadata={"shop": "Köln"}
         )
-        with pytest.raises(RunFailed):
+        with pytest.raises(errors.RunFailed):
             await Flujo(pack >> ship, state_backend=backend, context_type=Notes).run(13, run_id="bad")
         await Flujo(many, pipeline_name="many", pipeline_version="2.0", state_backend=backend).run(
             list(range(30)), run_id="long"
@@ -232,14 +233,15 @@ def test_show_what_a_run_waits_for(shop: Shop) -> None:
 def test_show_steps_that_have_not_run(shop: Shop) -> None:
     shown = shop("show", "graph").out
     assert "\nSteps: 1 running, 1 pending, 1 skipped, 1 cancelled\n" in shown
-    lines = [line.split()[:3] for line in shown.splitlines() if line.startswith("graph/")]
+    lines = [line.split()[:3] for line in shown.splitlines() if line.startswith("graph/")][:4]
     assert lines == [
         ["graph/fetch", "running", "2"],
         ["graph/clean", "pending"],
         ["graph/skip", "skipped"],
         ["graph/stop", "cancelled"],
     ]
-    assert f"\nOSError: no line\nnext attempt at {LATER.astimezone():%Y-%m-%d %H:%M:%S}\n" in shown
+    retry = f"{LATER.astimezone():%Y-%m-%d %H:%M:%S}"
+    assert shown.endswith(f"\n\nStep         Error\ngraph/fetch  OSError: no line; the next attempt is at {retry}\n")
     statuses = [step["status"] for step in shop("show", "graph", "--json").json["steps"]]
     assert statuses == ["RUNNING", "PENDING", "SKIPPED", "CANCELLED"]
 
@@ -251,6 +253,23 @@ def test_show_who_is_to_go_on_with_a_run(shop: Shop) -> None:
     asleep = shop("show", "asleep").out
     assert f"Sleeps    until {LATER.astimezone():%Y-%m-%d %H:%M:%S %Z}\n" in asleep
     assert "Status    running\n" in asleep
+
+
+def test_show_that_a_run_is_being_undone(call: InProcess) -> None:
+    asyncio.run(begin_to_undo(backend_from_url("sqlite:///runs.db")))
+    shown = call("runs", "show", "undone", "--db", "runs.db").out
+    assert "Undoing    what was done; it will end as failed: OSError: no line\n" in shown
+    assert "Driven by  process 4711\n" in shown
+    assert "Undoing" not in call("runs", "show", "ended", "--db", "runs.db").out
+
+
+async def begin_to_undo(backend: StateBackend) -> None:
+    undoing = RollbackStarted(at=T0, status="failed", error={"type": "builtins:OSError", "message": "no line"})
+    ended = RunFailed(at=T0, error={"type": "builtins:OSError", "message": "no line"})
+    async with backend:
+        await create(backend, started("undone"), undoing)
+        await backend.claim("elsewhere:4711:123:abc", now=T0, ttl=LATER - T0)
+        await create(backend, started("ended"), undoing, ended, status="failed")
 
 
 def test_show_the_last_of_many_steps(shop: Shop) -> None:
@@ -324,3 +343,30 @@ def test_the_demo_can_be_looked_at(call: InProcess, sources: Path) -> None:
     shown = call("runs", "show", "demo").out
     assert "Pipeline  survey 1.0.0\n" in shown
     assert f"root     '{sources / 'json'}'\n" in shown
+
+
+async def save(backend: StateBackend) -> None:
+    """Save two runs that no runtime has driven."""
+    async with backend:
+        await backend.save_run_start({"run_id": "start", "pipeline_name": "elsewhere"})
+        await backend.save_step_result({"run_id": "start", "step_name": "ask", "output": 42})
+        await backend.save_state("state", {"status": "failed", "pipeline_context": {"items": 7}})
+
+
+def test_runs_that_were_saved_by_hand_are_told_shown_and_deleted(shop: Shop) -> None:
+    asyncio.run(save(backend_from_url(shop.db)))
+    assert sorted(shop("list").err.partition(": ")[2].strip().split(", ")) == ["start", "state"]
+    assert shop("list", "--status", "failed").err == "1 run saved by hand, without a log: state\n"
+    shown = shop("show", "start").out
+    assert "Saved     by hand: it has no log\nPipeline  elsewhere\nStatus    running\n" in shown
+    assert [line.split() for line in shown.splitlines()[-1:]] == [["ask", "completed", "42"]]
+    assert shop("show", "state", "--json").json["context"] == {"items": 7}
+    assert shop("delete", "state", "good", "--yes").out == "deleted 2 runs\n"
+    assert shop("list").err == "1 run saved by hand, without a log: start\n"
+    assert shop("show", "state").code == 2
+
+
+def test_a_status_that_there_is_not_is_refused_with_those_that_there_are(shop: Shop) -> None:
+    refused = shop("list", "--status", "finished")
+    assert refused.code == 2
+    assert refused.err.startswith("flujo-async: 'finished' is no status; there are cancelled, completed, ")

@@ -109,9 +109,9 @@ def test_json_has_the_tree(call: InProcess) -> None:
 
 def test_of_many_spans_the_first_are_shown(call: InProcess) -> None:
     some = call("runs", "trace", "many", "--db", "runs.db").out
-    assert some.count("─ count") == 10
+    assert [line.split()[1] for line in some.splitlines() if "/count" in line] == [f"{n}/count" for n in range(10)]
     assert "└─ 30 more; --all shows them" in some
-    assert call("runs", "trace", "many", "--db", "runs.db", "--all").out.count("─ count") == 40
+    assert call("runs", "trace", "many", "--db", "runs.db", "--all").out.count("/count") == 40
 
 
 def test_a_terminal_has_what_fits_without_colours_if_they_are_unwanted(call: InProcess, cli: CommandLine) -> None:
@@ -123,12 +123,27 @@ def test_a_terminal_has_what_fits_without_colours_if_they_are_unwanted(call: InP
     assert max(map(cell_len, lines)) == 80  # the longest bar
 
 
+def test_the_head_of_a_trace_leaves_room_for_what_was_consumed(call: InProcess, cli: CommandLine) -> None:
+    asyncio.run(add_one_with_a_long_name(backend_from_url(DB)))
+    shown = on_terminal(cli, "runs", "trace", LONG, "--db", "runs.db", NO_COLOR="1")
+    head = Text.from_ansi(shown.splitlines()[0]).plain
+    assert head.endswith("…aaaaaaaaaaaa  by hand  running  980 tokens, cost 0.0123")
+
+
+LONG = "a" * 90
+
+
+async def add_one_with_a_long_name(backend: StateBackend) -> None:
+    async with backend:
+        await create(backend, started(LONG), *story()[:3], usage=Usage(980, Decimal("0.0123")))
+
+
 def test_spans_are_listed_by_status_and_name(call: InProcess) -> None:
     failed = call("runs", "spans", "a", "--db", "runs.db", "--status", "failed", "--json").json
     assert [span["name"] for span in failed] == ["by hand", "find attempt 1", "print"]
     header, line = call("runs", "spans", "a", "--db", "runs.db", "--name", "approval").out.splitlines()
-    assert header.split() == ["Began", "Span", "Kind", "Status", "Time"]
-    assert line.split()[-5:] == ["approval", "wait", "completed", "4.0", "s"]
+    assert header.split() == ["Began", "Span", "Key", "Kind", "Status", "Time"]
+    assert line.split()[-6:] == ["approval", "approval", "wait", "completed", "4.0", "s"]
     nothing = call("runs", "spans", "a", "--db", "runs.db", "--name", "x")
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "there are no such spans of run 'a'\n")
 
@@ -158,6 +173,16 @@ async def save_spans(backend: StateBackend) -> None:
         await backend.save_spans("saved", [whole, odd])
         levels = [{"span_id": str(n), "parent_span_id": str(n - 1), "name": "level"} for n in range(1200)]
         await backend.save_spans("deep", levels)
+
+
+def test_one_run_is_one(call: InProcess) -> None:
+    asyncio.run(delete_one(backend_from_url(DB)))
+    assert call("runs", "stats", "--db", "runs.db").out.startswith("1 run in runs.db, ")
+
+
+async def delete_one(backend: StateBackend) -> None:
+    async with backend:
+        await backend.delete_run("many")
 
 
 @pytest.mark.parametrize("command", ["trace", "spans"])
@@ -194,6 +219,7 @@ def test_what_a_run_has_consumed_stands_in_it_and_in_lists(call: InProcess) -> N
     assert ["plan", "succeeded", "1", "1.0", "s", "980", "0.0123"] in rows
     told = call("runs", "history", "a", "--db", "runs.db").out
     assert "plan: consumed 980 tokens, cost 0.0123\n" in told
+    assert "  plan: {'pages': 3}\n" in told
     listed = call("runs", "list", "--db", "runs.db", "--json").json
     usage = {"tokens": 980, "cost": 0.0123, "token_counts": {"input": 900, "output": 80}}
     assert {run["run_id"]: run["usage"] for run in listed}["a"] == usage

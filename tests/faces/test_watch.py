@@ -1,12 +1,18 @@
 """``runs watch``: a run that another process drives, seen as it goes on."""
 
+import asyncio
 import json
 import signal
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from tests.faces.conftest import Project, eventually, on_terminal
+from flujo_async import StateBackend
+from flujo_async._model.facts import AttemptFailed
+from flujo_async.backends import backend_from_url
+from tests.faces.conftest import CommandLine, Project, eventually, on_terminal
+from tests.faces.test_runs import T0, create, paused, started
+from tests.faces.test_spans import WRONG
 
 
 def lines(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -119,3 +125,17 @@ def test_a_terminal_has_a_page(one_project: Project) -> None:
     assert "pack@3" in last
     assert "Ctrl-C" not in last
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+
+
+def test_a_retry_is_told_in_one_line_of_a_terminal(cli: CommandLine) -> None:
+    asyncio.run(fail_an_attempt(backend_from_url(f"sqlite:///{cli.directory}/runs.db")))
+    shown = on_terminal(cli, "runs", "watch", "a", "--db", "runs.db", NO_COLOR="1")
+    *_, line = (line for line in shown.split("\r\n") if line.startswith("↻"))
+    assert line == "↻ find: attempt 2 failed (ConnectionError: the index is…), the next is under way"
+    assert len(line) == 80
+
+
+async def fail_an_attempt(backend: StateBackend) -> None:
+    failed = AttemptFailed(at=T0, key="find", name="find", attempt=2, error=WRONG, retry_at=T0)
+    async with backend:
+        await create(backend, started("a"), failed, paused())
