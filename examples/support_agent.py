@@ -20,6 +20,10 @@ Look into payouts.txt. The payment is there, so say so, and the agent finishes i
 "unpaid" in place of "paid" would have paid it now:
 
     $ python examples/support_agent.py settle t-1 paid
+
+Who has approved it, and when, is in the audit log:
+
+    $ flujo-async audit --db support.db --event signal.received
 """
 
 from __future__ import annotations
@@ -165,7 +169,7 @@ async def answer(flujo: Flujo[str, str], ticket: str, approval: Approval) -> Non
     """Answer all approvals that a ticket waits for."""
     for waiting in (await flujo.state(ticket)).waiting_for:
         if waiting.kind == "signal":
-            await flujo.signal(ticket, waiting.name, approval)
+            await flujo.signal(ticket, waiting.name, approval, by=approval.by)
 
 
 async def settle(flujo: Flujo[str, str], ticket: str, *, is_paid: bool) -> None:

@@ -112,7 +112,8 @@ def _by(fact: Fact) -> str | None:
 
 def _answer(fact: facts.SignalReceived) -> dict[str, Any]:
     sent_at = None if fact.sent_at is None else fact.sent_at.isoformat()
-    return {"name": fact.name, "signal_id": fact.signal_id, "sent_at": sent_at}
+    name = fact.signal_id.rpartition("#")[0] if fact.name.startswith("$") else fact.name
+    return {"name": name, "signal_id": fact.signal_id, "sent_at": sent_at}
 
 
 def _in_short(error: Json) -> str:

@@ -33,7 +33,9 @@ class AuditEvent:
         at: when it happened.
         event: what happened, such as ``workflow.recovered`` or ``signal.received``.
         step: the key of the step or wait that it is about, if it is about one.
-        by: who did it, where that is known: who answered, or the owner that took the run up.
+        by: who did it, where that is known: who answered, as told to ``signal``; or the owner that took the run up, as
+            ``host:pid:start:runtime``: the machine's boot id and process namespace, the process, when it started in
+            clock ticks since boot, and what tells one caller in it from the others.
         details: what else is to be said, plain JSON.
     """
 

@@ -186,6 +186,8 @@ async def _answer(execution: Execution, key: str, node: WaitFor) -> SignalReceiv
                 name=REFUSED,
                 signal_id=signal.signal_id,
                 payload=signal.payload,
+                sent_at=signal.at,
+                sent_by=signal.sent_by,
             )
             execution.journal.note(refused)
             return False

@@ -16,7 +16,7 @@ from flujo_async._model.entry import Entry
 from flujo_async._model.state import TERMINAL, StepRecord, StepStatus
 from flujo_async._model.stored import Record, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async.abc.known_runs import of_head
+from flujo_async.abc.known_runs import of_head, usage_dict
 from flujo_async.abc.verbs import Verbs
 
 STATUSES: Final[Mapping[StepStatus, str]] = {
@@ -83,13 +83,14 @@ def state_of(log: ReadLog) -> dict[str, Any]:
     """Return the state of a run, with the keys of lists, and of ``WorkflowState``, whose meaning counts."""
     state = workflow_state(log.fold, Codec.lenient())
     own = {name: getattr(state, name) for name in type(state).model_fields}
-    history = [
-        {item.name: getattr(record, item.name) for item in fields(record)} | {"status": STATUSES[record.status]}
-        for record in state.step_history
-    ]
     listed = of_head(log.head).as_dict()
     told = {name: listed[name] for name in ("usage", "waiting_for", "updated_at")}
-    return {**listed, **own, **told, "step_history": history}
+    return {**listed, **own, **told, "step_history": list(map(_past, state.step_history))}
+
+
+def _past(record: StepRecord) -> dict[str, Any]:
+    own = {item.name: getattr(record, item.name) for item in fields(record)}
+    return {**own, "status": STATUSES[record.status], "usage": usage_dict(record.usage)}
 
 
 def steps_of(log: ReadLog) -> list[dict[str, Any]]:

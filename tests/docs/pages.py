@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,15 @@ PROMPT = "$ "
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """A command of a block, and what the page shows below it as its output."""
+
+    line: int
+    text: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A fenced code block: ```` ```language {options} ````."""
 
@@ -26,16 +35,17 @@ class Block:
     line: int
 
     @property
-    def commands(self) -> list[tuple[int, str]]:
-        """Return (line, command) for each line that begins with a prompt; a backslash continues it."""
-        found: list[tuple[int, str]] = []
+    def commands(self) -> list[Command]:
+        """Return what begins with a prompt; a backslash continues it, and what stands below is its output."""
+        found: list[Command] = []
         is_open = False
         for line, text in enumerate(self.text.splitlines(), self.line):
             if is_open:
-                found[-1] = (found[-1][0], f"{found[-1][1]}\n{text.removeprefix('> ')}")
+                found[-1] = replace(found[-1], text=f"{found[-1].text}\n{text.removeprefix('> ')}")
             elif text.startswith(PROMPT):
-                found.append((line, text.removeprefix(PROMPT)))
+                found.append(Command(line, text.removeprefix(PROMPT), ""))
             else:
+                found[-1:] = [replace(last, output=f"{last.output}{text}\n") for last in found[-1:]]
                 continue
             is_open = text.endswith("\\")
         return found

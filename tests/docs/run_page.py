@@ -33,7 +33,7 @@ def main() -> None:
                 case "file":
                     Path(item["name"]).write_text(item["text"], encoding="utf-8")
                 case _:
-                    run_command(item["text"], item["exit"])
+                    run_command(item["text"], item["exit"], item["output"])
 
 
 def run_python(text: str, page: str, line: int, namespace: types.ModuleType, runner: asyncio.Runner) -> None:
@@ -46,19 +46,29 @@ def run_python(text: str, page: str, line: int, namespace: types.ModuleType, run
         exec(code, vars(namespace))  # outside the loop, so that a page may call asyncio.run
 
 
-def run_command(command: str, expected: int) -> None:
-    """Execute one command line with bash and compare its exit code."""
+def run_command(command: str, expected: int, output: str) -> None:
+    """Execute one command line with bash, and compare its exit code, and what it prints if the page tells that."""
     print(f"$ {command}", flush=True)
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if output else None,
         stderr=subprocess.STDOUT,
         timeout=COMMAND_LIMIT,
         check=False,
+        text=True,
     )
+    if output:
+        print(done.stdout, end="", flush=True)
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode
     if code != expected:
         sys.exit(f"exit code {code}, the page says {expected}")
+    if output and lines(done.stdout) != lines(output):
+        sys.exit(f"the page says that it prints\n{output}")
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines()]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ In a page's fences:
 - ``python``: executed; all blocks of a page share one namespace, and ``await`` is allowed at the top;
 - ``python {file=NAME}``: saved under that name instead, for a command further down;
 - ``python {.fragment}``: shown only. For mere signatures; there may be few;
-- ``console``: each line that begins with ``$ `` is executed by bash and must succeed;
+- ``console``: each line that begins with ``$ `` is executed by bash and must succeed; where lines stand below it, they
+  are what it has to print. What differs each time stands in a ``text`` block of its own;
 - ``console {exit=N}``: the same, and must end with that exit code;
 - ``console {needs=TOOL}``: the same, where that tool is installed (a page shows the way without it as well);
 - other languages are data or output, and are not executed.
@@ -44,9 +45,15 @@ def items(block: Block) -> list[dict[str, Any]]:
         # Set-up commands are executed by CI itself; the environment of the test stands in for the one they make.
         code = int(block.options.get("exit", "0"))
         return [
-            {"kind": "command", "line": line, "text": IN_VENV.sub("", text), "exit": code}
-            for line, text in block.commands
-            if not SETS_UP.match(text)
+            {
+                "kind": "command",
+                "line": command.line,
+                "text": IN_VENV.sub("", command.text),
+                "exit": code,
+                "output": command.output,
+            }
+            for command in block.commands
+            if not SETS_UP.match(command.text)
         ]
     return []
 
@@ -92,12 +99,14 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
         ("python", "print(("),
         ("console", "$ true\n$ exit 3"),
         ("console {exit=1}", "$ true"),
+        ("console", "$ echo 1\n1\n$ echo 2\n3"),
     ],
 )
 def test_a_page_that_lies_is_caught(fence: str, wrong: str, tmp_path: Path) -> None:
     page = tmp_path / "lie.md"
     page.write_text(f"# A page\n\n```python\nx = 1\n```\n\n```{fence}\n{wrong}\n```\n", encoding="utf-8")
-    last_line = 7 + len([line for line in wrong.splitlines() if fence.startswith("console")] or [wrong])
+    shown = wrong.splitlines() if fence.startswith("console") else [wrong]
+    last_line = 8 + max(place for place, line in enumerate(shown) if line.startswith("$ ") or line is wrong)
     assert read_aloud(page, tmp_path).startswith(f"lie.md:{last_line}: this block fails")
 
 
@@ -126,6 +135,7 @@ def test_a_console_block_has_a_command(page: Path) -> None:
 
 def test_ci_runs_the_command_that_the_readme_gives() -> None:
     readme = ROOT / "README.md"
-    shown = [text for block in blocks(readme) for _, text in block.commands if re.search(r"\bnox -s tests\b", text)]
+    given = [command.text for block in blocks(readme) for command in block.commands]
+    shown = [text for text in given if re.search(r"\bnox -s tests\b", text)]
     assert len(shown) == 1
     assert shown[0] in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()

@@ -17,6 +17,8 @@ def test_a_refund_that_was_interrupted_is_settled_by_a_person(terminal: Terminal
     assert approving.says("") == "refunding 49 euros for A-1001\n"
     until(lambda: terminal.lines("payouts.txt") != [])
     approving.dies()
+    (answered,) = terminal.show("flujo-async audit --db support.db --event signal.received")
+    assert answered["by"] == "Ann"
     shown = terminal.type("python examples/support_agent.py show t-1").ends()
     assert shown[0].startswith("waiting for decision 'refund': ")
     assert shown[0].endswith("retry it, or skip it?")

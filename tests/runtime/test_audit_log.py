@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, StepContext, sleep, step, wait_for
+from flujo_async import Flujo, RunContext, StepContext, sleep, step, wait_for, workflow
 from flujo_async.abc import StateBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, InvalidArgument, RunFailed
@@ -178,3 +178,19 @@ async def test_a_run_that_is_awaited_through_its_sleep_leaves_no_line(backend: S
     history = await Flujo(pay, state_backend=backend).history("r")
     assert "RunResumed" in {commit.fact.kind for commit in history}
     assert await Flujo(pay, state_backend=backend).audit_log() == []
+
+
+async def test_an_early_answer_that_does_not_fit_is_told_with_who_sent_it(backend: StateBackend) -> None:
+    """It was posted before anybody knew what the run would ask for."""
+
+    @workflow(name="w", version="1")
+    async def ask(value: str, ctx: RunContext) -> int:
+        return await ctx.wait_for("approval", schema=int)
+
+    runner = Flujo(ask, state_backend=backend)
+    await runner.dispatch("a", run_id="r")
+    await runner.signal("r", "approval", "perhaps", by="eve")
+    assert (await runner.run(run_id="r")).status == "paused"
+    (refused,) = await runner.audit_log(events=["signal.refused"])
+    assert (refused.by, refused.details["name"]) == ("eve", "approval")
+    await runner.aclose()

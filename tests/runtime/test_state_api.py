@@ -154,6 +154,18 @@ async def test_the_steps_of_a_run_have_cost_tokens_duration_and_attempts(backend
         assert (state["pipeline_id"], state["last_step_output"]) == (details["pipeline_id"], 2)
 
 
+async def test_the_state_of_a_run_can_be_saved_and_comes_back_equal(backend: StateBackend) -> None:
+    """It is plain dictionaries all the way down, so nothing of it turns into something else on the way."""
+    if isinstance(backend, Dictionary):
+        pytest.skip("with three methods of its own, load_state is the medium's")
+    await Flujo(begin >> flaky >> wait_for("approval"), state_backend=backend).run(1, run_id="run")
+    state = await backend.load_state("run")
+    assert state is not None
+    assert state["step_history"][0]["usage"] == state["usage"]
+    await backend.save_state("copy", state)
+    assert await backend.load_state("copy") == state
+
+
 async def test_a_run_that_waits_fails_and_is_undone_is_told(backend: StateBackend) -> None:
     flujo = Flujo(book >> wait_for("approval") >> refuse, state_backend=backend)
     await flujo.run(1, run_id="run")
