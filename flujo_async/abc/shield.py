@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, TypeVar
 
 import anyio
 
 from flujo_async.abc.pending import Pending
 
 T = TypeVar("T")
+
+_ANYIO: Final = "anyio._backends._asyncio"
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
@@ -31,8 +35,7 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 async def settle(task: asyncio.Future[Any]) -> None:
     """Return when ``task`` is done, however it ended; a cancellation of the caller is raised after that."""
     cancelled: asyncio.CancelledError | None = None
-    # anyio repeats a cancellation until it is obeyed, hence its own shield; asyncio's comes through that.
-    with anyio.CancelScope(shield=True):
+    with _shield():
         while not task.done():
             try:
                 await asyncio.wait({task})
@@ -40,6 +43,15 @@ async def settle(task: asyncio.Future[Any]) -> None:
                 cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+def _shield() -> AbstractContextManager[object]:
+    """Return a shield against anyio, which repeats a cancellation until it is obeyed; asyncio's comes through it.
+
+    Whoever can cancel by anyio has entered a scope of it, which loads what it is made of. Where that is not loaded
+    there is nothing to be shielded from, and a run that resumes need not wait for the import.
+    """
+    return anyio.CancelScope(shield=True) if _ANYIO in sys.modules else nullcontext()
 
 
 async def carried_out(write: Pending[T]) -> T:
@@ -66,7 +78,6 @@ async def acquire(begin: Callable[[], Pending[T]], undo: Callable[[T], Coroutine
         begin: begins what comes to its end even if the caller is cancelled.
         undo: gives back what was acquired, if nobody is there to take it.
     """
-    anyio.get_cancelled_exc_class()  # loads what ``settle`` needs while there is still a file left to open
     pending = begin()
     try:
         return await carried_out(pending)
