@@ -79,11 +79,11 @@ BUGS = (
     ),
     Bug(
         "telemetry.forgets-the-carrier",
-        "a run that is resumed begins a trace of its own",
+        "what a run carries along is not looked at: a fork begins a trace of its own",
         TRACES,
         "        carried = propagate.extract(run.carrier, Context())\n",
         "        carried = Context()\n",
-        (f"{SPANS}a_run_that_was_killed_and_resumed_has_one_trace",),
+        (f"{SPANS}a_fork_is_in_the_trace_of_its_source",),
     ),
     Bug(
         "telemetry.samples-anew",
