@@ -180,16 +180,7 @@ async def _answer(execution: Execution, key: str, node: WaitFor) -> SignalReceiv
         try:
             payloads[signal.signal_id] = check_payload(execution, node.schema, signal.payload)
         except ValueError:
-            refused = SignalReceived(
-                at=execution.clock.now(),
-                key=REFUSED,
-                name=REFUSED,
-                signal_id=signal.signal_id,
-                payload=signal.payload,
-                sent_at=signal.at,
-                sent_by=signal.sent_by,
-            )
-            execution.journal.note(refused)
+            execution.journal.note(_received(signal, execution.clock.now(), REFUSED, REFUSED, signal.payload))
             return False
         return True
 
@@ -198,15 +189,7 @@ async def _answer(execution: Execution, key: str, node: WaitFor) -> SignalReceiv
     answer = (
         WaitTimedOut(at=now, key=key)
         if signal is None
-        else SignalReceived(
-            at=now,
-            key=key,
-            name=node.name,
-            signal_id=signal.signal_id,
-            payload=payloads[signal.signal_id],
-            sent_at=signal.at,
-            sent_by=signal.sent_by,
-        )
+        else _received(signal, now, key, node.name, payloads[signal.signal_id])
     )
     await execution.journal.commit(answer)
     return answer
@@ -335,12 +318,16 @@ class ChildCall:
 
 def taken(signal: Signal, now: datetime) -> SignalReceived:
     """Return the fact that one of the runtime's own signals was taken."""
+    return _received(signal, now, signal.name, signal.name, signal.payload)
+
+
+def _received(signal: Signal, now: datetime, key: str, name: str, payload: Json) -> SignalReceived:
     return SignalReceived(
         at=now,
-        key=signal.name,
-        name=signal.name,
+        key=key,
+        name=name,
         signal_id=signal.signal_id,
-        payload=signal.payload,
+        payload=payload,
         sent_at=signal.at,
         sent_by=signal.sent_by,
     )

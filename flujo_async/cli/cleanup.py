@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Final
 
 import typer
@@ -13,10 +12,9 @@ from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
-from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put, runs_text
+from flujo_async.cli.screen import print_json, print_line, print_old_runs, runs_text
 from flujo_async.cli.store import MaybeDb
 
-_SHOWN: Final = 50
 _DAY: Final = timedelta(days=1)
 
 
@@ -37,7 +35,7 @@ def cleanup(
     place, age = place_at(flujo, db), length(older_than, "--older-than")
     found = perform(place, lambda flujo: _find(flujo, age))
     if not json:
-        _print(found)
+        print_old_runs([(run.run_id, run.pipeline_name, run.status, run.created_at) for run in found], "Created")
     count = len(found)
     if found and not dry_run:
         count = perform(place, lambda flujo: flujo.state_backend.cleanup_old_workflows(age / _DAY))
@@ -50,15 +48,3 @@ def cleanup(
 async def _find(flujo: Runtime, age: timedelta) -> list[KnownRun]:
     backend = flujo.state_backend
     return old_runs(await backend.known_runs(KnownRunQuery()), backend.clock.now() - age)
-
-
-def _print(found: Sequence[KnownRun]) -> None:
-    if not found:
-        return
-    now = datetime.now(UTC)
-    table = columns("Run", "Pipeline", "Status", numbers=("Created",), whole=("Status",))
-    for run in found[:_SHOWN]:
-        table.add_row(plain(run.run_id), plain(run.pipeline_name), run.status, ago(run.created_at, now))
-    put(table)
-    if len(found) > _SHOWN:
-        print_line(f"and {len(found) - _SHOWN:,} more")

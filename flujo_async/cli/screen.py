@@ -24,6 +24,8 @@ _LONGEST: Final = 200
 _SHARE_OF_NAMES: Final = 3
 """The name of a run takes at most this part of the width of a terminal."""
 
+_OLD_RUNS_SHOWN: Final = 50
+
 
 def screen(*, stderr: bool = False) -> Console:
     """Return the console for results, or the one for everything else."""
@@ -150,6 +152,19 @@ def runs_text(count: int) -> str:
     ('1 run', '2,000 runs')
     """
     return "1 run" if count == 1 else f"{count:,} runs"
+
+
+def print_old_runs(runs: Sequence[tuple[str, str, str, datetime]], moment: str) -> None:
+    """Print runs that are to be deleted: id, pipeline, status, and the moment by which they are old."""
+    if not runs:
+        return
+    now = datetime.now(UTC)
+    table = columns("Run", "Pipeline", "Status", numbers=(moment,), whole=("Status",))
+    for run_id, pipeline, status, at in runs[:_OLD_RUNS_SHOWN]:
+        table.add_row(plain(run_id), plain(pipeline), status, ago(at, now))
+    put(table)
+    if len(runs) > _OLD_RUNS_SHOWN:
+        print_line(f"and {len(runs) - _OLD_RUNS_SHOWN:,} more")
 
 
 def usage_text(tokens: Any, cost: Any, counts: Mapping[str, int] = MappingProxyType({})) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -18,10 +17,8 @@ from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
-from flujo_async.cli.screen import ago, columns, plain, print_json, print_line, put, runs_text, say, size
+from flujo_async.cli.screen import columns, plain, print_json, print_line, print_old_runs, put, runs_text, say, size
 from flujo_async.cli.store import MaybeDb, Store, head_of
-
-_SHOWN: Final = 50
 
 
 def verify(
@@ -85,7 +82,7 @@ def compact(
     if dry_run:
         found = perform(place, lambda flujo: _find(flujo, _sweep(place, flujo, asked)))
         if not json:
-            _print_found(found)
+            print_old_runs([(run.run_id, run.pipeline_name, run.status, run.updated_at) for run in found], "Ended")
         count = len(found)
     else:
         count = perform(place, lambda flujo: _compact(flujo, _sweep(place, flujo, asked)))
@@ -139,18 +136,6 @@ def _print_report(report: VerifyReport, name: str) -> None:
         table.add_row(plain(broken.run_id), plain(broken.reason), str(broken.seq or ""))
     put(table)
     say(f"{len(report.broken):,} of {runs_text(report.runs)} in {name}: not as they were written")
-
-
-def _print_found(found: Sequence[RunSummary]) -> None:
-    if not found:
-        return
-    now = datetime.now(UTC)
-    table = columns("Run", "Pipeline", "Status", numbers=("Ended",), whole=("Status",))
-    for head in found[:_SHOWN]:
-        table.add_row(plain(head.run_id), plain(head.pipeline_name), head.status, ago(head.updated_at, now))
-    put(table)
-    if len(found) > _SHOWN:
-        print_line(f"and {len(found) - _SHOWN:,} more")
 
 
 def _ttl(text: str | None) -> timedelta | None:
