@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
@@ -209,8 +208,8 @@ class Scheduler:
                 if free <= 0:
                     break
                 query = replace(query, limit=free)
-                claim = partial(driver.backend.claim, owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
-                leases += await acquire(lambda: begin(claim()), self._let_go)  # noqa: B023 -- called here and now
+                claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+                leases += await acquire(begin(claim), self._let_go)
         except Exception as error:  # the store may be back the next time
             self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)

@@ -115,7 +115,7 @@ class Taking:
         )
         new = NewRun(summary, (record,), tuple(blobs))
         with suppress(RunExists):
-            lease = await acquire(lambda: self._backend.begin_create(new, owner=owner, ttl=self._ttl), self.give_back)
+            lease = await acquire(self._backend.begin_create(new, owner=owner, ttl=self._ttl), self.give_back)
             if self._instruments is not None:
                 self._instruments.committed(identity_of(fold), [sealed(record, started)])
             return None if lease is None else Ready(lease, fold, program, priority=request.priority)
@@ -143,7 +143,7 @@ class Taking:
             raise
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
-        lease = await acquire(lambda: begin(self.claim(request.run_id, owner)), self.give_back)
+        lease = await acquire(begin(self.claim(request.run_id, owner)), self.give_back)
         return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume, cause=cause)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:

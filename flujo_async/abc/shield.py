@@ -71,14 +71,13 @@ async def carried_out(write: Pending[T]) -> T:
     return write.result()
 
 
-async def acquire(begin: Callable[[], Pending[T]], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """Return what is acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
+async def acquire(pending: Pending[T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """Return what is being acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
 
     Args:
-        begin: begins what comes to its end even if the caller is cancelled.
+        pending: what comes to its end even if the caller is cancelled.
         undo: gives back what was acquired, if nobody is there to take it.
     """
-    pending = begin()
     try:
         return await carried_out(pending)
     except asyncio.CancelledError:
