@@ -28,8 +28,8 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pending import begin
-from flujo_async.abc.shield import acquire, finish
+from flujo_async.abc.pending import acquire, begin
+from flujo_async.abc.shield import finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
 
 _TAKEN_UP: Final[frozenset[RunStatus]] = frozenset({*CLAIMABLE, "paused"})

@@ -34,13 +34,12 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if not writing.done():
-                await carried_out(writing)
-                return
-""",
-        """            if not writing.done():
+        """            if writing.done() and self._pace.is_over:
                 await self._pace.turn()
-                return
+            await writing
+""",
+        """            if self._pace.is_over:
+                await self._pace.turn()
 """,
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
