@@ -15,12 +15,16 @@ from flujo_async.errors import SequenceConflict, StaleLease
 
 def created(summary: RunSummary, owner: str | None, ttl: timedelta) -> RunSummary:
     """Return the head of a run as ``create_run`` stores it."""
-    attempts, lease = 0, None
-    if owner is not None:
-        attempts, lease = 1, Lease(summary.run_id, 1, owner, summary.created_at + ttl)
+    lease = first_lease(summary.run_id, owner, summary.created_at, ttl)
+    attempts = 0 if lease is None else lease.token
     if (summary.attempts, summary.signals, summary.signals_read, summary.lease) == (attempts, 0, 0, lease):
         return summary
     return replace(summary, attempts=attempts, signals=0, signals_read=0, lease=lease)
+
+
+def first_lease(run_id: str, owner: str | None, now: datetime, ttl: timedelta) -> Lease | None:
+    """Return the lease that ``owner``, if there is one, gets of a run that is created ``now``."""
+    return None if owner is None else Lease(run_id, 1, owner, now + ttl)
 
 
 def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> tuple[RunSummary, Lease]:

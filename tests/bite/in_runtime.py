@@ -302,8 +302,8 @@ BUGS = (
         "runtime.lease-not-secured",
         "G3: after a long stop of its process a run begins a step, though somebody else may have it",
         ATTEMPT,
-        "            await self.execution.secure()\n",
-        "",
+        "            now = await self.execution.secure()\n",
+        "            now = self.execution.clock.now()\n",
         (T + "lease.py::test_a_run_that_was_taken_between_two_steps_does_not_begin_the_next",),
     ),
     Bug(
