@@ -80,7 +80,7 @@ def pack_fact(fact: Fact) -> tuple[bytes, Sequence[Blob]]:
 
     Fields at their default are left out. A line with something beside it begins with the digests.
     """
-    line = _line(fact)
+    line = _WRITERS[type(fact)](fact)
     body = dumps_with_moments(line)
     if len(body) < LARGE:
         return body, ()
@@ -91,11 +91,7 @@ def pack_fact(fact: Fact) -> tuple[bytes, Sequence[Blob]]:
 
 def encode_fact(fact: Fact) -> bytes:
     """Return a fact as one line of JSON, with all that is large in it."""
-    return dumps_with_moments(_line(fact))
-
-
-def _line(fact: Fact) -> dict[str, Any]:
-    return _WRITERS[type(fact)](fact)
+    return dumps_with_moments(_WRITERS[type(fact)](fact))
 
 
 def read_fact(record: Record) -> Fact:

@@ -150,13 +150,13 @@ class Fold:
             updated_at=self.updated_at,
             current_step_index=self.current_step_index,
             pipeline_version=self.pipeline_version if self.migrations else None,
-            error_message=self.error_message,
+            error_message=None if self.error is None else self.error_message,
             waiting_for=self.waiting_for,
             wake_at=self.wake_at,
             signals_read=signals_read,
             metadata=None if self.metadata is self.started.metadata else self.metadata,
             pipeline_id=self.fingerprint if self.migrations else None,
-            usage=self.usage or None,
+            usage=None if self.usage is NO_USAGE else self.usage,
         )
 
     def apply(self, fact: Fact, record: Record) -> None:
@@ -322,8 +322,9 @@ class Fold:
         match fact:
             case StepCompleted():
                 self.last_step_output = fact.output
-                self.current_step_index += self._is_progress(fact.key)
-                self._change_context(fact.scope, fact.patch)
+                self.current_step_index += "/" not in fact.key or self._is_progress(fact.key)
+                if fact.patch:
+                    self._change_context(fact.scope, fact.patch)
             case facts.BlockCompleted():
                 self.current_step_index += is_top_level(fact.key)
                 for scope in [scope for scope in self.contexts if scope.startswith(f"{fact.key}/")]:
@@ -338,8 +339,6 @@ class Fold:
 
     def _is_progress(self, key: str) -> bool:
         """Return whether a step completes an element of the outermost sequence: itself, or the one it stands in for."""
-        if "/" not in key:  # the usual case
-            return True
         while not is_top_level(key):
             key, _, label = key.rpartition("/")
             if fallback_of(key) != f"{key}/{label}" or not isinstance(self.outcomes.get(key), StepFailed):

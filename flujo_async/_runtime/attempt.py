@@ -12,7 +12,7 @@ from typing import Any, Final
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.keys import fallback_of
 from flujo_async._model.facts import AttemptFailed, Fact, StepCompleted, StepDecided, StepFailed
-from flujo_async._model.policy import Durability, asked_delay, retry_delay
+from flujo_async._model.policy import asked_delay, retry_delay
 from flujo_async._model.quick import quick
 from flujo_async._model.state import StepRecord
 from flujo_async._model.tree import Json, JsonObject
@@ -68,12 +68,9 @@ class StepCall:
             return self._from_cache(self.step.policy.cache)
         return self._execute(compensates)
 
-    @property
-    def _durability(self) -> Durability:
-        return self.step.policy.durability or self.execution.durability
-
     def _record(self, *facts: Fact) -> Awaitable[None]:
-        return self.execution.journal.record(self._durability, *facts)
+        durability = self.step.policy.durability or self.execution.durability
+        return self.execution.journal.record(durability, *facts)
 
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
         fold, number, first_started_at = self.execution.journal.fold, 1, None
@@ -92,9 +89,10 @@ class StepCall:
                 attempt.leave_word()
                 raise
             else:
-                # What nothing of the run comes after needs no commit of its own: it goes down with the run's end.
-                is_last = self.key == self.execution.ends_with
-                await self.execution.journal.record("exit" if is_last else self._durability, *beside, completed)
+                if self.key == self.execution.ends_with:  # nothing comes after it: it goes down with the run's end
+                    self.execution.journal.defer(*beside, completed)
+                else:
+                    await self._record(*beside, completed)
                 return completed
 
     def _take_in(self, attempt: Attempt) -> StepCompleted:
@@ -237,7 +235,7 @@ class StepCall:
 
     def recorded_input(self) -> tuple[str | None, Json, JsonObject]:
         """Return its input as a fact tells it: ``source``, ``input`` and ``inputs``, of which one is not empty."""
-        if not self.is_simple:
+        if self.named or self.extra:
             return None, None, self._recorded_arguments()
         if self.value is None:
             return None, None, {}

@@ -106,15 +106,22 @@ class Journal:
         return self.commit(*facts) if durability == "sync" else self._record_meanwhile(durability, facts)
 
     async def _record_meanwhile(self, durability: Durability, facts: Sequence[Fact]) -> None:
+        self.defer(*facts)
+        if durability == "async":
+            self.flush()
+        if self._pace.is_over:
+            await self._pace.turn()
+
+    def defer(self, *facts: Fact) -> None:
+        """Record facts with the next commit, at the latest when the run rests or leaves memory.
+
+        Raises:
+            BackendError: as in ``commit``.
+        """
         self._check()
         for fact in facts:
             self.note(fact)
-        if durability == "async":
-            self.flush()
-        else:
-            self._is_deferring = True
-        if self._pace.is_over:
-            await self._pace.turn()
+        self._is_deferring = True
 
     def flush(self) -> None:
         """Let what was noted go down soon, with what comes at the same instant; nobody waits for it."""

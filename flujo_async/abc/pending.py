@@ -25,7 +25,7 @@ class Pending(Generic[T]):
         task: what writes, where it is a task: the event loop holds none by itself.
     """
 
-    __slots__ = ("_calls", "_error", "_is_done", "_loop", "_result", "task")
+    __slots__ = ("_calls", "_error", "_is_done", "_loop", "_result", "_waiters", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Future[T] | None = None
@@ -34,6 +34,7 @@ class Pending(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
         self._calls: list[Callable[[Pending[T]], object]] = []
+        self._waiters: list[asyncio.Future[None]] = []
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop that it belongs to."""
@@ -73,27 +74,30 @@ class Pending(Generic[T]):
     async def over(self) -> None:
         """Return when the write is over, however it ended; a cancellation of the caller is raised after that."""
         if not self._is_done:
-            await settle(self._woken())
+            await settle(self._waiter())
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._is_done:
             try:
-                yield from self._woken()
+                yield from self._waiter()
             except asyncio.CancelledError:
                 yield from self.over().__await__()
                 raise
         return self.result()
 
-    def _woken(self) -> asyncio.Future[None]:
-        woken: asyncio.Future[None] = self._loop.create_future()
-        self._calls.append(lambda _: None if woken.done() else woken.set_result(None))
-        return woken
+    def _waiter(self) -> asyncio.Future[None]:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
 
     def _end(self) -> None:
         self._is_done = True
         calls, self._calls = self._calls, []
         for call in calls:
             call(self)
+        for waiter in self._waiters:
+            if not waiter.done():  # one that was cancelled waits by another
+                waiter.set_result(None)
 
 
 def done(write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
