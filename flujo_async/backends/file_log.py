@@ -199,6 +199,7 @@ class RunLog(LockedFile):
         except BaseException:
             self.remove()
             raise
+        self.check_there()
         self._birth = _Birth(file_line.parse(line)["head"], files, tuple(shared))
         self._summary = heads.decode_summary(self._birth.head)
 
@@ -216,6 +217,8 @@ class RunLog(LockedFile):
         birth.files.keep(blobs)
         head = {key: value for key, value in heads.encode_summary(summary).items() if value != birth.head[key]}
         self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal), sync)
+        if sync:
+            self.check_there()
         self._summary = summary
         if records:
             self._marks.append((summary.last_seq, self._end))
