@@ -8,19 +8,21 @@ from datetime import datetime, timedelta
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RESTING, Waiting
-from flujo_async._model.stored import Prefix, RunUpdate
+from flujo_async._model.stored import NewRun, Prefix, RunUpdate
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SequenceConflict, StaleLease
 
 
-def created(summary: RunSummary, owner: str | None, ttl: timedelta) -> RunSummary:
+def created(run: NewRun, owner: str | None, ttl: timedelta) -> RunSummary:
     """Return the head of a run as ``create_run`` stores it."""
-    attempts, lease = 0, None
+    summary, signals = run.summary, len(run.signals)
+    attempts, signals_read, lease = 0, min(summary.signals_read, signals), None
     if owner is not None:
         attempts, lease = 1, Lease(summary.run_id, 1, owner, summary.created_at + ttl)
-    if (summary.attempts, summary.signals, summary.signals_read, summary.lease) == (attempts, 0, 0, lease):
+    counts = attempts, signals, signals_read
+    if (summary.attempts, summary.signals, summary.signals_read) == counts and summary.lease == lease:
         return summary
-    return replace(summary, attempts=attempts, signals=0, signals_read=0, lease=lease)
+    return replace(summary, attempts=attempts, signals=signals, signals_read=signals_read, lease=lease)
 
 
 def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> tuple[RunSummary, Lease]:

@@ -101,8 +101,8 @@ class SQLiteBackend(StateBackend):
         self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)
     ) -> Pending[Lease | None]:
         run_id = check_run_id(run.summary.run_id)
-        summary = transition.created(run.summary, owner, ttl)
-        create = work.Create(rows.head(summary), run, summary.lease)
+        summary = transition.created(run, owner, ttl)
+        create = work.Create(rows.head(summary), run, summary.lease, list(map(rows.signal_values, run.signals)))
         return self._commits.begin(create, then=partial(self._changes.announce, run_id))
 
     @override

@@ -37,7 +37,7 @@ def do_together(db: sqlite3.Connection, waiting: Sequence[object]) -> dict[int, 
 
     What would be refused is left out and leaves no trace, and so is what only some runs need.
     """
-    creations = {place: create for place, create in _one_a_run(waiting, Create) if create.run.prefix is None}
+    creations = {place: create for place, create in _one_a_run(waiting, Create) if not _is_rare(create)}
     appends = dict(_one_a_run(waiting, Append))
     results: dict[int, Any] = {}
     if len(creations) > 1:
@@ -59,6 +59,10 @@ def _one_a_run(waiting: Sequence[object], kind: type[T]) -> Iterator[tuple[int, 
         if isinstance(work, kind) and work.run_id not in seen:
             seen.add(work.run_id)
             yield place, work
+
+
+def _is_rare(create: Create) -> bool:
+    return create.run.prefix is not None or bool(create.signals)
 
 
 def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, Lease | None]:

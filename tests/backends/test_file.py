@@ -477,7 +477,7 @@ async def test_a_run_whose_log_is_replaced_while_it_is_created_is_not_acknowledg
     def begin() -> None:
         with backend._logs.using("run.jsonl", create=True) as opened:
             os.replace(tmp_path / "other.jsonl", log)
-            opened.begin(new_run().summary, [LOG[0]])
+            opened.begin(new_run().summary, new_run())
 
     with pytest.raises(BackendError, match=f"{log} was removed or replaced while it was written"):
         await asyncio.to_thread(begin)

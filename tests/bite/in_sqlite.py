@@ -340,6 +340,14 @@ BUGS = (
         (COMMITS + "test_a_commit_that_fails_is_told_to_all_and_the_next_succeeds",),
     ),
     Bug(
+        "sqlite.created-without-signals",
+        "G4: a run that is imported together with others lacks its signals",
+        "backends/sqlite_together.py",
+        "create.run.prefix is not None or bool(create.signals)",
+        "create.run.prefix is not None",
+        (CONTRACT + "test_runs_created_at_once_have_their_own_signals",),
+    ),
+    Bug(
         "sqlite.lost-file-acknowledged",
         "G4: what was written to a database that others have replaced is acknowledged",
         COMMIT,
