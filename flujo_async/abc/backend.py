@@ -306,6 +306,9 @@ class StateBackend(StateApi):
 
         What forks share of its log stays for them, and goes with the last of them; so do blobs.
         Whoever holds its lease learns of it by ``StaleLease``.
+
+        Raises:
+            InvalidArgument: no run can have this id.
         """
         await self._documents().delete_run(run_id)
 

@@ -177,7 +177,7 @@ class DocumentRuns:
 
     async def delete_run(self, run_id: str) -> None:
         """As in ``StateBackend``."""
-        if _may_exist(run_id):
+        if not _is_reserved(check_run_id(run_id)):
             await self._turn.run(self._delete(run_id))
 
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None) -> None:

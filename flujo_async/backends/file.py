@@ -136,7 +136,7 @@ class FileBackend(StateBackend):
 
     @override
     async def delete_run(self, run_id: str) -> None:
-        await self._off_loop(partial(self._delete_run, run_id))
+        await self._off_loop(partial(self._delete_run, check_run_id(run_id)))
 
     @override
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:

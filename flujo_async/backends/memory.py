@@ -256,6 +256,7 @@ class InMemoryBackend(StateBackend):
 
     @override
     async def delete_run(self, run_id: str) -> None:
+        check_run_id(run_id)
         with self._guard:
             self._runs.pop(run_id, None)
             self._going.pop(run_id, None)

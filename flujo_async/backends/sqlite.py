@@ -198,7 +198,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def delete_run(self, run_id: str) -> None:
-        await self._write(run_id, lambda db: work.delete(db, run_id))
+        await self._write(check_run_id(run_id), lambda db: work.delete(db, run_id))
 
     @override
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
