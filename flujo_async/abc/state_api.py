@@ -203,7 +203,7 @@ class StateApi(Verbs):
         """
         check_number(days_old, "days_old", least=0)
         before = hours_ago(self.clock.now(), days_old * 24, "days_old")
-        return await delete_old(self, await self.known_runs(KnownRunQuery()), before)
+        return len(await delete_old(self, await self.known_runs(KnownRunQuery()), before))
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Let background runs fail that are ``running`` and were not heard of for so many hours; return how many.

@@ -235,7 +235,7 @@ class SQLiteBackend(StateBackend):
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
         check_number(days_old, "days_old", least=0)
         before = hours_ago(self.clock.now(), days_old * 24, "days_old")
-        return await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before)
+        return len(await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before))
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
