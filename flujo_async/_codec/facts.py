@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from operator import attrgetter
 from typing import Any, Final, get_args
 
 from flujo_async._codec.blobs import LARGE, NAMES, extract, restore
@@ -45,24 +44,31 @@ _DECODE: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-class _Layout:
-    """What a kind of fact looks like as a line: read at every step, so what can be known beforehand is."""
+def _writer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    """Return what makes a line of facts of a class: needed at every step, so it is written out field by field.
 
-    __slots__ = ("encoders", "names", "optional", "values")
+    The kind comes first, then what every such fact has, then what is not at its default.
+    """
+    names: dict[str, Any] = {f"_encode_{name}": encode for name, encode in _ENCODE.items()}
+    required = [item for item in fields(cls) if _default(item) is _UNSET]
+    lines = [f"    line = {{'kind': {cls.kind!r}, {', '.join(f'{i.name!r}: {_encoded(i)}' for i in required)}}}"]
+    for item in fields(cls):
+        if (default := _default(item)) is _UNSET:
+            continue
+        names[f"_default_{item.name}"] = default
+        is_other = "is not None" if default is None else f"!= _default_{item.name}"
+        lines += [f"    if fact.{item.name} {is_other}:", f"        line[{item.name!r}] = {_encoded(item)}"]
+    exec("def write(fact):\n" + "\n".join([*lines, "    return line"]), names)
+    write: Callable[[Any], dict[str, Any]] = names["write"]
+    return write
 
-    def __init__(self, cls: type[Any]) -> None:
-        required = ["kind", *(item.name for item in fields(cls) if _default(item) is _UNSET)]
-        self.names: tuple[str, ...] = tuple(required)
-        self.values: Callable[[Any], tuple[Any, ...]] = attrgetter(*required)
-        self.encoders = tuple((name, _ENCODE[name]) for name in required if name in _ENCODE)
-        self.optional = tuple(
-            (item.name, default, _ENCODE.get(item.name))
-            for item in fields(cls)
-            if (default := _default(item)) is not _UNSET
-        )
+
+def _encoded(item: Field[Any]) -> str:
+    value = f"fact.{item.name}"
+    return f"_encode_{item.name}({value})" if item.name in _ENCODE else value
 
 
-_LAYOUTS: Final = {cls: _Layout(cls) for cls in get_args(Fact)}
+_WRITERS: Final = {cls: _writer(cls) for cls in get_args(Fact)}
 _KINDS: Final[dict[str, tuple[type[Any], Sequence[tuple[str, Callable[[Any], Any]]]]]] = {
     cls.kind: (cls, [(item.name, _DECODE[item.name]) for item in fields(cls) if item.name in _DECODE])
     for cls in get_args(Fact)
@@ -89,15 +95,7 @@ def encode_fact(fact: Fact) -> bytes:
 
 
 def _line(fact: Fact) -> dict[str, Any]:
-    layout = _LAYOUTS[type(fact)]
-    line: dict[str, Any] = dict(zip(layout.names, layout.values(fact), strict=True))
-    for name, encode in layout.encoders:
-        line[name] = encode(line[name])
-    for name, default, optional_encode in layout.optional:
-        value = getattr(fact, name)
-        if value is not default and value != default:
-            line[name] = value if optional_encode is None else optional_encode(value)
-    return line
+    return _WRITERS[type(fact)](fact)
 
 
 def read_fact(record: Record) -> Fact:

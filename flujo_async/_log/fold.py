@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeAlias, assert_never
@@ -65,6 +64,16 @@ class Fold:
         contexts: the encoded fields of each live context that has changed, by scope.
     """
 
+    __slots__ = (
+        *("answers", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
+        *("choices", "contexts", "current_step_index", "deadline", "decisions", "error", "failed_attempts"),
+        *("failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats"),
+        *("last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
+        *("pipeline_version", "places", "prev_hash", "reason", "repeats", "rollback", "run_id", "seq"),
+        *("started", "state_changes", "status", "taken", "timers", "updated_at", "usage", "usages", "values"),
+        *("waiting_for", "waits", "wake_at"),
+    )
+
     def __init__(self, started: RunStarted) -> None:
         self.started = started
         self.run_id: str = started.run_id
@@ -92,7 +101,7 @@ class Fold:
         self.failed_keys: tuple[str, ...] = ()
         self.order: list[str] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
-        self.repeats: Counter[str] = Counter()
+        self.repeats: dict[str, int] = {}
         self.usage: Usage = NO_USAGE
         self.usages: dict[str, Usage] = {}
         self.child_usages: dict[str, Usage] = {}
@@ -140,7 +149,7 @@ class Fold:
             status=self.status,
             updated_at=self.updated_at,
             current_step_index=self.current_step_index,
-            pipeline_version=self.pipeline_version,
+            pipeline_version=self.pipeline_version if self.migrations else None,
             error_message=self.error_message,
             waiting_for=self.waiting_for,
             wake_at=self.wake_at,
@@ -200,7 +209,9 @@ class Fold:
     def _run_redriven(self, fact: facts.RunRedriven) -> None:
         self.status = "running"
         self._rest_no_more(fact.at)
-        self.repeats.update(key for key in fact.dropped if isinstance(self.outcomes.get(key), StepCompleted))
+        for key in fact.dropped:
+            if isinstance(self.outcomes.get(key), StepCompleted):
+                self.repeats[key] = self.repeats.get(key, 0) + 1
         self._drop(frozenset(fact.dropped))
 
     def _rest_no_more(self, now: datetime) -> None:

@@ -17,7 +17,7 @@ RUN_INPUT = ""
 """Stands for the input of the run where the key of a step is meant as the source of a value."""
 
 _FALLBACK = "fallback"
-_COMPENSATION = "compensate"
+_COMPENSATED = "/compensate"
 _TASK = "task."
 
 MAIN_SCOPE = ""
@@ -52,7 +52,7 @@ def fallback_of(key: str) -> str:
 
 def compensation_of(key: str) -> str:
     """Return the key of the step that undoes a step."""
-    return f"{key}/{_COMPENSATION}"
+    return f"{key}{_COMPENSATED}"
 
 
 def task_of(name: str) -> str:
@@ -67,7 +67,7 @@ def is_task(key: str) -> bool:
 
 def is_compensation(key: str) -> bool:
     """Return whether a key belongs to a step that undoes another."""
-    return key.endswith(f"/{_COMPENSATION}")
+    return key.endswith(_COMPENSATED)
 
 
 def is_plain_call(key: str) -> bool:

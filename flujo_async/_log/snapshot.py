@@ -5,7 +5,6 @@ What no longer counts is left out: events, attempts that were followed by anothe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from copy import copy
 from datetime import datetime
@@ -72,7 +71,8 @@ def weight(fold: Fold) -> int:
 def copied(fold: Fold) -> Fold:
     """Return the state as it is now, whatever comes; it shares all that does not change."""
     same = copy(fold)
-    for name, value in vars(fold).items():
+    for name in Fold.__slots__:
+        value = getattr(fold, name)
         if isinstance(value, (list, dict, set)) and name not in _VALUES:
             setattr(same, name, copy(cast("Any", value)))
     same.contexts = {scope: fields.copy() for scope, fields in fold.contexts.items()}
@@ -142,7 +142,7 @@ def _encode(fold: Fold, blobs: _Blobs) -> dict[str, Any]:
         "waiting_for": encode_waiting(fold.waiting_for),
         "failed_keys": list(fold.failed_keys),
         "metadata": None if fold.metadata is fold.started.metadata else fold.metadata,
-        "repeats": dict(fold.repeats),
+        "repeats": fold.repeats,
         "usage": encode_usage(fold.usage),
         "usages": {key: encode_usage(usage) for key, usage in fold.usages.items()},
         "child_usages": {run_id: encode_usage(usage) for run_id, usage in fold.child_usages.items()},
@@ -210,7 +210,7 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     fold.failed_keys = tuple(tree["failed_keys"])
     if tree["metadata"] is not None:
         fold.metadata = tree["metadata"]
-    fold.repeats = Counter(tree["repeats"])
+    fold.repeats = tree["repeats"]
     fold.usage = decode_usage(tree["usage"])
     fold.usages = {key: decode_usage(usage) for key, usage in tree["usages"].items()}
     fold.child_usages = {run_id: decode_usage(usage) for run_id, usage in tree["child_usages"].items()}

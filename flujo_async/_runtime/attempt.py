@@ -12,7 +12,7 @@ from typing import Any, Final
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.keys import fallback_of
 from flujo_async._model.facts import AttemptFailed, Fact, StepCompleted, StepDecided, StepFailed
-from flujo_async._model.policy import asked_delay, retry_delay
+from flujo_async._model.policy import Durability, asked_delay, retry_delay
 from flujo_async._model.quick import quick
 from flujo_async._model.state import StepRecord
 from flujo_async._model.tree import Json, JsonObject
@@ -62,25 +62,28 @@ class StepCall:
         if decision is not None and decision.decision == "skip":
             return self._skip(decision)
         if decision is None and self.key in fold.once:
-            effect = idempotency_key(self.execution.run_id, self.key, fold.repeats[self.key])
+            effect = idempotency_key(self.execution.run_id, self.key, fold.repeats.get(self.key, 0))
             return self.execution.waits.decision(self.key, self.step.name, effect)
         if self.step.policy.cache is not None:
             return self._from_cache(self.step.policy.cache)
         return self._execute(compensates)
 
+    @property
+    def _durability(self) -> Durability:
+        return self.step.policy.durability or self.execution.durability
+
     def _record(self, *facts: Fact) -> Awaitable[None]:
-        durability = self.step.policy.durability or self.execution.durability
-        return self.execution.journal.record(durability, *facts)
+        return self.execution.journal.record(self._durability, *facts)
 
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
         fold, number, first_started_at = self.execution.journal.fold, 1, None
         if self.key in fold.failed_attempts or self.key in fold.once:
             number, first_started_at = await self._due()
         while True:
-            await self.execution.secure()
-            attempt = Attempt(self, number, first_started_at, compensates)
+            now = await self.execution.secure()
+            attempt = Attempt(self, number, now, first_started_at or now, compensates)
             try:
-                *facts, _ = await attempt.run()
+                beside = await attempt.run()
                 completed = self._take_in(attempt)
             except Exception as error:  # whatever a step raises is the outcome of the attempt
                 await self._record_failure(error, attempt)
@@ -89,7 +92,9 @@ class StepCall:
                 attempt.leave_word()
                 raise
             else:
-                await self._record(*facts, completed)
+                # What nothing of the run comes after needs no commit of its own: it goes down with the run's end.
+                is_last = self.key == self.execution.ends_with
+                await self.execution.journal.record("exit" if is_last else self._durability, *beside, completed)
                 return completed
 
     def _take_in(self, attempt: Attempt) -> StepCompleted:

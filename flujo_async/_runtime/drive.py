@@ -169,12 +169,13 @@ class Drive:
         """Stop: somebody else has the run."""
         self._stop_for("lost")
 
-    async def _secure(self) -> None:
+    async def _secure(self) -> datetime:
         """Make sure that nobody else has the run, if its lease has run out, as after a long stop of the process."""
-        while self._held.lease.expires_at <= self._means.clock.now():  # looked at once more, with nothing in between
+        while self._held.lease.expires_at <= (now := self._means.clock.now()):  # once more, with nothing in between
             if not await self._means.keeper.renew_now(self._held):
                 self.lose()
                 raise asyncio.CancelledError
+        return now
 
     def _stop_for(self, stop: _Stop) -> None:
         """End the code of the run: its task is cancelled. Only the first reason counts, except for a lost lease.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from flujo_async._codec.values import Codec
@@ -87,13 +88,15 @@ class Execution:
         children: what runs its children.
         pace: how long the run may go on before the event loop turns.
         disprove: parks the run, whose code contradicts what is recorded.
-        secure: returns once it is sure that nobody else has the run; awaited before something happens in the world.
+        secure: returns the moment once it is sure that nobody else has the run; awaited before something happens in the
+            world.
         watch: returns what instruments want to be entered around an attempt; ``None`` where there are none.
         replay: in ``always_replay``, interrupts the run, to begin again with what is recorded.
         priority: of the run; higher goes first.
         durability: when what its steps did is durable, where a step does not say itself.
         is_frozen: whether only what is recorded is walked through, and nothing new is begun.
         is_stopped: whether the run is being ended from outside; what its code still asks for is not done.
+        ends_with: the key of the step with whose outcome the run completes, if that is known.
         to_undo: the steps that have completed or failed and have a compensation, by key.
     """
 
@@ -107,13 +110,14 @@ class Execution:
     children: Children
     pace: Pace
     disprove: Callable[[NonDeterminismError], None]
-    secure: Callable[[], Awaitable[None]]
+    secure: Callable[[], Awaitable[datetime]]
     watch: Callable[[AttemptIdentity], AbstractContextManager[None]] | None = None
     replay: Callable[[], None] | None = None
     priority: int = 0
     durability: Durability = "sync"
     is_frozen: bool = False
     is_stopped: bool = False
+    ends_with: str | None = None
     to_undo: dict[str, Step[Any, Any]] = field(default_factory=dict[str, Step[Any, Any]])
 
     async def enter(self) -> None:

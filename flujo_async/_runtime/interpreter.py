@@ -60,7 +60,9 @@ class Interpreter:
         match pipeline.sequence:
             case (Workflow() as workflow,):  # alone, its steps are the top level
                 return (await run_workflow(self._execution, workflow, value, scope, "")).tree
-            case _:
+            case elements:
+                if isinstance(elements[-1], Step):
+                    self._execution.ends_with = pipeline.labels[-1]
                 for patch, _ in fold.migrations:
                     scope.change(patch)
                 return (await self._sequence(pipeline, value, scope, "")).tree

@@ -19,7 +19,6 @@ from flujo_async._model.stored import Blob, Record, RunUpdate
 from flujo_async._runtime.pace import Pace
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.pending import Pending
-from flujo_async.abc.shield import carried_out, settle
 
 
 class Journal:
@@ -94,12 +93,9 @@ class Journal:
             self.flush()
             await durable
         elif (writing := self._send()) is not None:
-            if not writing.done():
-                await carried_out(writing)
-                return
-            if self._pace.is_over:
+            if writing.done() and self._pace.is_over:
                 await self._pace.turn()
-            writing.result()
+            await writing
 
     def record(self, durability: Durability, *facts: Fact) -> Awaitable[None]:
         """Record facts; what is true of them when this returns is up to ``durability``.
@@ -130,8 +126,7 @@ class Journal:
         """Return when nothing is on its way to the store any more, nor deferred until now."""
         while self._writing is not None or self._is_wanted or self._is_deferring:
             if self._writing is not None:
-                await settle(self._writing)
-                await asyncio.sleep(0)  # until it has been taken in
+                await self._writing.over()
             else:
                 self._is_deferring = False
                 self._go_on()
@@ -151,7 +146,7 @@ class Journal:
             with suppress(BaseException):  # it is the journal's failure, and told to all that wait
                 following = self._send()
                 if following is not None and not following.done():
-                    following.add_done_callback(partial(self._answer, behind))
+                    following.when_done(partial(self._answer, behind))
                     return
         self._answer(behind)
 
@@ -177,7 +172,7 @@ class Journal:
             self.failure = writing.exception()
         else:
             self._writing = writing
-            writing.add_done_callback(self._take_in)
+            writing.when_done(self._take_in)
         if self.on_durable is not None:
             self._tell(writing)
         if self.on_write is not None:
@@ -188,16 +183,13 @@ class Journal:
         """Tell of what is being written, once it is durable, and before anybody who waits for that goes on."""
         unheard, self._unheard = self._unheard, []
 
-        def tell(writing: asyncio.Future[int]) -> None:
+        def tell(writing: Pending[int]) -> None:
             if writing.exception() is None and self.on_durable is not None:
                 self.on_durable(unheard)
 
-        if writing.done():
-            tell(writing)
-        else:
-            writing.add_done_callback(tell)
+        writing.when_done(tell)
 
-    def _take_in(self, writing: asyncio.Future[int]) -> None:
+    def _take_in(self, writing: Pending[int]) -> None:
         """Go on after a write: with what has been noted meanwhile, if somebody wants it written."""
         self._writing = None
         self.failure = writing.exception()

@@ -73,6 +73,7 @@ class Attempt:
         "_context",
         "_execution",
         "_is_abandoned",
+        "_now",
         "_process",
         "_pulse",
         "_step",
@@ -89,7 +90,7 @@ class Attempt:
     completed: StepCompleted
 
     def __init__(
-        self, call: Call, number: int, first_started_at: datetime | None, compensates: StepRecord | None
+        self, call: Call, number: int, now: datetime, first_started_at: datetime, compensates: StepRecord | None
     ) -> None:
         self._call = call
         self._execution = call.execution
@@ -102,14 +103,15 @@ class Attempt:
         self._watching: ExitStack | None = None
         self.found: JsonObject = {}
         self.number = number
-        self.first_started_at: datetime = first_started_at or call.execution.clock.now()
+        self.first_started_at: datetime = first_started_at
+        self._now = now
         self.started_at: datetime | None = None
         limit = call.step.policy.deadline
         self.deadline: datetime | None = None if limit is None else later(self.first_started_at, limit)
         self.is_late: bool = False
 
     def run(self) -> Awaitable[Sequence[Fact]]:
-        """Return the facts of an attempt that succeeded, the outcome last.
+        """Return what an attempt that succeeded has told beside its outcome, which is ``completed``.
 
         Raises:
             Exception: the attempt failed.
@@ -122,7 +124,7 @@ class Attempt:
 
     def _run(self) -> Awaitable[Sequence[Fact]]:
         if self._step.is_plain and not self._execution.services.limits.counts_all:
-            self._begin(self.first_started_at if self.number == 1 else self._execution.clock.now())
+            self._begin(self._now)
             return self._complete({})
         return self._admitted() if self.deadline is None else self._in_time(self.deadline)
 
@@ -297,6 +299,7 @@ class Attempt:
 
     def _new_context(self) -> StepContext:
         execution, call = self._execution, self._call
+        repeats = execution.journal.fold.repeats.get(call.key, 0)
         self._pulse = Pulse(execution, call.key, self._step.name, self.number)
         self.found = call.scope.fields
         return StepContext(
@@ -304,7 +307,7 @@ class Attempt:
             step_name=self._step.name,
             step_key=call.key,
             attempt=self.number,
-            idempotency_key=idempotency_key(execution.run_id, call.key, execution.journal.fold.repeats[call.key]),
+            idempotency_key=idempotency_key(execution.run_id, call.key, repeats),
             load=partial(execution.contexts.decode, self.found, call.scope.lists),
             beat=self._pulse.beat,
             recall=self._pulse.recall,
@@ -339,9 +342,7 @@ class Attempt:
             scope=call.scope.path,
             patch={} if context is None else self._changes(context),
         )
-        if context is None:
-            return (self.completed,)
-        return (*self._events(context, now), *self.last_words(), self.completed)
+        return () if context is None else (*self._events(context, now), *self.last_words())
 
     def _changes(self, context: StepContext) -> Patch:
         if not context.is_state_loaded:

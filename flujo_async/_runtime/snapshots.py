@@ -83,7 +83,7 @@ class Snapshots:
         # are a constant share of the work, also where little of the log is the most of the state.
         self._bytes = 0
         try:
-            await settle(writing)
+            await writing.over()
             snapshot = await run_in_thread(partial(snapshot_of, fold), lambda: None)
             self._least_bytes = len(snapshot.body)
             if self._is_wanted():

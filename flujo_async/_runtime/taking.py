@@ -17,6 +17,7 @@ from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.transition import first_lease
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.instruments import Instruments, identity_of
@@ -28,8 +29,8 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pending import begin
-from flujo_async.abc.shield import acquire, finish
+from flujo_async.abc.pending import acquire, begin
+from flujo_async.abc.shield import finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
 
 _TAKEN_UP: Final[frozenset[RunStatus]] = frozenset({*CLAIMABLE, "paused"})
@@ -112,6 +113,8 @@ class Taking:
             queue=request.queue,
             priority=request.priority,
             wake_at=now + timedelta(seconds=request.delay) if request.delay else None,
+            attempts=0 if owner is None else 1,
+            lease=first_lease(request.run_id, owner, now, self._ttl),
         )
         new = NewRun(summary, (record,), tuple(blobs))
         with suppress(RunExists):

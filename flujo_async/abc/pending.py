@@ -3,30 +3,97 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-from typing_extensions import override
+from flujo_async.abc.shield import finish, settle
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Pending(asyncio.Future[T]):
+class Pending(Generic[T]):
     """The outcome of a write that has begun, and that nobody can call back.
 
-    Whoever awaits it and is cancelled waits until the write is done; the cancellation is raised then.
+    Whoever awaits it and is cancelled waits until the write is done; the cancellation is raised then. It belongs to the
+    event loop that it is made in. A future of asyncio would let the loop turn before it tells those who asked for that,
+    and do so at every commit; here they are told at once.
+
     Made as ``pending: Pending[int] = Pending()``: ``Pending[int]()`` takes three times as long.
 
     Attributes:
         task: what writes, where it is a task: the event loop holds none by itself.
     """
 
-    task: asyncio.Future[T] | None = None
+    __slots__ = ("_calls", "_error", "_is_done", "_loop", "_result", "task")
 
-    @override
-    def cancel(self, msg: Any = None) -> bool:
-        return False
+    def __init__(self) -> None:
+        self.task: asyncio.Future[T] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._is_done = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._calls: list[Callable[[Pending[T]], object]] = []
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that it belongs to."""
+        return self._loop
+
+    def done(self) -> bool:
+        """Return whether the write is over."""
+        return self._is_done
+
+    def exception(self) -> BaseException | None:
+        """Return why the write has failed, if it has."""
+        return self._error
+
+    def result(self) -> T:
+        """Return what a write that is over returned, or raise why it failed."""
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
+
+    def set_result(self, result: T) -> None:
+        """The write is done."""
+        self._result = result
+        self._end()
+
+    def set_exception(self, error: BaseException) -> None:
+        """The write has failed."""
+        self._error = error
+        self._end()
+
+    def when_done(self, call: Callable[[Pending[T]], object]) -> None:
+        """Have ``call``, which raises nothing, called when the write is over: before anybody who awaits it goes on."""
+        if self._is_done:
+            call(self)
+        else:
+            self._calls.append(call)
+
+    async def over(self) -> None:
+        """Return when the write is over, however it ended; a cancellation of the caller is raised after that."""
+        if not self._is_done:
+            await settle(self._woken())
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._is_done:
+            try:
+                yield from self._woken()
+            except asyncio.CancelledError:
+                yield from self.over().__await__()
+                raise
+        return self.result()
+
+    def _woken(self) -> asyncio.Future[None]:
+        woken: asyncio.Future[None] = self._loop.create_future()
+        self._calls.append(lambda _: None if woken.done() else woken.set_result(None))
+        return woken
+
+    def _end(self) -> None:
+        self._is_done = True
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call(self)
 
 
 def done(write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Pending[T]:
@@ -45,6 +112,21 @@ def begin(write: Coroutine[Any, Any, T]) -> Pending[T]:
     pending.task = asyncio.ensure_future(write)
     pending.task.add_done_callback(lambda done: _hand_on(done, pending))
     return pending
+
+
+async def acquire(pending: Pending[T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
+    """Return what is being acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
+
+    Args:
+        pending: what comes to its end even if the caller is cancelled.
+        undo: gives back what was acquired, if nobody is there to take it.
+    """
+    try:
+        return await pending
+    except asyncio.CancelledError:
+        if pending.exception() is None:
+            await finish(undo(pending.result()))
+        raise
 
 
 def _hand_on(task: asyncio.Future[T], pending: Pending[T]) -> None:

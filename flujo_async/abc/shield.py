@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
 import anyio
-
-from flujo_async.abc.pending import Pending
 
 T = TypeVar("T")
 
@@ -52,35 +50,3 @@ def _shield() -> AbstractContextManager[object]:
     there is nothing to be shielded from, and a run that resumes need not wait for the import.
     """
     return anyio.CancelScope(shield=True) if _ANYIO in sys.modules else nullcontext()
-
-
-async def carried_out(write: Pending[T]) -> T:
-    """Return the outcome of a write that has begun; whoever is cancelled meanwhile hears of that when it is done.
-
-    Awaiting ``write`` itself does the same, but anyio would repeat its cancellation at each turn of the loop until
-    then, and the shield against that costs something: it is put up only when a cancellation has come.
-    """
-    if not write.done():
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        write.add_done_callback(lambda _: None if woken.done() else woken.set_result(None))
-        try:
-            await woken
-        except asyncio.CancelledError:
-            await settle(write)
-            raise
-    return write.result()
-
-
-async def acquire(pending: Pending[T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
-    """Return what is being acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
-
-    Args:
-        pending: what comes to its end even if the caller is cancelled.
-        undo: gives back what was acquired, if nobody is there to take it.
-    """
-    try:
-        return await carried_out(pending)
-    except asyncio.CancelledError:
-        if pending.exception() is None:
-            await finish(undo(pending.result()))
-        raise

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from flujo_async.abc.pending import Pending
-from flujo_async.backends.reply import Answer, Outcome, reply, send
+from flujo_async.backends.reply import Answer, Outcome, Reply, reply, send
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], T]
@@ -157,7 +157,7 @@ class GroupCommit:
 @dataclass(slots=True)
 class _Job:
     work: Work[Any]
-    reply: asyncio.Future[Any] | None
+    reply: Reply | None
     then: Callable[[], None] | None = None
     only_reads: bool = False
     tends: bool = False

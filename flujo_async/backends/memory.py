@@ -337,4 +337,4 @@ class InMemoryBackend(StateBackend):
 
 def _own(record: Record) -> Record:
     """Return a record whose body takes the room that it needs: a new one from orjson has four kilobytes."""
-    return Record(record.seq, bytes(bytearray(record.body)), record.hash)
+    return Record(record.seq, memoryview(record.body).tobytes(), record.hash)

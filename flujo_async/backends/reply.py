@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -18,8 +18,28 @@ Outcome: TypeAlias = tuple[Any, Exception | None]
 """What became of a request: its result, or the exception that its caller gets."""
 
 
-Answer: TypeAlias = tuple[asyncio.Future[Any], Outcome]
-"""A request's future, which belongs to the event loop of who waits, and its outcome."""
+class Reply(Protocol):
+    """What waits for an outcome in the event loop of who asked: a future, or what is ``Pending``."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return that event loop."""
+        ...
+
+    def done(self) -> bool:
+        """Return whether nobody waits any more."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """Give the result."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Give the exception."""
+        ...
+
+
+Answer: TypeAlias = tuple[Reply, Outcome]
+"""Who waits, and what for."""
 
 
 def reply() -> asyncio.Future[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from flujo_async._codec.heads import decode_usage, decode_waiting, encode_usage, encode_waiting, load_object
 from flujo_async._codec.tree import dumps, loads
@@ -15,6 +15,7 @@ from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
+from flujo_async.backends.sql import queries
 from flujo_async.errors import SerializationError
 
 Row: TypeAlias = Sequence[Any]
@@ -24,6 +25,10 @@ Values: TypeAlias = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BEGINNING, _END = -(2**63), 2**63 - 1
+_NO_OTHERS = (None,) * 7
+NOTHING: Final = float(queries("sqlite.sql")["nothing"])
+"""Stands for NULL where it is given often."""
+
 _FACT, _SIGNAL, _SNAPSHOT = 1, 2, 3  # kinds of the rows of ``load``; 0 is the head
 
 
@@ -58,57 +63,72 @@ def json_text(tree: Any) -> str:
     return dumps(tree).decode()
 
 
-def head(summary: RunSummary) -> Values:
-    """Return the values of ``insert_run`` in its order, the short key left out."""
+def head(summary: RunSummary) -> Row:
+    """Return the values of ``insert_runs``, the short key left out."""
     lease = summary.lease
-    return {
-        "run_id": summary.run_id,
-        "pipeline_name": summary.pipeline_name,
-        "pipeline_version": summary.pipeline_version,
-        "status": summary.status,
-        "created_at": micros(summary.created_at),
-        "updated_at": micros(summary.updated_at),
-        "last_seq": summary.last_seq,
-        "current_step_index": summary.current_step_index,
-        "metadata": json_text(dict(summary.metadata)),
-        "error_message": summary.error_message,
-        "waiting_for": _waiting_text(summary.waiting_for),
-        "attempts": summary.attempts,
-        "parent_run_id": summary.parent_run_id,
-        "queue": summary.queue,
-        "priority": summary.priority,
-        "wake_at": optional_micros(summary.wake_at),
-        "signals": summary.signals,
-        "signals_read": summary.signals_read,
-        "lease_owner": None if lease is None else lease.owner,
-        "lease_expires_at": None if lease is None else micros(lease.expires_at),
-        "pipeline_id": summary.pipeline_id,
-        "is_background": summary.is_background,
-        "usage": json_text(encode_usage(summary.usage)),
-    }
+    return (
+        summary.run_id,
+        summary.pipeline_name,
+        summary.pipeline_version,
+        summary.status,
+        micros(summary.created_at),
+        micros(summary.updated_at),
+        summary.last_seq,
+        summary.current_step_index,
+        json_text(dict(summary.metadata)),
+        _or_nothing(summary.error_message),
+        _waiting_text(summary.waiting_for),
+        summary.attempts,
+        _or_nothing(summary.parent_run_id),
+        _or_nothing(summary.queue),
+        summary.priority,
+        _or_nothing(optional_micros(summary.wake_at)),
+        summary.signals,
+        summary.signals_read,
+        NOTHING if lease is None else lease.owner,
+        NOTHING if lease is None else micros(lease.expires_at),
+        summary.pipeline_id,
+        int(summary.is_background),
+        json_text(encode_usage(summary.usage)),
+    )
 
 
-def change(update: RunUpdate, last_seq: int) -> Values:
-    """Return the values of ``advance`` and ``advance_to_status``, without those of the lease.
+def usual_change(update: RunUpdate, last_seq: int) -> Row | None:
+    """Return the first values of ``advance_usually``, if an append changes no more than that.
 
-    In this order they are, behind the short key, those of ``advance_many_to_status``; as far as ``waiting_for``, those
-    of ``advance_many``.
+    They are those of ``advance_many_usually`` as well, behind the short key.
     """
-    return {
-        "last_seq": last_seq,
-        "updated_at": micros(update.updated_at),
-        "current_step_index": update.current_step_index,
-        "pipeline_version": update.pipeline_version,
-        "metadata": None if update.metadata is None else json_text(update.metadata),
-        "error_message": update.error_message,
-        "waiting_for": _waiting_text(update.waiting_for),
-        "status": update.status,
-        "is_resting": update.status in RESTING,
-        "wake_at": optional_micros(update.wake_at),
-        "signals_read": update.signals_read,
-        "pipeline_id": update.pipeline_id,
-        "usage": None if update.usage is None else json_text(encode_usage(update.usage)),
-    }
+    others = (
+        *(update.pipeline_version, update.metadata, update.error_message, update.wake_at),
+        *(update.signals_read, update.pipeline_id, update.usage),
+    )
+    if update.status in RESTING or update.waiting_for or others != _NO_OTHERS:
+        return None
+    return last_seq, micros(update.updated_at), update.current_step_index
+
+
+def change(update: RunUpdate, last_seq: int) -> Row:
+    """Return the first values of ``advance``, and those of ``advance_many``, behind the short key."""
+    return (
+        last_seq,
+        micros(update.updated_at),
+        update.current_step_index,
+        _or_nothing(update.pipeline_version),
+        NOTHING if update.metadata is None else json_text(update.metadata),
+        _or_nothing(update.error_message),
+        _waiting_text(update.waiting_for),
+        update.status,
+        int(update.status in RESTING),
+        _or_nothing(optional_micros(update.wake_at)),
+        _or_nothing(update.signals_read),
+        _or_nothing(update.pipeline_id),
+        NOTHING if update.usage is None else json_text(encode_usage(update.usage)),
+    )
+
+
+def fact(log: int, record: Record) -> Row:
+    """Return the values of ``insert_fact``."""
+    return log, record.seq, bytearray(record.body), record.hash  # for bytes, the driver would look for an adapter
 
 
 def parting(wake_at: datetime | None, signals_read: int | None, waiting_for: Iterable[Waiting] | None) -> Values:
@@ -257,3 +277,7 @@ def _columns(row: Row) -> Row:
 def _waiting_text(waiting: Iterable[Waiting]) -> str:
     waits = list(waiting)
     return json_text(encode_waiting(waits)) if waits else "[]"
+
+
+def _or_nothing(value: Any) -> Any:
+    return NOTHING if value is None else value

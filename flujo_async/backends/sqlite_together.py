@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import chain
@@ -15,20 +16,18 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from flujo_async._codec.tree import loads
 from flujo_async._model.lease import Lease
-from flujo_async._model.state import RESTING
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
-from flujo_async.backends.sqlite_work import Append, Create, fact_rows, give_blobs, insert_audit
+from flujo_async.backends.sqlite_work import Append, Create, give_blobs, insert_audit
 
 T = TypeVar("T", Append, Create)
 Placed: TypeAlias = dict[int, T]
 """Work by its place among all that waits."""
 
-LARGEST: Final = 64
-"""Rows in one statement at most. Each size is a power of two, so that few statements have to be prepared."""
+SIZES: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+"""How many rows a statement may have, so that few statements have to be prepared. Rows that are left over are empty."""
 
 _SQL = queries("sqlite.sql")
-_USUAL = 8  # columns that a usual append changes, the key included
 _ROW = re.compile(r"^\(\?.*\)", re.MULTILINE)
 
 
@@ -37,8 +36,8 @@ def do_together(db: sqlite3.Connection, waiting: Sequence[object]) -> dict[int, 
 
     What would be refused is left out and leaves no trace, and so is what only some runs need.
     """
-    creations = {place: create for place, create in _one_a_run(waiting, Create) if not _is_rare(create)}
-    appends = dict(_one_a_run(waiting, Append))
+    creations = {place: create for place, create in _one_a_run(waiting, Create).items() if not _is_rare(create)}
+    appends = _one_a_run(waiting, Append)
     results: dict[int, Any] = {}
     if len(creations) > 1:
         results.update(_create(db, creations))
@@ -53,12 +52,12 @@ def for_rows(sql: str, count: int) -> str:
     return _ROW.sub(lambda row: ",\n".join([row[0]] * count), sql)
 
 
-def _one_a_run(waiting: Sequence[object], kind: type[T]) -> Iterator[tuple[int, T]]:
-    seen: set[str] = set()
+def _one_a_run(waiting: Sequence[object], kind: type[T]) -> Placed[T]:
+    first: dict[str, tuple[int, T]] = {}
     for place, work in enumerate(waiting):
-        if isinstance(work, kind) and work.run_id not in seen:
-            seen.add(work.run_id)
-            yield place, work
+        if isinstance(work, kind):
+            first.setdefault(work.run_id, (place, work))
+    return dict(first.values())
 
 
 def _is_rare(create: Create) -> bool:
@@ -70,9 +69,9 @@ def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, Leas
     last: int = db.execute(_SQL["last_log"]).fetchall()[0][0]
     fresh = [place for place in creations if place not in exist]
     new = {log: creations[place] for log, place in enumerate(fresh, last + 1)}
-    _do(db, "insert_new_log", [(log,) for log in new])
-    _do(db, "insert_run", [(log, *create.head.values()) for log, create in new.items()])
-    _do(db, "insert_fact", [row for log, create in new.items() for row in fact_rows(log, create.run.records)])
+    _do(db, "insert_logs", [(log,) for log in new])
+    _do(db, "insert_runs", [(log, *create.head) for log, create in new.items()])
+    _do(db, "insert_facts", [rows.fact(log, record) for log, create in new.items() for record in create.run.records])
     for log, create in new.items():
         insert_audit(db, log, create.run.records)
         give_blobs(db, log, create.run.records[0].seq, create.run.blobs)
@@ -84,37 +83,28 @@ def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     usual: list[rows.Row] = []
     unusual: list[rows.Row] = []
     facts: list[rows.Row] = []
-    for place, log, is_indexed_alike in held:
+    results: dict[int, int] = {}
+    for place, log, is_alike in held:
         append = appends[place]
-        row = (log, *rows.change(append.update, append.last_seq).values())
-        is_rare = append.update.pipeline_id is not None or append.update.usage is not None
-        if is_indexed_alike and append.update.status not in RESTING and not is_rare:
-            usual.append(row[:_USUAL])
+        results[place] = last_seq = append.last_seq
+        change = rows.usual_change(append.update, last_seq) if is_alike else None
+        if change is not None:
+            usual.append((log, *change))
         else:
-            unusual.append(row)
-        facts += fact_rows(log, append.records)
-    _do(db, "advance_many", usual)
-    _do(db, "advance_many_to_status", unusual)
-    _do(db, "insert_fact", facts)
-    for place, log, _ in held:
-        insert_audit(db, log, appends[place].records)
-        give_blobs(db, log, appends[place].expected_seq + 1, appends[place].blobs)
-    return {place: appends[place].last_seq for place, _, _ in held}
+            unusual.append((log, *rows.change(append.update, last_seq)))
+        facts += [rows.fact(log, record) for record in append.records]
+        insert_audit(db, log, append.records)
+        give_blobs(db, log, append.expected_seq + 1, append.blobs)
+    _do(db, "advance_many_usually", usual)
+    _do(db, "advance_many", unusual)
+    _do(db, "insert_facts", facts)
+    return results
 
 
 def _asked(place: int, append: Append) -> rows.Row:
     """Return the values of ``which_are_held``."""
-    lease, update = append.lease, append.update
-    return (
-        place,
-        lease.run_id,
-        lease.token,
-        lease.owner,
-        append.expected_seq,
-        update.status,
-        rows.optional_micros(update.wake_at),
-        update.signals_read,
-    )
+    lease = append.lease
+    return place, lease.run_id, lease.token, lease.owner, append.expected_seq, append.update.status
 
 
 def _ask(db: sqlite3.Connection, name: str, values: Sequence[rows.Row]) -> list[Any]:
@@ -129,10 +119,9 @@ def _do(db: sqlite3.Connection, name: str, values: Sequence[rows.Row]) -> None:
 
 
 def _statements(name: str, values: Sequence[rows.Row]) -> Iterator[tuple[str, list[Any]]]:
-    """Spread rows of values over statements, the largest first."""
-    start, size = 0, LARGEST
-    while start < len(values):
-        while size > len(values) - start:
-            size //= 2
-        yield for_rows(_SQL[name], size), list(chain.from_iterable(values[start : start + size]))
-        start += size
+    """Spread rows of values over statements, as few as can be."""
+    for start in range(0, len(values), SIZES[-1]):
+        some = values[start : start + SIZES[-1]]
+        size = SIZES[bisect_left(SIZES, len(some))]
+        left_over = [rows.NOTHING] * ((size - len(some)) * len(some[0]))
+        yield for_rows(_SQL[name], size), [*chain.from_iterable(some), *left_over]

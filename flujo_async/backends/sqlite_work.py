@@ -26,13 +26,13 @@ class Create:
     """Inserts a run, its log and its first records.
 
     Attributes:
-        head: the values of ``insert_run``, the short key left out.
+        head: the values of ``insert_runs``, the short key left out.
         run: the run.
         lease: who has it.
         signals: the values of ``insert_signal`` for its signals, the short key left out.
     """
 
-    head: rows.Values
+    head: rows.Row
     run: NewRun
     lease: Lease | None
     signals: Sequence[rows.Values] = ()
@@ -48,7 +48,7 @@ class Create:
             raise RunExists(f"run {self.run_id!r} exists")
         shared = (None, None) if self.run.prefix is None else _find(db, self.run.prefix)
         log: int = db.execute(_SQL["insert_log"], shared).fetchall()[0][0]
-        db.execute(_SQL["insert_run"], [log, *self.head.values()])
+        db.execute(_SQL["insert_runs"], [log, *self.head])
         _insert_facts(db, log, self.run.records)
         give_blobs(db, log, self.run.records[0].seq, self.run.blobs)
         db.executemany(_SQL["insert_signal"], [{**signal, "run": log} for signal in self.signals])
@@ -77,14 +77,14 @@ class Append:
 
     def __call__(self, db: sqlite3.Connection) -> int:
         """Do so, if all is as the caller believes; return the last ``seq``."""
-        values = {
-            **rows.change(self.update, self.last_seq),
-            **rows.held(self.lease),
-            "expected_seq": self.expected_seq,
-        }
-        advanced = db.execute(_SQL["advance"], values).fetchall()
+        held = (self.lease.run_id, self.lease.token, self.lease.owner, self.expected_seq)
+        usual = rows.usual_change(self.update, self.last_seq)
+        advanced: list[tuple[int]] = []
+        if usual is not None:
+            advanced = db.execute(_SQL["advance_usually"], (*usual, *held, self.update.status)).fetchall()
         if not advanced:
-            advanced = db.execute(_SQL["advance_to_status"], values).fetchall()
+            values = (rows.NOTHING, *rows.change(self.update, self.last_seq), *held)
+            advanced = db.execute(_SQL["advance"], values).fetchall()
         if not advanced:
             _refuse_append(db, self.lease, self.expected_seq)
         _insert_facts(db, advanced[0][0], self.records)
@@ -151,11 +151,6 @@ def set_system_state(db: sqlite3.Connection, key: str, value: str) -> None:
     db.execute(_SQL["set_system_state"], {"key": key, "value": value})
 
 
-def fact_rows(log: int, records: Sequence[Record]) -> list[rows.Row]:
-    """Return the rows of values of ``insert_fact``."""
-    return [(log, record.seq, record.body, record.hash) for record in records]
-
-
 def insert_audit(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
     """Put the facts into the audit log that belong there; few do."""
     for record in records:
@@ -182,7 +177,7 @@ def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
 
 
 def _insert_facts(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
-    db.executemany(_SQL["insert_fact"], fact_rows(log, records))
+    db.executemany(_SQL["insert_fact"], [rows.fact(log, record) for record in records])
     insert_audit(db, log, records)
 
 

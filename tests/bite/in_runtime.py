@@ -34,13 +34,12 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if not writing.done():
-                await carried_out(writing)
-                return
-""",
-        """            if not writing.done():
+        """            if writing.done() and self._pace.is_over:
                 await self._pace.turn()
-                return
+            await writing
+""",
+        """            if self._pace.is_over:
+                await self._pace.turn()
 """,
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
@@ -303,8 +302,8 @@ BUGS = (
         "runtime.lease-not-secured",
         "G3: after a long stop of its process a run begins a step, though somebody else may have it",
         ATTEMPT,
-        "            await self.execution.secure()\n",
-        "",
+        "            now = await self.execution.secure()\n",
+        "            now = self.execution.clock.now()\n",
         (T + "lease.py::test_a_run_that_was_taken_between_two_steps_does_not_begin_the_next",),
     ),
     Bug(

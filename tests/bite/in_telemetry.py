@@ -16,12 +16,8 @@ BUGS = (
         "telemetry.tells-too-early",
         "a fact is told of before it is durable",
         JOURNAL,
-        """        if writing.done():
-            tell(writing)
-""",
-        """        if True:
-            self.on_durable and self.on_durable(unheard)
-""",
+        "        writing.when_done(tell)\n",
+        "        self.on_durable and self.on_durable(unheard)\n",
         (f"{INSTRUMENTS}what_was_not_written_is_not_told",),
     ),
     Bug(

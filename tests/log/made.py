@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.chain import seal as seal_one
+from flujo_async._log.fold import Fold
 from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import Waiting
@@ -113,3 +114,8 @@ def seal(log: Sequence[Fact], *, after: int, prev_hash: str) -> list[Record]:
 def records(log: list[Fact]) -> list[Record]:
     """Return a whole log, sealed."""
     return seal(log, after=0, prev_hash=GENESIS)
+
+
+def all_of(fold: Fold) -> dict[str, Any]:
+    """Return all that a fold tells, to be compared."""
+    return {name: getattr(fold, name) for name in Fold.__slots__}

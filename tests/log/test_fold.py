@@ -32,7 +32,7 @@ from flujo_async._model.facts import (
 from flujo_async._model.state import StepStatus, Waiting
 from flujo_async._model.stored import Record
 from flujo_async.errors import IntegrityError
-from tests.log.made import logs, records, seal
+from tests.log.made import all_of, logs, records, seal
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 STARTED = RunStarted(
@@ -66,7 +66,7 @@ def test_a_prefix_and_the_rest_are_the_whole(log: list[Fact], data: st.DataObjec
     continued = fold_log("r", sealed[:cut])
     for record in sealed[cut:]:
         continued.apply(decode_fact(record.body), record)
-    assert vars(continued) == vars(fold_log("r", sealed))
+    assert all_of(continued) == all_of(fold_log("r", sealed))
     assert continued.update() == fold_log("r", sealed).update()
 
 

@@ -27,7 +27,7 @@ from flujo_async._model.facts import (
 )
 from flujo_async._model.stored import Snapshot
 from flujo_async.errors import SerializationError
-from tests.log.made import logs, records
+from tests.log.made import all_of, logs, records
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 STARTED = RunStarted(at=T0, run_id="r", pipeline_name="p", pipeline_version="1", fingerprint="f", input=1)
@@ -53,9 +53,9 @@ def test_a_snapshot_and_the_rest_are_the_whole(log: list[Fact], data: st.DataObj
     cut = data.draw(st.integers(1, len(log)))
     before = fold_log("r", sealed[:cut])
     continued = fold_from(snapshot_of(before), before.run_id)
-    assert vars(continued) == vars(before)
+    assert all_of(continued) == all_of(before)
     continued.extend(sealed[cut:])
-    assert vars(continued) == vars(fold_log("r", sealed))
+    assert all_of(continued) == all_of(fold_log("r", sealed))
     assert continued.update() == fold_log("r", sealed).update()
 
 
@@ -75,9 +75,9 @@ def test_a_copy_stays_as_it_is(log: list[Fact], data: st.DataObject) -> None:
     taken = copied(going_on)
     going_on.extend(sealed[cut:])
     before = fold_log("r", sealed[:cut])
-    assert vars(taken) == vars(before)
+    assert all_of(taken) == all_of(before)
     assert snapshot_of(taken) == snapshot_of(before)
-    assert vars(going_on) == vars(fold_log("r", sealed))
+    assert all_of(going_on) == all_of(fold_log("r", sealed))
 
 
 def noise(number: int, key: str = "a") -> list[Fact]:
@@ -112,7 +112,7 @@ def test_a_redrive_folds_changes_again() -> None:
     whole = fold(*before, failed, again)
     found = fold_from(snapshot_of(fold(*before, failed)), "r")
     found.extend(records([STARTED, *before, failed, again])[4:])
-    assert vars(found) == vars(whole)
+    assert all_of(found) == all_of(whole)
     assert found.contexts[""].tree == {"x": 1}
 
 
@@ -130,7 +130,7 @@ def test_large_values_stay_where_they_are() -> None:
     made = snapshot_of(whole)
     assert len(made.body) < 4_000
     assert blobs_of(made) == blobs(*log).keys()
-    assert vars(fold_from(made, "r", blobs(*log))) == vars(whole)
+    assert all_of(fold_from(made, "r", blobs(*log))) == all_of(whole)
 
 
 def test_a_large_field_that_no_fact_has_as_a_whole_is_in_the_snapshot() -> None:
@@ -139,7 +139,7 @@ def test_a_large_field_that_no_fact_has_as_a_whole_is_in_the_snapshot() -> None:
     whole = fold(*log)
     made = snapshot_of(whole)
     assert blobs_of(made) == set()
-    assert vars(fold_from(made, "r")) == vars(whole)
+    assert all_of(fold_from(made, "r")) == all_of(whole)
 
 
 @pytest.mark.parametrize("data", [{}, {"0" * 64: b'"another"'}])
@@ -190,4 +190,4 @@ def test_one_of_another_run_is_refused() -> None:
 
 def test_a_fork_has_its_own_name() -> None:
     whole = fold(completed("a"), RunForked(at=T0 + timedelta(1), run_id="fork", source_run_id="r"))
-    assert vars(fold_from(snapshot_of(whole), "fork")) == vars(whole)
+    assert all_of(fold_from(snapshot_of(whole), "fork")) == all_of(whole)

@@ -215,7 +215,7 @@ class TestCancel:
         async def note(n: int) -> int:
             return n
 
-        gated, gate = gated_store(backend, "append", nth=2)
+        gated, gate = gated_store(backend, "append")
         flujo = Flujo(note, state_backend=gated)
         task = asyncio.ensure_future(flujo.run(1, run_id="r"))
         await gate.reached()

@@ -637,7 +637,7 @@ async def test_a_condition_is_not_asked_again_after_a_crash(answer: bool) -> Non
     async def asked(n: Annotated[int, Depends(one, when=lambda _: answers.pop(0))]) -> int:
         return n
 
-    pipeline = graph(asked) >> make("last", lambda: "end")
+    pipeline = graph(asked) >> make("next", lambda: "next") >> make("last", lambda: "end")
     with pytest.raises(BackendError):
         await Flujo(pipeline, state_backend=dying(store, "append", 4)).run(None, run_id="r")
     result = await Flujo(pipeline, state_backend=store).run(run_id="r")

@@ -168,8 +168,8 @@ async def test_a_run_that_meets_a_duplicate_can_be_resumed(faulty: FaultyBackend
         return n * 2
 
     with faulty.duplicate("append"), pytest.raises(SequenceConflict):
-        await Flujo(double, state_backend=faulty).run(1, run_id="r")
-    assert (await Flujo(double, state_backend=inner).run(1, run_id="r")).output == 2
+        await Flujo(double >> double, state_backend=faulty).run(1, run_id="r")
+    assert (await Flujo(double >> double, state_backend=inner).run(1, run_id="r")).output == 4
 
 
 @pytest.mark.parametrize("how", ["before", "after"])

@@ -48,7 +48,7 @@ async def test_a_store_fails(faulty_backend, flujo_backend):
 
 {mark}
 async def test_crashes(crash_explorer):
-    assert (await crash_explorer(double, 1).check()).worlds == 6
+    assert (await crash_explorer(double, 1).check()).worlds == 4
 
 def test_the_store_is_the_one_asked_for(flujo_backend):
     print(type(flujo_backend).__name__)
