@@ -68,7 +68,7 @@ def load_run(data: bytes) -> RunFile:
             lines.take(line)
     except (SerializationError, KeyError, TypeError, ValueError) as error:
         raise lines.broken(f"not a line of a run: {error!r}") from error
-    run = StoredRun(head, tuple(lines.records), tuple(lines.signals))
+    run = StoredRun(head, tuple(lines.records), tuple(lines.signals.values()))
     if lines.end is None:
         raise lines.broken("the file ends here, and lacks its last line")
     fold = audit(run, {blob.digest: blob.data for blob in lines.blobs})
@@ -101,7 +101,7 @@ class _Lines:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.records: list[Record] = []
-        self.signals: list[Signal] = []
+        self.signals: dict[str, Signal] = {}
         self.blobs: list[Blob] = []
         self.end: Mapping[str, Any] | None = None
 
@@ -133,7 +133,10 @@ class _Lines:
         self.records.append(Record(int(tree["seq"]), _behind(b'"fact":', line), str(tree["hash"])))
 
     def _take_signal(self, tree: dict[str, Any], line: bytes) -> None:
-        self.signals.append(heads.decode_signal(tree["signal"]))
+        signal = heads.decode_signal(tree["signal"])
+        if signal.run_id != self.run_id or signal.signal_id in self.signals:
+            raise ValueError(f"the signal {signal.signal_id!r} is another run's, or the same again")
+        self.signals[signal.signal_id] = signal
 
     def _take_blob(self, tree: dict[str, Any], line: bytes) -> None:
         self.blobs.append(Blob(str(tree["blob"]), _behind(b'"data":', line)))

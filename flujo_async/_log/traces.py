@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 from flujo_async._log.spans import Span
+from flujo_async.errors import InvalidArgument
 
 
 def span_order(span: Span) -> tuple[float, str]:
@@ -46,14 +47,37 @@ def _hang(root: Span, below: Mapping[str | None, list[Span]], reached: set[str])
                 todo.append(child)
 
 
-def nodes_of(trees: Iterable[Mapping[str, Any]]) -> Iterator[Span]:
-    """Yield the spans of trees, each with its parent by the place where it stands, and without its children."""
-    todo: list[tuple[Mapping[str, Any], Any]] = [(tree, tree.get("parent_span_id")) for tree in trees]
+def nodes_of(trace: Any) -> Iterator[Span]:
+    """Yield the spans of a trace, each with its parent by the place where it stands, and without its children.
+
+    Raises:
+        InvalidArgument: it is neither a span nor a list of spans, nor is what a span has for its children.
+    """
+    roots = spans_in([trace] if isinstance(trace, Mapping) else trace, "trace")
+    todo: list[tuple[Mapping[str, Any], Any]] = [(root, root.get("parent_span_id")) for root in roots]
     while todo:
         node, parent = todo.pop()
         yield {**{name: value for name, value in node.items() if name != "children"}, "parent_span_id": parent}
-        children = cast("Iterable[Mapping[str, Any]]", node.get("children") or ())
+        children = spans_in(node.get("children") or (), f"trace: children of {node.get('span_id')!r}")
         todo += [(child, node.get("span_id")) for child in children]
+
+
+def spans_in(value: Any, at: str) -> list[Mapping[str, Any]]:
+    """Return spans that somebody gave.
+
+    Raises:
+        InvalidArgument: this is no list of them.
+    """
+    if not _is_list(value):
+        raise InvalidArgument(f"{at}: that is a list of spans, not {value!r}")
+    spans = list(value)
+    if wrong := [span for span in spans if not isinstance(span, Mapping)]:
+        raise InvalidArgument(f"{at}: a span is a mapping with span_id and name, not {wrong[0]!r}")
+    return spans
+
+
+def _is_list(value: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, Iterable) and not isinstance(value, (Mapping, str, bytes))
 
 
 def statistics_of(spans: Iterable[Span]) -> dict[str, Any]:

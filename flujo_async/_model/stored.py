@@ -100,24 +100,6 @@ class Snapshot:
     body: bytes
 
 
-@quick
-@dataclass(frozen=True, slots=True)
-class NewRun:
-    """A run to be created.
-
-    Attributes:
-        summary: its head.
-        records: the first records of its log: ``seq`` from 1, or from where ``prefix`` ends.
-        blobs: what these records name and no record of ``prefix`` does.
-        prefix: the log that it continues, if it is a fork.
-    """
-
-    summary: RunSummary
-    records: tuple[Record, ...]
-    blobs: tuple[Blob, ...] = ()
-    prefix: Prefix | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Signal:
     """An answer posted to a run from outside.
@@ -137,6 +119,26 @@ class Signal:
     payload: Json
     at: datetime
     sent_by: str | None = None
+
+
+@quick
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be created.
+
+    Attributes:
+        summary: its head; of its counts of signals, ``signals_read`` is kept.
+        records: the first records of its log: ``seq`` from 1, or from where ``prefix`` ends.
+        blobs: what these records name and no record of ``prefix`` does.
+        prefix: the log that it continues, if it is a fork.
+        signals: what was posted to it already, in the order of posting; no two have one ``signal_id``.
+    """
+
+    summary: RunSummary
+    records: tuple[Record, ...]
+    blobs: tuple[Blob, ...] = ()
+    prefix: Prefix | None = None
+    signals: tuple[Signal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

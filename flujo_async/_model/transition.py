@@ -8,18 +8,20 @@ from datetime import datetime, timedelta
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import RESTING, Waiting
-from flujo_async._model.stored import Prefix, RunUpdate
+from flujo_async._model.stored import NewRun, Prefix, RunUpdate
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import SequenceConflict, StaleLease
 
 
-def created(summary: RunSummary, owner: str | None, ttl: timedelta) -> RunSummary:
+def created(run: NewRun, owner: str | None, ttl: timedelta) -> RunSummary:
     """Return the head of a run as ``create_run`` stores it."""
+    summary, signals = run.summary, len(run.signals)
     lease = first_lease(summary.run_id, owner, summary.created_at, ttl)
-    attempts = 0 if lease is None else lease.token
-    if (summary.attempts, summary.signals, summary.signals_read, summary.lease) == (attempts, 0, 0, lease):
+    counts = 0 if lease is None else lease.token, signals, min(summary.signals_read, signals)
+    if (summary.attempts, summary.signals, summary.signals_read) == counts and summary.lease == lease:
         return summary
-    return replace(summary, attempts=attempts, signals=0, signals_read=0, lease=lease)
+    attempts, _, signals_read = counts
+    return replace(summary, attempts=attempts, signals=signals, signals_read=signals_read, lease=lease)
 
 
 def first_lease(run_id: str, owner: str | None, now: datetime, ttl: timedelta) -> Lease | None:

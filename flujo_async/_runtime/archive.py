@@ -196,5 +196,5 @@ class Archive(Generic[Out]):
             SchemaTooNew: a newer version of this package wrote the file.
             IntegrityError: the file is not whole, or was changed. In each case nothing was written.
         """
-        now, ttl = self._runner.clock.now(), self._runner.ttl
-        return self.handle(await transfer.import_run(self.state_backend, data, run_id, now, ttl))
+        now = self._runner.clock.now()
+        return self.handle(await transfer.import_run(self.state_backend, data, run_id, now))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from flujo_async._log.audit_log import marked
 from flujo_async._log.fold import fold_log
@@ -13,8 +12,7 @@ from flujo_async._log.large import named_blobs, with_values
 from flujo_async._log.run_file import dump_run, load_run
 from flujo_async._model.facts import RunForked
 from flujo_async._model.ids import check_run_id
-from flujo_async._model.stored import NewRun, Signal
-from flujo_async._runtime.owner import Owner
+from flujo_async._model.stored import NewRun
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.shield import finish
 from flujo_async.errors import InvalidArgument, RunExists, RunNotFound
@@ -29,7 +27,7 @@ async def export_run(backend: StateBackend, run_id: str) -> bytes:
     return dump_run(run, await backend.read_blobs(run_id, named) if named else {})
 
 
-async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now: datetime, ttl: timedelta) -> str:
+async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now: datetime) -> str:
     """Create the run that a file has, and return its id; see ``Flujo.import_run``.
 
     Args:
@@ -37,7 +35,6 @@ async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now
         data: the file.
         run_id: the name of the new run; ``None`` is the one that it has.
         now: the present moment.
-        ttl: how long nobody else may take it, while it is not complete.
     """
     file = load_run(data)
     head, records, signals = replace(file.run.summary, lease=None), file.run.records, file.run.signals
@@ -51,26 +48,9 @@ async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now
         records = marked(records)
     check_run_id(head.run_id)
     try:
-        await finish(_create(backend, NewRun(head, records, file.blobs), signals, ttl + (now - head.created_at)))
+        await finish(backend.create_run(NewRun(head, records, file.blobs, signals=signals)))
     except RunExists as error:
         raise InvalidArgument(
             f"there is a run {head.run_id!r} already: delete it, or give the imported one another name"
         ) from error
     return head.run_id
-
-
-async def _create(backend: StateBackend, run: NewRun, signals: Sequence[Signal], ttl: timedelta) -> None:
-    if not signals:
-        await backend.create_run(run)
-        return
-    with Owner.at_work() as owner:
-        # Leased, lest somebody takes it up before it has all its signals.
-        lease = await backend.create_run(run, owner=str(owner), ttl=ttl)
-        assert lease is not None
-        try:
-            for signal in signals:
-                await backend.post(signal)
-        except BaseException:
-            await backend.delete_run(run.summary.run_id)
-            raise
-        await backend.release(lease, wake_at=run.summary.wake_at, signals_read=run.summary.signals_read)

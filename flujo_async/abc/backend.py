@@ -115,7 +115,7 @@ class StateBackend(StateApi):
             run: ``run.summary.created_at`` is the present moment; ``run.summary.last_seq`` is the ``seq`` of the last
                 record. A log that continues that of another run shares it by reference: nothing is copied, and
                 deleting the other run takes nothing away from this one. Signals and a snapshot of the other run are
-                not shared.
+                not shared. ``run.signals`` count as posted to it, in the same write.
             owner: who gets the lease, with token 1 and ``summary.attempts`` 1; ``None`` leaves the run to be
                 claimed.
             ttl: how long the lease lasts.
@@ -306,6 +306,9 @@ class StateBackend(StateApi):
 
         What forks share of its log stays for them, and goes with the last of them; so do blobs.
         Whoever holds its lease learns of it by ``StaleLease``.
+
+        Raises:
+            InvalidArgument: no run can have this id.
         """
         await self._documents().delete_run(run_id)
 

@@ -100,10 +100,12 @@ def kept_span(run_id: str, span: Mapping[str, Any], now: datetime, *, at: str) -
     """
     span_id, name = required(span, "span_id", at), required(span, "name", at)
     body = {**_SPAN, **span, "span_id": str(span_id), "name": str(name)}
+    if body["parent_span_id"] is not None:
+        body["parent_span_id"] = str(body["parent_span_id"])
     body["start_time"] = seconds_of(span.get("start_time", now), f"{at}.start_time")
     if body["end_time"] is not None:
         body["end_time"] = seconds_of(body["end_time"], f"{at}.end_time")
-    body["status"] = span.get("status") or ("running" if body["end_time"] is None else "completed")
+    body["status"] = str(span.get("status") or ("running" if body["end_time"] is None else "completed"))
     return kept(run_id, "span", body, now, key=body["span_id"], at=at)
 
 

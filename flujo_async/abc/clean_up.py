@@ -44,15 +44,13 @@ def hours_ago(now: datetime, hours: Any, name: str) -> datetime:
     return earlier(now, hours * 3600.0)
 
 
-async def delete_old(store: Verbs, runs: Sequence[KnownRun], before: datetime) -> int:
-    """Delete those of the runs that have ended and were created before a moment; return how many.
+async def delete_old(store: Verbs, runs: Sequence[KnownRun], before: datetime) -> list[str]:
+    """Delete those of the runs that have ended and were created before a moment; return which.
 
     One that somebody goes on with is spared, and so is a child whose parent has not ended: it may still ask for it.
     """
-    deleted = 0
-    for run in old_runs(runs, before):
-        deleted += await _if_readable(_delete(store, run.run_id))
-    return deleted
+    old = [run.run_id for run in old_runs(runs, before)]
+    return [run_id for run_id in old if await _if_readable(_delete(store, run_id))]
 
 
 def old_runs(runs: Sequence[KnownRun], before: datetime) -> list[KnownRun]:

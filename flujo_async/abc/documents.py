@@ -72,7 +72,7 @@ class DocumentRuns:
         run_id = check_run_id(run.summary.run_id)
         if _is_reserved(run_id):
             raise InvalidArgument(f"{run_id!r} is reserved by backends that implement the three methods")
-        document = _Document.new(transition.created(run.summary, owner, ttl))
+        document = _Document.new(transition.created(run, owner, ttl), run.signals)
         await self._turn.run(self._create(run, document))
         return document.summary.lease
 
@@ -177,7 +177,7 @@ class DocumentRuns:
 
     async def delete_run(self, run_id: str) -> None:
         """As in ``StateBackend``."""
-        if _may_exist(run_id):
+        if not _is_reserved(check_run_id(run_id)):
             await self._turn.run(self._delete(run_id))
 
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None) -> None:
@@ -288,8 +288,9 @@ class _Document:
     state: State
 
     @classmethod
-    def new(cls, summary: RunSummary) -> _Document:
-        state: State = {"format": FORMAT, "records": [], "posted": [], "blobs": {}, "snapshot": None}
+    def new(cls, summary: RunSummary, signals: Sequence[Signal]) -> _Document:
+        posted = [pure(heads.encode_signal(signal)) for signal in signals]
+        state: State = {"format": FORMAT, "records": [], "posted": posted, "blobs": {}, "snapshot": None}
         return cls(summary, state).with_head(summary)
 
     @classmethod

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from flujo_async._log.spans import Span, spans_of
-from flujo_async._log.traces import nodes_of, span_order, statistics_of, tree_of
+from flujo_async._log.traces import nodes_of, span_order, spans_in, statistics_of, tree_of
 from flujo_async._model.entry import EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async.abc.by_hand import (
@@ -203,7 +203,7 @@ class StateApi(Verbs):
         """
         check_number(days_old, "days_old", least=0)
         before = hours_ago(self.clock.now(), days_old * 24, "days_old")
-        return await delete_old(self, await self.known_runs(KnownRunQuery()), before)
+        return len(await delete_old(self, await self.known_runs(KnownRunQuery()), before))
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Let background runs fail that are ``running`` and were not heard of for so many hours; return how many.
@@ -265,10 +265,9 @@ class StateApi(Verbs):
             trace: a span with its ``children``, and theirs; or a list of such.
 
         Raises:
-            InvalidArgument: there is no span in it; and as ``save_spans``.
+            InvalidArgument: there is no span in it, or something that is none; and as ``save_spans``.
         """
-        trees = cast("list[Mapping[str, Any]]", [trace] if isinstance(trace, Mapping) else list(trace))
-        entries = kept_spans(run_id, _checked_nodes(trees), self.clock.now(), at="trace")
+        entries = kept_spans(run_id, _checked_nodes(trace), self.clock.now(), at="trace")
         if not entries:
             raise InvalidArgument("a trace has one span at the least")
         await self.put_entries(entries, instead_of="span")
@@ -281,9 +280,9 @@ class StateApi(Verbs):
             spans: each with a ``span_id`` and a ``name``; times are seconds since 1970 in UTC, or moments.
 
         Raises:
-            InvalidArgument: one of them lacks these, or two have one ``span_id``.
+            InvalidArgument: one of them lacks these or is no span, or two have one ``span_id``.
         """
-        await self.put_entries(kept_spans(run_id, spans, self.clock.now(), at="spans"))
+        await self.put_entries(kept_spans(run_id, spans_in(spans, "spans"), self.clock.now(), at="spans"))
 
     async def get_spans(self, run_id: str, status: str | None = None, name: str | None = None) -> list[Span]:
         """Return the spans of a run: those that its log tells, and those that were saved, which win.
@@ -363,12 +362,13 @@ class StateApi(Verbs):
         return list(map(saved_evaluation, await self.read_entries(query)))
 
 
-def _checked_nodes(trees: Sequence[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    seen: set[Any] = set()
-    for node in nodes_of(trees):
-        if node.get("span_id") in seen:  # a trace that holds itself would never end
-            raise InvalidArgument(f"trace: two spans have the span_id {node['span_id']!r}")
-        seen.add(node.get("span_id"))
+def _checked_nodes(trace: Any) -> Iterable[Mapping[str, Any]]:
+    seen: set[str] = set()
+    for node in nodes_of(trace):
+        span_id = str(node.get("span_id"))
+        if span_id in seen:  # a trace that holds itself would never end
+            raise InvalidArgument(f"trace: two spans have the span_id {span_id!r}")
+        seen.add(span_id)
         yield node
 
 

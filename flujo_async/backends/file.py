@@ -136,7 +136,7 @@ class FileBackend(StateBackend):
 
     @override
     async def delete_run(self, run_id: str) -> None:
-        await self._off_loop(partial(self._delete_run, run_id))
+        await self._off_loop(partial(self._delete_run, check_run_id(run_id)))
 
     @override
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
@@ -186,13 +186,13 @@ class FileBackend(StateBackend):
     def _create_run(self, run: NewRun, owner: str | None, ttl: timedelta) -> Lease | None:
         run_id, prefix = run.summary.run_id, run.prefix
         name, source = file_name(run_id), prefix and file_name(prefix.run_id)
-        summary = transition.created(run.summary, owner, ttl)
+        summary = transition.created(run, owner, ttl)
         file_lock.make_directory(self._directory)
         with self._logs.using_all([name, source or name], create=name) as logs:
             log = logs[name]
             if log.head():
                 raise RunExists(f"run {run_id!r} exists")
-            log.begin(summary, run.records, blobs=run.blobs, prefix=prefix, source=logs[source] if source else None)
+            log.begin(summary, run, source=logs[source] if source else None)
         self._changes.announce(run_id)
         return summary.lease
 

@@ -230,6 +230,7 @@ class EntryFile:
             with suppress(OSError):
                 os.ftruncate(fd, index.end)
             raise
+        file.check_there()
         self._take_in(data)
         if not index.places or (index.end > _LARGE and 2 * _size(index) < index.end):
             self._write_anew(file)

@@ -14,7 +14,7 @@ from flujo_async._model.stored import Blob, Record, Signal
 from flujo_async.errors import IntegrityError, SerializationError
 
 _BLOCK = 4096
-_SIGNAL = b'{"signal"'
+_SIGNALS = b'{"signal'  # one, or several
 
 BROKEN = (SerializationError, KeyError, TypeError, AttributeError)
 """What reading a line raises that nobody wrote."""
@@ -38,6 +38,11 @@ def encode(
         line["signal"] = heads.encode_signal(signal)
     line["head"] = head
     return dumps(line)
+
+
+def first_signals(signals: Sequence[Signal]) -> dict[str, Any]:
+    """Return the beginning of a first line: what is there if the run is created with signals."""
+    return {"signals": list(map(heads.encode_signal, signals))} if signals else {}
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -73,11 +78,11 @@ class Content:
         """
         try:
             tree = parse(line)
-            signals = [heads.decode_signal(tree["signal"])] if "signal" in tree else []
+            signals = _signals(tree)
             records = [_decode_record(record) for record in tree.get("records", ())]
             blobs = set[str](tree.get("blobs", ()))
         except BROKEN as error:
-            raise self.broken(f"not a line of a log: {error!r}") from error
+            raise self._no_line(error) from error
         for seq, record in enumerate(records, self.last_seq + 1):
             if record.seq != seq:
                 raise IntegrityError(f"the log goes on with seq {record.seq}", run_id=self.run_id, seq=seq)
@@ -92,9 +97,12 @@ class Content:
 
     def add_signals(self, lines: bytes) -> None:
         """Take the signals of lines, and look at no other line."""
-        for line in lines.splitlines():
-            if line.startswith(_SIGNAL):
-                self.add(line)
+        try:
+            for line in lines.splitlines():
+                if line.startswith(_SIGNALS):
+                    self.signals += _signals(parse(line))
+        except BROKEN as error:
+            raise self._no_line(error) from error
 
     def add_until(self, lines: bytes, seq: int) -> int:
         """Take lines until the record ``seq`` is there; return how many bytes that were."""
@@ -109,6 +117,9 @@ class Content:
     def broken(self, message: str) -> IntegrityError:
         """Return the error for a fault in what follows the last record."""
         return IntegrityError(message, run_id=self.run_id, seq=self.last_seq + 1)
+
+    def _no_line(self, error: Exception) -> IntegrityError:
+        return self.broken(f"not a line of a log: {error!r}")
 
 
 def first_line(fd: int, size: int) -> bytes:
@@ -167,6 +178,11 @@ def _encode_record(record: Record) -> dict[str, Any]:
         if dumps(fact) == record.body:
             return {"seq": record.seq, "hash": record.hash, "fact": fact}
     return heads.encode_record(record)
+
+
+def _signals(tree: dict[str, Any]) -> list[Signal]:
+    signals = [tree["signal"]] if "signal" in tree else tree.get("signals", ())
+    return list(map(heads.decode_signal, signals))
 
 
 def _decode_record(tree: dict[str, Any]) -> Record:

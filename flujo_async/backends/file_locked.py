@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from flujo_async.backends import file_lock
+from flujo_async.errors import BackendError
 
 
 class LogIsBusy(TimeoutError):
@@ -72,6 +73,18 @@ class LockedFile:
             yield
         finally:
             self.close()
+
+    def check_there(self) -> None:
+        """Raise if the file was removed or replaced since it was locked: nobody would find what was written to it.
+
+        Raises:
+            BackendError: it was, by somebody who did not lock it.
+        """
+        if not self._is_there(cast("int", self._fd)):
+            raise BackendError(
+                f"{self.path} was removed or replaced while it was written, and nobody would find that write; what "
+                f"stands there now counts: stop all processes that use {self.path.parent} before files are moved there"
+            )
 
     def _lock(self, create: bool, patience: float | None) -> None:
         while True:

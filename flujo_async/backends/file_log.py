@@ -4,7 +4,8 @@ A line is one write of the store: ``{"records": […], "blobs": […], "signal":
 head are there when it brought some; of blobs, the digests. The ``head`` of the first line is complete, each later
 one holds what differs from the first, so the first and the last line are the head of the run, however long the
 log is. The first line also has ``format``, the version of this layout, ``files``, which is in the name of the
-directory beside the log, and for a fork ``prefix``: which of the logs in that directory it continues, up to where.
+directory beside the log, for a fork ``prefix``: which of the logs in that directory it continues, up to where, and for
+a run that was created with signals, before all else, ``signals``.
 
 A line counts when its newline is there. What stands behind the last newline is the rest of a write that never
 finished, and is cut off. Everybody who looks at the end of a log holds the lock, so nobody sees half a write. A fork
@@ -28,7 +29,7 @@ from typing_extensions import override
 
 from flujo_async._codec import heads
 from flujo_async._model import transition
-from flujo_async._model.stored import Blob, Prefix, Record, Signal, Snapshot, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Prefix, Record, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends import file_line, file_lock
 from flujo_async.backends.file_line import Content
@@ -172,33 +173,31 @@ class RunLog(LockedFile):
             self._signal_ids = {signal.signal_id for signal in self.signals()}
         return signal_id in self._signal_ids
 
-    def begin(
-        self,
-        summary: RunSummary,
-        records: Sequence[Record],
-        *,
-        blobs: Sequence[Blob] = (),
-        prefix: Prefix | None = None,
-        source: RunLog | None = None,
-    ) -> None:
-        """Write the first line, of a log that continues ``source`` if there is a ``prefix``.
+    def begin(self, summary: RunSummary, run: NewRun, *, source: RunLog | None = None) -> None:
+        """Write the first line, of a log that continues ``source`` if the run has a ``prefix``.
 
         A file that cannot take it is removed.
+
+        Args:
+            summary: the head, as it is stored.
+            run: what else there is.
+            source: the log of the run that ``run.prefix`` names.
         """
         files = SideFiles(self.path, secrets.token_hex(8))
         try:
-            shared = () if prefix is None else source_of(prefix, source).share(prefix.last_seq, files)
-            files.keep(blobs)
+            shared = () if run.prefix is None else source_of(run.prefix, source).share(run.prefix.last_seq, files)
+            files.keep(run.blobs)
             birth = heads.encode_summary(summary)
-            first: dict[str, Any] = {"format": FORMAT, "files": files.mark}
+            first = {**file_line.first_signals(run.signals), "format": FORMAT, "files": files.mark}
             if shared:
                 first["prefix"] = list(map(asdict, shared))
-            line = file_line.encode(birth, first=first, records=records, blobs=blobs)
+            line = file_line.encode(birth, first=first, records=run.records, blobs=run.blobs)
             self._add(line, sync=True)
             file_lock.sync_directory(self.path.parent)
         except BaseException:
             self.remove()
             raise
+        self.check_there()
         self._birth = _Birth(file_line.parse(line)["head"], files, tuple(shared))
         self._summary = heads.decode_summary(self._birth.head)
 
@@ -216,6 +215,8 @@ class RunLog(LockedFile):
         birth.files.keep(blobs)
         head = {key: value for key, value in heads.encode_summary(summary).items() if value != birth.head[key]}
         self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal), sync)
+        if sync:
+            self.check_there()
         self._summary = summary
         if records:
             self._marks.append((summary.last_seq, self._end))

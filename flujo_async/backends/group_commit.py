@@ -33,6 +33,10 @@ class OpenDatabase(Protocol):
         """The connection that the work is done on; it begins and commits nothing by itself."""
         ...
 
+    def check(self) -> None:
+        """Raise if what has just been committed would not be found."""
+        ...
+
     def tend(self, *, is_asked_to: bool) -> float | None:
         """Do what is to be done between transactions.
 
@@ -207,7 +211,9 @@ class _Writer:
         try:
             if self._open is None:
                 self._open = self._database.open(create=not all(job.only_reads for job in jobs))
-            return self._transact(self._open.connection, jobs)
+            outcomes = self._transact(self._open.connection, jobs)
+            self._open.check()
+            return outcomes
         except Exception as error:  # handed on to every caller
             self._close()  # whatever was begun is undone
             return [(None, self._database.explain(error)) for _ in jobs]

@@ -114,7 +114,7 @@ class InMemoryBackend(StateBackend):
     def _create(self, run: NewRun, owner: str | None, ttl: timedelta) -> Lease | None:
         run_id = check_run_id(run.summary.run_id)
         # Through the codec: the store shares nothing with its caller, and refuses what other stores refuse.
-        summary = heads.load_summary(heads.dump_summary(transition.created(run.summary, owner, ttl)))
+        summary = heads.load_summary(heads.dump_summary(transition.created(run, owner, ttl)))
         with self._guard:
             if run_id in self._runs:
                 raise RunExists(f"run {run_id!r} exists")
@@ -122,6 +122,7 @@ class InMemoryBackend(StateBackend):
             if run.prefix is not None:
                 kept.share(self._source(run.prefix), run.prefix.last_seq)
             self._extend(kept, run.records, run.blobs)
+            kept.signals.update((signal.signal_id, signal) for signal in run.signals)
             self._runs[run_id] = kept
             self._sort(kept)
         self._changes.announce(run_id)
@@ -255,6 +256,7 @@ class InMemoryBackend(StateBackend):
 
     @override
     async def delete_run(self, run_id: str) -> None:
+        check_run_id(run_id)
         with self._guard:
             self._runs.pop(run_id, None)
             self._going.pop(run_id, None)

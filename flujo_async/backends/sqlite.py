@@ -101,8 +101,8 @@ class SQLiteBackend(StateBackend):
         self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)
     ) -> Pending[Lease | None]:
         run_id = check_run_id(run.summary.run_id)
-        summary = transition.created(run.summary, owner, ttl)
-        create = work.Create(rows.head(summary), run, summary.lease)
+        summary = transition.created(run, owner, ttl)
+        create = work.Create(rows.head(summary), run, summary.lease, list(map(rows.signal_values, run.signals)))
         return self._commits.begin(create, then=partial(self._changes.announce, run_id))
 
     @override
@@ -198,7 +198,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def delete_run(self, run_id: str) -> None:
-        await self._write(run_id, lambda db: work.delete(db, run_id))
+        await self._write(check_run_id(run_id), lambda db: work.delete(db, run_id))
 
     @override
     async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
@@ -235,7 +235,7 @@ class SQLiteBackend(StateBackend):
     async def cleanup_old_workflows(self, days_old: float = 30) -> int:
         check_number(days_old, "days_old", least=0)
         before = hours_ago(self.clock.now(), days_old * 24, "days_old")
-        return await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before)
+        return len(await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before))
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async.backends.sql import migrations, queries
+from flujo_async.backends.sqlite_place import Place
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
 
@@ -73,15 +74,18 @@ class SQLiteFile:
         self._synchronous: Synchronous = synchronous
         self._busy_seconds = busy_timeout.total_seconds()
         self._watch = watch
+        self._place: Place | None = None  # where it was when it was open, unless it was still there when it was closed
 
     def open(self, *, create: bool) -> OpenFile:
         """Open the file for writing; bring it up to date, if need be.
 
         Raises:
             SchemaTooNew: a newer version of this package wrote it.
-            BackendError: another application did.
+            BackendError: another application did, or it was replaced while it was open before.
             NoFileYet: there is none, and ``create`` is false.
         """
+        if self._place is not None:
+            self._place.check()  # a write-ahead log that is not its own would damage another file
         self._look_before_touching()
         if not create and not self.path.exists():
             raise NoFileYet(f"{self.path} does not exist yet")
@@ -91,7 +95,12 @@ class SQLiteFile:
         except BaseException:
             db.close()
             raise
-        return OpenFile(self, db, self._watch, waits_for_disk=self._synchronous == "full")
+        self._place = Place(self.path)
+        return OpenFile(self, db, self._watch, self._place, waits_for_disk=self._synchronous == "full")
+
+    def leave(self) -> None:
+        """Forget where the file was: it is closed, and may be replaced."""
+        self._place = None
 
     def connect(self, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
         """Open one connection, which begins no transactions by itself."""
@@ -240,15 +249,22 @@ class OpenFile:
     lock, on a second connection: the one that writes may not checkpoint inside its own transaction.
     """
 
-    def __init__(self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch, *, waits_for_disk: bool) -> None:
+    def __init__(
+        self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch, place: Place, *, waits_for_disk: bool
+    ) -> None:
         self.connection = connection
         self._file = file
         self._watch = watch
+        self._place = place
         self._log = LogFile(file.path) if waits_for_disk else None
         self._checkpointer: sqlite3.Connection | None = None
         self._transactions = 0
         self._rows = connection.total_changes
         self._pages = _pragma(connection, "page_count")
+
+    def check(self) -> None:
+        """Raise if others have removed or replaced the file."""
+        self._place.check()
 
     def tend(self, *, is_asked_to: bool) -> float | None:
         """Checkpoint if enough has been written, and look for changes that others have made."""
@@ -260,10 +276,13 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the connections; the last one to a file checkpoints it."""
+        is_kept = self._place.is_kept()  # asked before the write-ahead log goes
         for connection in (self._checkpointer, self.connection):
             if connection is not None:
                 with suppress(sqlite3.Error):  # what was committed is in the write-ahead log
                     connection.close()
+        if is_kept:
+            self._file.leave()
 
     def _look_after_log(self, *, may_wait: bool) -> None:
         pages = _pragma(self.connection, "page_count")
@@ -278,9 +297,16 @@ class OpenFile:
 
     def _checkpoint(self) -> None:
         if self._checkpointer is None:
-            self._checkpointer = self._file.connect("rw")
+            self._checkpointer = self._connect_again()
         with self._locked():
             self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _connect_again(self) -> sqlite3.Connection:
+        connection = self._file.connect("rw")
+        if not self._place.is_kept():  # that may be another file, which has another log
+            connection.close()
+            raise sqlite3.OperationalError("the database is not where it was")
+        return connection
 
     @contextmanager
     def _locked(self) -> Generator[None]:

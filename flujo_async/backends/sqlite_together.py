@@ -36,7 +36,7 @@ def do_together(db: sqlite3.Connection, waiting: Sequence[object]) -> dict[int, 
 
     What would be refused is left out and leaves no trace, and so is what only some runs need.
     """
-    creations = {place: create for place, create in _one_a_run(waiting, Create).items() if create.run.prefix is None}
+    creations = {place: create for place, create in _one_a_run(waiting, Create).items() if not _is_rare(create)}
     appends = _one_a_run(waiting, Append)
     results: dict[int, Any] = {}
     if len(creations) > 1:
@@ -58,6 +58,10 @@ def _one_a_run(waiting: Sequence[object], kind: type[T]) -> Placed[T]:
         if isinstance(work, kind):
             first.setdefault(work.run_id, (place, work))
     return dict(first.values())
+
+
+def _is_rare(create: Create) -> bool:
+    return create.run.prefix is not None or bool(create.signals)
 
 
 def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, Lease | None]:

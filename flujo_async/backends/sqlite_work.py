@@ -29,11 +29,13 @@ class Create:
         head: the values of ``insert_runs``, the short key left out.
         run: the run.
         lease: who has it.
+        signals: the values of ``insert_signal`` for its signals, the short key left out.
     """
 
     head: rows.Row
     run: NewRun
     lease: Lease | None
+    signals: Sequence[rows.Values] = ()
 
     @property
     def run_id(self) -> str:
@@ -49,6 +51,7 @@ class Create:
         db.execute(_SQL["insert_runs"], [log, *self.head])
         _insert_facts(db, log, self.run.records)
         give_blobs(db, log, self.run.records[0].seq, self.run.blobs)
+        db.executemany(_SQL["insert_signal"], [{**signal, "run": log} for signal in self.signals])
         return self.lease
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Annotated, Final
+from datetime import datetime, timedelta
+from typing import Annotated
 
 import typer
 
-from flujo_async.abc.clean_up import old_runs
+from flujo_async.abc.clean_up import delete_old, old_runs
 from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
-from flujo_async.cli.screen import print_json, print_line, print_old_runs, runs_text
+from flujo_async.cli.screen import plain, print_json, print_line, print_old_runs, runs_text, say
 from flujo_async.cli.store import MaybeDb
-
-_DAY: Final = timedelta(days=1)
 
 
 def cleanup(
@@ -33,18 +31,21 @@ def cleanup(
     the Retention of the Flujo, and gives space back to the disk.
     """
     place, age = place_at(flujo, db), length(older_than, "--older-than")
-    found = perform(place, lambda flujo: _find(flujo, age))
+    runs, before = perform(place, lambda flujo: _find(flujo, age))
+    found = old_runs(runs, before)
     if not json:
         print_old_runs([(run.run_id, run.pipeline_name, run.status, run.created_at) for run in found], "Created")
-    count = len(found)
+    run_ids = [run.run_id for run in found]
     if found and not dry_run:
-        count = perform(place, lambda flujo: flujo.state_backend.cleanup_old_workflows(age / _DAY))
+        run_ids = perform(place, lambda flujo: delete_old(flujo.state_backend, runs, before))
     if json:
-        print_json({"runs": count, "run_ids": [run.run_id for run in found], "is_dry_run": dry_run})
-    else:
-        print_line(f"{'would delete' if dry_run else 'deleted'} {runs_text(count)} in {name_of(place)}")
+        print_json({"runs": len(run_ids), "run_ids": run_ids, "is_dry_run": dry_run})
+        return
+    if spared := [run.run_id for run in found if run.run_id not in run_ids]:
+        say(f"left, because somebody goes on with it, or it cannot be read: {', '.join(map(plain, spared))}")
+    print_line(f"{'would delete' if dry_run else 'deleted'} {runs_text(len(run_ids))} in {name_of(place)}")
 
 
-async def _find(flujo: Runtime, age: timedelta) -> list[KnownRun]:
+async def _find(flujo: Runtime, age: timedelta) -> tuple[list[KnownRun], datetime]:
     backend = flujo.state_backend
-    return old_runs(await backend.known_runs(KnownRunQuery()), backend.clock.now() - age)
+    return await backend.known_runs(KnownRunQuery()), backend.clock.now() - age

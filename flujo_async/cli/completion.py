@@ -8,6 +8,7 @@ from typing import Final, get_args
 import typer
 
 from flujo_async._log.audit_log import AUDIT_EVENTS
+from flujo_async._model.facts import Decision
 from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import StateBackend
@@ -32,6 +33,11 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_event(incomplete: str) -> list[str]:
     """Return the events of the audit log whose names begin so."""
     return sorted(event for event in AUDIT_EVENTS if event.startswith(incomplete))
+
+
+def complete_decision(incomplete: str) -> list[str]:
+    """Return the decisions on a step that begin so."""
+    return [decision for decision in get_args(Decision) if decision.startswith(incomplete)]
 
 
 def complete_status(incomplete: str) -> list[str]:

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.completion import complete_run
 from flujo_async.cli.runs import Json
 from flujo_async.cli.runtime import FlujoName, perform, place_at
 from flujo_async.cli.screen import brief, clock, columns, name_cell, plain, print_json, put, say
-from flujo_async.cli.store import MaybeDb
+from flujo_async.cli.store import MaybeDb, known_run
 
 app: typer.Typer = typer.Typer(help="Look at how well runs have done.", no_args_is_help=True)
 
@@ -33,7 +34,7 @@ def list_evaluations(
 ) -> None:
     """List evaluations, the newest first: what programs have kept by `persist_evaluation`."""
     place = place_at(flujo, db)
-    found = perform(place, lambda flujo: flujo.state_backend.list_evaluations(limit + 1, run_id))
+    found = perform(place, lambda flujo: _find(flujo.state_backend, limit + 1, run_id))
     if json:
         print_json(found[:limit])
     elif not found:
@@ -42,6 +43,13 @@ def list_evaluations(
         _print(found[:limit])
         if len(found) > limit:
             say(f"there are more than {limit:,}; --limit shows them")
+
+
+async def _find(backend: StateBackend, limit: int, run_id: str | None) -> list[dict[str, Any]]:
+    found = await backend.list_evaluations(limit, run_id)
+    if run_id is not None and not found:
+        await known_run(backend, run_id)  # to be told if there is none
+    return found
 
 
 def _print(found: Sequence[Mapping[str, Any]]) -> None:

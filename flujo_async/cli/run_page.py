@@ -16,6 +16,7 @@ from flujo_async._model.state import RESTING, TERMINAL, StepRecord, StepStatus, 
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.usage import Usage
 from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits
+from flujo_async.cli.runtime import resume_command
 from flujo_async.cli.screen import (
     ago,
     as_json,
@@ -43,10 +44,16 @@ _UNREMARKABLE: Final = frozenset({StepStatus.SUCCEEDED, StepStatus.SKIPPED})
 _VALUES: Final = frozenset({"input", "output"})
 
 
-def print_run(found: Found, *, everything: bool) -> None:
-    """Print a run; ``everything`` leaves out no step, cuts no value, and adds the traceback of a failure."""
+def print_run(found: Found, flujo_option: str, *, everything: bool) -> None:
+    """Print a run.
+
+    Args:
+        found: the run.
+        flujo_option: how the command that executes it finds its ``Flujo``; see ``as_typed``.
+        everything: leave out no step, cut no value, and add the traceback of a failure.
+    """
     out = screen()
-    print_pairs([*_head(found), *_whereabouts(found, everything=everything)], everything=True)
+    print_pairs([*_head(found), *_whereabouts(found, flujo_option, everything=everything)], everything=True)
     if everything and found.fold.error is not None:
         lines = _error(found.fold.error)["traceback"].splitlines()
         out.print("", *map(plain, lines), sep="\n", soft_wrap=True)
@@ -57,10 +64,10 @@ def print_run(found: Found, *, everything: bool) -> None:
     _print_steps(out, found, everything=everything)
 
 
-def print_standing(found: Found) -> None:
-    """Print where a run stands, and what it left."""
+def print_standing(found: Found, flujo_option: str) -> None:
+    """Print where a run stands, and what it left; ``flujo_option`` as in ``print_run``."""
     pairs = [("Run", found.summary.run_id), ("Status", standing(found.summary))]
-    print_pairs([*pairs, *_whereabouts(found, everything=False)], everything=True)
+    print_pairs([*pairs, *_whereabouts(found, flujo_option, everything=False)], everything=True)
 
 
 def run_as_json(found: Found, *, everything: bool = False) -> dict[str, Any]:
@@ -122,10 +129,10 @@ def _head(found: Found) -> Iterator[tuple[str, str]]:
         yield "Metadata", repr(dict(summary.metadata))
 
 
-def _whereabouts(found: Found, *, everything: bool) -> Iterator[tuple[str, str]]:
+def _whereabouts(found: Found, flujo_option: str, *, everything: bool) -> Iterator[tuple[str, str]]:
     """Tell why a run does not go on, or what came out of it."""
     summary = found.summary
-    if driver := _driver(summary):
+    if driver := _driver(summary, flujo_option):
         yield "Driven by", driver
     if summary.wake_at is not None and summary.status not in RESTING:
         yield "Sleeps", f"until {moment(summary.wake_at)}"
@@ -149,17 +156,17 @@ def _whereabouts(found: Found, *, everything: bool) -> Iterator[tuple[str, str]]
         yield "Output", repr(found.output) if everything else brief(repr(found.output))
 
 
-def _driver(summary: RunSummary) -> str | None:
+def _driver(summary: RunSummary, flujo_option: str) -> str | None:
     """Return who drives a run, or who would have to."""
     if is_interrupted(summary):
-        return f"nobody: `flujo-async runs resume {summary.run_id}` takes it up"
+        return f"nobody: {resume_command(summary.run_id, flujo_option)} takes it up"
     if summary.lease is not None:
         return who(summary.lease.owner)
     if summary.status != "pending":
         return None
     if summary.queue is not None:
         return "nobody yet: a worker takes it"
-    return f"nobody yet: `flujo-async runs resume {summary.run_id}` begins"
+    return f"nobody yet: {resume_command(summary.run_id, flujo_option)} begins"
 
 
 def _waiting(waiting: Waiting) -> str:

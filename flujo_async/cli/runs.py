@@ -22,7 +22,7 @@ from flujo_async.cli.completion import complete_run, complete_status
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
-from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
+from flujo_async.cli.runtime import FlujoName, Place, Runtime, as_typed, perform, place_at
 from flujo_async.cli.saved_page import Saved, find_saved, print_saved, saved_as_json, saved_by_hand
 from flujo_async.cli.screen import ago, brief, clock, columns, plain, print_json, print_line, put, runs_text, say
 from flujo_async.cli.store import Found, MaybeDb, Store, find_run, find_summary, head_of
@@ -87,7 +87,8 @@ def show_run(
     Of many steps it shows the last ones and those that failed. JSON has all of them; with --all, also what went in
     and out of each. Of a run that was saved by hand, and has no log, it shows what was saved.
     """
-    found = perform(place_at(flujo, db), lambda flujo: _find_run(flujo.state_backend, run_id))
+    place = place_at(flujo, db)
+    found = perform(place, lambda flujo: _find_run(flujo.state_backend, run_id))
     if isinstance(found, Saved):
         if json:
             print_json(saved_as_json(found))
@@ -96,7 +97,7 @@ def show_run(
     elif json:
         print_json(run_as_json(found, everything=everything))
     else:
-        print_run(found, everything=everything)
+        print_run(found, as_typed(place), everything=everything)
 
 
 @app.command("history")
@@ -145,9 +146,11 @@ def watch_run(
     nothing else. The exit code is 1 if the run has failed or was cancelled.
     """
     viewer: Viewer = LivePage() if has_terminal() and not json else LinePrinter(json=json)
+    place = place_at(flujo, db)
+    flujo_option = as_typed(place)
     head = perform(
-        place_at(flujo, db),
-        lambda flujo: watch(flujo, run_id, viewer, after=after),
+        place,
+        lambda flujo: watch(flujo, run_id, viewer, flujo_option, after=after),
         interrupted=f"stopped watching run {run_id!r}, which goes on as before",
     )
     if head.status in ("failed", "cancelled"):

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import getpass
-import shlex
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, cast, get_args
 
 import typer
 from pydantic import TypeAdapter
 
+from flujo_async._model.facts import Decision
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
+from flujo_async.cli.completion import complete_decision
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import parsed
 from flujo_async.cli.run_page import print_standing, run_as_json, standing
 from flujo_async.cli.runs import Json, RunId
-from flujo_async.cli.runtime import FlujoName, Place, Runtime, as_typed, check_executes, flujo_named, perform, place_at
+from flujo_async.cli.runtime import (
+    FlujoName,
+    Place,
+    Runtime,
+    as_typed,
+    check_executes,
+    flujo_named,
+    perform,
+    place_at,
+    resume_command,
+)
 from flujo_async.cli.screen import plain, print_json, print_line, say
 from flujo_async.cli.store import Found, MaybeDb, Store, find_run, find_summary, head_of, is_driven, known_run
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed
 
 app: typer.Typer = typer.Typer()
 
+_DECISIONS: Final = "|".join(get_args(Decision))
 _STDIN: Final = "-"
 _CHECKED_BY_ALL: Final = [None, *(TypeAdapter(kind).json_schema() for kind in (bool, int, float, str, list, dict))]
 """The schemas of answers that need no code to be checked."""
@@ -80,7 +92,7 @@ def cancel_run(
         lambda flujo: _act(flujo, run_id, lambda flujo: flujo.cancel(run_id, reason)),
         interrupted=_go_on(run_id, named),
     )
-    _print(found, json=json)
+    _print(found, named, json=json)
     if found.summary.status != "cancelled":
         say(f"run {run_id!r} is {found.summary.status}: it ended before it was cancelled")
         raise typer.Exit(ExitCode.FAILED)
@@ -93,8 +105,9 @@ def pause_run(run_id: RunId, db: MaybeDb = None, flujo: FlujoName = None, json: 
     Does not wait until a run that is driven elsewhere has paused: `runs watch` does. The exit code is 1 if the run has
     ended.
     """
-    found = perform(place_at(flujo, db), lambda flujo: _act(flujo, run_id, lambda flujo: flujo.pause(run_id)))
-    _print(found, json=json)
+    place = place_at(flujo, db)
+    found = perform(place, lambda flujo: _act(flujo, run_id, lambda flujo: flujo.pause(run_id)))
+    _print(found, place, json=json)
     if found.summary.status in TERMINAL:
         say(f"run {run_id!r} is {found.summary.status}: there is nothing to pause")
         raise typer.Exit(ExitCode.FAILED)
@@ -133,14 +146,19 @@ def signal_run(  # noqa: PLR0913 -- the options of a command
         _tell_who_goes_on(before, flujo_option)
         return await _look(flujo, run_id)
 
-    _report(perform(place, act, interrupted=_go_on(run_id, place)), json=json)
+    _report(perform(place, act, interrupted=_go_on(run_id, place)), place, json=json)
 
 
 @app.command("redrive")
 def redrive_run(
     run_id: RunId,
     decision: Annotated[
-        Literal["retry", "skip"], typer.Option(help="What to do with the step that failed, or waits for a decision.")
+        str,
+        typer.Option(
+            metavar=_DECISIONS,
+            help="What to do with the step that failed, or waits for a decision.",
+            autocompletion=complete_decision,
+        ),
     ] = "retry",
     output: Annotated[
         str | None, typer.Option(metavar="JSON", help="What a skipped step counts as having returned; by default null.")
@@ -152,11 +170,12 @@ def redrive_run(
 
     For a run that waits for a decision on a step, this is the decision. The exit code is 1 if the run fails again.
     """
-    if output is not None and decision != "skip":
+    decided = _decision(decision)
+    if output is not None and decided != "skip":
         raise InvalidArgument("--output is what a skipped step returns: it goes with --decision skip")
     value = parsed(output, "--output") if output is not None else ...
     named = flujo_named(flujo)
-    _drive(named, run_id, lambda flujo: flujo.redrive(run_id, decision=decision, output=value), json=json)
+    _drive(named, run_id, lambda flujo: flujo.redrive(run_id, decision=decided, output=value), json=json)
 
 
 @app.command("fork")
@@ -187,7 +206,7 @@ def fork_run(
         new = handle.run_id
         return await (_rest(flujo, new, lambda flujo: flujo.resume(new)) if run else _look(flujo, new))
 
-    _report(perform(place, act), json=json)
+    _report(perform(place, act), place, json=json)
 
 
 @app.command("delete")
@@ -215,10 +234,11 @@ def delete_runs(
 
 def _drive(place: Place, run_id: str, action: Action, *, json: bool) -> None:
     """Execute a run until it rests, and print what it left; errors as in ``_report``."""
-    _report(perform(place, lambda flujo: _rest(flujo, run_id, action), interrupted=_go_on(run_id, place)), json=json)
+    outcome = perform(place, lambda flujo: _rest(flujo, run_id, action), interrupted=_go_on(run_id, place))
+    _report(outcome, place, json=json)
 
 
-def _report(outcome: Outcome, *, json: bool) -> None:
+def _report(outcome: Outcome, place: Place, *, json: bool) -> None:
     """Print what a run left.
 
     Raises:
@@ -227,7 +247,7 @@ def _report(outcome: Outcome, *, json: bool) -> None:
     """
     found, failure = outcome
     if json or failure is None:
-        _print(found, json=json)
+        _print(found, place, json=json)
     if failure is not None:
         raise failure
 
@@ -273,11 +293,11 @@ async def _delete(flujo: Runtime, run_ids: Sequence[str]) -> None:
             await flujo.delete(run_id)
 
 
-def _print(found: Found, *, json: bool) -> None:
+def _print(found: Found, place: Place, *, json: bool) -> None:
     if json:
         print_json(run_as_json(found))
     else:
-        print_standing(found)
+        print_standing(found, as_typed(place))
 
 
 def _tell_answered(before: RunSummary, name: str, *, is_checked: bool) -> None:
@@ -292,7 +312,7 @@ def _tell_answered(before: RunSummary, name: str, *, is_checked: bool) -> None:
 def _tell_who_goes_on(head: RunSummary, flujo_option: str) -> None:
     if is_driven(head) or head.status != "paused":
         return
-    command = f"`{_resume(head.parent_run_id or head.run_id, flujo_option)}`"  # a child goes on with its parent
+    command = resume_command(head.parent_run_id or head.run_id, flujo_option)  # a child goes on with its parent
     if head.queue is not None:
         say(f"a worker of queue {head.queue!r} goes on with it, or {command}")
     else:
@@ -328,6 +348,12 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name, parsed(value, f"--set {name}")
 
 
+def _decision(text: str) -> Decision:
+    if text not in get_args(Decision):
+        raise InvalidArgument(f"--decision {text}: that is {' or '.join(get_args(Decision))}")
+    return cast("Decision", text)
+
+
 def _confirm(fates: Mapping[str, str]) -> None:
     """Ask whether runs are to be deleted.
 
@@ -361,8 +387,4 @@ def _count(run_ids: Sequence[str]) -> str:
 
 
 def _go_on(run_id: str, place: Place) -> str:
-    return f"interrupted; every step so far is kept, and `{_resume(run_id, as_typed(place))}` goes on from there"
-
-
-def _resume(run_id: str, flujo_option: str) -> str:
-    return f"flujo-async runs resume {shlex.quote(run_id)}{flujo_option}"
+    return f"interrupted; every step so far is kept, and {resume_command(run_id, as_typed(place))} goes on from there"

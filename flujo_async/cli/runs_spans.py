@@ -159,7 +159,7 @@ def _print_tree(run_id: str, roots: Sequence[Span]) -> None:
     try:
         print_json(roots)
     except RecursionError as error:
-        hint = f"`flujo-async runs spans {run_id} --json` lists its spans one by one"
+        hint = "`runs spans --json` lists its spans one by one"
         raise InvalidArgument(f"the trace of run {run_id!r} is too deep for JSON: {hint}") from error
 
 

@@ -13,7 +13,7 @@ import typer
 
 from flujo_async.cli.run_page import print_standing, run_as_json
 from flujo_async.cli.runs import Json, RunId
-from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.runtime import FlujoName, Runtime, as_typed, perform, place_at
 from flujo_async.cli.screen import print_json, print_line, size
 from flujo_async.cli.store import Found, MaybeDb, find_run, head_of
 from flujo_async.errors import InvalidArgument
@@ -72,7 +72,7 @@ def import_run(
     if json:
         print_json(run_as_json(found))
     else:
-        print_standing(found)
+        print_standing(found, as_typed(place))
 
 
 async def _export(flujo: Runtime, run_id: str) -> bytes:

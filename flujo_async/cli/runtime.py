@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import inspect
 import os
+import shlex
 import sys
 import tomllib
 import traceback
@@ -167,6 +168,11 @@ def as_typed(place: Place) -> str:
     if isinstance(place, Store):
         return " --flujo MODULE:ATTRIBUTE"
     return "" if place == _configured() else f" --flujo {place.name}"
+
+
+def resume_command(run_id: str, flujo_option: str) -> str:
+    """Return what to type to have a run go on, in backticks; ``flujo_option`` is what ``as_typed`` returns."""
+    return f"`flujo-async runs resume {shlex.quote(run_id)}{flujo_option}`"
 
 
 def check_executes(place: Place, option: str) -> None:

@@ -210,4 +210,4 @@ def _forked_from(records: Sequence[Record]) -> str | None:
 
 
 def _no_run(run_id: str) -> RunNotFound:
-    return RunNotFound(f"there is no run {run_id!r}; `flujo-async runs list` names them all", run_id=run_id)
+    return RunNotFound(f"there is no run {run_id!r}; `runs list` names them all", run_id=run_id)

@@ -30,7 +30,7 @@ from flujo_async._runtime.flujo import runner_of
 from flujo_async.abc.shield import settle
 from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits, tell
 from flujo_async.cli.run_page import standing, summary_as_json
-from flujo_async.cli.runtime import Runtime
+from flujo_async.cli.runtime import Runtime, resume_command
 from flujo_async.cli.screen import (
     brief,
     clock,
@@ -75,15 +75,22 @@ class Viewer(Protocol):
         ...
 
 
-async def watch(flujo: Runtime, run_id: str, viewer: Viewer, *, after: int) -> RunSummary:
+async def watch(flujo: Runtime, run_id: str, viewer: Viewer, flujo_option: str, *, after: int) -> RunSummary:
     """Show a run until it rests; return its head.
+
+    Args:
+        flujo: its runtime.
+        run_id: the run.
+        viewer: what shows it.
+        flujo_option: how the command that executes it finds its ``Flujo``; see ``as_typed``.
+        after: leave out the facts up to this one.
 
     Raises:
         RunNotFound: there is no such run, or it was deleted meanwhile.
     """
     head = await head_of(flujo.state_backend, run_id)
     if is_interrupted(head):
-        say(f"nobody drives run {run_id!r}: `flujo-async runs resume {run_id}` would")
+        say(f"nobody drives run {run_id!r}: {resume_command(run_id, flujo_option)} would")
     following = _Following(flujo, run_id, viewer, after)
     with viewer.open():
         ticking = asyncio.create_task(following.tick())

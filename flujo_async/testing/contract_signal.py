@@ -11,7 +11,7 @@ import pytest
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Signal
 from flujo_async.abc.backend import StateBackend
-from flujo_async.errors import RunNotFound
+from flujo_async.errors import RunExists, RunNotFound
 from flujo_async.testing.samples import (
     LOG,
     PAUSED,
@@ -22,10 +22,12 @@ from flujo_async.testing.samples import (
     claim,
     claimed_ids,
     create,
+    fork,
     head,
     load,
     new_run,
     signal,
+    snapshot,
 )
 
 
@@ -67,6 +69,53 @@ class SignalContract:
             await backend.post(signal(run_id=run_id))
         assert (await load(backend)).signals == (signal(),)
         assert (await load(backend, "other")).signals == (signal(run_id="other"),)
+
+    @pytest.mark.parametrize("signals_read", [0, 1, 2])
+    async def test_a_run_may_be_created_with_signals(self, backend: StateBackend, signals_read: int) -> None:
+        """They are there with it, counted, as if they had been posted; one of them is not posted again."""
+        posted = (signal("z", payload=1), signal("a"))
+        await backend.create_run(new_run(status="paused", posted=posted, signals_read=signals_read))
+        run = await load(backend)
+        assert (run.signals, run.summary.signals, run.summary.signals_read) == (posted, 2, signals_read)
+        assert await backend.read_signals(["run"]) == list(posted)
+        assert await claimed_ids(backend, statuses=PAUSED) == (["run"] if signals_read < 2 else [])
+        await backend.post(signal("z", payload=2))
+        await backend.post(signal("s"))
+        run = await load(backend)
+        assert (run.signals, run.summary.signals) == ((*posted, signal("s")), 3)
+
+    async def test_runs_created_at_once_have_their_own_signals(self, backend: StateBackend) -> None:
+        """And those that have none get none."""
+        posted = {f"r{i}": tuple(signal(f"s{n}", run_id=f"r{i}") for n in range(i % 3)) for i in range(9)}
+        runs = [new_run(run_id, posted=signals) for run_id, signals in posted.items()]
+        await asyncio.gather(*map(backend.create_run, runs))
+        assert {run_id: (await load(backend, run_id)).signals for run_id in posted} == posted
+
+    async def test_a_fork_may_be_created_with_signals(self, backend: StateBackend) -> None:
+        """They come beside what it shares, and before what is appended."""
+        lease = await create(backend)
+        await append(backend, lease, count=2)
+        forked, log = fork(LOG[:2], posted=[signal(run_id="fork")])
+        await backend.create_run(forked)
+        run = await load(backend, "fork")
+        assert (run.records, run.signals) == (log, (signal(run_id="fork"),))
+        assert await backend.read_signals(["fork"]) == [signal(run_id="fork")]
+
+    async def test_what_a_snapshot_stands_for_takes_no_signals_away(self, backend: StateBackend) -> None:
+        """Those that the run was created with stand before it."""
+        lease = await create(backend, new_run(posted=[signal()]))
+        await append(backend, lease, count=2)
+        await backend.put_snapshot(lease, snapshot(2))
+        run = await backend.load("run", from_snapshot=True)
+        assert run is not None
+        assert (run.snapshot, run.records, run.signals) == (snapshot(2), LOG[2:3], (signal(),))
+
+    async def test_a_run_that_exists_gets_no_signals_by_being_created(self, backend: StateBackend) -> None:
+        """All of a run that is refused is."""
+        await backend.create_run(new_run())
+        with pytest.raises(RunExists):
+            await backend.create_run(new_run(posted=[signal()]))
+        assert (await load(backend)).signals == ()
 
     async def test_a_signal_to_nobody_is_refused(self, backend: StateBackend) -> None:
         """The caller learns that there is no such run."""

@@ -114,7 +114,7 @@ class StateApiContract:
         assert [state[key] for key in keys] == ["running", 1, "f", "p", 1, T0, []]
         assert (await head(states)).lease == lease
 
-    @pytest.mark.parametrize("run_id", ["", "a\0b", "\ud800", "x" * 513, 1], ids=repr)
+    @pytest.mark.parametrize("run_id", ["", "a\0b", "\ud800", "x" * 513, 1, None], ids=repr)
     async def test_what_is_no_run_id_is_refused(self, backend: StateBackend, clock: VirtualClock, run_id: Any) -> None:
         """By everything that takes one."""
         calls = [
@@ -126,6 +126,7 @@ class StateApiContract:
             backend.get_spans(run_id),
             backend.save_spans(run_id, [{"span_id": "a", "name": "a"}]),
             backend.persist_evaluation(run_id, 1.0),
+            backend.delete_run(run_id),
         ]
         for call in calls:
             with pytest.raises(InvalidArgument):

@@ -201,11 +201,14 @@ class TraceApiContract:
             [{"span_id": "a"}],
             [{"span_id": "a", "name": "a", "start_time": float("nan")}],
             [{"span_id": "a", "name": "a"}, {"span_id": "a", "name": "b"}],
+            [{"span_id": "a", "name": "a"}, None],
+            ["span"],
+            {"span_id": "a", "name": "a"},
+            "spans",
+            None,
         ],
     )
-    async def test_a_span_that_is_none_is_refused(
-        self, backend: StateBackend, clock: VirtualClock, spans: list[dict[str, Any]]
-    ) -> None:
+    async def test_a_span_that_is_none_is_refused(self, backend: StateBackend, clock: VirtualClock, spans: Any) -> None:
         """None is left out in silence."""
         with pytest.raises(InvalidArgument):
             await backend.save_spans("run", spans)
@@ -232,6 +235,49 @@ class TraceApiContract:
             (node,) = node["children"]
             depth += 1
         assert (depth, node["name"], node["events"]) == (300, "leaf", [{"name": "e"}])
+
+    @pytest.mark.parametrize(
+        "trace",
+        [
+            None,
+            7,
+            "trace",
+            [],
+            [None],
+            [[{"span_id": "a", "name": "a"}]],
+            {},
+            {"name": "a"},
+            {"span_id": "a"},
+            {"span_id": "a", "name": "a", "children": 7},
+            {"span_id": "a", "name": "a", "children": "bc"},
+            {"span_id": "a", "name": "a", "children": {"span_id": "b", "name": "b"}},
+            {"span_id": "a", "name": "a", "children": [None]},
+            {"span_id": "a", "name": "a", "children": [{"name": "b"}]},
+            {"span_id": "a", "name": "a", "children": [{"span_id": "a", "name": "b"}]},
+            {"span_id": "a", "name": "a", "start_time": []},
+            {"span_id": "a", "name": "a", "end_time": "soon"},
+        ],
+        ids=repr,
+    )
+    async def test_a_trace_that_is_none_is_refused(
+        self, backend: StateBackend, clock: VirtualClock, trace: Any
+    ) -> None:
+        """And what was saved before stays."""
+        await backend.save_spans("run", [{"span_id": "old", "name": "old"}])
+        with pytest.raises(InvalidArgument):
+            await backend.save_trace("run", trace)
+        assert [span["span_id"] for span in await backend.get_spans("run")] == ["old"]
+
+    async def test_what_names_a_span_is_a_text(self, backend: StateBackend, clock: VirtualClock) -> None:
+        """Whatever it was: a number is as good, and children find their parents."""
+        tree = {"span_id": 1, "name": 7, "start_time": 0, "end_time": 1, "status": ["odd"]}
+        await backend.save_trace("run", {**tree, "children": [{**tree, "span_id": 2, "parent_span_id": []}]})
+        root = await backend.get_trace("run")
+        assert [(node["span_id"], node["name"], node["status"]) for node in (root, *root["children"])] == [
+            ("1", "7", "['odd']"),
+            ("2", "7", "['odd']"),
+        ]
+        assert (await backend.get_span_statistics())["by_name"] == {"7": 2}
 
     async def test_several_roots_are_all_told(self, backend: StateBackend, clock: VirtualClock) -> None:
         """A span whose parent is not there, and spans that are each other's parents, are not lost."""

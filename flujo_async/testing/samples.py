@@ -81,6 +81,7 @@ def new_run(
     records: Sequence[Record] = LOG[:1],
     blobs: Sequence[Blob] = (),
     prefix: Prefix | None = None,
+    posted: Sequence[Signal] = (),
     **head: Any,
 ) -> NewRun:
     """Return a run to create, ``running`` since ``T0``."""
@@ -92,7 +93,7 @@ def new_run(
         "updated_at": T0,
         "last_seq": records[-1].seq,
     }
-    return NewRun(RunSummary(run_id=run_id, **fields | head), tuple(records), tuple(blobs), prefix)
+    return NewRun(RunSummary(run_id=run_id, **fields | head), tuple(records), tuple(blobs), prefix, tuple(posted))
 
 
 def fork(

@@ -24,7 +24,7 @@ from flujo_async._model.stored import RunQuery
 from flujo_async.backends.file import FileBackend
 from flujo_async.backends.file_logs import PATIENCE
 from flujo_async.backends.file_name import file_name, run_id_of
-from flujo_async.errors import BackendError, IntegrityError, SchemaTooNew
+from flujo_async.errors import BackendError, IntegrityError, SchemaTooNew, StaleLease
 from flujo_async.testing.samples import (
     LOG,
     ODD_IDS,
@@ -439,6 +439,49 @@ async def test_processes_that_share_a_directory_never_have_a_run_at_the_same_tim
         turns += run.summary.attempts
         assert [record.hash for record in run.records[1:]] == [str(n + 1) for n in range(run.summary.attempts)]
     assert turns == TURNS * (2 if forked else 3)
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_log_that_is_taken_away_while_it_is_written_acknowledges_nothing(
+    tmp_path: Path, is_replaced: bool
+) -> None:
+    backend, log = FileBackend(tmp_path), tmp_path / "run.jsonl"
+    lease = await create(backend)
+    await create(backend, new_run("other"))
+    await backend.shutdown()
+
+    def take(path: Path) -> None:
+        os.replace(tmp_path / "other.jsonl", path) if is_replaced else path.unlink()
+
+    def write() -> None:
+        with backend._logs.using("run.jsonl") as opened:
+            head = opened.head()
+            assert head is not None
+            take(log)
+            opened.write(head, records=[LOG[1]])
+
+    theirs = (tmp_path / "other.jsonl").read_bytes()
+    with pytest.raises(BackendError, match=f"{log} was removed or replaced while it was written"):
+        await asyncio.to_thread(write)
+    assert log.exists() == is_replaced
+    assert not is_replaced or log.read_bytes() == theirs
+    with pytest.raises(IntegrityError if is_replaced else StaleLease):
+        await append(backend, lease)
+
+
+async def test_a_run_whose_log_is_replaced_while_it_is_created_is_not_acknowledged(tmp_path: Path) -> None:
+    backend, log = FileBackend(tmp_path), tmp_path / "run.jsonl"
+    await create(backend, new_run("other"))
+    theirs = (tmp_path / "other.jsonl").read_bytes()
+
+    def begin() -> None:
+        with backend._logs.using("run.jsonl", create=True) as opened:
+            os.replace(tmp_path / "other.jsonl", log)
+            opened.begin(new_run().summary, new_run())
+
+    with pytest.raises(BackendError, match=f"{log} was removed or replaced while it was written"):
+        await asyncio.to_thread(begin)
+    assert log.read_bytes() == theirs
 
 
 def test_a_fork_does_not_share_its_parents_locks(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async.backends import file_lock
 from flujo_async.backends.file import FileBackend
-from flujo_async.backends.file_entries import ENTRIES
+from flujo_async.backends.file_entries import ENTRIES, EntryFile
 from flujo_async.errors import BackendError, SchemaTooNew
 from flujo_async.testing.samples import SECOND, T0, create, entry, kept
 
@@ -194,3 +196,25 @@ async def test_processes_lose_none_of_each_others_entries(backend: FileBackend, 
     assert [await writer.wait() for writer in writers] == [0, 0, 0]
     assert len(await kept(backend, run_id="shared")) == 120
     assert [len(await kept(backend, run_id=name)) for name in names] == [40, 40, 40]
+
+
+class Taking(list[Entry]):
+    """Entries that remove a file when they are looked at, which is in the middle of being kept."""
+
+    def __init__(self, entries: list[Entry], file: Path) -> None:
+        super().__init__(entries)
+        self.file = file
+
+    def __iter__(self) -> Iterator[Entry]:
+        self.file.unlink(missing_ok=True)
+        return super().__iter__()
+
+
+def test_entries_whose_file_is_taken_away_while_it_is_written_are_not_acknowledged(tmp_path: Path, file: Path) -> None:
+    entries = EntryFile(tmp_path)
+    entries.put([entry("a")], None)
+    with pytest.raises(BackendError, match=f"{file} was removed or replaced while it was written"):
+        entries.put(Taking([entry("b")], file), None)
+    assert entries.read(EntryQuery()) == []
+    entries.put([entry("c")], None)
+    assert [kept.run_id for kept in entries.read(EntryQuery())] == ["c"]

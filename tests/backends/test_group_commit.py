@@ -29,6 +29,7 @@ class Ledger:
         self.statements: list[str] = []
         self.closed = threading.Event()
         self.trouble: Exception | None = None
+        self.lost: Exception | None = None
 
     def open(self, *, create: bool) -> Ledger:
         self.opened += 1
@@ -42,6 +43,10 @@ class Ledger:
         self.connection.execute("PRAGMA foreign_keys = ON")
         self.connection.set_trace_callback(self.statements.append)
         return self
+
+    def check(self) -> None:
+        if self.lost:
+            raise self.lost
 
     def tend(self, *, is_asked_to: bool) -> float | None:
         return None
@@ -197,6 +202,24 @@ async def test_a_commit_that_fails_is_told_to_all_and_the_next_succeeds(writer: 
     assert failures[0] is not failures[1]
     assert await writer.put(partial(add, 2)) == 2
     assert await writer.put(numbers) == [2]
+
+
+async def test_a_commit_that_nobody_would_find_is_told_to_all(ledger: Ledger, writer: GroupCommit) -> None:
+    told: list[int] = []
+
+    def lose(db: sqlite3.Connection) -> None:
+        ledger.lost = OSError("lost")
+
+    async with Hold(writer):
+        adding = asyncio.create_task(writer.put(partial(add, 1), then=partial(told.append, 1)))
+        tasks = put_all(writer, partial(add, 2), lose)
+    failures = await asyncio.gather(adding, *tasks, return_exceptions=True)
+    assert [type(failure) for failure in failures] == [RuntimeError] * 3
+    assert failures[0] is not failures[1]
+    assert told == []
+    ledger.lost = None
+    assert await writer.put(numbers) == [1, 2]
+    assert ledger.opened == 2
 
 
 async def test_an_unusable_connection_is_replaced(ledger: Ledger, writer: GroupCommit) -> None:

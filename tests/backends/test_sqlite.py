@@ -569,7 +569,7 @@ def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) 
     """The update of the head that changes nothing in an index, and the insertion of the record."""
     file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
     opened = file.open(create=True)
-    summary = transition.created(new_run().summary, "w", TTL)
+    summary = transition.created(new_run(), "w", TTL)
     assert summary.lease is not None
     work.Create(rows.head(summary), new_run(), summary.lease)(opened.connection)
     statements: list[str] = []

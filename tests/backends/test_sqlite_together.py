@@ -43,7 +43,7 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 def creation(run_id: str, **fields: Any) -> Create:
     run: NewRun = new_run(run_id, **fields)
-    summary = transition.created(run.summary, "w", TTL)
+    summary = transition.created(run, "w", TTL)
     return Create(rows.head(summary), run, summary.lease)
 
 

@@ -27,6 +27,14 @@ BUGS = (
         (CONTRACT + "test_a_lost_lease_can_no_longer_write",),
     ),
     Bug(
+        "file.created-signals-unseen",
+        "create_run: signals that a run was created with are not seen where its log is not read as a whole",
+        LINE,
+        """b'{"signal'  # one, or several""",
+        """b'{"signal"'""",
+        (CONTRACT + "test_a_run_may_be_created_with_signals",),
+    ),
+    Bug(
         "file.append-seq",
         "append: a caller that has not seen the end of the log writes behind it",
         STORE,

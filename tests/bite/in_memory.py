@@ -178,8 +178,8 @@ BUGS = (
         "memory.shares-with-caller",
         "create_run: what a caller does to its metadata later changes the run",
         MEMORY,
-        "heads.load_summary(heads.dump_summary(transition.created(run.summary, owner, ttl)))",
-        "transition.created(run.summary, owner, ttl)",
+        "heads.load_summary(heads.dump_summary(transition.created(run, owner, ttl)))",
+        "transition.created(run, owner, ttl)",
         (CONTRACT + "test_what_a_caller_does_later_to_its_arguments_changes_nothing",),
     ),
 )

@@ -15,6 +15,7 @@ REPLY = "backends/reply.py"
 CONTRACT = "tests/contract/test_sqlite.py::TestSQLiteBackend::"
 TESTS = "tests/backends/test_sqlite.py::"
 COMMITS = "tests/backends/test_group_commit.py::"
+PLACE = "tests/backends/test_sqlite_place.py::"
 POWER = "tests/crash/faults/test_power_cut.py::"
 
 BUGS = (
@@ -338,6 +339,30 @@ BUGS = (
             db.rollback()
         return outcomes""",
         (COMMITS + "test_a_commit_that_fails_is_told_to_all_and_the_next_succeeds",),
+    ),
+    Bug(
+        "sqlite.created-without-signals",
+        "G4: a run that is imported together with others lacks its signals",
+        "backends/sqlite_together.py",
+        "create.run.prefix is not None or bool(create.signals)",
+        "create.run.prefix is not None",
+        (CONTRACT + "test_runs_created_at_once_have_their_own_signals",),
+    ),
+    Bug(
+        "sqlite.lost-file-acknowledged",
+        "G4: what was written to a database that others have replaced is acknowledged",
+        COMMIT,
+        "            self._open.check()\n",
+        "",
+        (PLACE + "test_a_commit_to_what_was_replaced_is_not_acknowledged",),
+    ),
+    Bug(
+        "sqlite.replaced-file-opened",
+        "what was put in the place of an open database is opened beside a write-ahead log that is not its own",
+        FILE,
+        "            self._place.check()  # a write-ahead log that is not its own would damage another file\n",
+        "            pass\n",
+        (PLACE + "test_a_commit_to_what_was_replaced_is_not_acknowledged",),
     ),
     Bug(
         "sqlite.cancelled-caller-breaks-others",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,7 @@ QUEUES = st.sampled_from([None, "", "q"])
 NAMES = st.sampled_from(["hello", "other"])
 WAITS = st.sampled_from([(), (Waiting(kind="signal", name="approval", since=T0, deadline=T0),)])
 BLOBS = st.lists(st.sampled_from([blob("a"), blob("b"), blob("c")]), max_size=2)
+SIGNAL_IDS = st.sampled_from(["s1", "s2"])
 KEYS = st.sampled_from(["k", "K", "k/é"])
 KINDS = st.sampled_from(get_args(EntryKind))
 ENTRIES = st.lists(
@@ -138,9 +139,11 @@ class Agreement(RuleBasedStateMachine):
                 "metadata": METADATA,
                 "wake_at": st.none() | MOMENTS,
                 "is_background": st.booleans(),
+                "signals_read": FEW,
             }
         ),
         blobs=BLOBS,
+        signals=st.lists(SIGNAL_IDS, max_size=2, unique=True),
     )
     def create_run(self, owner: str | None, ttl: timedelta, **run: Any) -> None:
         self.create(_run(**run), owner, ttl)
@@ -153,6 +156,7 @@ class Agreement(RuleBasedStateMachine):
         ttl=SECONDS,
         count=st.integers(1, 3),
         blobs=BLOBS,
+        signals=st.lists(SIGNAL_IDS, max_size=2, unique=True),
     )
     def fork(self, source: str, behind: int, owner: str | None, ttl: timedelta, **run: Any) -> None:
         found = self.both(lambda store: store.load(source))
@@ -226,7 +230,7 @@ class Agreement(RuleBasedStateMachine):
         if lease:
             self.both(lambda store: store.release(lease, **parting))
 
-    @rule(run_id=RUN_IDS, signal_id=st.sampled_from(["s1", "s2"]), payload=METADATA)
+    @rule(run_id=RUN_IDS, signal_id=SIGNAL_IDS, payload=METADATA)
     def post(self, run_id: str, signal_id: str, payload: Any) -> None:
         self.both(lambda store: store.post(signal(signal_id, run_id, payload)))
 
@@ -334,9 +338,17 @@ class Agreement(RuleBasedStateMachine):
             self.leases += [lease for lease in leases if isinstance(lease, Lease)]
 
 
-def _run(run_id: str, count: int, blobs: list[Blob], head: dict[str, Any], prefix: Prefix | None = None) -> NewRun:
+def _run(
+    run_id: str,
+    count: int,
+    blobs: list[Blob],
+    head: dict[str, Any],
+    prefix: Prefix | None = None,
+    signals: Sequence[str] = (),
+) -> NewRun:
     records = _log(prefix.last_seq if prefix else 0, count, blobs)
-    return new_run(run_id, records=records, blobs=blobs, prefix=prefix, **head)
+    posted = [signal(signal_id, run_id) for signal_id in signals]
+    return new_run(run_id, records=records, blobs=blobs, prefix=prefix, posted=posted, **head)
 
 
 def _log(after: int, count: int, blobs: list[Blob]) -> list[Record]:

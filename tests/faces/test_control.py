@@ -66,10 +66,36 @@ def test_who_goes_on_is_told_as_it_is_to_be_typed(one_project: Project) -> None:
     (one_project.directory / "pyproject.toml").unlink()
     one_project.run("orders", "a b")
     answered = one_project("runs", "signal", "a b", "approval", "--payload", YES, "--flujo", "app:flujo")
-    hint = re.search("`flujo-async (.*)`", answered.err)
-    assert hint
-    assert hint[1] == "runs resume 'a b' --flujo app:flujo"
-    assert one_project(*shlex.split(hint[1])).code == 0
+    assert one_project(*hinted(answered.err)).code == 0
+
+
+def test_who_takes_up_a_run_is_told_as_it_is_to_be_typed(one_project: Project) -> None:
+    """By those who show it and who watch it: of one that was interrupted, of one that nobody has begun."""
+    (one_project.directory / "pyproject.toml").unlink()
+    with one_project.hold("held", "a b") as driver:
+        driver.kill()
+    shown = one_project("runs", "show", "a b", "--flujo", "app:flujo")
+    resume = hinted(shown.out)
+    with one_project.cli.start("runs", "watch", "a b", "--flujo", "app:flujo") as watcher:
+        assert watcher.stderr
+        told = watcher.stderr.readline()
+        watcher.send_signal(signal.SIGINT)
+        watcher.communicate(timeout=20)
+    assert told.startswith("nobody drives run 'a b'")
+    assert hinted(told) == resume
+    assert hinted(one_project("runs", "show", "a b", "--db", "runs.db").out, "MODULE:ATTRIBUTE") != resume
+    forked = one_project("runs", "fork", "a b", "--new-run-id", "c d", "--flujo", "app:flujo")
+    assert hinted(forked.out, run_id="c d") == [*resume[:2], "c d", *resume[3:]]
+    one_project.go()
+    assert one_project(*resume).code == 0
+
+
+def hinted(text: str, flujo: str = "app:flujo", run_id: str = "a b") -> list[str]:
+    """Return the command that is recommended to have a run go on."""
+    hint = re.search("`flujo-async (.*)`", text)
+    assert hint, text
+    assert hint[1] == f"runs resume {shlex.quote(run_id)} --flujo {flujo}"
+    return shlex.split(hint[1])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +107,7 @@ def test_who_goes_on_is_told_as_it_is_to_be_typed(one_project: Project) -> None:
         (["a", "approval", "--payload-file", "nowhere.json"], "--payload-file cannot be read: "),
         (["a", "approval", "--payload", '"yes"'], "run 'a': this is no answer to 'approval': "),
         (["a", "", "--payload", "1"], "flujo-async: "),
-        (["nobody", "approval"], "there is no run 'nobody'; `flujo-async runs list` names them all"),
+        (["nobody", "approval"], "there is no run 'nobody'; `runs list` names them all"),
     ],
 )
 def test_what_is_no_answer_changes_nothing(one_project: Project, arguments: list[str], told: str) -> None:
@@ -285,7 +311,7 @@ def test_a_fork_in_a_store_alone(one_project: Project) -> None:
         (["cancel", "nobody"], "there is no run 'nobody'"),
         (["redrive", "nobody"], "there is no run 'nobody'"),
         (["redrive", "a"], "run 'a' is paused: only a run that has failed"),
-        (["redrive", "a", "--decision", "maybe"], "maybe"),
+        (["redrive", "a", "--decision", "maybe"], "flujo-async: --decision maybe: that is retry or skip\n"),
         (["delete", "nobody", "--yes"], "there is no run 'nobody'"),
     ],
 )

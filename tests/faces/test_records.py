@@ -3,13 +3,14 @@
 import asyncio
 import getpass
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from flujo_async import StateBackend
 from flujo_async._model.facts import RunCancelled, RunForked, RunPaused, RunResumed, SignalReceived
-from flujo_async._model.state import Waiting
+from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.state import TERMINAL, Waiting
 from flujo_async.backends import backend_from_url
 from tests.faces.conftest import InProcess, Project
 from tests.faces.test_runs import T0, create, started
@@ -64,7 +65,7 @@ class TestAudit:
         assert kept("audit", "--db", "runs.db", "--event", "nothing").code == 2
         nobody = kept("audit", "nobody", "--db", "runs.db")
         assert (nobody.code, nobody.out) == (2, "")
-        assert nobody.err == "flujo-async: there is no run 'nobody'; `flujo-async runs list` names them all\n"
+        assert nobody.err == "flujo-async: there is no run 'nobody'; `runs list` names them all\n"
 
 
 class TestSignal:
@@ -91,6 +92,19 @@ class TestEvaluations:
         assert some.err == "there are more than 1; --limit shows them\n"
         none = kept("evaluations", "list", "--db", "runs.db", "--run", "c")
         assert (none.code, none.out, none.err) == (0, "", "nothing of run 'c' was evaluated\n")
+        by_hand = kept("evaluations", "list", "--db", "runs.db", "--run", "by hand", "--json")
+        assert (by_hand.code, by_hand.json) == (0, [])
+
+    @pytest.mark.parametrize("more", [[], ["--json"]])
+    def test_a_run_that_is_not_there_is_told(self, kept: InProcess, more: list[str]) -> None:
+        nobody = kept("evaluations", "list", "--db", "runs.db", "--run", "nobody", *more)
+        assert (nobody.code, nobody.out) == (2, "")
+        assert nobody.err == "flujo-async: there is no run 'nobody'; `runs list` names them all\n"
+
+    def test_what_was_only_evaluated_is_shown(self, kept: InProcess) -> None:
+        """A program may evaluate what no store has driven."""
+        asyncio.run(backend_from_url(DB).persist_evaluation("elsewhere", 0.5))
+        assert len(kept("evaluations", "list", "--db", "runs.db", "--run", "elsewhere", "--json").json) == 1
 
 
 class TestState:
@@ -123,6 +137,18 @@ class TestCleanup:
         assert done.out.splitlines()[-1] == "deleted 2 runs in runs.db"
         assert [run["run_id"] for run in kept("runs", "list", "--db", "runs.db", "--json").json] == ["b", "c"]
         assert kept("cleanup", "--older-than", "1d", "--db", "runs.db").out == "deleted 0 runs in runs.db\n"
+
+    def test_it_names_what_it_has_deleted(self, kept: InProcess) -> None:
+        """Not what it found: somebody may go on with a run meanwhile."""
+        claiming = backend_from_url(DB).claim(
+            "somebody", now=datetime.now(UTC), ttl=timedelta(hours=1), query=ClaimQuery("a", statuses=TERMINAL)
+        )
+        assert len(asyncio.run(claiming)) == 1
+        told = kept("cleanup", "--older-than", "1d", "--db", "runs.db", "--json")
+        assert told.json == {"runs": 1, "run_ids": ["by hand"], "is_dry_run": False}
+        again = kept("cleanup", "--older-than", "1d", "--db", "runs.db")
+        assert again.out.splitlines()[-1] == "deleted 0 runs in runs.db"
+        assert again.err == "left, because somebody goes on with it, or it cannot be read: a\n"
 
     def test_what_is_younger_stays(self, kept: InProcess) -> None:
         assert kept("cleanup", "--older-than", "5200w", "--db", "runs.db", "--json").json["runs"] == 0

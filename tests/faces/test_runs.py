@@ -161,7 +161,8 @@ def test_a_running_run_that_nobody_drives_is_interrupted(shop: Shop) -> None:
     running = {run["run_id"]: run for run in shop("list", "--status", "running", "--json").json}
     assert running["left"]["is_interrupted"] is True
     assert running["asleep"]["is_interrupted"] is False
-    assert "Driven by  nobody: `flujo-async runs resume left` takes it up\n" in shop("show", "left").out
+    hint = "`flujo-async runs resume left --flujo MODULE:ATTRIBUTE`"  # a store does not know the name
+    assert f"Driven by  nobody: {hint} takes it up\n" in shop("show", "left").out
 
 
 def test_list_tells_below_what_runs_wait_for(shop: Shop) -> None:
@@ -298,7 +299,7 @@ def test_show_as_json(shop: Shop) -> None:
 def test_there_is_no_such_run(shop: Shop) -> None:
     finished = shop("show", "nobody")
     assert (finished.code, finished.out) == (2, "")
-    assert finished.err == "flujo-async: there is no run 'nobody'; `flujo-async runs list` names them all\n"
+    assert finished.err == "flujo-async: there is no run 'nobody'; `runs list` names them all\n"
 
 
 @pytest.mark.parametrize("db", ["runs.db", "sqlite:///runs.db", "file:///runs"])

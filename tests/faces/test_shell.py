@@ -55,6 +55,7 @@ def test_runs_statuses_and_events_are_completed(call: InProcess, monkeypatch: py
     assert complete(call, monkeypatch, f"runs show --db {shop.db} go") == ["good"]
     assert complete(call, monkeypatch, f"audit --db {shop.db} --run b") == ["bad"]
     assert complete(call, monkeypatch, "runs list --status p") == ["pending", "paused"]
+    assert complete(call, monkeypatch, "runs redrive bad --decision s") == ["skip"]
     assert complete(call, monkeypatch, "runs spans good --status c") == ["completed", "cancelled"]
     assert complete(call, monkeypatch, "audit --event signal.") == [
         "signal.missed",

@@ -155,7 +155,7 @@ def test_what_was_saved_for_a_span_is_shown_whatever_it_is(call: InProcess) -> N
     assert "odd" in shown
     deep = call("runs", "trace", "deep", "--db", "runs.db", "--json")
     assert (deep.code, deep.out) == (2, "")
-    assert "is too deep for JSON: `flujo-async runs spans deep --json`" in deep.err
+    assert "is too deep for JSON: `runs spans --json`" in deep.err
     assert call("runs", "trace", "deep", "--db", "runs.db").out.count("level") == 1200
 
 

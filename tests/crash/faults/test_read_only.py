@@ -1,4 +1,4 @@
-"""A store that may not be written, or whose directory is gone: told by name, left alone, and gone on with."""
+"""A store that may not be written, or is gone, or another: told by name, left alone, and gone on with."""
 
 import os
 import shutil
@@ -122,3 +122,36 @@ async def test_a_log_that_is_removed_under_a_run_stops_it(tmp_path: Path) -> Non
     with pytest.raises(RunNotFound):
         await flujo.run("x", run_id="r")
     assert image.executed == [*DONE, "snap"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "sqlite-normal"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_database_that_is_taken_away_under_a_run_stops_it(tmp_path: Path, kind: str, is_replaced: bool) -> None:
+    """Nothing is acknowledged that nobody will find, and what stands there now is left alone; put back, it goes on."""
+    theirs = ((await take_image(kind, tmp_path)).directory / "runs.db").read_bytes()
+    image, away = Image(kind, tmp_path / "mine"), tmp_path / "away"
+    image.directory.mkdir()
+    path = image.directory / "runs.db"
+
+    def take() -> None:
+        away.mkdir()
+        for file in image.directory.iterdir():
+            os.link(file, away / file.name)
+        path.unlink()
+        if is_replaced:
+            path.write_bytes(theirs)
+
+    store = open_store(kind, image.directory)
+    for flujo, run_id in ((image.flujo(store, take), "r"), (image.flujo(store), "new")):
+        with pytest.raises(BackendError, match=f"{path} was {'replaced' if is_replaced else 'removed'} while"):
+            await flujo.run("x", run_id=run_id)
+    await store.shutdown()
+    assert image.executed == [*DONE, "snap"]
+    assert path.exists() == is_replaced
+    assert not is_replaced or path.read_bytes() == theirs
+    shutil.rmtree(image.directory)
+    away.rename(image.directory)
+    store = open_store(kind, image.directory)
+    result = await image.flujo(store).run(run_id="r")
+    await store.shutdown()
+    assert (result.output, image.executed[-1]) == (OUTPUT, "c")
