@@ -124,9 +124,10 @@ async def storm(scene: Scene, dice: random.Random) -> int:
     while True:
         done = await scene.acknowledged()
         before = len(scene.effects())
-        # The first one dies in any case, the others are killed from outside, wherever they then are.
-        moment = ("outside", 0, dice.randint(1, 40)) if lives else ("step", dice.randint(1, 9), None)
-        ended = await scene.victim(moment[0], moment[1], signs=moment[2])
+        if lives:
+            ended = await scene.victim("outside", signs=dice.randint(1, 40))
+        else:  # this one dies in any case
+            ended = await scene.victim("step", dice.randint(1, 9))
         again = {key for _, key in scene.effects()[before:]}
         assert not done & again, "acknowledged steps ran again"
         if ended == 0:
