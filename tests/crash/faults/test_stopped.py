@@ -16,7 +16,7 @@ import pytest
 from tests.crash.faults.walker import STEPS
 from tests.runtime.children import ROOT
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 MOST = 24
 """How often one is stopped; one that has the lock of the store then, or is as good as done, is not taken over."""
 
