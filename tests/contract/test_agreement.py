@@ -384,7 +384,7 @@ async def _outcome(verb: Verb, store: StateBackend) -> Any:
 
 
 @pytest.mark.hypothesis
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(STORES))
 def test_a_store_agrees_with_memory(name: str) -> None:
     limits = settings(max_examples=settings().max_examples // 3, stateful_step_count=40)

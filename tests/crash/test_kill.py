@@ -1,20 +1,16 @@
 """Real processes, killed by SIGKILL at each commit and inside each step; the next one ends alike (G1)."""
 
-import asyncio
 import random
-import signal
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.crash.life import KILLED, live
 from tests.crash.outcome import Outcome, acknowledged, outcome_of
 from tests.crash.zoo import runtime
-from tests.runtime.children import ROOT
 from tests.runtime.stores import Store
 
-KILLED = -signal.SIGKILL
 SELECTION = [
     ("file", "before", 9),
     ("sqlite", "after", 5),
@@ -37,19 +33,10 @@ class Scene:
         self.store = Store(kind, directory)
         self.log = directory / "effects.log"
 
-    async def start(self, where: str, nth: int = 0) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.crash.victim", self.store.url, str(self.log), where, str(nth),
-            cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-
-    async def victim(self, where: str, nth: int = 0) -> int | None:
-        """Run a process to its end, and return how it ended; it never ends by an error."""
-        process = await self.start(where, nth)
-        _, err = await process.communicate()
-        assert process.returncode in (0, KILLED), err.decode()
-        assert err == b"", err.decode()
-        return process.returncode
+    async def victim(self, where: str, nth: int = 0, *, signs: int | None = None) -> int:
+        """Let a process live, for so many signs at most; return how it ended."""
+        _, ended = await live(self.store.url, self.log, where, nth, signs=signs)
+        return ended
 
     def effects(self) -> list[tuple[int, str]]:
         """Return process and step of each side effect."""
@@ -132,28 +119,26 @@ async def test_processes_killed_one_after_the_other_get_there(tmp_path: Path, ki
 
 
 async def storm(scene: Scene, dice: random.Random) -> int:
-    """Kill processes from outside at random moments until one gets to the end; return how many were killed."""
-    killed = 0
+    """Kill processes at random moments until one gets to the end; return how many were killed."""
+    lives = 0
     while True:
         done = await scene.acknowledged()
         before = len(scene.effects())
-        process = await scene.start("slow")
-        assert process.stdout is not None
-        await process.stdout.readline()
-        # No waiting for anything: the moment is what the dice say, wherever the process then is.
-        await asyncio.sleep(dice.uniform(0.0, 0.12))
-        if process.returncode is None:
-            process.kill()
-        _, err = await process.communicate()
-        assert err == b"", err.decode()
+        if lives:
+            ended = await scene.victim("outside", signs=dice.randint(1, 40))
+        else:  # this one dies in any case
+            ended = await scene.victim("step", dice.randint(1, 9))
         again = {key for _, key in scene.effects()[before:]}
         assert not done & again, "acknowledged steps ran again"
-        if process.returncode == 0:
-            return killed
-        killed += 1
+        if ended == 0:
+            assert lives, "the first one lived"
+            return lives
+        lives += 1
+        assert lives < MOST, "it makes no progress"
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(1, 8))
 @pytest.mark.parametrize("kind", ["file", "sqlite"])
 async def test_a_storm_of_kills_changes_nothing(tmp_path: Path, kind: str, seed: int, expected: Outcome) -> None:

@@ -1,18 +1,19 @@
 """A process that dies where it is told: ``python -m tests.crash.victim URL LOG WHERE NTH [SCENE]``.
 
 It drives the zoo, or plays a scene. ``WHERE`` is ``before`` or ``after`` (the n-th commit; of a scene, the n-th write),
-``step`` (inside the n-th execution of a step of the zoo) or ``never``; ``slow`` takes its time, to be killed from
-outside.
+``step`` (inside the n-th execution of a step of the zoo) or ``never``. If it is ``outside``, the process gives signs of
+life, each a line, before and after whatever it does: it is killed by whoever counts them.
 """
 
 import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import override
 
 from flujo_async.abc import StateBackend
 from flujo_async.backends import backend_from_url
@@ -60,14 +61,30 @@ def deadly(effect: Effect, nth: int) -> Effect:
     return effect_and_death
 
 
-def slow(effect: Effect) -> Effect:
-    """Return an effect that takes a while."""
+def give_sign() -> None:
+    """Tell whoever counts that this process has got on."""
+    print(".", flush=True)
 
-    def take_a_while(key: str, attempt: int) -> None:
+
+class Telling(Wrapped):
+    """Gives a sign before and after each verb."""
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        give_sign()
+        result = await call()
+        give_sign()
+        return result
+
+
+def telling(effect: Effect) -> Effect:
+    """Return an effect that gives a sign when it has taken place."""
+
+    def effect_and_sign(key: str, attempt: int) -> None:
         effect(key, attempt)
-        time.sleep(0.005)
+        give_sign()
 
-    return take_a_while
+    return effect_and_sign
 
 
 async def main(url: str, log: str, where: str, nth: int) -> None:
@@ -78,9 +95,8 @@ async def main(url: str, log: str, where: str, nth: int) -> None:
             backend = Deadly(backend, nth, after=where == "after", verbs=frozenset({"append"}))
         case "step":
             effect = deadly(effect, nth)
-        case "slow":
-            effect = slow(effect)
-            print("ready", flush=True)
+        case "outside":
+            backend, effect = Telling(backend), telling(effect)
         case _:
             pass
     await runtime(backend, effect).run(INPUT, run_id=RUN)
@@ -91,7 +107,8 @@ async def perform(url: str, log: str, where: str, nth: int, name: str) -> None:
     backend, world, scene = backend_from_url(url), WorldOfProcess(Path(log)), SCENES[name]
     if where in ("before", "after"):
         backend = Deadly(backend, nth, after=where == "after", verbs=WRITES)
-    print("ready", flush=True)
+    if where == "outside":
+        backend = Telling(backend)
     await play(scene, world, director(scene, world, backend))
 
 

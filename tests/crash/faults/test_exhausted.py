@@ -24,7 +24,7 @@ async def exhaust_and_resume(kind: str, directory: Path, more: int) -> bool:
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ON_DISK)
 async def test_a_process_that_is_out_of_file_descriptors_says_so_and_loses_nothing(tmp_path: Path, kind: str) -> None:
     was_too_few = [await exhaust_and_resume(kind, tmp_path / str(more), more) for more in range(ENOUGH)]

@@ -9,7 +9,7 @@ from tests.crash.faults.shim import FOR_EVER, Call, Shim
 from tests.crash.faults.stage import Stage, undisturbed
 from tests.crash.faults.stores import ON_DISK
 
-MOST = 600
+MOST = 900
 """More calls of one kind than a scene makes."""
 
 

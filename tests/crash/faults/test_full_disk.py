@@ -71,7 +71,7 @@ async def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ON_DISK)
 async def test_a_disk_that_is_full_at_any_page_loses_nothing(tmp_path: Path, small_disk: Path, kind: str) -> None:
     pages = 0
@@ -97,7 +97,7 @@ async def test_a_file_that_may_not_grow_is_told(tmp_path: Path, kind: str, size:
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "stride"), [("file", 100), ("sqlite", 4120 * 2)])
 async def test_a_file_that_may_not_grow_at_any_size_loses_nothing(tmp_path: Path, kind: str, stride: int) -> None:
     size = 0

@@ -1,6 +1,7 @@
 """A process that walks through many steps: ``python -m tests.crash.faults.walker KIND DIRECTORY LOG``.
 
-Each step puts itself on record in a file, and takes a moment. A lease lasts no longer than ``TTL``.
+Each step puts itself on record in a file, and takes a moment. A lease lasts no longer than ``TTL``. The process says
+when it begins, and then what came of it.
 """
 
 import asyncio
@@ -37,6 +38,7 @@ async def walk(kind: str, directory: Path, log: Path) -> None:
             total = await add(total, n)
         return total
 
+    print("begins", flush=True)
     flujo = Flujo(way, state_backend=open_store(kind, directory, busy=LONG), lease_ttl=TTL)
     try:
         print((await flujo.run(0, run_id="r")).output)
