@@ -183,7 +183,7 @@ def of_entries(entries: Sequence[Entry]) -> KnownRun:
     """Return a run that callers have saved: as its state says, then its end, then its start."""
     kept = {entry_id(entry): entry for entry in entries}
     state, end, start = kept.get(("state", "")), kept.get(("run", RUN_END)), kept.get(("run", RUN_START))
-    told = [entry for entry in (state, end, start) if entry is not None] or list(entries[:1])
+    told = [entry for entry in (state, end, start) if entry is not None] or sorted(entries, key=entry_id)[:1]
     bodies = [decode_plain(entry.body, at=entry.kind) for entry in told]
 
     def get(name: str, default: Any = None) -> Any:
