@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ async def stand_still(process: asyncio.subprocess.Process, backend: StateBackend
         finally:
             process.send_signal(signal.SIGCONT)
         goal = len(executions(made.log)) + 5
-        await soon(lambda: goes_on(goal))
+        await soon(partial(goes_on, goal))
 
 
 async def are_completed(backend: StateBackend, runs: int) -> bool:
