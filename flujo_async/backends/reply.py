@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-ANSWERS_A_TURN = 12
-"""How many callers go on in one turn of their event loop: with a tenth of a millisecond of work each, the loop turns in
-about one. More did not make the commits that they come back with any cheaper."""
+MOST_A_TURN: Final = 16
+"""So many callers at most go on in one turn of their event loop. More did not make the commits that they come back with
+any cheaper."""
+
+_TURN_SECONDS: Final = 0.001
 
 Outcome: TypeAlias = tuple[Any, Exception | None]
 """What became of a request: its result, or the exception that its caller gets."""
@@ -64,12 +67,32 @@ def send(answers: Iterable[Answer]) -> None:
         by_loop[answer[0].get_loop()].append(answer)
     for loop, theirs in by_loop.items():
         with suppress(RuntimeError):  # that loop was closed in between: nobody waits there any more
-            loop.call_soon_threadsafe(_settle, loop, theirs, 0)
+            loop.call_soon_threadsafe(_settle, loop, theirs, 0, Portions())
 
 
-def _settle(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer], first: int) -> None:
+class Portions:
+    """How many callers go on in each turn of an event loop: as many as do what they do in about a millisecond.
+
+    That may be a step of a tenth of a millisecond, or one that encodes megabytes; what it is shows in the time that the
+    turn before has taken.
+    """
+
+    def __init__(self) -> None:
+        self._count = 1
+        self._since: float | None = None
+
+    def next(self, now: float) -> int:
+        """Return how many go on in the turn that begins ``now``, in seconds."""
+        if self._since is not None:
+            is_quick = now - self._since < _TURN_SECONDS
+            self._count = min(2 * self._count, MOST_A_TURN) if is_quick else max(self._count // 2, 1)
+        self._since = now
+        return self._count
+
+
+def _settle(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer], first: int, portions: Portions) -> None:
     """Give some answers now and the others in later turns of the loop, which sees to other things in between."""
-    following = first + ANSWERS_A_TURN
+    following = first + portions.next(time.perf_counter())
     for reply, (result, error) in answers[first:following]:
         if reply.done():  # whoever was cancelled does not get it
             continue
@@ -78,4 +101,4 @@ def _settle(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer], first: i
         else:
             reply.set_exception(error)
     if following < len(answers):
-        loop.call_soon(_settle, loop, answers, following)
+        loop.call_soon(_settle, loop, answers, following, portions)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flujo_async.backends.group_commit import GroupCommit
-from flujo_async.backends.reply import ANSWERS_A_TURN
+from flujo_async.backends.reply import MOST_A_TURN, Portions
 
 
 class Refused(Exception):
@@ -172,7 +172,16 @@ async def test_the_loop_turns_while_many_get_their_answers(writer: GroupCommit) 
         tasks = [asyncio.create_task(wait(n)) for n in range(100)]
     turn()
     await asyncio.gather(*tasks)
-    assert max(later - earlier for earlier, later in pairwise(turns)) <= ANSWERS_A_TURN
+    assert max(later - earlier for earlier, later in pairwise(turns)) <= MOST_A_TURN
+
+
+def test_fewer_go_on_in_one_turn_the_longer_they_take() -> None:
+    portions, now = Portions(), 0.0
+    counts: list[int] = []
+    for took in [0.0, 0.0001, 0.0002, 0.0004, 0.0008, 0.0009, 0.01, 0.005, 0.003, 0.002, 0.002, 0.0001]:
+        now += took
+        counts.append(portions.next(now))
+    assert counts == [1, 2, 4, 8, 16, 16, 8, 4, 2, 1, 1, 2]
 
 
 async def test_work_that_fails_half_way_leaves_no_trace_and_hurts_nobody(writer: GroupCommit) -> None:
