@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
@@ -60,16 +61,6 @@ async def stopped(reply: asyncio.Future[T], stop: Callable[[], None]) -> T:
         raise
 
 
-def send(answers: Iterable[Answer]) -> None:
-    """Give answers from any thread, with one wake-up for each event loop."""
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        by_loop[answer[0].get_loop()].append(answer)
-    for loop, theirs in by_loop.items():
-        with suppress(RuntimeError):  # that loop was closed in between: nobody waits there any more
-            loop.call_soon_threadsafe(_settle, loop, theirs, 0, Portions())
-
-
 class Portions:
     """How many callers go on in each turn of an event loop: as many as do what they do in about a millisecond.
 
@@ -90,15 +81,52 @@ class Portions:
         return self._count
 
 
-def _settle(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer], first: int, portions: Portions) -> None:
+class _Giving:
+    """The answers that wait in one event loop, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Answer] = deque()
+        self.portions = Portions()
+
+
+_GIVING: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Giving]] = WeakKeyDictionary()
+"""The event loops in which answers wait; each is looked up in its own thread only."""
+
+
+def send(answers: Iterable[Answer]) -> None:
+    """Give answers from any thread, with one wake-up for each event loop."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_loop[answer[0].get_loop()].append(answer)
+    for loop, theirs in by_loop.items():
+        with suppress(RuntimeError):  # that loop was closed in between: nobody waits there any more
+            loop.call_soon_threadsafe(_give, loop, theirs)
+
+
+def _give(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer]) -> None:
+    """Give answers after all that wait in this loop."""
+    giving = _GIVING.get(loop)
+    if giving is not None:
+        giving.waiting.extend(answers)
+        return
+    _GIVING[loop] = giving = _Giving()
+    giving.waiting.extend(answers)
+    _turn(loop, giving)
+
+
+def _turn(loop: asyncio.AbstractEventLoop, giving: _Giving) -> None:
     """Give some answers now and the others in later turns of the loop, which sees to other things in between."""
-    following = first + portions.next(time.perf_counter())
-    for reply, (result, error) in answers[first:following]:
-        if reply.done():  # whoever was cancelled does not get it
-            continue
-        if error is None:
-            reply.set_result(result)
+    try:
+        for _ in range(min(giving.portions.next(time.perf_counter()), len(giving.waiting))):
+            reply, (result, error) = giving.waiting.popleft()
+            if reply.done():  # whoever was cancelled does not get it
+                continue
+            if error is None:
+                reply.set_result(result)
+            else:
+                reply.set_exception(error)
+    finally:
+        if giving.waiting:
+            loop.call_soon(_turn, loop, giving)
         else:
-            reply.set_exception(error)
-    if following < len(answers):
-        loop.call_soon(_settle, loop, answers, following, portions)
+            del _GIVING[loop]
