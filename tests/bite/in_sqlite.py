@@ -365,14 +365,12 @@ BUGS = (
         (PLACE + "test_a_commit_to_what_was_replaced_is_not_acknowledged",),
     ),
     Bug(
-        "sqlite.cancelled-caller-breaks-others",
-        "group commit: a caller that was cancelled costs those behind it their answers",
+        "sqlite.loop-held-up",
+        "group commit: callers that take long go on all at once, and the event loop stands still meanwhile",
         REPLY,
-        """        if reply.done():  # whoever was cancelled does not get it
-            continue
-""",
-        "",
-        (COMMITS + "test_a_cancelled_caller_does_not_break_the_writer",),
+        "if is_quick else max(self._count // 2, 1)",
+        "if is_quick else MOST_A_TURN",
+        (COMMITS + "test_fewer_go_on_in_one_turn_the_longer_they_take",),
     ),
     Bug(
         "sqlite.backup-in-place",
