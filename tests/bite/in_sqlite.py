@@ -23,8 +23,8 @@ BUGS = (
         "sqlite.append-token",
         "G3: whoever lost the run can still write",
         SQL,
-        "WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND last_seq = ? AND status = ?",
-        "WHERE run_id = ? AND (attempts = ? OR lease_owner = ? OR TRUE) AND last_seq = ? AND status = ?",
+        "WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND runs.last_seq = ?",
+        "WHERE run_id = ? AND (attempts = ? OR lease_owner = ? OR TRUE) AND runs.last_seq = ?",
         (CONTRACT + "test_a_lost_lease_can_no_longer_write",),
     ),
     Bug(
