@@ -150,7 +150,7 @@ class Fold:
             updated_at=self.updated_at,
             current_step_index=self.current_step_index,
             pipeline_version=self.pipeline_version if self.migrations else None,
-            error_message=None if self.error is None else self.error_message,
+            error_message=self.error_message,
             waiting_for=self.waiting_for,
             wake_at=self.wake_at,
             signals_read=signals_read,
@@ -322,9 +322,8 @@ class Fold:
         match fact:
             case StepCompleted():
                 self.last_step_output = fact.output
-                self.current_step_index += "/" not in fact.key or self._is_progress(fact.key)
-                if fact.patch:
-                    self._change_context(fact.scope, fact.patch)
+                self.current_step_index += self._is_progress(fact.key)
+                self._change_context(fact.scope, fact.patch)
             case facts.BlockCompleted():
                 self.current_step_index += is_top_level(fact.key)
                 for scope in [scope for scope in self.contexts if scope.startswith(f"{fact.key}/")]:

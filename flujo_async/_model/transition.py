@@ -16,17 +16,9 @@ from flujo_async.errors import SequenceConflict, StaleLease
 def created(run: NewRun, owner: str | None, ttl: timedelta) -> RunSummary:
     """Return the head of a run as ``create_run`` stores it."""
     summary, signals = run.summary, len(run.signals)
-    lease = first_lease(summary.run_id, owner, summary.created_at, ttl)
-    counts = 0 if lease is None else lease.token, signals, min(summary.signals_read, signals)
-    if (summary.attempts, summary.signals, summary.signals_read) == counts and summary.lease == lease:
-        return summary
-    attempts, _, signals_read = counts
+    lease = None if owner is None else Lease(summary.run_id, 1, owner, summary.created_at + ttl)
+    attempts, signals_read = 0 if lease is None else lease.token, min(summary.signals_read, signals)
     return replace(summary, attempts=attempts, signals=signals, signals_read=signals_read, lease=lease)
-
-
-def first_lease(run_id: str, owner: str | None, now: datetime, ttl: timedelta) -> Lease | None:
-    """Return the lease that ``owner``, if there is one, gets of a run that is created ``now``."""
-    return None if owner is None else Lease(run_id, 1, owner, now + ttl)
 
 
 def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> tuple[RunSummary, Lease]:

@@ -116,25 +116,16 @@ class Attempt:
         Raises:
             Exception: the attempt failed.
         """
-        if self._execution.watch is not None:
-            return self._watched()
-        if self._is_plain:
-            self.started_at = self._now
-            return self._complete({})
-        return self._bounded()
-
-    @property
-    def _is_plain(self) -> bool:
-        return self._step.is_plain and not self._execution.services.limits.counts_all
+        return self._run() if self._execution.watch is None else self._watched()
 
     async def _watched(self) -> Sequence[Fact]:
         with ExitStack() as self._watching:
-            if self._is_plain:
-                self._begin(self._now)
-                return await self._complete({})
-            return await self._bounded()
+            return await self._run()
 
-    def _bounded(self) -> Awaitable[Sequence[Fact]]:
+    def _run(self) -> Awaitable[Sequence[Fact]]:
+        if self._step.is_plain and not self._execution.services.limits.counts_all:
+            self._begin(self._now)
+            return self._complete({})
         return self._admitted() if self.deadline is None else self._in_time(self.deadline)
 
     async def _in_time(self, deadline: datetime) -> Sequence[Fact]:

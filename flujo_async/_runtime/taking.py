@@ -17,7 +17,6 @@ from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
-from flujo_async._model.transition import first_lease
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.instruments import Instruments, identity_of
@@ -113,8 +112,6 @@ class Taking:
             queue=request.queue,
             priority=request.priority,
             wake_at=now + timedelta(seconds=request.delay) if request.delay else None,
-            attempts=0 if owner is None else 1,
-            lease=first_lease(request.run_id, owner, now, self._ttl),
         )
         new = NewRun(summary, (record,), tuple(blobs))
         with suppress(RunExists):

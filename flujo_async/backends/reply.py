@@ -84,8 +84,8 @@ class Portions:
 class _Giving:
     """The answers that wait in one event loop, in the order in which they came."""
 
-    def __init__(self) -> None:
-        self.waiting: deque[Answer] = deque()
+    def __init__(self, answers: Iterable[Answer]) -> None:
+        self.waiting: deque[Answer] = deque(answers)
         self.portions = Portions()
 
 
@@ -105,12 +105,10 @@ def send(answers: Iterable[Answer]) -> None:
 
 def _give(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer]) -> None:
     """Give answers after all that wait in this loop."""
-    giving = _GIVING.get(loop)
-    if giving is not None:
+    if (giving := _GIVING.get(loop)) is not None:
         giving.waiting.extend(answers)
         return
-    _GIVING[loop] = giving = _Giving()
-    giving.waiting.extend(answers)
+    giving = _GIVING[loop] = _Giving(answers)
     _turn(loop, giving)
 
 

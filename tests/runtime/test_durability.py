@@ -64,7 +64,8 @@ async def appends(definition: Any, **options: Any) -> list[int]:
 @pytest.mark.parametrize("definition", [LINE, code])
 class TestLevels:
     async def test_sync_commits_each_step_before_the_next_begins(self, definition: Any) -> None:
-        assert len(await appends(definition)) >= 3
+        least = 3 if definition is LINE else 4  # the last step of a pipeline goes down with its end
+        assert len(await appends(definition)) >= least
 
     async def test_exit_makes_one_commit(self, definition: Any) -> None:
         assert len(await appends(definition, durability="exit")) == 1
