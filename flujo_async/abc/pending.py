@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from flujo_async.abc.shield import finish, settle
@@ -17,7 +18,7 @@ class Pending(Generic[T]):
 
     Whoever awaits it and is cancelled waits until the write is done; the cancellation is raised then. It belongs to the
     event loop that it is made in. A future of asyncio would let the loop turn before it tells those who asked for that,
-    and do so at every commit; here they are told at once.
+    and again before who awaits it goes on, and do so at every commit; here they are told, and go on, at once.
 
     Made as ``pending: Pending[int] = Pending()``: ``Pending[int]()`` takes three times as long.
 
@@ -25,7 +26,7 @@ class Pending(Generic[T]):
         task: what writes, where it is a task: the event loop holds none by itself.
     """
 
-    __slots__ = ("_calls", "_error", "_is_done", "_loop", "_result", "_waiters", "task")
+    __slots__ = ("_calls", "_error", "_is_done", "_loop", "_result", "_sleepers", "task")
 
     def __init__(self) -> None:
         self.task: asyncio.Future[T] | None = None
@@ -34,7 +35,7 @@ class Pending(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
         self._calls: list[Callable[[Pending[T]], object]] = []
-        self._waiters: list[asyncio.Future[None]] = []
+        self._sleepers: list[_Sleeper] = []
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop that it belongs to."""
@@ -74,30 +75,68 @@ class Pending(Generic[T]):
     async def over(self) -> None:
         """Return when the write is over, however it ended; a cancellation of the caller is raised after that."""
         if not self._is_done:
-            await settle(self._waiter())
+            over: asyncio.Future[None] = self._loop.create_future()
+            self.when_done(lambda _: over.set_result(None))
+            await settle(over)
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self._is_done:
+            sleeper = _Sleeper(self._loop)
+            self._sleepers.append(sleeper)
             try:
-                yield from self._waiter()
+                yield sleeper
             except asyncio.CancelledError:
                 yield from self.over().__await__()
                 raise
         return self.result()
-
-    def _waiter(self) -> asyncio.Future[None]:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(waiter)
-        return waiter
 
     def _end(self) -> None:
         self._is_done = True
         calls, self._calls = self._calls, []
         for call in calls:
             call(self)
-        for waiter in self._waiters:
-            if not waiter.done():  # one that was cancelled waits by another
-                waiter.set_result(None)
+        for sleeper in self._sleepers:
+            sleeper.wake()
+
+
+class _Sleeper:
+    """What a task that awaits a write waits on.
+
+    To the task it is a future: ``asyncio.Task`` asks for no more than this of what is awaited. But it wakes the task
+    there and then, where a future would have the event loop do that in its next turn.
+    """
+
+    __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_loop", "_wake")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = True  # how a task tells that it is awaited
+        self._loop = loop
+        self._cancellation: asyncio.CancelledError | None = None
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, wake: Callable[[_Sleeper], object], *, context: Context) -> None:
+        self._wake, self._context = wake, context
+
+    def cancel(self, msg: object = None) -> bool:
+        if self._cancellation is None:
+            self._cancellation = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+            self._loop.call_soon(self._wake, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        if self._cancellation is not None:
+            raise self._cancellation
+
+    def wake(self) -> None:
+        """Let the task go on, unless it does so already because it was cancelled."""
+        if self._cancellation is not None:
+            return
+        if asyncio.current_task() is None:
+            self._context.run(self._wake, self)
+        else:  # one task cannot run inside another
+            self._loop.call_soon(self._wake, self, context=self._context)
 
 
 def done(write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Pending[T]:

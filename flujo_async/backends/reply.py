@@ -17,6 +17,7 @@ MOST_A_TURN: Final = 16
 any cheaper."""
 
 _TURN_SECONDS: Final = 0.001
+"""After so long a turn is over, however few have gone on: what they do may be to encode megabytes."""
 
 Outcome: TypeAlias = tuple[Any, Exception | None]
 """What became of a request: its result, or the exception that its caller gets."""
@@ -61,36 +62,8 @@ async def stopped(reply: asyncio.Future[T], stop: Callable[[], None]) -> T:
         raise
 
 
-class Portions:
-    """How many callers go on in each turn of an event loop: as many as do what they do in about a millisecond.
-
-    That may be a step of a tenth of a millisecond, or one that encodes megabytes; what it is shows in the time that the
-    turn before has taken.
-    """
-
-    def __init__(self) -> None:
-        self._count = 1
-        self._since: float | None = None
-
-    def next(self, now: float) -> int:
-        """Return how many go on in the turn that begins ``now``, in seconds."""
-        if self._since is not None:
-            is_quick = now - self._since < _TURN_SECONDS
-            self._count = min(2 * self._count, MOST_A_TURN) if is_quick else max(self._count // 2, 1)
-        self._since = now
-        return self._count
-
-
-class _Giving:
-    """The answers that wait in one event loop, in the order in which they came."""
-
-    def __init__(self, answers: Iterable[Answer]) -> None:
-        self.waiting: deque[Answer] = deque(answers)
-        self.portions = Portions()
-
-
-_GIVING: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Giving]] = WeakKeyDictionary()
-"""The event loops in which answers wait; each is looked up in its own thread only."""
+_GIVING: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, deque[Answer]]] = WeakKeyDictionary()
+"""The answers that wait in each event loop, in the order in which they came; looked up in its own thread only."""
 
 
 def send(answers: Iterable[Answer]) -> None:
@@ -105,26 +78,29 @@ def send(answers: Iterable[Answer]) -> None:
 
 def _give(loop: asyncio.AbstractEventLoop, answers: Sequence[Answer]) -> None:
     """Give answers after all that wait in this loop."""
-    if (giving := _GIVING.get(loop)) is not None:
-        giving.waiting.extend(answers)
+    if (waiting := _GIVING.get(loop)) is not None:
+        waiting.extend(answers)
         return
-    giving = _GIVING[loop] = _Giving(answers)
-    _turn(loop, giving)
+    waiting = _GIVING[loop] = deque(answers)
+    _turn(loop, waiting)
 
 
-def _turn(loop: asyncio.AbstractEventLoop, giving: _Giving) -> None:
+def _turn(loop: asyncio.AbstractEventLoop, waiting: deque[Answer]) -> None:
     """Give some answers now and the others in later turns of the loop, which sees to other things in between."""
+    until = time.perf_counter() + _TURN_SECONDS
     try:
-        for _ in range(min(giving.portions.next(time.perf_counter()), len(giving.waiting))):
-            reply, (result, error) = giving.waiting.popleft()
+        for _ in range(min(MOST_A_TURN, len(waiting))):
+            reply, (result, error) = waiting.popleft()
             if reply.done():  # whoever was cancelled does not get it
                 continue
             if error is None:
                 reply.set_result(result)
             else:
                 reply.set_exception(error)
+            if time.perf_counter() >= until:  # who waited for what is ``Pending`` has gone on by now
+                break
     finally:
-        if giving.waiting:
-            loop.call_soon(_turn, loop, giving)
+        if waiting:
+            loop.call_soon(_turn, loop, waiting)
         else:
             del _GIVING[loop]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flujo_async.backends.group_commit import GroupCommit
-from flujo_async.backends.reply import MOST_A_TURN, Portions
+from flujo_async.backends.reply import MOST_A_TURN
 
 
 class Refused(Exception):
@@ -175,13 +176,27 @@ async def test_the_loop_turns_while_many_get_their_answers(writer: GroupCommit) 
     assert max(later - earlier for earlier, later in pairwise(turns)) <= MOST_A_TURN
 
 
-def test_fewer_go_on_in_one_turn_the_longer_they_take() -> None:
-    portions, now = Portions(), 0.0
-    counts: list[int] = []
-    for took in [0.0, 0.0001, 0.0002, 0.0004, 0.0008, 0.0009, 0.01, 0.005, 0.003, 0.002, 0.002, 0.0001]:
-        now += took
-        counts.append(portions.next(now))
-    assert counts == [1, 2, 4, 8, 16, 16, 8, 4, 2, 1, 1, 2]
+async def test_a_turn_is_over_when_who_goes_on_takes_long(writer: GroupCommit) -> None:
+    turns: list[int] = []
+    done: list[int] = []
+
+    def turn() -> None:
+        turns.append(len(done))
+        if len(done) < 5:
+            asyncio.get_running_loop().call_soon(turn)
+
+    async def wait(n: int) -> None:
+        await writer.begin(partial(add, n))
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.002:  # works
+            pass
+        done.append(n)
+
+    async with Hold(writer):
+        tasks = [asyncio.create_task(wait(n)) for n in range(5)]
+    turn()
+    await asyncio.gather(*tasks)
+    assert max(later - earlier for earlier, later in pairwise(turns)) == 1
 
 
 async def test_work_that_fails_half_way_leaves_no_trace_and_hurts_nobody(writer: GroupCommit) -> None:
