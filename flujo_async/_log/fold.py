@@ -13,6 +13,7 @@ from flujo_async._log.delta import Fields, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
+from flujo_async._model.quick import changed
 from flujo_async._model.state import RunStatus, StepStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate
 from flujo_async._model.tree import Json, JsonObject
@@ -24,6 +25,9 @@ Answer: TypeAlias = facts.TimerFired | facts.SignalReceived | facts.WaitTimedOut
 
 Change: TypeAlias = StepCompleted | facts.BlockCompleted | facts.StateChanged | facts.RunMigrated | facts.RunForked
 """What changes a context, or the progress."""
+
+Seldom: TypeAlias = tuple[str, str, JsonObject, Usage]
+"""The version and the structure that a run goes on with, its metadata, and what was consumed so far."""
 
 
 class Fold:
@@ -139,25 +143,34 @@ class Fold:
         retries = (fact.retry_at for key, fact in self.failed_attempts.items() if key not in self.outcomes)
         return bool(self.children.keys() - self.outcomes.keys()) or any(moment > now for moment in (*timers, *retries))
 
-    def update(self, signals_read: int | None = None) -> RunUpdate:
+    @property
+    def seldom(self) -> Seldom:
+        """What seldom changes in the head of the run."""
+        return self.pipeline_version, self.fingerprint, self.metadata, self.usage
+
+    def update(self, signals_read: int | None = None, *, told: Seldom | None = None) -> RunUpdate:
         """Return the head that belongs to this state.
 
         Args:
             signals_read: how many signals of the run its owner has read, if it lets the run go.
+            told: what the head says already; ``None`` is what it said when the run began.
         """
-        return RunUpdate(
+        update = RunUpdate(
             status=self.status,
             updated_at=self.updated_at,
             current_step_index=self.current_step_index,
-            pipeline_version=self.pipeline_version if self.migrations else None,
             error_message=self.error_message,
             waiting_for=self.waiting_for,
             wake_at=self.wake_at,
             signals_read=signals_read,
-            metadata=None if self.metadata is self.started.metadata else self.metadata,
-            pipeline_id=self.fingerprint if self.migrations else None,
-            usage=None if self.usage is NO_USAGE else self.usage,
         )
+        told = told or (self.started.pipeline_version, self.started.fingerprint, self.started.metadata, NO_USAGE)
+        if told == self.seldom:
+            return update
+        version, fingerprint, metadata, usage = (
+            None if new == old else new for new, old in zip(self.seldom, told, strict=True)
+        )
+        return changed(update, pipeline_version=version, pipeline_id=fingerprint, metadata=metadata, usage=usage)
 
     def apply(self, fact: Fact, record: Record) -> None:
         """Take in the next fact of the log."""
@@ -312,8 +325,8 @@ class Fold:
         self.outcomes[fact.key] = fact
         self.places[fact.key] = self.seq
         self.order.append(fact.key)
-        for of_attempts in (self.failed_attempts, self.heartbeats, self.once, self.decisions):
-            if of_attempts:
+        if self.failed_attempts or self.heartbeats or self.once or self.decisions:  # few steps leave anything there
+            for of_attempts in (self.failed_attempts, self.heartbeats, self.once, self.decisions):
                 of_attempts.pop(fact.key, None)
 
     def _take_in(self, fact: Change) -> None:
@@ -322,8 +335,9 @@ class Fold:
         match fact:
             case StepCompleted():
                 self.last_step_output = fact.output
-                self.current_step_index += self._is_progress(fact.key)
-                self._change_context(fact.scope, fact.patch)
+                self.current_step_index += is_top_level(fact.key) or self._is_fallback(fact.key)
+                if fact.patch:
+                    self._change_context(fact.scope, fact.patch)
             case facts.BlockCompleted():
                 self.current_step_index += is_top_level(fact.key)
                 for scope in [scope for scope in self.contexts if scope.startswith(f"{fact.key}/")]:
@@ -336,8 +350,8 @@ class Fold:
             case _:
                 assert_never(fact)
 
-    def _is_progress(self, key: str) -> bool:
-        """Return whether a step completes an element of the outermost sequence: itself, or the one it stands in for."""
+    def _is_fallback(self, key: str) -> bool:
+        """Return whether a step completes an element of the outermost sequence, for which it stands in."""
         while not is_top_level(key):
             key, _, label = key.rpartition("/")
             if fallback_of(key) != f"{key}/{label}" or not isinstance(self.outcomes.get(key), StepFailed):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from flujo_async._model.lease import Lease
+from flujo_async._model.quick import changed
 from flujo_async._model.state import RESTING, Waiting
 from flujo_async._model.stored import NewRun, Prefix, RunUpdate
 from flujo_async._model.summary import RunSummary
@@ -18,7 +18,7 @@ def created(run: NewRun, owner: str | None, ttl: timedelta) -> RunSummary:
     summary, signals = run.summary, len(run.signals)
     lease = None if owner is None else Lease(summary.run_id, 1, owner, summary.created_at + ttl)
     attempts, signals_read = 0 if lease is None else lease.token, min(summary.signals_read, signals)
-    return replace(summary, attempts=attempts, signals=signals, signals_read=signals_read, lease=lease)
+    return changed(summary, attempts=attempts, signals=signals, signals_read=signals_read, lease=lease)
 
 
 def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> tuple[RunSummary, Lease]:
@@ -26,20 +26,20 @@ def claimed(summary: RunSummary, owner: str, now: datetime, ttl: timedelta) -> t
     # Every claim counts an attempt and nothing else does, so the number of attempts is the last token.
     token = summary.attempts + 1
     lease = Lease(summary.run_id, token, owner, now + ttl)
-    return replace(summary, attempts=token, lease=lease), lease
+    return changed(summary, attempts=token, lease=lease), lease
 
 
 def renewed(summary: RunSummary, lease: Lease, expires_at: datetime) -> tuple[RunSummary, Lease]:
     """Return the head of a run whose lease, which ``lease`` is, lasts until ``expires_at``, and that lease."""
-    longer = replace(lease, expires_at=expires_at)
-    return replace(summary, lease=longer), longer
+    longer = changed(lease, expires_at=expires_at)
+    return changed(summary, lease=longer), longer
 
 
 def released(
     summary: RunSummary, wake_at: datetime | None, signals_read: int | None, waiting_for: Sequence[Waiting] | None
 ) -> RunSummary:
     """Return the head without a lease, to be claimed from ``wake_at`` on; ``paused`` if it waits for something."""
-    return replace(
+    return changed(
         summary,
         lease=None,
         wake_at=wake_at,
@@ -51,12 +51,12 @@ def released(
 
 def signalled(summary: RunSummary) -> RunSummary:
     """Return the head of a run that one more signal was posted to."""
-    return replace(summary, signals=summary.signals + 1)
+    return changed(summary, signals=summary.signals + 1)
 
 
 def advanced(summary: RunSummary, last_seq: int, update: RunUpdate) -> RunSummary:
     """Return the head after an append; a resting run gives up its lease."""
-    return replace(
+    return changed(
         summary,
         last_seq=last_seq,
         status=update.status,

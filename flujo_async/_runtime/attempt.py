@@ -68,7 +68,7 @@ class StepCall:
             return self._from_cache(self.step.policy.cache)
         return self._execute(compensates)
 
-    def _record(self, *facts: Fact) -> Awaitable[None]:
+    def _record(self, *facts: Fact) -> Awaitable[object]:
         durability = self.step.policy.durability or self.execution.durability
         return self.execution.journal.record(durability, *facts)
 
@@ -77,7 +77,9 @@ class StepCall:
         if self.key in fold.failed_attempts or self.key in fold.once:
             number, first_started_at = await self._due()
         while True:
-            now = await self.execution.secure()
+            now = self.execution.clock.now()
+            if self.execution.held.lease.expires_at <= now:
+                now = await self.execution.secure()
             attempt = Attempt(self, number, now, first_started_at or now, compensates)
             try:
                 beside = await attempt.run()

@@ -45,9 +45,9 @@ class _Outside:
 
     __slots__ = ("_drive", "_loop")
 
-    def __init__(self, drive: Drive, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, drive: Drive) -> None:
         self._drive = drive
-        self._loop = loop
+        self._loop = asyncio.get_running_loop()
 
     def lose(self) -> None:
         self._tell(self._drive.lose)
@@ -74,8 +74,6 @@ class Drive:
         parked: how the run left memory, if it did.
     """
 
-    _held: Held
-
     def __init__(self, ready: Ready, means: Means, children: Children, *, is_inline: bool = False) -> None:
         """Prepare to drive a run.
 
@@ -99,6 +97,8 @@ class Drive:
         self._ready = ready
         self._is_inline = is_inline
         self._means = means
+        self._outside = _Outside(self)
+        self._held = Held(means.keeper, ready.lease, self._outside)
         self._execution = Execution(
             run_id=ready.fold.run_id,
             journal=journal,
@@ -110,6 +110,7 @@ class Drive:
             children=children,
             pace=means.pace,
             disprove=self._stop_for,
+            held=self._held,
             secure=self._secure,
             watch=watch,
             replay=self._begin_again if means.always_replay or is_always_replaying() else None,
@@ -144,10 +145,8 @@ class Drive:
 
     async def _run(self) -> Fold:
         self._task = self._execution.journal.soloist = asyncio.current_task()
-        outside = _Outside(self, asyncio.get_running_loop())
-        self._held = Held(self._means.keeper, self._ready.lease, outside)
         try:
-            with self._held, Receiving(self._execution.run_id, outside):
+            with self._held, Receiving(self._execution.run_id, self._outside):
                 await self._begin()
                 await self._to_its_end()
         except GeneratorExit:  # the event loop is gone, and with it all that could be awaited
@@ -170,7 +169,7 @@ class Drive:
         self._stop_for("lost")
 
     async def _secure(self) -> datetime:
-        """Make sure that nobody else has the run, if its lease has run out, as after a long stop of the process."""
+        """Make sure that nobody else has the run, whose lease has run out, as after a long stop of the process."""
         while self._held.lease.expires_at <= (now := self._means.clock.now()):  # once more, with nothing in between
             if not await self._means.keeper.renew_now(self._held):
                 self.lose()
@@ -428,7 +427,7 @@ class Drive:
     def _come_apart(self) -> None:
         """Cut the circles of references, so that the run is out of memory at once, and no collection has to find it."""
         self._execution.journal.on_write = self._execution.journal.on_durable = None
-        del self._execution, self._snapshots, self._held
+        del self._execution, self._snapshots, self._held, self._outside
 
     async def _let_go(self) -> None:
         if self._reading is not None:

@@ -18,6 +18,7 @@ from flujo_async._plan.nodes import Child
 from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.lease_keeper import Held
 from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import Park, Waits
@@ -88,8 +89,8 @@ class Execution:
         children: what runs its children.
         pace: how long the run may go on before the event loop turns.
         disprove: parks the run, whose code contradicts what is recorded.
-        secure: returns the moment once it is sure that nobody else has the run; awaited before something happens in the
-            world.
+        held: the lease of the run; before something happens in the world, it is looked at.
+        secure: returns the moment once it is sure that nobody else has a run whose lease has run out.
         watch: returns what instruments want to be entered around an attempt; ``None`` where there are none.
         replay: in ``always_replay``, interrupts the run, to begin again with what is recorded.
         priority: of the run; higher goes first.
@@ -110,6 +111,7 @@ class Execution:
     children: Children
     pace: Pace
     disprove: Callable[[NonDeterminismError], None]
+    held: Held
     secure: Callable[[], Awaitable[datetime]]
     watch: Callable[[AttemptIdentity], AbstractContextManager[None]] | None = None
     replay: Callable[[], None] | None = None

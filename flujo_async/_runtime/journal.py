@@ -45,6 +45,7 @@ class Journal:
         self._lease = lease
         self._pace = pace
         self._first_seq = self._sent_seq = fold.seq
+        self._told = fold.seldom
         self._noted: list[Record] = []
         self._unheard: list[Commit] = []
         self._blobs: dict[str, Blob] = {}
@@ -75,8 +76,8 @@ class Journal:
         if blobs:
             self._blobs.update((blob.digest, blob) for blob in blobs if blob.digest not in self._given)
 
-    async def commit(self, *facts: Fact) -> None:
-        """Record facts, after all that was noted; they are durable when this returns.
+    def commit(self, *facts: Fact) -> Awaitable[object]:
+        """Record facts, after all that was noted; they are durable once what this returns was awaited.
 
         Commits that meet while the store is busy go down together. The facts of a caller that is cancelled are written
         all the same.
@@ -87,18 +88,22 @@ class Journal:
         self._check()
         for fact in facts:
             self.note(fact)
-        if self._writing is not None or self._is_wanted or self.soloist is not asyncio.current_task():
-            durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._behind.append(durable)
-            self.flush()
-            await durable
-        elif (writing := self._send()) is not None:
-            if writing.done() and self._pace.is_over:
-                await self._pace.turn()
-            await writing
+        if self._writing is None and not self._is_wanted and self.soloist is asyncio.current_task():
+            writing = self._send()
+            if writing is None:
+                return self.settle()
+            return self._after_a_turn(writing) if writing.done() and self._pace.is_over else writing
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._behind.append(durable)
+        self.flush()
+        return durable
 
-    def record(self, durability: Durability, *facts: Fact) -> Awaitable[None]:
-        """Record facts; what is true of them when this returns is up to ``durability``.
+    async def _after_a_turn(self, writing: Pending[int]) -> None:
+        await self._pace.turn()
+        await writing
+
+    def record(self, durability: Durability, *facts: Fact) -> Awaitable[object]:
+        """Record facts; what is true of them once what this returns was awaited is up to ``durability``.
 
         Raises:
             BackendError: as in ``commit``.
@@ -214,4 +219,5 @@ class Journal:
 
     def _update(self) -> RunUpdate:
         is_at_rest = self.fold.status in RESTING
-        return self.fold.update(self.signals_read() if is_at_rest else None)
+        told, self._told = self._told, self.fold.seldom
+        return self.fold.update(self.signals_read() if is_at_rest else None, told=told)

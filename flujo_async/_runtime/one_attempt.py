@@ -255,7 +255,10 @@ class Attempt:
             given = {**given, signature.context_parameter: context}
         try:
             with executing(self._execution.run_id, self._call.key):
-                result = await self._result(given)
+                result = self._begin_call(given)
+                # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
+                if type(result) is CoroutineType or inspect.isawaitable(result):  # the usual case is quick to tell
+                    result = await result
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
@@ -263,18 +266,18 @@ class Attempt:
             raise RuntimeError(f"step {self._call.key!r} raised CancelledError, and nobody had cancelled it") from error
         return self._outcome(result, context)
 
-    async def _result(self, given: Mapping[str, Any]) -> Any:
+    def _begin_call(self, given: Mapping[str, Any]) -> Any:
+        """Call the function; return its result, or what that comes from."""
         if self._process is not None:
-            return await self._result_of_process(self._process)
+            return self._result_of_process(self._process)
         args, kwargs = self._arguments(given)
         if self._step.policy.run_in == "thread":
-            result = await run_in_thread(partial(self._step.function, *args, **kwargs), self._abandon)
-        else:
-            result = self._step.function(*args, **kwargs)
-        # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
-        if type(result) is CoroutineType or inspect.isawaitable(result):  # the usual case is quick to tell
-            return await result  # pyright: ignore[reportUnknownVariableType] -- whatever the function returns
-        return result
+            return self._result_of_thread(partial(self._step.function, *args, **kwargs))
+        return self._step.function(*args, **kwargs)
+
+    async def _result_of_thread(self, call: Callable[[], Any]) -> Any:
+        result = await run_in_thread(call, self._abandon)
+        return await result if inspect.isawaitable(result) else result
 
     def _arguments(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return fresh copies of the arguments, with what is injected."""

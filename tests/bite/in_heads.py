@@ -42,8 +42,8 @@ BUGS = (
         "heads.attempts-not-counted",
         "claim: it counts no attempt, so two owners have one token",
         TRANSITION,
-        "return replace(summary, attempts=token, lease=lease), lease",
-        "return replace(summary, lease=lease), lease",
+        "return changed(summary, attempts=token, lease=lease), lease",
+        "return changed(summary, lease=lease), lease",
         (CONTRACT + "test_tokens_grow_with_every_claim",),
     ),
     Bug(

@@ -34,13 +34,8 @@ BUGS = (
         "runtime.goes-on-before-durable",
         "G4: the next step begins before the result of the one before is durable",
         JOURNAL,
-        """            if writing.done() and self._pace.is_over:
-                await self._pace.turn()
-            await writing
-""",
-        """            if self._pace.is_over:
-                await self._pace.turn()
-""",
+        "return self._after_a_turn(writing) if writing.done() and self._pace.is_over else writing",
+        "return self._pace.turn()",
         (T + "store_failure.py::test_a_failed_write_reaches_the_caller_and_the_run_can_be_resumed",),
     ),
     Bug(
@@ -93,8 +88,8 @@ BUGS = (
         "runtime.signals-not-read-at-rest",
         "a run that rests leaves its signals unread, and is woken by them again and again",
         JOURNAL,
-        "self.fold.update(self.signals_read() if is_at_rest else None)",
-        "self.fold.update(None)",
+        "self.fold.update(self.signals_read() if is_at_rest else None, told=told)",
+        "self.fold.update(None, told=told)",
         (T + "waits.py::test_a_run_that_pauses_again_is_woken_by_what_is_new_only",),
     ),
     # --------------------------------------------------------------------------------------------------- the log
@@ -662,7 +657,7 @@ BUGS = (
         "runtime.progress-counts-again",
         "current_step_index counts the members of combinators too",
         FOLD,
-        "self.current_step_index += self._is_progress(fact.key)",
+        "self.current_step_index += is_top_level(fact.key) or self._is_fallback(fact.key)",
         "self.current_step_index += 1",
         ("tests/log/test_fold.py::test_the_index_counts_top_level_elements_that_are_done",),
     ),

@@ -368,9 +368,9 @@ BUGS = (
         "sqlite.loop-held-up",
         "group commit: callers that take long go on all at once, and the event loop stands still meanwhile",
         REPLY,
-        "if is_quick else max(self._count // 2, 1)",
-        "if is_quick else MOST_A_TURN",
-        (COMMITS + "test_fewer_go_on_in_one_turn_the_longer_they_take",),
+        "if time.perf_counter() >= until:",
+        "if not waiting:",
+        (COMMITS + "test_a_turn_is_over_when_who_goes_on_takes_long",),
     ),
     Bug(
         "sqlite.backup-in-place",

@@ -10,13 +10,16 @@ import pytest
 
 from flujo_async import (
     Flujo,
+    InMemoryBackend,
     RunContext,
     StepContext,
     map_each,
     step,
     workflow,
 )
+from flujo_async._model.stored import RunUpdate
 from flujo_async.abc import StateBackend
+from flujo_async.abc.pending import Pending
 from flujo_async.errors import ContextConflict, RunFailed, SerializationError
 from flujo_async.reducers import add, append
 from tests.runtime.crashes import crashes
@@ -114,6 +117,36 @@ class TestDraws:
         assert (found.run_id, found.metadata) == ("r", expected)
         assert await flujo.list_runs(metadata={"customer": "Ada"}) == []
         assert (await flujo.state("r")).metadata == expected
+
+    async def test_metadata_go_down_when_they_have_changed(self) -> None:
+        """Not at every step after that, in this process or in the one that resumes."""
+        told = list[dict[str, Any] | None]()
+
+        class Told(InMemoryBackend):
+            def begin_append(self, *args: Any, update: RunUpdate, **kwargs: Any) -> Pending[int]:
+                told.append(update.metadata)
+                return super().begin_append(*args, update=update, **kwargs)
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> int:
+            await double(n)
+            ctx.set_metadata(customer="Ada")
+            for _ in range(3):
+                await double(n)
+            await ctx.wait_for("answer")
+            return await double(n)
+
+        store = Told()
+        flujo = Flujo(flow, state_backend=store)
+        await flujo.run(1, run_id="r")
+        assert [metadata for metadata in told if metadata is not None] == [{"customer": "Ada"}]
+        told.clear()
+        flujo = Flujo(flow, state_backend=store)
+        await flujo.handle("r").signal("answer", 5)
+        await flujo.resume("r")
+        assert (await flujo.state("r")).metadata == {"customer": "Ada"}
+        assert told
+        assert not any(told)
 
     async def test_metadata_is_plain_json(self) -> None:
         """They are searched."""
