@@ -38,7 +38,7 @@ class OpenDatabase(Protocol):
         ...
 
     def tend(self, *, is_asked_to: bool) -> float | None:
-        """Do what is to be done between transactions.
+        """Do what is to be done between transactions, the first time before anything is written.
 
         Args:
             is_asked_to: whether what is mostly put off, because it takes time, is to be done now.
@@ -58,6 +58,9 @@ class Database(Protocol):
 
     def open(self, *, create: bool) -> OpenDatabase:
         """Open it for writing.
+
+        Args:
+            create: whether something is written at once; otherwise ``tend`` is called before that.
 
         Raises:
             Exception: it does not exist, and ``create`` is false.
@@ -267,7 +270,7 @@ class _Writer:
     def _tend(self, *, is_asked_to: bool) -> float | None:
         try:
             return None if self._open is None else self._open.tend(is_asked_to=is_asked_to)
-        except sqlite3.Error:  # nobody waits for this; whoever comes next finds out with a new connection
+        except (sqlite3.Error, OSError):  # nobody waits for this; whoever comes next finds out with a new connection
             self._close()
             return None
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiosqlite
 from typing_extensions import override
 
 from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry
@@ -90,7 +89,7 @@ class SQLiteBackend(StateBackend):
         self._watch = Watch(self._changes)
         self._file = SQLiteFile(self.path, synchronous=synchronous, busy_timeout=busy_timeout, watch=self._watch)
         self._commits = GroupCommit(self._file, refusal=FlujoError, together=do_together)
-        self._readers = Readers(partial(_open_reader, self._commits, self._file), self._file.explain)
+        self._readers = Readers(self._file.open_reader, self._file.explain)
 
     @override
     async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
@@ -299,6 +298,8 @@ class SQLiteBackend(StateBackend):
 
     async def _read(self, sql: str, values: rows.Values) -> Rows:
         try:
+            if not self._readers.are_open:
+                await self._commits.open()  # which brings the file up to date, or says that there is none
             return await self._readers.fetch(sql, values)
         except NoFileYet:
             return []
@@ -314,11 +315,6 @@ def _keep_all(found: Sequence[statistics.NewSpans], db: sqlite3.Connection) -> N
 
 def _give_back(db: sqlite3.Connection) -> bool:
     return work.give_back(db, _PAGES_AT_ONCE)
-
-
-async def _open_reader(commits: GroupCommit, file: SQLiteFile) -> aiosqlite.Connection:
-    await commits.open()  # which brings the file up to date, or says that there is none
-    return await file.open_reader()
 
 
 def _listing(query: RunQuery) -> tuple[str, rows.Values]:

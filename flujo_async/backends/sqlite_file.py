@@ -12,8 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, cast
 
-import aiosqlite
-
 from flujo_async._codec.plain import decode_plain
 from flujo_async._codec.tree import loads
 from flujo_async._model.report import SchemaVersion
@@ -79,6 +77,12 @@ class SQLiteFile:
     def open(self, *, create: bool) -> OpenFile:
         """Open the file for writing; bring it up to date, if need be.
 
+        Whoever only reads does not wait until the log that others have left is settled: ``tend`` does that, which comes
+        before anything is written.
+
+        Args:
+            create: whether something is to be written, so that the file has to exist.
+
         Raises:
             SchemaTooNew: a newer version of this package wrote it.
             BackendError: another application did, or it was replaced while it was open before.
@@ -86,17 +90,19 @@ class SQLiteFile:
         """
         if self._place is not None:
             self._place.check()  # a write-ahead log that is not its own would damage another file
-        self._look_before_touching()
-        if not create and not self.path.exists():
-            raise NoFileYet(f"{self.path} does not exist yet")
-        db = self.connect("rwc")
-        try:
-            self._set_up(db)
-        except BaseException:
-            db.close()
-            raise
+        with self._looking_before_touching():
+            if not create and not self.path.exists():
+                raise NoFileYet(f"{self.path} does not exist yet")
+            db = self.connect("rwc")
+            try:
+                is_settled = self._set_up(db, is_to_write=create)
+            except BaseException:
+                db.close()
+                raise
         self._place = Place(self.path)
-        return OpenFile(self, db, self._watch, self._place, waits_for_disk=self._synchronous == "full")
+        opened = OpenFile(self, db, self._watch, self._place, waits_for_disk=self._synchronous == "full")
+        opened.is_settled = is_settled
+        return opened
 
     def leave(self) -> None:
         """Forget where the file was: it is closed, and may be replaced."""
@@ -106,16 +112,20 @@ class SQLiteFile:
         """Open one connection, which begins no transactions by itself."""
         return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
 
-    async def open_reader(self) -> aiosqlite.Connection:
+    def open_reader(self) -> sqlite3.Connection:
         """Open one connection for reading.
 
         It knows three functions: ``json_contains(whole, part)``, ``plain_contains`` of what ``encode_plain`` makes, and
         ``json_contains_value``, where only the part is made by that.
+
+        Raises:
+            BackendError: the file was replaced while it was open.
         """
-        reader = await aiosqlite.connect(self._uri("ro"), uri=True, isolation_level=None, timeout=self._busy_seconds)
+        if self._place is not None:
+            self._place.check()  # others read the one that was there before
+        reader = self.connect("ro")
         for name, function in _FUNCTIONS.items():
-            # aiosqlite leaves open what type a function has.
-            await reader.create_function(name, 2, function, deterministic=True)  # pyright: ignore[reportUnknownMemberType]
+            reader.create_function(name, 2, function, deterministic=True)
         return reader
 
     def schema_version(self, whose: tuple[int, int, int]) -> SchemaVersion:
@@ -145,11 +155,13 @@ class SQLiteFile:
     def _uri(self, mode: str) -> str:
         return f"{self.path.as_uri()}?mode={mode}"
 
-    def _look_before_touching(self) -> None:
+    @contextmanager
+    def _looking_before_touching(self) -> Generator[None]:
         # Whoever closes the last connection that can write also checkpoints, which would change a stranger's file.
         if self.path.is_dir():
             raise BackendError(f"{self.path}: this is a directory, a SQLite store is a file")
         if not self.path.exists() or not self.path.stat().st_size:
+            yield
             return
         with closing(self.connect("ro")) as db:
             try:
@@ -158,6 +170,7 @@ class SQLiteFile:
                 # A crash has left a journal that only a writer can undo; then there is no looking without touching.
                 if _code(error) != sqlite3.SQLITE_READONLY:
                     raise
+            yield  # still open, so that a write-ahead log that a crash has left is read through once, and not twice
 
     def _version(self, db: sqlite3.Connection) -> int:
         """Return the version of the schema; 0 is an empty database."""
@@ -179,18 +192,22 @@ class SQLiteFile:
             )
         return 0
 
-    def _set_up(self, db: sqlite3.Connection) -> None:
-        is_new = not self._version(db)
+    def _set_up(self, db: sqlite3.Connection, *, is_to_write: bool) -> bool:
+        """Make the file one of ours, of the newest schema; return whether what others have left is settled."""
+        version = self._version(db)
+        is_to_write = is_to_write or version < len(_MIGRATIONS)
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        if is_new:
+        if not version:
             self._insist(db, "PRAGMA auto_vacuum = INCREMENTAL")
         self._insist(db, "PRAGMA journal_mode = WAL")
-        self._settle_what_was_left(db)
+        if is_to_write:
+            self.settle_what_was_left(db)
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL}")
         while self._version(db) < len(_MIGRATIONS):
             self._migrate(db)
+        return is_to_write
 
     def _insist(self, db: sqlite3.Connection, pragma: str) -> None:
         # SQLite does not wait by itself here when two processes open a new file at once.
@@ -204,7 +221,7 @@ class SQLiteFile:
                     raise
                 time.sleep(_RETRY_SECONDS)
 
-    def _settle_what_was_left(self, db: sqlite3.Connection) -> None:
+    def settle_what_was_left(self, db: sqlite3.Connection) -> None:
         """Checkpoint the write-ahead log that others have left, before anything is added to it.
 
         Its last owner may have died because the disk failed. After a sync that failed, the system calls pages clean
@@ -247,12 +264,16 @@ class OpenFile:
     Automatic checkpoints are off. SQLite before 3.51.3 can corrupt a database when one connection checkpoints
     while another starts the write-ahead log anew, so checkpoints are made only while this process has the write
     lock, on a second connection: the one that writes may not checkpoint inside its own transaction.
+
+    Attributes:
+        is_settled: whether the log that others have left is settled; until then nothing may be written.
     """
 
     def __init__(
         self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch, place: Place, *, waits_for_disk: bool
     ) -> None:
         self.connection = connection
+        self.is_settled = True
         self._file = file
         self._watch = watch
         self._place = place
@@ -268,6 +289,9 @@ class OpenFile:
 
     def tend(self, *, is_asked_to: bool) -> float | None:
         """Checkpoint if enough has been written, and look for changes that others have made."""
+        if not self.is_settled:
+            self._file.settle_what_was_left(self.connection)
+            self.is_settled = True
         # Whoever has just been answered comes back soon and needs the interpreter, so this mostly does nothing.
         self._transactions += 1
         if is_asked_to or not self._transactions % _LOOK_EVERY:

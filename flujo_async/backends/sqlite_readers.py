@@ -1,35 +1,32 @@
-"""Connections that read, shared by all event loops."""
+"""Reading from SQLite, while the writer writes."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from sqlite3 import Error
+from queue import SimpleQueue
 from typing import Any, TypeAlias
-
-import aiosqlite
 
 from flujo_async.backends.reply import Outcome, reply, send
 
 Rows: TypeAlias = list[tuple[Any, ...]]
-Connect: TypeAlias = Callable[[], Awaitable[aiosqlite.Connection]]
+Connect: TypeAlias = Callable[[], sqlite3.Connection]
 Explain: TypeAlias = Callable[[Exception], Exception]
 
 
 class Readers:
-    """A few connections, each opened when it is first needed.
+    """A few connections, each in a daemon thread of its own, which begins when all others are busy.
 
-    They live in an event loop of their own, in a daemon thread. So it does not matter in which loop a caller
-    lives, whether it is cancelled, or whether its loop is closed meanwhile: a statement that has begun is
-    carried to its end, and its connection serves the next one. The thread of an aiosqlite connection inherits
-    being a daemon from the thread that makes the connection, so a forgotten ``stop`` does not keep the
-    process alive.
+    So it does not matter in which loop a caller lives, whether it is cancelled, or whether its loop is closed
+    meanwhile: a statement that has begun is carried to its end, and its connection serves the next one. A forgotten
+    ``stop`` does not keep the process alive.
 
     Args:
-        connect: opens a connection.
+        connect: opens a connection, in the thread that is to use it.
         explain: returns the exception that a caller gets for an error; a new one for each caller.
         size: how many connections.
     """
@@ -41,12 +38,20 @@ class Readers:
         self._guard = threading.Lock()  # never held for longer than it takes to start a thread
         self._desk: _Desk | None = None
 
+    @property
+    def are_open(self) -> bool:
+        """Whether there are threads that read, or are about to."""
+        return self._desk is not None
+
     async def fetch(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return all rows of one statement, which is one read transaction."""
         answer: asyncio.Future[Rows] = reply()
         with self._guard:
-            self._desk = self._desk or self._set_up()
-            self._desk.hand_in(_Request(sql, values, answer))
+            desk = self._desk or _Desk(self._connect, self._explain)
+            if desk.waiting >= desk.threads and desk.threads < self._size:
+                self._start(desk)
+            self._desk = desk
+            desk.hand_in(_Request(sql, values, answer))
         return await answer
 
     async def stop(self) -> None:
@@ -55,18 +60,19 @@ class Readers:
             desk, self._desk = self._desk, None
         if desk is not None:
             done = reply()
-            desk.hand_in(_Stop(done))
+            desk.inbox.put(_Stop(done))
             await done
 
-    def _set_up(self) -> _Desk:
+    def _start(self, desk: _Desk) -> None:
         try:
-            return _Desk(self._connect, self._explain, self._size)
-        except (OSError, RuntimeError) as error:  # an event loop takes file descriptors; there are too many threads
-            raise self._explain(error) from error
+            desk.start()
+        except RuntimeError as error:  # there are too many threads
+            if not desk.threads:
+                raise self._explain(error) from error
 
     def __del__(self) -> None:
         if self._desk is not None:
-            self._desk.hand_in(_Stop(None))
+            self._desk.inbox.put(_Stop(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,52 +88,61 @@ class _Stop:
 
 
 class _Desk:
-    """The thread with its event loop, and a coroutine for each connection."""
+    """What the threads share.
 
-    def __init__(self, connect: Connect, explain: Explain, size: int) -> None:
+    Attributes:
+        inbox: what is to be done.
+        threads: how many threads there are.
+        waiting: how many requests have no outcome yet.
+    """
+
+    def __init__(self, connect: Connect, explain: Explain) -> None:
         self._connect = connect
         self._explain = explain
-        self._size = size
-        self._inbox: asyncio.Queue[_Request | _Stop] = asyncio.Queue()
-        self._loop = asyncio.new_event_loop()
-        try:
-            threading.Thread(target=self._run, name="flujo-readers", daemon=True).start()
-        except RuntimeError:
-            self._loop.close()
-            raise
+        self._guard = threading.Lock()
+        self.inbox: SimpleQueue[_Request | _Stop] = SimpleQueue()
+        self.threads = 0
+        self.waiting = 0
 
-    def hand_in(self, item: _Request | _Stop) -> None:
-        """Put something on the desk, from any thread."""
-        self._loop.call_soon_threadsafe(self._inbox.put_nowait, item)
+    def start(self) -> None:
+        """Start another thread."""
+        threading.Thread(target=self._read, name="flujo-reader", daemon=True).start()
+        self.threads += 1
 
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            stop = runner.run(self._serve())
-        if stop.reply is not None:
-            send([(stop.reply, (None, None))])
+    def hand_in(self, request: _Request) -> None:
+        """Put a request on the desk."""
+        with self._guard:
+            self.waiting += 1
+        self.inbox.put(request)
 
-    async def _serve(self) -> _Stop:
-        async with asyncio.TaskGroup() as group:
-            readers = [group.create_task(self._read()) for _ in range(self._size)]
-        return readers[0].result()
-
-    async def _read(self) -> _Stop:
-        connection: aiosqlite.Connection | None = None
-        while isinstance(item := await self._inbox.get(), _Request):
+    def _read(self) -> None:
+        connection: sqlite3.Connection | None = None
+        while isinstance(item := self.inbox.get(), _Request):
             try:
-                connection = connection or await self._connect()
-                outcome: Outcome = await connection.execute_fetchall(item.sql, item.values), None
+                connection = connection or self._connect()
+                outcome: Outcome = connection.execute(item.sql, item.values).fetchall(), None
             except Exception as error:  # handed on to its caller
                 outcome = None, self._explain(error)
-                await _close(connection)
+                _close(connection)
                 connection = None
+            with self._guard:  # before the answer: whoever comes back with the next request finds this thread free
+                self.waiting -= 1
             send([(item.reply, outcome)])
-        self._inbox.put_nowait(item)  # for the other readers
-        await _close(connection)
-        return item
+            del item, outcome  # what was read may be large, and the next request far away
+        _close(connection)
+        self._leave(item)
+
+    def _leave(self, stop: _Stop) -> None:
+        with self._guard:
+            self.threads -= 1
+            is_last = not self.threads
+        if not is_last:
+            self.inbox.put(stop)
+        elif stop.reply is not None:
+            send([(stop.reply, (None, None))])
 
 
-async def _close(connection: aiosqlite.Connection | None) -> None:
+def _close(connection: sqlite3.Connection | None) -> None:
     if connection is not None:
-        with suppress(Error):  # what was to be read has been read
-            await connection.close()
+        with suppress(sqlite3.Error):  # what was to be read has been read
+            connection.close()

@@ -256,6 +256,24 @@ async def test_shutdown_ends_the_threads(path: Path) -> None:
     assert not any(thread.is_alive() for thread in ours)
 
 
+async def test_reads_that_come_one_by_one_share_a_connection(path: Path) -> None:
+    """Others are opened when all are busy."""
+    before = set(threading.enumerate())
+    async with SQLiteBackend(path) as backend:
+        await create(backend)
+        for _ in range(5):
+            await backend.load("run")
+        assert _readers(before) == 1
+        await asyncio.gather(*(backend.load("run") for _ in range(20)))
+        assert _readers(before) == 3
+        await backend.load("run")
+        assert _readers(before) == 3
+
+
+def _readers(before: set[threading.Thread]) -> int:
+    return sum(thread.name == "flujo-reader" for thread in set(threading.enumerate()) - before)
+
+
 def test_a_path_stays_what_it_was_when_the_working_directory_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,6 +503,31 @@ async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> N
         assert (await load(backend)).summary.last_seq == 30
         await append_many(backend, lease, 31, 200)
         assert len((await load(backend)).records) == 200
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, writes: bool) -> None:
+    """Whoever only reads does not wait for that."""
+    crashed = path.with_name("crashed.db")
+
+    async def crash() -> None:
+        async with SQLiteBackend(path) as backend:
+            await append_many(backend, await create(backend), 2, 30)
+            for suffix in ("", "-wal"):
+                await asyncio.to_thread(shutil.copy, f"{path}{suffix}", f"{crashed}{suffix}")
+
+    asyncio.run(crash())
+    before = content(crashed)
+    file = SQLiteFile(crashed, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    with closing(file.open(create=writes)) as opened:
+        assert opened.connection.execute("SELECT count(*) FROM facts").fetchone() == (30,)
+        assert (opened.is_settled, content(crashed) != before) == (writes, writes)
+        opened.tend(is_asked_to=False)
+        assert opened.is_settled
+        settled = content(crashed)
+        assert settled != before
+        opened.tend(is_asked_to=False)
+        assert content(crashed) == settled
 
 
 async def test_large_records_are_checkpointed_sooner(path: Path) -> None:

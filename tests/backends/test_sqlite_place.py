@@ -118,6 +118,21 @@ async def test_others_of_the_process_learn_of_it(backend: SQLiteBackend, path: P
     await other.shutdown()
 
 
+async def test_a_connection_that_is_opened_later_does_not_read_what_was_put_in_the_place(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    await create(backend)
+    assert len(await runs(backend)) == 1
+    move(await another(path), path)
+    # More than one connection has to do with these; the one that was there reads what was there.
+    outcomes = await asyncio.gather(*(runs(backend) for _ in range(20)), return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert refused
+    assert all("was replaced while it was open" in str(error) for error in refused)
+    read = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert all([run.run_id for run in seen] == ["run"] for seen in read)
+
+
 async def test_what_was_put_back_is_gone_on_with(backend: SQLiteBackend, path: Path) -> None:
     lease = await create(backend)
     away = path.with_name("away.db")
