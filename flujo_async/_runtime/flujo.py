@@ -22,7 +22,7 @@ from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.abc.instrument import Instrument
-from flujo_async.errors import InvalidArgument, RunNotFound
+from flujo_async.errors import InvalidArgument
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -232,8 +232,6 @@ class Flujo(Archive[Out], Generic[In, Out]):
             RunNotFound: there is no such run.
         """
         self._recover_meanwhile()
-        if await self._runner.reader.summary(run_id) is None:
-            raise RunNotFound(f"there is no run {run_id!r} to resume", run_id=run_id)
         completed = self._runner.complete(Request(run_id=run_id, is_resume=True))
         return await self._runner.sweeper.handed(run_id, completed)
 

@@ -89,8 +89,14 @@ class Taking:
         self._catalogue.reading(seen.fold).check_same_request(request, seen.fold)
 
     async def create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
-        """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner."""
+        """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner.
+
+        Raises:
+            RunNotFound: it is asked to be resumed.
+        """
         check_run_id(request.run_id)
+        if request.is_resume:
+            raise RunNotFound(f"there is no run {request.run_id!r} to resume", run_id=request.run_id)
         program = program or self._catalogue.current
         now = self._clock.now()
         started = self._with_carrier(program.begin(request, now))
@@ -143,7 +149,8 @@ class Taking:
             raise
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
-        lease = await acquire(begin(self.claim(request.run_id, owner)), self.give_back)
+        claim = self.claim(request.run_id, owner, last_lease=seen.summary.lease)
+        lease = await acquire(begin(claim), self.give_back)
         return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume, cause=cause)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:
@@ -194,18 +201,37 @@ class Taking:
         facts = seen.facts + len(tail)
         return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new, facts)
 
-    async def claim(self, run_id: str, owner: str, statuses: frozenset[RunStatus] = _TAKEN_UP) -> Lease | None:
-        """Claim one run, also from an owner that is known to be dead."""
-        query = ClaimQuery(run_id=run_id, statuses=statuses)
+    async def claim(
+        self,
+        run_id: str,
+        owner: str,
+        statuses: frozenset[RunStatus] = _TAKEN_UP,
+        *,
+        last_lease: Lease | None = None,
+    ) -> Lease | None:
+        """Claim one run, also from an owner that is known to be dead.
+
+        Args:
+            run_id: the run.
+            owner: who claims it.
+            statuses: claim it only in one of these.
+            last_lease: the lease that it had a moment ago, as far as that is known.
+        """
+        query = ClaimQuery(run_id=run_id, statuses=statuses, dead_owners=self._dead_owners(last_lease))
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         if leases:
             return leases[0]
         summary = await self._reader.summary(run_id)
-        if summary is None or summary.lease is None or not self.is_dead(summary.lease):
+        dead_owners = self._dead_owners(None if summary is None else summary.lease)
+        if dead_owners <= query.dead_owners:
             return None
-        query = replace(query, dead_owners=frozenset({summary.lease.owner}))
+        query = replace(query, dead_owners=dead_owners)
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         return leases[0] if leases else None
+
+    def _dead_owners(self, lease: Lease | None) -> frozenset[str]:
+        """Return the owner of a lease, if that is known to be dead."""
+        return frozenset() if lease is None or not self.is_dead(lease) else frozenset({lease.owner})
 
     async def give_back(self, lease: Lease | None) -> None:
         """Give up a lease."""

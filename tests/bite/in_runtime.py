@@ -415,8 +415,8 @@ BUGS = (
         "runtime.living-owner-robbed",
         "G3: a run is taken from an owner that is alive",
         TAKING,
-        "if summary is None or summary.lease is None or not self.is_dead(summary.lease):",
-        "if summary is None or summary.lease is None:",
+        "if lease is None or not self.is_dead(lease) else",
+        "if lease is None else",
         (T + "existing_run.py::TestAttached::test_it_has_asked_for_the_run_in_vain",),
     ),
     Bug(

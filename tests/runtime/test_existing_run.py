@@ -13,6 +13,7 @@ from flujo_async import Flujo, PipelineRegistry, StepContext, Waiting, WorkflowS
 from flujo_async._model.facts import RunCancelled as CancelledFact
 from flujo_async._model.facts import RunPaused
 from flujo_async._model.lease import ClaimQuery
+from flujo_async._runtime.owner import Owner
 from flujo_async.abc import StateBackend
 from flujo_async.errors import (
     FlujoError,
@@ -24,7 +25,7 @@ from flujo_async.errors import (
     SerializationError,
     VersionMismatch,
 )
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.children import Child
 from tests.runtime.pretend import ANOTHER_HOST, Wrapped, append_fact, until
 from tests.runtime.stores import Store, on_disk
@@ -152,6 +153,18 @@ class TestInterrupted:
             result = await Flujo(_remote(), state_backend=store.open(), lease_ttl=timedelta(hours=1)).run(run_id="r")
         assert result.output == [1, "a", "b"]
         assert child.executed() == ["a", "b"], "the child executed a and began b; b ran again here"
+
+    async def test_it_is_read_once_and_claimed_once(self, store: Store, work: Work) -> None:
+        """Also from an owner that is dead; then only what came between the two is read."""
+        await work.interrupt(Flujo(work.pipeline, state_backend=store.open()), 1, run_id="r")
+        backend = FaultyBackend(store.open())
+        with Owner.at_work() as dead:
+            now, hour = datetime.now(UTC), timedelta(hours=1)
+            assert await backend.inner.claim(str(dead), now=now, ttl=hour, query=ClaimQuery(run_id="r"))
+        work.may_go_on.set()
+        assert (await Flujo(work.pipeline, state_backend=backend).resume("r")).output == "saved 20"
+        verbs = [call.verb for call in backend.calls]
+        assert verbs[: verbs.index("append")] == ["load", "claim", "read_events", "read_signals"]
 
     async def test_a_lease_of_another_host_has_to_expire(self, store: Store, work: Work) -> None:
         """Nothing can be known of its owner; by the clock, not by sleeping."""
