@@ -10,7 +10,7 @@ from flujo_async._codec.blobs import LARGE, NAMES, extract, restore
 from flujo_async._codec.heads import decode_cost, decode_moment, decode_waiting, encode_waiting, in_utc
 from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._model.facts import Fact
-from flujo_async._model.quick import made_by
+from flujo_async._model.quick import become, made_by, open_class
 from flujo_async._model.stored import Blob, Record
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
@@ -73,22 +73,27 @@ _WRITERS: Final = {cls: _writer(cls) for cls in get_args(Fact)}
 
 
 def _reader(cls: type[Any]) -> Callable[[dict[str, Any]], Any]:
-    """Return what makes a fact of a line, which it uses up; the counterpart of ``_writer``."""
-    names: dict[str, Any] = {"cls": cls, **{f"_decode_{name}": decode for name, decode in _DECODE.items()}}
-    arguments: list[str] = []
+    """Return what makes a fact of a line, which it uses up; the counterpart of ``_writer``.
+
+    A log is read as a whole when its run is taken up, so a fact is filled field by field: in a third of the time that
+    it takes to call its class with as many keywords.
+    """
+    names: dict[str, Any] = {"become": become, "Open": open_class(cls), "cls": cls}
+    names |= {f"_decode_{name}": decode for name, decode in _DECODE.items()}
+    lines = ["take = line.pop", "fact = Open()"]
     for item in fields(cls):
-        value = f"take({item.name!r})"
+        names[f"_default_{item.name}"] = item.default
+        is_simple = item.default is not MISSING and item.name not in _DECODE
+        value = f"take({item.name!r}, _default_{item.name})" if is_simple else f"take({item.name!r})"
         if item.name in _DECODE:
             value = f"_decode_{item.name}({value})"
-        if item.default is not MISSING:
-            names[f"_default_{item.name}"] = item.default
-            value = f"{value} if {item.name!r} in line else _default_{item.name}"
-        elif item.default_factory is not MISSING:
+        if item.default_factory is not MISSING:
             names[f"_make_{item.name}"] = made_by(item.default_factory)
             value = f"{value} if {item.name!r} in line else _make_{item.name}()"
-        arguments.append(f"{item.name}={value}")
-    lines = ["take = line.pop", f"fact = cls({', '.join(arguments)})"]
-    lines += ["if line:", "    raise TypeError(f'unexpected {[*line]}')", "return fact"]
+        elif item.default is not MISSING and not is_simple:
+            value = f"{value} if {item.name!r} in line else _default_{item.name}"
+        lines.append(f"fact.{item.name} = {value}")
+    lines += ["if line:", "    raise TypeError(f'unexpected {[*line]}')", "become(fact, cls)", "return fact"]
     exec("def read(line):\n    " + "\n    ".join(lines), names)
     read: Callable[[dict[str, Any]], Any] = names["read"]
     return read
@@ -122,7 +127,7 @@ def read_fact(record: Record) -> Fact:
     Raises:
         SerializationError: it holds none, or names blobs that have not been read.
     """
-    return decode_fact(record.body, record.values)
+    return fact_of(loads(record.body), record.values)
 
 
 def read_outline(record: Record) -> Fact:

@@ -12,6 +12,9 @@ T = TypeVar("T")
 _TAKERS: Final[dict[type, tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]]] = {}
 """Of each such class the names of its fields, and what takes their values."""
 
+become: Final[Callable[[Any, type[Any]], None]] = object.__dict__["__class__"].__set__
+"""Makes an instance one of another class with the same slots."""
+
 
 def quick(cls: type[T]) -> type[T]:
     """Let the instances of a frozen dataclass with slots be made in a fifth of the time.
@@ -23,9 +26,7 @@ def quick(cls: type[T]) -> type[T]:
     in its quickest way, and becomes one of the frozen class at the end. Worth it for what is made at each step.
     """
     assert not hasattr(cls, "__post_init__"), cls
-    open_class = type(cls.__name__, cls.__bases__, {"__slots__": cast("Any", cls).__slots__})
-    become = object.__dict__["__class__"].__set__
-    names: dict[str, Any] = {"_MISSING": MISSING, "_become": become, "_Open": open_class, "_Frozen": cls}
+    names: dict[str, Any] = {"_MISSING": MISSING, "_become": become, "_Open": open_class(cls), "_Frozen": cls}
     parameters: list[str] = []
     lines = ["    _become(self, _Open)"]
     for item in fields(cast("Any", cls)):
@@ -46,6 +47,11 @@ def changed(record: T, **changes: Any) -> T:
     """Return a ``quick`` record with some fields changed: ``dataclasses.replace`` in an eighth of the time."""
     names, take = _TAKERS[type(record)]
     return type(record)(**dict(zip(names, take(record), strict=True)) | changes)
+
+
+def open_class(cls: type[Any]) -> type[Any]:
+    """Return a class with the slots of a frozen one, and not frozen: what is filled may ``become`` one of ``cls``."""
+    return type(cls.__name__, cls.__bases__, {"__slots__": cls.__slots__})
 
 
 def made_by(factory: Callable[[], Any]) -> Callable[[], Any]:
