@@ -21,9 +21,14 @@ NAMES: Final = "blobs"
 _BEGINNING: Final = b'{"blobs":['
 
 
+def names_blobs(body: bytes) -> bool:
+    """Return whether the body of a record names blobs."""
+    return body.startswith(_BEGINNING)
+
+
 def digests_in(body: bytes) -> set[str]:
     """Return the digests of the blobs that the body of a record names."""
-    if not body.startswith(_BEGINNING):
+    if not names_blobs(body):
         return set()
     named = body[len(_BEGINNING) :].partition(b"]")[0]  # what is damaged here is found by the hash of the record
     return {digest.strip(b'"').decode(errors="replace") for digest in named.split(b",")}

@@ -33,9 +33,17 @@ Migrate: TypeAlias = Callable[[WorkflowState], Mapping[str, Any] | None]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A definition with the codec that knows its types."""
+    """A definition made ready to run.
+
+    Attributes:
+        definition: the definition.
+        fingerprint: identifies its structure; made here, since that takes a while for a long definition.
+        codec: knows its types.
+        contexts: makes the contexts of its runs.
+    """
 
     definition: Definition
+    fingerprint: str
     codec: Codec
     contexts: ContextType
 
@@ -43,7 +51,7 @@ class Program:
     def of(cls, definition: Definition, context_type: type[Any] | None) -> Program:
         """Make a definition ready."""
         codec = definition.codec(context_type)
-        return cls(definition, codec, ContextType(context_type, codec))
+        return cls(definition, definition.fingerprint, codec, ContextType(context_type, codec))
 
     def begin(self, request: Request, now: datetime) -> RunStarted:
         """Return the first fact of a run.
@@ -58,7 +66,7 @@ class Program:
             run_id=request.run_id,
             pipeline_name=self.definition.name,
             pipeline_version=self.definition.version,
-            fingerprint=self.definition.fingerprint,
+            fingerprint=self.fingerprint,
             input=self._encode_input(request),
             context=self.contexts.first(request.context),
             metadata=plain_json(request.metadata),
@@ -170,7 +178,7 @@ class Catalogue:
             VersionMismatch: nothing here fits what was recorded, and there is no ``migrate``.
         """
         for program in (self._registered(fold), self.current):
-            if program is not None and _fits(program.definition, fold):
+            if program is not None and _fits(program, fold):
                 return program
         if self._migrate is None:
             raise VersionMismatch(_mismatch(self.current.definition, fold), run_id=fold.run_id)
@@ -178,7 +186,7 @@ class Catalogue:
 
     def migration(self, program: Program, fold: Fold, now: datetime) -> RunMigrated | None:
         """Return the fact that takes a run over to ``program``; ``None`` if it is recorded under it already."""
-        if _fits(program.definition, fold) or self._migrate is None:
+        if _fits(program, fold) or self._migrate is None:
             return None
         changes = self._migrate(workflow_state(fold, program.codec)) or {}
         before = fold.context_in(MAIN_SCOPE)
@@ -186,7 +194,7 @@ class Catalogue:
         return RunMigrated(
             at=now,
             pipeline_version=program.definition.version,
-            fingerprint=program.definition.fingerprint,
+            fingerprint=program.fingerprint,
             patch=diff(before, after),
         )
 
@@ -197,9 +205,9 @@ class Catalogue:
         return None if definition is None else self._program(definition)
 
 
-def _fits(definition: Definition, fold: Fold) -> bool:
+def _fits(program: Program, fold: Fold) -> bool:
     recorded = (fold.started.pipeline_name, fold.pipeline_version, fold.fingerprint)
-    return recorded == (definition.name, definition.version, definition.fingerprint)
+    return recorded == (program.definition.name, program.definition.version, program.fingerprint)
 
 
 def _mismatch(definition: Definition, fold: Fold) -> str:

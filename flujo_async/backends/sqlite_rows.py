@@ -29,8 +29,6 @@ _NO_OTHERS = (None,) * 7
 NOTHING: Final = float(queries("sqlite.sql")["nothing"])
 """Stands for NULL where it is given often."""
 
-_FACT, _SIGNAL, _SNAPSHOT = 1, 2, 3  # kinds of the rows of ``load``; 0 is the head
-
 
 def micros(moment: datetime) -> int:
     """Return a moment as microseconds since 1970.
@@ -225,14 +223,21 @@ def records(rows: Iterable[Row]) -> list[Record]:
 
 def stored_run(rows: Iterable[Row]) -> StoredRun | None:
     """Return the run that the rows of ``load`` tell, if there is one."""
-    in_order = sorted(rows, key=itemgetter(0, 1))
-    if not in_order:
+    by_kind: tuple[list[Row], ...] = ([], [], [], [])
+    for row in rows:
+        by_kind[row[0]].append(row)
+    heads, facts, posted, snapshots = (sorted(of_kind, key=itemgetter(1)) for of_kind in by_kind)
+    if not heads:
         return None
-    loaded = summary(_columns(in_order[0]))
-    log = tuple(Record(seq, body, hash_) for kind, seq, body, hash_ in in_order if kind == _FACT)
-    posted = tuple(_signal(loaded.run_id, _columns(row)) for row in in_order if row[0] == _SIGNAL)
-    kind, seq, body, hash_ = in_order[-1]
-    return StoredRun(loaded, log, posted, Snapshot(seq, hash_, body) if kind == _SNAPSHOT else None)
+    loaded = summary(_columns(heads[0]))
+    log = tuple([Record(seq, body, hash_) for _, seq, body, hash_ in facts])
+    taken = [Snapshot(seq, hash_, body) for _, seq, body, hash_ in snapshots]
+    return StoredRun(
+        loaded,
+        log,
+        tuple(_signal(loaded.run_id, _columns(row)) for row in posted),
+        taken[0] if taken else None,
+    )
 
 
 def signals(rows: Iterable[Row]) -> list[Signal]:
