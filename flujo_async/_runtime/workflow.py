@@ -390,7 +390,7 @@ class _Run:
     def _to_migrate(self) -> list[tuple[Patch, set[str]]]:
         """Return what forks and migrations changed in the run's own context, with the calls that had been answered."""
         fold = self._execution.journal.fold
-        if self._scope.path != MAIN_SCOPE:
+        if self._scope.path != MAIN_SCOPE or not fold.migrations:
             return []
         calls = set(recorded_calls(fold, self._path))
         migrations = [(patch, {key for key in calls if key in done}) for patch, done in fold.migrations]
