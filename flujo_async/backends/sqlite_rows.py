@@ -225,7 +225,8 @@ def stored_run(rows: Iterable[Row]) -> StoredRun | None:
     """Return the run that the rows of ``load`` tell, if there is one."""
     by_kind: tuple[list[Row], ...] = ([], [], [], [])
     for row in rows:
-        by_kind[row[0]].append(row)
+        kind: int = row[0]
+        by_kind[kind].append(row)
     heads, facts, posted, snapshots = (sorted(of_kind, key=itemgetter(1)) for of_kind in by_kind)
     if not heads:
         return None
