@@ -20,7 +20,7 @@ from benchmarks.question import Column, Question, Target
 from benchmarks.roster import ABSENT, PEERS, Entry
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-OWN = ("flujo-async", "anyio", "orjson", "pydantic")
+OWN = ("flujo-async", "aiosqlite", "anyio", "orjson", "pydantic")
 
 
 def environment() -> dict[str, Any]:

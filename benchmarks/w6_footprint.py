@@ -10,7 +10,7 @@ from benchmarks.single import main
 
 IMPORTS = {
     Entry("ours", "import"): ("flujo_async",),
-    Entry("modules", "core dependencies"): ("anyio", "orjson", "pydantic"),
+    Entry("modules", "core dependencies"): ("anyio", "aiosqlite", "orjson", "pydantic"),
     Entry("modules", "asyncio and sqlite3"): ("asyncio", "sqlite3"),
     **{Entry(name, "import"): peer.imports for name, peer in PEERS.items()},
 }

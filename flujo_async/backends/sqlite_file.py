@@ -113,7 +113,7 @@ class SQLiteFile:
         return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
 
     def open_reader(self) -> sqlite3.Connection:
-        """Open one connection for reading.
+        """Open one connection for reading, in the thread that is to use it.
 
         It knows three functions: ``json_contains(whole, part)``, ``plain_contains`` of what ``encode_plain`` makes, and
         ``json_contains_value``, where only the part is made by that.

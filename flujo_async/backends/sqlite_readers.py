@@ -1,4 +1,4 @@
-"""Reading from SQLite, while the writer writes."""
+"""Connections that read, shared by all event loops."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias, cast
+
+import aiosqlite
 
 from flujo_async.backends.reply import Outcome, reply, send
 
@@ -17,13 +18,17 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], sqlite3.Connection]
 Explain: TypeAlias = Callable[[Exception], Exception]
 
+_ROWS_AT_ONCE: Final = 64  # aiosqlite asks; it matters to cursors, of which there are none here
+
 
 class Readers:
-    """A few connections, each in a daemon thread of its own, which begins when all others are busy.
+    """A few connections, each opened when all others are busy.
 
-    So it does not matter in which loop a caller lives, whether it is cancelled, or whether its loop is closed
-    meanwhile: a statement that has begun is carried to its end, and its connection serves the next one. A forgotten
-    ``stop`` does not keep the process alive.
+    They live in an event loop of their own, in a daemon thread. So it does not matter in which loop a caller
+    lives, whether it is cancelled, or whether its loop is closed meanwhile: a statement that has begun is
+    carried to its end, and its connection serves the next one. The thread of an aiosqlite connection inherits
+    being a daemon from the thread that makes the connection, so a forgotten ``stop`` does not keep the
+    process alive.
 
     Args:
         connect: opens a connection, in the thread that is to use it.
@@ -40,18 +45,15 @@ class Readers:
 
     @property
     def are_open(self) -> bool:
-        """Whether there are threads that read, or are about to."""
+        """Whether somebody has read since they were made or stopped."""
         return self._desk is not None
 
     async def fetch(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return all rows of one statement, which is one read transaction."""
         answer: asyncio.Future[Rows] = reply()
         with self._guard:
-            desk = self._desk or _Desk(self._connect, self._explain)
-            if desk.waiting >= desk.threads and desk.threads < self._size:
-                self._start(desk)
-            self._desk = desk
-            desk.hand_in(_Request(sql, values, answer))
+            self._desk = self._desk or self._set_up()
+            self._desk.hand_in(_Request(sql, values, answer))
         return await answer
 
     async def stop(self) -> None:
@@ -60,19 +62,18 @@ class Readers:
             desk, self._desk = self._desk, None
         if desk is not None:
             done = reply()
-            desk.inbox.put(_Stop(done))
+            desk.hand_in(_Stop(done))
             await done
 
-    def _start(self, desk: _Desk) -> None:
+    def _set_up(self) -> _Desk:
         try:
-            desk.start()
-        except RuntimeError as error:  # there are too many threads
-            if not desk.threads:
-                raise self._explain(error) from error
+            return _Desk(self._connect, self._explain, self._size)
+        except (OSError, RuntimeError) as error:  # an event loop takes file descriptors; there are too many threads
+            raise self._explain(error) from error
 
     def __del__(self) -> None:
         if self._desk is not None:
-            self._desk.inbox.put(_Stop(None))
+            self._desk.hand_in(_Stop(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,61 +89,55 @@ class _Stop:
 
 
 class _Desk:
-    """What the threads share.
+    """The thread with its event loop, and a task for each statement that is carried out."""
 
-    Attributes:
-        inbox: what is to be done.
-        threads: how many threads there are.
-        waiting: how many requests have no outcome yet.
-    """
-
-    def __init__(self, connect: Connect, explain: Explain) -> None:
+    def __init__(self, connect: Connect, explain: Explain, size: int) -> None:
         self._connect = connect
         self._explain = explain
-        self._guard = threading.Lock()
-        self.inbox: SimpleQueue[_Request | _Stop] = SimpleQueue()
-        self.threads = 0
-        self.waiting = 0
+        self._places = asyncio.Semaphore(size)
+        self._idle: list[aiosqlite.Connection] = []
+        self._inbox: asyncio.Queue[_Request | _Stop] = asyncio.Queue()
+        self._loop = asyncio.new_event_loop()
+        try:
+            threading.Thread(target=self._run, name="flujo-readers", daemon=True).start()
+        except RuntimeError:
+            self._loop.close()
+            raise
 
-    def start(self) -> None:
-        """Start another thread."""
-        threading.Thread(target=self._read, name="flujo-reader", daemon=True).start()
-        self.threads += 1
+    def hand_in(self, item: _Request | _Stop) -> None:
+        """Put something on the desk, from any thread."""
+        self._loop.call_soon_threadsafe(self._inbox.put_nowait, item)
 
-    def hand_in(self, request: _Request) -> None:
-        """Put a request on the desk."""
-        with self._guard:
-            self.waiting += 1
-        self.inbox.put(request)
-
-    def _read(self) -> None:
-        connection: sqlite3.Connection | None = None
-        while isinstance(item := self.inbox.get(), _Request):
-            try:
-                connection = connection or self._connect()
-                outcome: Outcome = connection.execute(item.sql, item.values).fetchall(), None
-            except Exception as error:  # handed on to its caller
-                outcome = None, self._explain(error)
-                _close(connection)
-                connection = None
-            with self._guard:  # before the answer: whoever comes back with the next request finds this thread free
-                self.waiting -= 1
-            send([(item.reply, outcome)])
-            del item, outcome  # what was read may be large, and the next request far away
-        _close(connection)
-        self._leave(item)
-
-    def _leave(self, stop: _Stop) -> None:
-        with self._guard:
-            self.threads -= 1
-            is_last = not self.threads
-        if not is_last:
-            self.inbox.put(stop)
-        elif stop.reply is not None:
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            stop = runner.run(self._serve())
+        if stop.reply is not None:
             send([(stop.reply, (None, None))])
 
+    async def _serve(self) -> _Stop:
+        async with asyncio.TaskGroup() as group:
+            while isinstance(item := await self._inbox.get(), _Request):
+                await self._places.acquire()
+                group.create_task(self._read(item))
+        for connection in self._idle:
+            await _close(connection)
+        return item
 
-def _close(connection: sqlite3.Connection | None) -> None:
+    async def _read(self, request: _Request) -> None:
+        # The one that was busy last comes first, so that reads that come one by one share a connection.
+        connection = self._idle.pop() if self._idle else None
+        try:
+            connection = connection or await aiosqlite.Connection(self._connect, _ROWS_AT_ONCE)
+            outcome: Outcome = cast("Rows", await connection.execute_fetchall(request.sql, request.values)), None
+            self._idle.append(connection)
+        except Exception as error:  # handed on to its caller
+            outcome = None, self._explain(error)
+            await _close(connection)
+        self._places.release()
+        send([(request.reply, outcome)])
+
+
+async def _close(connection: aiosqlite.Connection | None) -> None:
     if connection is not None:
         with suppress(sqlite3.Error):  # what was to be read has been read
-            connection.close()
+            await connection.close()

@@ -271,7 +271,7 @@ async def test_reads_that_come_one_by_one_share_a_connection(path: Path) -> None
 
 
 def _readers(before: set[threading.Thread]) -> int:
-    return sum(thread.name == "flujo-reader" for thread in set(threading.enumerate()) - before)
+    return sum("connection_worker" in thread.name for thread in set(threading.enumerate()) - before)
 
 
 def test_a_path_stays_what_it_was_when_the_working_directory_changes(
