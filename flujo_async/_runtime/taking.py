@@ -28,7 +28,8 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pending import acquire, begin
+from flujo_async.abc.pace import Pace, begin
+from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
 
@@ -91,6 +92,8 @@ class Taking:
     async def create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
         """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner."""
         check_run_id(request.run_id)
+        if (pace := Pace.here()).is_over:  # many may begin at the same instant, with megabytes to encode
+            await pace.turn()
         program = program or self._catalogue.current
         now = self._clock.now()
         started = self._with_carrier(program.begin(request, now))

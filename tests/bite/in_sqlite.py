@@ -11,7 +11,6 @@ ROWS = "backends/sqlite_rows.py"
 FILE = "backends/sqlite_file.py"
 COPY = "backends/sqlite_copy.py"
 COMMIT = "backends/group_commit.py"
-REPLY = "backends/reply.py"
 CONTRACT = "tests/contract/test_sqlite.py::TestSQLiteBackend::"
 TESTS = "tests/backends/test_sqlite.py::"
 COMMITS = "tests/backends/test_group_commit.py::"
@@ -363,14 +362,6 @@ BUGS = (
         "            self._place.check()  # a write-ahead log that is not its own would damage another file\n",
         "            pass\n",
         (PLACE + "test_a_commit_to_what_was_replaced_is_not_acknowledged",),
-    ),
-    Bug(
-        "sqlite.loop-held-up",
-        "group commit: callers that take long go on all at once, and the event loop stands still meanwhile",
-        REPLY,
-        "if is_quick else max(self._count // 2, 1)",
-        "if is_quick else MOST_A_TURN",
-        (COMMITS + "test_fewer_go_on_in_one_turn_the_longer_they_take",),
     ),
     Bug(
         "sqlite.backup-in-place",
