@@ -66,7 +66,7 @@ def crash(session: nox.Session) -> None:
 
 @nox.session
 def bite(session: nox.Session) -> None:
-    """Plant deliberate bugs, one at a time, and see the tests catch each: 206 bugs, about six minutes."""
+    """Plant deliberate bugs, one at a time, and see the tests catch each: 210 bugs, about six minutes."""
     session.install("-e", ".[cli]", *group("test"))
     session.run("python", "-m", "tests.bite", *session.posargs)
 

@@ -14,8 +14,8 @@ settings.load_profile("flujo_async")
 @pytest.fixture(scope="session", autouse=True)
 def loop_is_never_blocked() -> Iterator[None]:
     """A blocking call that the package makes on the event loop raises ``BlockingError`` where it stands."""
-    # What goes on after a write is called from these two, the tests' own code as well.
-    wakers = ["flujo_async.abc.pending", "flujo_async.backends.reply"]
+    # What goes on after a write is called from these, the tests' own code as well.
+    wakers = ["flujo_async.abc.pending", "flujo_async.abc.pace", "flujo_async.backends.reply"]
     with blockbuster_ctx("flujo_async", excluded_modules=wakers) as guard:
         for function in guard.functions.values():
             # /proc is no disk: the kernel answers in microseconds, sooner than a thread would begin.

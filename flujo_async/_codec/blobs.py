@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from flujo_async._codec.tree import PAYLOAD, TAG, dumps, loads
 from flujo_async._model.stored import Blob
@@ -20,6 +21,9 @@ NAMES: Final = "blobs"
 
 _BEGINNING: Final = b'{"blobs":['
 
+Blobs: TypeAlias = dict[str, Blob | None]
+"""Blobs by digest; ``None`` for those that were handed out before."""
+
 
 def names_blobs(body: bytes) -> bool:
     """Return whether the body of a record names blobs."""
@@ -34,19 +38,43 @@ def digests_in(body: bytes) -> set[str]:
     return {digest.strip(b'"').decode(errors="replace") for digest in named.split(b",")}
 
 
-def extract(tree: Json, blobs: dict[str, Blob]) -> Json:
+@dataclass(slots=True)
+class LastText:
+    """The large text that a log has named last, and its digest.
+
+    The output of the last step is the run's, and a step may return the text that it was given: what is the same object
+    is not encoded and hashed again.
+    """
+
+    text: str | None = None
+    digest: str = ""
+
+
+def extract(tree: Json, blobs: Blobs, last: LastText | None = None) -> Json:
     """Return a tree whose large parts are named by their digests, and add these parts to ``blobs``.
 
     The smallest parts that are large by themselves are taken out, so that one that stays while others change is stored
     once.
+
+    Args:
+        tree: any tree.
+        blobs: the parts by digest; ``None`` for the text that is ``last``, which was taken out before.
+        last: is kept up to date.
     """
+    if isinstance(tree, str) and last is not None and tree is last.text:
+        blobs.setdefault(last.digest)
+        return _named(last.digest)
     if not isinstance(tree, str | dict | list) or len(data := dumps(tree)) < LARGE:
         return tree
     if not isinstance(tree, str):
-        smaller = _extract_inside(tree, blobs)
+        smaller = _extract_inside(tree, blobs, last)
         if smaller != tree:
             return smaller
-    return _name(data, blobs)
+    digest = sha256(data).hexdigest()
+    blobs[digest] = Blob(digest, data)
+    if isinstance(tree, str) and last is not None:
+        last.text, last.digest = tree, digest
+    return _named(digest)
 
 
 def restore(tree: Json, values: Mapping[str, Json]) -> Json:
@@ -82,14 +110,12 @@ def value_of(digest: str, data: bytes) -> Json:
     return loads(data)
 
 
-def _extract_inside(tree: dict[str, Json] | list[Json], blobs: dict[str, Blob]) -> Json:
+def _extract_inside(tree: dict[str, Json] | list[Json], blobs: Blobs, last: LastText | None) -> Json:
     if isinstance(tree, list):
-        return [extract(item, blobs) for item in tree]
-    return {key: extract(item, blobs) for key, item in tree.items()}
+        return [extract(item, blobs, last) for item in tree]
+    return {key: extract(item, blobs, last) for key, item in tree.items()}
 
 
-def _name(data: bytes, blobs: dict[str, Blob]) -> Json:
-    digest = sha256(data).hexdigest()
-    blobs[digest] = Blob(digest, data)
+def _named(digest: str) -> Json:
     named: dict[str, Any] = {TAG: _BLOB, PAYLOAD: digest}
     return named

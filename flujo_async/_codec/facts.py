@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final, get_args
 
-from flujo_async._codec.blobs import LARGE, NAMES, extract, restore
+from flujo_async._codec.blobs import LARGE, NAMES, Blobs, LastText, extract, restore
 from flujo_async._codec.heads import decode_cost, decode_moment, decode_waiting, encode_waiting, in_utc
 from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._model.facts import Fact
@@ -102,18 +102,26 @@ def _reader(cls: type[Any]) -> Callable[[dict[str, Any]], Any]:
 _READERS: Final = {cls.kind: _reader(cls) for cls in get_args(Fact)}
 
 
-def pack_fact(fact: Fact) -> tuple[bytes, Sequence[Blob]]:
+def pack_fact(fact: Fact, last: LastText | None = None) -> tuple[bytes, Sequence[Blob]]:
     """Return a fact as one line of JSON, its kind first, and what is large in it beside that.
 
     Fields at their default are left out. A line with something beside it begins with the digests.
+
+    Args:
+        fact: what happened.
+        last: the large text of the log that was packed last; it is not among what is returned again.
     """
     line = _WRITERS[type(fact)](fact)
-    body = dumps_with_moments(line)
-    if len(body) < LARGE:
+    body = b""
+    if type(output := line.get("output")) is not str or len(output) < LARGE:  # else it is large without a look
+        body = dumps_with_moments(line)
+        if len(body) < LARGE:
+            return body, ()
+    blobs: Blobs = {}
+    smaller = {name: extract(tree, blobs, last) if name in _TREES else tree for name, tree in line.items()}
+    if not blobs:
         return body, ()
-    blobs: dict[str, Blob] = {}
-    smaller = {name: extract(tree, blobs) if name in _TREES else tree for name, tree in line.items()}
-    return (dumps_with_moments({NAMES: [*blobs], **smaller}), list(blobs.values())) if blobs else (body, ())
+    return dumps_with_moments({NAMES: [*blobs], **smaller}), [blob for blob in blobs.values() if blob is not None]
 
 
 def encode_fact(fact: Fact) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
+from flujo_async._codec.blobs import LastText
 from flujo_async._codec.facts import pack_fact
 from flujo_async._log.audit_log import audit_mark
 from flujo_async._model.facts import Fact
@@ -20,15 +21,16 @@ def next_hash(prev_hash: str, body: bytes) -> str:
     return sha256(prev_hash.encode() + body).hexdigest()
 
 
-def seal(fact: Fact, *, after: int, prev_hash: str) -> tuple[Record, Sequence[Blob]]:
+def seal(fact: Fact, *, after: int, prev_hash: str, last: LastText | None = None) -> tuple[Record, Sequence[Blob]]:
     """Return a fact as the next record of a log, and what is large in it.
 
     Args:
         fact: what happened.
         after: the last ``seq`` of the log; 0 if it is empty.
         prev_hash: the hash of the record with this ``seq``; ``GENESIS`` if there is none.
+        last: the large text of this log that was sealed last; it is not among what is returned again.
     """
-    body, blobs = pack_fact(fact)
+    body, blobs = pack_fact(fact, last)
     return Record(after + 1, body, next_hash(prev_hash, body), None, audit_mark(fact)), blobs
 
 

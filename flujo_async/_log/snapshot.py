@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import orjson
 
-from flujo_async._codec.blobs import NAMES, digests_in, extract, restore, value_of
+from flujo_async._codec.blobs import NAMES, Blobs, digests_in, extract, restore, value_of
 from flujo_async._codec.facts import fact_of, pack_fact
 from flujo_async._codec.heads import (
     decode_moment,
@@ -28,14 +28,13 @@ from flujo_async._log.delta import Fields
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import BlockCompleted, Fact, RunForked, RunMigrated, RunStarted, StateChanged
 from flujo_async._model.state import StepStatus
-from flujo_async._model.stored import Blob, Snapshot
+from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
 FORMAT: Final = 2
 """The version of the bodies made here; those of another are not read."""
 
-_Blobs: TypeAlias = dict[str, Blob]
 _Values: TypeAlias = Mapping[str, Json]
 
 _PLAIN: Final = (
@@ -85,7 +84,7 @@ def snapshot_of(fold: Fold) -> Snapshot:
     Raises:
         SerializationError: a patch in the log is malformed.
     """
-    blobs: _Blobs = {}
+    blobs: Blobs = {}
     tree: dict[str, Any] = {"format": FORMAT, **_encode(fold, blobs)}
     line = dumps_with_moments({NAMES: sorted(blobs), **tree} if blobs else tree)
     return Snapshot(fold.seq, fold.hash, _seal(fold.hash, line) + b"\n" + line)
@@ -126,7 +125,7 @@ def _seal(hash_: str, line: bytes) -> bytes:
     return next_hash(hash_, line).encode()
 
 
-def _encode(fold: Fold, blobs: _Blobs) -> dict[str, Any]:
+def _encode(fold: Fold, blobs: Blobs) -> dict[str, Any]:
     at = {id(fact): place for place, fact in enumerate(fold.changes)}
     return {
         "started": _line(fold.started, blobs),
@@ -157,7 +156,7 @@ def _encode(fold: Fold, blobs: _Blobs) -> dict[str, Any]:
     }
 
 
-def _line(fact: Fact, blobs: _Blobs) -> orjson.Fragment:
+def _line(fact: Fact, blobs: Blobs) -> orjson.Fragment:
     body, beside = pack_fact(fact)
     blobs.update((blob.digest, blob) for blob in beside)
     return orjson.Fragment(body)
@@ -167,9 +166,9 @@ def _moment(moment: datetime | None) -> datetime | None:
     return None if moment is None else in_utc(moment)
 
 
-def _if_known(tree: Json, known: _Blobs) -> Json:
+def _if_known(tree: Json, known: Blobs) -> Json:
     """Return a tree by the names of its large parts, if the log has them: the store is given no others."""
-    found: _Blobs = {}
+    found: Blobs = {}
     smaller = extract(tree, found)
     return smaller if found.keys() <= known.keys() else tree
 

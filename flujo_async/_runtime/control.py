@@ -33,11 +33,11 @@ from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
-from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.reader import Seen
 from flujo_async._runtime.request import Request
 from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.waits import CANCEL, PAUSE
+from flujo_async.abc.pace import Pace
 from flujo_async.errors import (
     DefinitionError,
     InvalidArgument,
@@ -145,7 +145,7 @@ class Control:
 
     async def _record(self, lease: Lease, seen: Seen, facts: Sequence[Fact]) -> None:
         """Append facts to a claimed run, and let it go."""
-        journal = Journal(self._runner.backend, lease, seen.fold, Pace())
+        journal = Journal(self._runner.backend, lease, seen.fold, Pace.here())
         journal.signals_read = lambda: len(seen.signals)
         instruments = self._runner.services.instruments
         if instruments is not None:

@@ -27,6 +27,7 @@ from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
 from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
 from flujo_async._runtime.witness import is_always_replaying
+from flujo_async.abc.pace import Pace
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import NonDeterminismError, StaleLease
 
@@ -84,7 +85,8 @@ class Drive:
             is_inline: whether the run's parent drives it, and hears of its end anyway.
         """
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
-        journal = Journal(means.backend, ready.lease, ready.fold, means.pace)
+        pace = Pace.here()
+        journal = Journal(means.backend, ready.lease, ready.fold, pace)
         journal.signals_read = waits.signals_read
         instruments = means.services.instruments
         self._watch: AbstractContextManager[None] | None = None
@@ -108,7 +110,7 @@ class Drive:
             waits=waits,
             services=means.services,
             children=children,
-            pace=means.pace,
+            pace=pace,
             disprove=self._stop_for,
             held=self._held,
             secure=self._secure,
@@ -225,7 +227,9 @@ class Drive:
     # ------------------------------------------------------------------------------------------ the way of a run
 
     async def _begin(self) -> None:
-        journal = self._execution.journal
+        journal, pace = self._execution.journal, self._execution.pace
+        if pace.is_over:  # the store has answered at once, or there was much to read
+            await pace.turn()
         for fact in self._ready.first:
             journal.note(fact)
             if isinstance(fact, SignalReceived):

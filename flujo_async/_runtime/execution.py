@@ -19,11 +19,11 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
-from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import Park, Waits
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.instrument import AttemptIdentity
+from flujo_async.abc.pace import Pace
 from flujo_async.errors import NonDeterminismError
 
 
@@ -87,7 +87,7 @@ class Execution:
         waits: what the run waits for.
         services: what the steps of all runs of the runtime share.
         children: what runs its children.
-        pace: how long the run may go on before the event loop turns.
+        pace: tells when to let the event loop turn.
         disprove: parks the run, whose code contradicts what is recorded.
         held: the lease of the run; before something happens in the world, it is looked at.
         secure: returns the moment once it is sure that nobody else has a run whose lease has run out.

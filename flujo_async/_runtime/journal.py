@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from flujo_async._codec.blobs import LastText
 from flujo_async._log.chain import seal
 from flujo_async._log.fold import Fold
 from flujo_async._log.views import Commit, sealed
@@ -16,8 +17,8 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.policy import Durability
 from flujo_async._model.state import RESTING
 from flujo_async._model.stored import Blob, Record, RunUpdate
-from flujo_async._runtime.pace import Pace
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.pace import Pace
 from flujo_async.abc.pending import Pending
 
 
@@ -50,6 +51,7 @@ class Journal:
         self._unheard: list[Commit] = []
         self._blobs: dict[str, Blob] = {}
         self._given = set[str]()
+        self._last_text = LastText()
         self._writing: Pending[int] | None = None
         self._behind: list[asyncio.Future[None]] = []
         self._soon: asyncio.Handle | None = None
@@ -68,7 +70,7 @@ class Journal:
 
     def note(self, fact: Fact) -> None:
         """Put a fact into the next commit: nothing depends on it before that."""
-        record, blobs = seal(fact, after=self.fold.seq, prev_hash=self.fold.hash)
+        record, blobs = seal(fact, after=self.fold.seq, prev_hash=self.fold.hash, last=self._last_text)
         self.fold.apply(fact, record)
         self._noted.append(record)
         if self.on_durable is not None:

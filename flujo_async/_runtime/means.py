@@ -11,7 +11,6 @@ from flujo_async._model.policy import Durability
 from flujo_async._model.quick import quick
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.lease_keeper import LeaseKeeper
-from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Program
 from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
@@ -48,6 +47,5 @@ class Means:
     clock: Clock
     keeper: LeaseKeeper
     services: Services
-    pace: Pace
     durability: Durability = "sync"
     always_replay: bool = False

@@ -25,7 +25,6 @@ from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.owner import Owner
-from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
@@ -75,7 +74,7 @@ class Runner:
         self.sweeper: Sweeper = Sweeper(backend, catalogue, clock, self.taking, retention)
         self.ttl = lease_ttl
         self.services = services
-        self._means = Means(backend, clock, keeper, services, Pace(), durability, always_replay)
+        self._means = Means(backend, clock, keeper, services, durability, always_replay)
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
         self._dead_until = clock.now()

@@ -16,7 +16,8 @@ from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pending import acquire, begin
+from flujo_async.abc.pace import begin
+from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import (
     BackendError,

@@ -28,7 +28,8 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pending import acquire, begin
+from flujo_async.abc.pace import Pace, begin
+from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
 
@@ -97,6 +98,8 @@ class Taking:
         check_run_id(request.run_id)
         if request.is_resume:
             raise RunNotFound(f"there is no run {request.run_id!r} to resume", run_id=request.run_id)
+        if (pace := Pace.here()).is_over:  # many may begin at the same instant, with megabytes to encode
+            await pace.turn()
         program = program or self._catalogue.current
         now = self._clock.now()
         started = self._with_carrier(program.begin(request, now))

@@ -21,7 +21,8 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate,
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.abc.documents import DocumentRuns
-from flujo_async.abc.pending import Pending, begin
+from flujo_async.abc.pace import begin
+from flujo_async.abc.pending import Pending
 from flujo_async.abc.state_api import StateApi
 from flujo_async.errors import BackendError
 

@@ -149,14 +149,6 @@ def done(write: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Pending[T]
     return pending
 
 
-def begin(write: Coroutine[Any, Any, T]) -> Pending[T]:
-    """Begin a write in a task of its own."""
-    pending: Pending[T] = Pending()
-    pending.task = asyncio.ensure_future(write)
-    pending.task.add_done_callback(lambda done: _hand_on(done, pending))
-    return pending
-
-
 async def acquire(pending: Pending[T], undo: Callable[[T], Coroutine[Any, Any, None]]) -> T:
     """Return what is being acquired; a caller that is cancelled meanwhile leaves nothing acquired behind.
 
@@ -170,12 +162,3 @@ async def acquire(pending: Pending[T], undo: Callable[[T], Coroutine[Any, Any, N
         if pending.exception() is None:
             await finish(undo(pending.result()))
         raise
-
-
-def _hand_on(task: asyncio.Future[T], pending: Pending[T]) -> None:
-    if task.cancelled():
-        pending.set_exception(asyncio.CancelledError("the write was cancelled by its store"))
-    elif (error := task.exception()) is not None:
-        pending.set_exception(error)
-    else:
-        pending.set_result(task.result())

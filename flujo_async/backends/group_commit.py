@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from flujo_async.abc.pace import Answer, Outcome, Reply
 from flujo_async.abc.pending import Pending
-from flujo_async.backends.reply import Answer, Outcome, Reply, reply, send
+from flujo_async.backends.reply import reply, send
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], T]

@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import Final, Generic, TypeAlias, TypeVar
 
-from flujo_async.backends.reply import Outcome, reply, send, stopped
+from flujo_async.abc.pace import Outcome
+from flujo_async.backends.reply import reply, send, stopped
 from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.errors import BackendError
 

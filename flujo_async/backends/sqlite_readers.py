@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias, cast
 
 import aiosqlite
 
-from flujo_async.backends.reply import Outcome, reply, send
+from flujo_async.abc.pace import Outcome
+from flujo_async.backends.reply import reply, send
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 Connect: TypeAlias = Callable[[], sqlite3.Connection]

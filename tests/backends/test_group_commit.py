@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from flujo_async.abc.pace import MOST_A_TURN
 from flujo_async.backends.group_commit import GroupCommit
-from flujo_async.backends.reply import MOST_A_TURN
 
 
 class Refused(Exception):

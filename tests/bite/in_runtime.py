@@ -26,6 +26,7 @@ CHAIN = "_log/chain.py"
 DELTA = "_log/delta.py"
 FOLD = "_log/fold.py"
 BLOBS = "_codec/blobs.py"
+PACE = "abc/pace.py"
 T = "tests/runtime/test_"
 
 BUGS = (
@@ -660,5 +661,38 @@ BUGS = (
         "self.current_step_index += is_top_level(fact.key) or self._is_fallback(fact.key)",
         "self.current_step_index += 1",
         ("tests/log/test_fold.py::test_the_index_counts_top_level_elements_that_are_done",),
+    ),
+    # ------------------------------------------------------------------------------------------- turns of the loop
+    Bug(
+        "runtime.loop-held-up",
+        "those who take long go on all at once, and the event loop stands still meanwhile",
+        PACE,
+        "                if (now := self._now()) >= until:",
+        "                if (now := self._now()) < until:",
+        (T + "pace.py::test_what_takes_long_is_done_once_in_a_while",),
+    ),
+    Bug(
+        "runtime.loop-has-no-rest",
+        "a task that a timer wakes waits for several of those who take long",
+        PACE,
+        "_TURNS_TO_WAKE: Final = 2",
+        "_TURNS_TO_WAKE: Final = 0",
+        (T + "pace.py::test_answers_wait_in_the_same_queue",),
+    ),
+    Bug(
+        "runtime.all-begin-at-once",
+        "runs that are started together are all encoded in one turn of the event loop",
+        "_runtime/taking.py",
+        "            await pace.turn()\n",
+        "            pass\n",
+        (T + "pace.py::test_runs_with_large_values_leave_the_loop_to_others",),
+    ),
+    Bug(
+        "runtime.text-named-by-another",
+        "a large text is named by the digest of the one before",
+        BLOBS,
+        "last is not None and tree is last.text:",
+        "last is not None and last.text:",
+        ("tests/log/test_facts.py::test_the_large_text_that_was_packed_last_is_not_packed_again",),
     ),
 )

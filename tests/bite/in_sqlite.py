@@ -11,7 +11,6 @@ ROWS = "backends/sqlite_rows.py"
 FILE = "backends/sqlite_file.py"
 COPY = "backends/sqlite_copy.py"
 COMMIT = "backends/group_commit.py"
-REPLY = "backends/reply.py"
 CONTRACT = "tests/contract/test_sqlite.py::TestSQLiteBackend::"
 TESTS = "tests/backends/test_sqlite.py::"
 COMMITS = "tests/backends/test_group_commit.py::"
@@ -371,14 +370,6 @@ BUGS = (
         "            self._place.check()  # a write-ahead log that is not its own would damage another file\n",
         "            pass\n",
         (PLACE + "test_a_commit_to_what_was_replaced_is_not_acknowledged",),
-    ),
-    Bug(
-        "sqlite.loop-held-up",
-        "group commit: callers that take long go on all at once, and the event loop stands still meanwhile",
-        REPLY,
-        "if time.perf_counter() >= until:",
-        "if not waiting:",
-        (COMMITS + "test_a_turn_is_over_when_who_goes_on_takes_long",),
     ),
     Bug(
         "sqlite.backup-in-place",

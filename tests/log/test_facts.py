@@ -3,16 +3,20 @@
 import json
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flujo_async._codec.facts import decode_fact, encode_fact
-from flujo_async._model.facts import Fact
+from flujo_async._codec.blobs import LARGE, LastText, digests_in
+from flujo_async._codec.facts import decode_fact, encode_fact, pack_fact
+from flujo_async._model.facts import Fact, RunCompleted, ValueDrawn
 from flujo_async.errors import SerializationError
 from tests.log.made import any_fact, fact_of, logs
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @given(any_fact)
@@ -63,3 +67,15 @@ def test_a_line_with_a_part_missing_or_wrong_is_refused_or_read(log: list[Fact],
     line[name] = data.draw(st.sampled_from([None, 7, "x", [], {}, [1], {"a": 1}, True]))
     with suppress(SerializationError):
         decode_fact(json.dumps(line).encode())
+
+
+def test_the_large_text_that_was_packed_last_is_not_packed_again() -> None:
+    """The output of the last step is the run's. It is named once more, and not among the blobs."""
+    text, last = "x" * LARGE, LastText()
+    _, [blob] = pack_fact(ValueDrawn(at=NOW, key="a", value=text), last)
+    body, blobs = pack_fact(RunCompleted(at=NOW, output={"text": text}), last)
+    assert (digests_in(body), list(blobs)) == ({blob.digest}, [])
+    body, [other] = pack_fact(RunCompleted(at=NOW, output=text + "y"), last)
+    assert digests_in(body) == {other.digest} != {blob.digest}
+    _, [again] = pack_fact(RunCompleted(at=NOW, output=text), last)
+    assert again == blob

@@ -34,6 +34,7 @@ async def one(value: int) -> int:
 
 @step
 async def two(value: int) -> int:
+    await asyncio.sleep(0)  # the loop turns, and what was noted before goes on its way
     return value * 2
 
 

@@ -18,8 +18,8 @@ from flujo_async._model.lease import ClaimQuery
 from flujo_async._model.stored import NewRun, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.journal import Journal
-from flujo_async._runtime.pace import Pace
 from flujo_async._runtime.snapshots import LEAST, Snapshots
+from flujo_async.abc.pace import Pace
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, IntegrityError, RunFailed, StaleLease
 from flujo_async.testing import FaultyBackend
