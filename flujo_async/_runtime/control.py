@@ -130,9 +130,15 @@ class Control:
         seen = await self._runner.reader.see(run_id)
         if seen.fold.status in TERMINAL or any(waiting.kind == "pause" for waiting in seen.fold.waiting_for):
             return
-        await self._runner.post_control(seen, PAUSE, None)
+        taking = self._runner.taking
         with Owner.at_work() as owner:
-            lease = await self._runner.taking.claim(run_id, str(owner))
+            lease = await taking.claim(run_id, str(owner))  # before the signal wakes somebody else, who would take it up
+            try:
+                await self._runner.post_control(seen, PAUSE, None)
+            except BaseException:
+                await taking.give_back(lease)
+                raise
+            lease = lease or await taking.claim(run_id, str(owner))
             if lease is not None:  # nobody drives it
                 await self._pause_at_rest(lease)
 

@@ -258,7 +258,7 @@ class Attempt:
                 result = self._begin_call(given)
                 # A plain function may return a coroutine, as `lambda url: fetch(url)` does; it is awaited on the loop.
                 if type(result) is CoroutineType or inspect.isawaitable(result):  # the usual case is quick to tell
-                    result = await result
+                    result = await result  # pyright: ignore[reportUnknownVariableType] -- whatever the function returns
         except asyncio.CancelledError as error:
             if _is_being_cancelled():
                 raise
