@@ -132,7 +132,7 @@ class Control:
             return
         taking = self._runner.taking
         with Owner.at_work() as owner:
-            lease = await taking.claim(run_id, str(owner))  # before the signal wakes somebody else, who would take it up
+            lease = await taking.claim(run_id, str(owner))  # before the signal wakes somebody who would take it up
             try:
                 await self._runner.post_control(seen, PAUSE, None)
             except BaseException:
