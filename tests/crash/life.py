@@ -2,10 +2,9 @@
 
 import asyncio
 import signal
-import sys
 from typing import Any
 
-from tests.runtime.children import ROOT
+from tests.crash.nest import fork
 
 KILLED = -signal.SIGKILL
 
@@ -19,12 +18,8 @@ async def live(*arguments: Any, signs: int | None = None) -> tuple[int, int]:
     Returns:
         Its id, and how it ended: by itself (0) or by ``KILLED``, never by an error.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.crash.victim", *map(str, arguments),
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    if signs is not None and await _has_given(signs, process.stdout) and process.returncode is None:
+    process = await fork("tests.crash.victim", *arguments)
+    if signs is not None and await _has_given(signs, process.stdout):
         process.kill()
     _, err = await process.communicate()
     assert process.returncode in (0, KILLED), err.decode()

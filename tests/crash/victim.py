@@ -1,4 +1,4 @@
-"""A process that dies where it is told: ``python -m tests.crash.victim URL LOG WHERE NTH [SCENE]``.
+"""A process that dies where it is told: ``main(URL, LOG, WHERE, NTH, [SCENE])``, all of them strings.
 
 It drives the zoo, or plays a scene. ``WHERE`` is ``before`` or ``after`` (the n-th commit; of a scene, the n-th write),
 ``step`` (inside the n-th execution of a step of the zoo) or ``never``. If it is ``outside``, the process gives signs of
@@ -8,7 +8,6 @@ life, each a line, before and after whatever it does: it is killed by whoever co
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,7 @@ def telling(effect: Effect) -> Effect:
     return effect_and_sign
 
 
-async def main(url: str, log: str, where: str, nth: int) -> None:
+async def drive(url: str, log: str, where: str, nth: int) -> None:
     """Drive the run, or die."""
     backend, effect = backend_from_url(url), to_file(Path(log))
     match where:
@@ -112,6 +111,5 @@ async def perform(url: str, log: str, where: str, nth: int, name: str) -> None:
     await play(scene, world, director(scene, world, backend))
 
 
-if __name__ == "__main__":
-    url, log, where, nth, *name = sys.argv[1:]
-    asyncio.run(perform(url, log, where, int(nth), *name) if name else main(url, log, where, int(nth)))
+def main(url: str, log: str, where: str, nth: str, *name: str) -> None:
+    asyncio.run(perform(url, log, where, int(nth), *name) if name else drive(url, log, where, int(nth)))

@@ -1,6 +1,6 @@
 /* Lets chosen system calls on files under one directory fail, and writes down what reached those files.
  *
- * Preloaded into a process. FAULT_UNDER is the directory; FAULT_CONTROL is a file with the struct below, which the
+ * Preloaded into a process; one that was forked calls begin() again. FAULT_UNDER is the directory; FAULT_CONTROL is a file with the struct below, which the
  * test may read and write meanwhile; FAULT_TRACE, if given, is a file that gets a record for each call.
  */
 #define _GNU_SOURCE
@@ -41,7 +41,7 @@ static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static int (*real_fsync)(int), (*real_fdatasync)(int), (*real_ftruncate)(int, off_t);
 static int (*real_unlink)(const char *), (*real_rename)(const char *, const char *);
 
-__attribute__((constructor)) static void begin(void) {
+__attribute__((constructor)) void begin(void) {
     real_write = dlsym(RTLD_NEXT, "write");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite");
     real_fsync = dlsym(RTLD_NEXT, "fsync");

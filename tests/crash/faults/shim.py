@@ -1,5 +1,6 @@
 """System calls that fail when a test wants it, in a child process: ``shim.c``, compiled by the test that needs it."""
 
+import ctypes
 import errno
 import mmap
 import os
@@ -50,10 +51,10 @@ def compiled(directory: Path) -> Path:
 
 
 class Shim:
-    """What one process, or several, get to feel on the files under a directory."""
+    """What one process, or several, get to feel on the files under a directory, with the library preloaded."""
 
     def __init__(self, library: Path, under: Path, directory: Path, *, is_traced: bool = False) -> None:
-        self._library, self._under = library, under
+        self.library, self._under = library, under
         self._control = directory / "control"
         self._trace = directory / "trace" if is_traced else None
         self._control.write_bytes(bytes(8 * len(_FIELDS)))
@@ -79,10 +80,9 @@ class Shim:
         return self._field("seen")
 
     def environment(self) -> Mapping[str, str]:
-        """Return what a process needs in its environment to feel it."""
+        """Return what a process that has loaded the library needs in its environment to feel it."""
         traced = {} if self._trace is None else {"FAULT_TRACE": str(self._trace)}
-        control = {"FAULT_UNDER": str(self._under), "FAULT_CONTROL": str(self._control)}
-        return {**traced, **control, "LD_PRELOAD": str(self._library)}
+        return {**traced, "FAULT_UNDER": str(self._under), "FAULT_CONTROL": str(self._control)}
 
     def trace(self) -> Iterator[Traced]:
         """Return what happened, in order."""
@@ -100,6 +100,12 @@ class Shim:
     def _field(self, name: str) -> int:
         value: int = struct.unpack_from("<q", self._shared, 8 * _FIELDS.index(name))[0]
         return value
+
+
+def begin_to_feel() -> None:
+    """Let this process feel what its environment says; the one that it was forked of did not."""
+    if "FAULT_CONTROL" in os.environ:
+        ctypes.CDLL(os.environ["LD_PRELOAD"]).begin()
 
 
 def say_in_trace(words: str) -> None:

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +10,14 @@ from typing import Any
 from flujo_async.abc import StateBackend
 from tests.crash.faults.shim import Shim
 from tests.crash.faults.stores import open_store
+from tests.crash.nest import fork
 from tests.crash.remains import Remains, acknowledged, differences, director, remains
 from tests.crash.scenes import SCENES, Scene, play
 from tests.crash.test_scenes import check_effects, undisturbed
 from tests.crash.world import World
-from tests.runtime.children import ROOT
 
 PATIENCE = 120.0
-"""After so many seconds a process hangs: a busy machine takes twenty to start one."""
+"""After so many seconds a process hangs, however busy the machine is."""
 
 __all__ = ["Lost", "Performance", "Stage", "undisturbed"]
 
@@ -90,9 +87,8 @@ class Stage:
         order = {
             "kind": self.kind, "directory": str(self.disk), "scene": self.name, "history": self.history, **limits,
         }  # fmt: skip
-        process = await start(
-            "tests.crash.faults.victim", json.dumps(order), {} if shim is None else shim.environment()
-        )
+        environment, preload = ({}, None) if shim is None else (shim.environment(), shim.library)
+        process = await fork("tests.crash.faults.victim", json.dumps(order), environment=environment, preload=preload)
         try:
             out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         except TimeoutError:
@@ -139,12 +135,3 @@ async def check_acknowledged(store: StateBackend, told: Performance) -> None:
         run = await store.load(run_id)
         if run is None or signal_id not in {signal.signal_id for signal in run.signals}:
             raise Lost(f"signal {signal_id!r} to run {run_id!r} is lost")
-
-
-async def start(module: str, order: str, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
-    """Start a process."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, order,
-        cwd=ROOT, env={**os.environ, **environment}, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A process that plays a scene while something fails: ``python -m tests.crash.faults.victim ORDER`` (JSON).
+"""A process that plays a scene while something fails: ``main(ORDER)`` (JSON).
 
 It tells on stdout what happens, when it has happened: side effects, what the store acknowledged, and how it ended.
 Only a ``BackendError`` is a way to end; anything else is a traceback.
@@ -23,7 +23,7 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.stored import Blob, NewRun, Record, RunUpdate, Signal
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
-from tests.crash.faults.shim import say_in_trace
+from tests.crash.faults.shim import begin_to_feel, say_in_trace
 from tests.crash.faults.stores import open_store
 from tests.crash.remains import director
 from tests.crash.scenes import SCENES, play
@@ -118,10 +118,8 @@ async def perform(order: dict[str, Any], store: StateBackend) -> None:
         say("ended")
 
 
-def main(order: dict[str, Any]) -> None:
+def main(words: str) -> None:
+    begin_to_feel()
+    order = json.loads(words)
     logging.basicConfig(handlers=[Heard()])
     asyncio.run(perform(order, open_store(order["kind"], Path(order["directory"]))))
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
