@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.faults.walker import STEPS
-from tests.runtime.children import ROOT
+from tests.crash.nest import Process, fork
 
 PATIENCE = 120.0
 MOST = 24
@@ -35,24 +34,21 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.002)
 
 
-async def start(kind: str, directory: Path) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.crash.faults.walker", kind, str(directory), str(directory / "effects.log"),
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+async def start(kind: str, directory: Path) -> Process:
+    return await fork("tests.crash.faults.walker", kind, directory, directory / "effects.log")
 
 
-async def said(process: asyncio.subprocess.Process) -> str:
+async def said(process: Process) -> str:
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (process.returncode, err) == (0, b""), err.decode()
     return out.decode().split()[-1]
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
+async def end(process: Process) -> None:
     """Leave nothing behind of a process, however the test ends."""
     if process.returncode is None:
         process.kill()
-    await process.communicate()
+        await process.communicate()
 
 
 async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> bool:
@@ -68,8 +64,7 @@ async def stop_and_go_on(kind: str, directory: Path, dice: random.Random) -> boo
         before = len(effects(log))
         other = await start(kind, directory)
         alive.push_async_callback(end, other)
-        assert other.stdout is not None
-        await other.stdout.readline()  # only now does time count: a busy machine takes seconds to start a process
+        await other.stdout.readline()  # only now does time count: a busy machine takes its time to start a process
         # One that is stopped while it has the lock of the store keeps that, and nobody can take over before it goes on.
         await asyncio.wait({taken := asyncio.create_task(until(lambda: len(effects(log)) > before + 1))}, timeout=5)
         os.kill(late.pid, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A process that walks through many steps: ``python -m tests.crash.faults.walker KIND DIRECTORY LOG``.
+"""A process that walks through many steps: ``main(KIND, DIRECTORY, LOG)``, all of them strings.
 
 Each step puts itself on record in a file, and takes a moment. A lease lasts no longer than ``TTL``. The process says
 when it begins, and then what came of it.
@@ -6,7 +6,6 @@ when it begins, and then what came of it.
 
 import asyncio
 import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,5 +46,5 @@ async def walk(kind: str, directory: Path, log: Path) -> None:
     await flujo.aclose()
 
 
-if __name__ == "__main__":
-    asyncio.run(walk(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
+def main(kind: str, directory: str, log: str) -> None:
+    asyncio.run(walk(kind, Path(directory), Path(log)))
