@@ -491,7 +491,7 @@ BUGS = (
     return answer""",
         """    execution.journal.fold.answers[key] = answer
     return answer""",
-        (T + "waits.py::test_an_answer_becomes_what_the_schema_says",),
+        (T + "waits.py::test_an_answer_is_on_record_before_anything_acts_on_it",),
     ),
     Bug(
         "runtime.invalid-answer-taken",

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Process:
     async def communicate(self) -> tuple[bytes, bytes]:
         """Wait until it has ended; return what is left to read of stdout, and stderr."""
         out, err = await asyncio.gather(self.stdout.read(), self._stderr.read())
+        self._keeper.write_eof()
         self.returncode = int(await self._told.readline())
         self._keeper.close()
         await self._keeper.wait_closed()
@@ -135,11 +137,10 @@ def _kept(connection: int, *outputs: int) -> list[str]:
             for output in outputs:
                 os.close(output)
             teller.sendall(b"%d\n" % pid)
-            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            assert end is not None
-            teller.sendall(b"%d\n" % (end.si_status if end.si_code == os.CLD_EXITED else -end.si_status))
             orders.read()  # while somebody may want to kill it, its number is not given to another
-            os.waitpid(pid, 0)
+            _, status = os.waitpid(pid, 0)
+            with suppress(OSError):  # whoever wanted it is gone
+                teller.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
             os._exit(0)
     os.environ.update(environment)
     for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):

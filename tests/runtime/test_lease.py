@@ -149,7 +149,8 @@ async def test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted
         if fate:
             return n + 1
         try:
-            await asyncio.Event().wait()
+            async with asyncio.timeout(10):
+                await asyncio.Event().wait()
         except asyncio.CancelledError:
             asked = backend.asked
             await until(lambda: backend.asked >= asked + 2)

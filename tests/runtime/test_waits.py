@@ -110,6 +110,29 @@ async def test_an_answer_becomes_what_the_schema_says(kind: str, schema: Any, pa
     await other.aclose()
 
 
+@pytest.mark.parametrize("kind", ["pipeline", "workflow"])
+async def test_an_answer_is_on_record_before_anything_acts_on_it(backend: StateBackend, kind: str) -> None:
+    """A process that dies in the step that follows was answered all the same, even if the time is over by then."""
+    recorded: list[str] = []
+
+    @step
+    async def act(answer: str) -> str:
+        recorded.extend(commit.fact.kind for commit in await flujo.history("r"))
+        return answer
+
+    @workflow
+    async def flow(ctx: RunContext) -> Any:
+        return await act(await ctx.wait_for("go"))
+
+    flujo: Flujo[Any, Any] = Flujo(flow if kind == "workflow" else wait_for("go") >> act, state_backend=backend)
+    await flujo.run(run_id="r")
+    await flujo.signal("r", "go", "now")
+    assert (await flujo.handle("r").result()).output == "now"
+    assert recorded[-1] == "SignalReceived"
+    assert recorded.count("SignalReceived") == 1
+    await flujo.aclose()
+
+
 class TestTimeout:
     """Waits that end by themselves."""
 

@@ -186,6 +186,7 @@ async def test_it_wakes_what_sleeps_and_what_is_answered(store: Store) -> None:
         await reaches(handle, lambda one: one.wake_at is not None and one.lease is None)
         assert await handle.status() == "running"
         clock.advance(3600)
+        await reaches(handle, lambda one: one.status == "paused")
         assert (await handle.result()).waiting_for[0].name == "ok"
         await handle.signal("ok", 7)
         assert (await handle.result()).output == 8
