@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from flujo_async import Flujo, RunContext, as_step, map_each, parallel, sleep, step, wait_for, workflow
+from flujo_async import Flujo, InMemoryBackend, RunContext, as_step, map_each, parallel, sleep, step, wait_for, workflow
+from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import Signal
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
@@ -335,6 +336,27 @@ class TestPause:
         await backend.post(Signal("r", "$pause#2", "$pause", None, (await flujo.state("r")).updated_at))
         await flujo.signal("r", "go", 2)
         assert (await flujo.resume("r")).output == 2
+        await flujo.aclose()
+
+    async def test_nobody_takes_up_a_run_that_is_about_to_be_paused(self) -> None:
+        """Its signal would wake it, and then it runs when ``pause`` returns."""
+
+        class Eager(InMemoryBackend):
+            taken: list[Lease] | None = None
+
+            @override
+            async def post(self, signal: Signal) -> None:
+                await super().post(signal)
+                query = ClaimQuery(run_id=signal.run_id)
+                self.taken = await self.claim("another", now=clock.now(), ttl=HOUR, query=query)
+
+        clock, store = VirtualClock(), Eager()
+        flujo = Flujo(sleep(HOUR), state_backend=store, clock=clock)
+        await flujo.start(1, run_id="s")
+        await gone_to_sleep(flujo, "s")
+        await flujo.pause("s")
+        assert store.taken == []
+        assert await flujo.handle("s").status() == "paused"
         await flujo.aclose()
 
     async def test_a_run_that_nobody_drives_pauses_at_once(self, backend: StateBackend) -> None:
