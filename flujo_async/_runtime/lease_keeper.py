@@ -46,8 +46,8 @@ class Held:
     __slots__ = ("_keeper", "holder", "lease", "loop", "signals")
 
     def __init__(self, keeper: LeaseKeeper, lease: Lease, holder: Holder) -> None:
-        self.lease = lease
-        self.holder = holder
+        self.lease: Lease = lease
+        self.holder: Holder = holder
         self.signals: int = 0
         self.loop: Watched | None = None
         self._keeper = keeper
