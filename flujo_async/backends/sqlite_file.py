@@ -273,7 +273,7 @@ class OpenFile:
         self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch, place: Place, *, waits_for_disk: bool
     ) -> None:
         self.connection = connection
-        self.is_settled = True
+        self.is_settled: bool = True
         self._file = file
         self._watch = watch
         self._place = place
