@@ -256,7 +256,8 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
         await until(backend.is_renewing.is_set)
         return n
 
-    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(milliseconds=30))
+    # A lease that lasts longer than it takes any machine to begin a step.
+    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1))
     assert asyncio.run(flujo.run(1, run_id="r")).output == 1
     backend.may_renew.set()
     for thread in set(keepers()) - before:
