@@ -59,8 +59,9 @@ async def test_an_attempt_is_announced_before_it_begins(bank: Bank, backend: Sta
     flujo: Flujo[Any, Any] = Flujo(bank.step(), state_backend=gated)
     run = asyncio.create_task(flujo.run(5, run_id="r"))
     await gate.reached()
-    while (await kinds(Flujo(bank.step(), state_backend=backend)))[-1] != "StepStarted":  # it is being written
-        pass
+    async with asyncio.timeout(10):
+        while (await kinds(Flujo(bank.step(), state_backend=backend)))[-1] != "StepStarted":  # it is being written
+            await asyncio.sleep(0)
     assert bank.charges == []
     gate.release()
     bank.may_go_on.set()
