@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
@@ -24,16 +25,13 @@ _BEGINNING: Final = b'{"blobs":['
 Blobs: TypeAlias = dict[str, Blob | None]
 """Blobs by digest; ``None`` for those that were handed out before."""
 
-
-def names_blobs(body: bytes) -> bool:
-    """Return whether the body of a record names blobs."""
-    return body.startswith(_BEGINNING)
+_NONE: Final = frozenset[str]()
 
 
-def digests_in(body: bytes) -> set[str]:
+def digests_in(body: bytes) -> AbstractSet[str]:
     """Return the digests of the blobs that the body of a record names."""
-    if not names_blobs(body):
-        return set()
+    if not body.startswith(_BEGINNING):
+        return _NONE  # the same for all: a long log is full of records that name nothing
     named = body[len(_BEGINNING) :].partition(b"]")[0]  # what is damaged here is found by the hash of the record
     return {digest.strip(b'"').decode(errors="replace") for digest in named.split(b",")}
 

@@ -135,7 +135,7 @@ def read_fact(record: Record) -> Fact:
     Raises:
         SerializationError: it holds none, or names blobs that have not been read.
     """
-    return fact_of(loads(record.body), record.values)
+    return decode_fact(record.body, record.values)
 
 
 def read_outline(record: Record) -> Fact:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flujo_async._codec.blobs import digests_in, names_blobs, value_of
+from flujo_async._codec.blobs import digests_in, value_of
 from flujo_async._model.stored import Record
 from flujo_async._model.tree import Json
 from flujo_async.errors import IntegrityError, SerializationError
@@ -13,7 +13,7 @@ from flujo_async.errors import IntegrityError, SerializationError
 
 def named_blobs(records: Sequence[Record]) -> set[str]:
     """Return the digests of all blobs that records name."""
-    return set[str]().union(*(digests_in(record.body) for record in records if names_blobs(record.body)))
+    return set[str]().union(*(digests_in(record.body) for record in records))
 
 
 def with_values(run_id: str, records: Sequence[Record], data: Mapping[str, bytes]) -> Sequence[Record]:

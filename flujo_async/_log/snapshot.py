@@ -6,6 +6,7 @@ What no longer counts is left out: events, attempts that were followed by anothe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from copy import copy
 from datetime import datetime
 from typing import Any, Final, TypeAlias, cast
@@ -90,7 +91,7 @@ def snapshot_of(fold: Fold) -> Snapshot:
     return Snapshot(fold.seq, fold.hash, _seal(fold.hash, line) + b"\n" + line)
 
 
-def blobs_of(snapshot: Snapshot) -> set[str]:
+def blobs_of(snapshot: Snapshot) -> AbstractSet[str]:
     """Return the digests of the blobs that a snapshot names."""
     return digests_in(snapshot.body.partition(b"\n")[2])
 

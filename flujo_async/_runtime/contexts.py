@@ -87,7 +87,7 @@ class LiveScope(Scope):
 
     def note(self) -> None:
         """Record what the code has changed since the last time."""
-        if self._is_loaded and (patch := self.settle()):
+        if patch := self.settle():
             self._record(patch)
 
     def end(self) -> None:

@@ -63,11 +63,14 @@ class Taking:
 
         Raises:
             RunConflict: the run exists with another input or context.
+            RunNotFound: it is to be resumed, and does not exist.
             VersionMismatch: the run was recorded by another definition.
         """
         if request.input is not ... and (created := await self.create(request, owner)):
             return created
         seen = await self._reader.look(check_run_id(request.run_id))
+        if seen is None and request.is_resume:
+            raise RunNotFound(f"there is no run {request.run_id!r} to resume", run_id=request.run_id)
         return await (self.create(request, owner) if seen is None else self._take_up(request, owner, seen))
 
     async def prepare_again(self, request: Request, owner: str) -> Ready | Fold | None:
@@ -90,14 +93,8 @@ class Taking:
         self._catalogue.reading(seen.fold).check_same_request(request, seen.fold)
 
     async def create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
-        """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner.
-
-        Raises:
-            RunNotFound: it is asked to be resumed.
-        """
+        """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner."""
         check_run_id(request.run_id)
-        if request.is_resume:
-            raise RunNotFound(f"there is no run {request.run_id!r} to resume", run_id=request.run_id)
         if (pace := Pace.here()).is_over:  # many may begin at the same instant, with megabytes to encode
             await pace.turn()
         program = program or self._catalogue.current

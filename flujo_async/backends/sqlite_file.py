@@ -100,9 +100,8 @@ class SQLiteFile:
                 db.close()
                 raise
         self._place = Place(self.path)
-        opened = OpenFile(self, db, self._watch, self._place, waits_for_disk=self._synchronous == "full")
-        opened.is_settled = is_settled
-        return opened
+        waits_for_disk = self._synchronous == "full"
+        return OpenFile(self, db, self._watch, self._place, waits_for_disk=waits_for_disk, is_settled=is_settled)
 
     def leave(self) -> None:
         """Forget where the file was: it is closed, and may be replaced."""
@@ -270,10 +269,17 @@ class OpenFile:
     """
 
     def __init__(
-        self, file: SQLiteFile, connection: sqlite3.Connection, watch: Watch, place: Place, *, waits_for_disk: bool
+        self,
+        file: SQLiteFile,
+        connection: sqlite3.Connection,
+        watch: Watch,
+        place: Place,
+        *,
+        waits_for_disk: bool,
+        is_settled: bool,
     ) -> None:
         self.connection = connection
-        self.is_settled: bool = True
+        self.is_settled: bool = is_settled
         self._file = file
         self._watch = watch
         self._place = place

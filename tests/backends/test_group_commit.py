@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -157,46 +157,42 @@ async def test_what_is_done_together_is_not_done_alone(ledger: Ledger) -> None:
     await writer.stop()
 
 
-async def test_the_loop_turns_while_many_get_their_answers(writer: GroupCommit) -> None:
+async def most_in_a_turn(writer: GroupCommit, callers: int, wait: Callable[[int], Awaitable[int]]) -> int:
+    """Let callers wait for one commit; return how many of them went on in one turn of the loop at most."""
     turns: list[int] = []
     done: list[int] = []
 
     def turn() -> None:
         turns.append(len(done))
-        if len(done) < 100:
+        if len(done) < callers:
             asyncio.get_running_loop().call_soon(turn)
 
-    async def wait(n: int) -> None:
-        done.append(await writer.put(partial(add, n)))
+    async def call(n: int) -> None:
+        done.append(await wait(n))
 
     async with Hold(writer):
-        tasks = [asyncio.create_task(wait(n)) for n in range(100)]
+        tasks = [asyncio.create_task(call(n)) for n in range(callers)]
     turn()
     await asyncio.gather(*tasks)
-    assert max(later - earlier for earlier, later in pairwise(turns)) <= MOST_A_TURN
+    return max(later - earlier for earlier, later in pairwise(turns))
+
+
+async def test_the_loop_turns_while_many_get_their_answers(writer: GroupCommit) -> None:
+    async def wait(n: int) -> int:
+        return await writer.put(partial(add, n))
+
+    assert await most_in_a_turn(writer, 100, wait) <= MOST_A_TURN
 
 
 async def test_a_turn_is_over_when_who_goes_on_takes_long(writer: GroupCommit) -> None:
-    turns: list[int] = []
-    done: list[int] = []
-
-    def turn() -> None:
-        turns.append(len(done))
-        if len(done) < 5:
-            asyncio.get_running_loop().call_soon(turn)
-
-    async def wait(n: int) -> None:
-        await writer.begin(partial(add, n))
+    async def wait_and_work(n: int) -> int:
+        result = await writer.begin(partial(add, n))
         began = time.perf_counter()
-        while time.perf_counter() - began < 0.002:  # works
+        while time.perf_counter() - began < 0.002:
             pass
-        done.append(n)
+        return result
 
-    async with Hold(writer):
-        tasks = [asyncio.create_task(wait(n)) for n in range(5)]
-    turn()
-    await asyncio.gather(*tasks)
-    assert max(later - earlier for earlier, later in pairwise(turns)) == 1
+    assert await most_in_a_turn(writer, 5, wait_and_work) == 1
 
 
 async def test_work_that_fails_half_way_leaves_no_trace_and_hurts_nobody(writer: GroupCommit) -> None:

@@ -251,8 +251,8 @@ BUGS = (
         "sqlite.left-log-not-settled",
         "G4: what was written behind a sync that failed is gone on with, by whoever has read before it writes",
         FILE,
-        "        opened.is_settled = is_settled\n",
-        "",
+        "is_settled=is_settled)",
+        "is_settled=True)",
         (TESTS + "test_a_log_that_was_left_is_settled_before_anything_is_written",),
     ),
     Bug(

@@ -7,6 +7,10 @@ import pytest
 from flujo_async.abc.pending import Pending
 
 
+async def result_of(pending: Pending[int]) -> int:
+    return await pending
+
+
 async def test_who_awaits_a_write_goes_on_in_the_turn_in_which_it_ends() -> None:
     pending: Pending[int] = Pending()
     order: list[str] = []
@@ -29,10 +33,7 @@ async def test_who_awaits_a_write_goes_on_in_the_turn_in_which_it_ends() -> None
 async def test_a_write_may_be_ended_by_a_task_and_awaited_by_several() -> None:
     pending: Pending[int] = Pending()
 
-    async def wait() -> int:
-        return await pending
-
-    waiting = [asyncio.create_task(wait()) for _ in range(3)]
+    waiting = [asyncio.create_task(result_of(pending)) for _ in range(3)]
     await asyncio.sleep(0)
     pending.set_result(5)  # this is a task as well, and another cannot run inside it
     assert await asyncio.gather(*waiting) == [5, 5, 5]
@@ -42,10 +43,7 @@ async def test_a_write_may_be_ended_by_a_task_and_awaited_by_several() -> None:
 async def test_who_awaits_a_write_that_fails_gets_its_error() -> None:
     pending: Pending[int] = Pending()
 
-    async def wait() -> int:
-        return await pending
-
-    waiting = asyncio.create_task(wait())
+    waiting = asyncio.create_task(result_of(pending))
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(pending.set_exception, OSError("gone"))
     with pytest.raises(OSError, match="gone"):
@@ -56,10 +54,7 @@ async def test_who_awaits_a_write_that_fails_gets_its_error() -> None:
 async def test_a_cancellation_is_raised_when_the_write_is_over(error: OSError | None) -> None:
     pending: Pending[int] = Pending()
 
-    async def wait() -> int:
-        return await pending
-
-    waiting = asyncio.create_task(wait())
+    waiting = asyncio.create_task(result_of(pending))
     await asyncio.sleep(0)
     waiting.cancel("enough")
     await asyncio.sleep(0)
@@ -78,10 +73,7 @@ async def test_a_cancellation_is_raised_when_the_write_is_over(error: OSError | 
 async def test_a_cancellation_at_the_instant_at_which_the_write_ends() -> None:
     pending: Pending[int] = Pending()
 
-    async def wait() -> int:
-        return await pending
-
-    waiting = asyncio.create_task(wait())
+    waiting = asyncio.create_task(result_of(pending))
     await asyncio.sleep(0)
     waiting.cancel()
     pending.set_result(5)
