@@ -96,7 +96,7 @@ class _Desk:
         self._connect = connect
         self._explain = explain
         self._places = asyncio.Semaphore(size)
-        self._idle: list[aiosqlite.Connection] = []
+        self._idle: list[_Connection] = []
         self._inbox: asyncio.Queue[_Request | _Stop] = asyncio.Queue()
         self._loop = asyncio.new_event_loop()
         try:
@@ -126,9 +126,11 @@ class _Desk:
 
     async def _read(self, request: _Request) -> None:
         # The one that was busy last comes first, so that reads that come one by one share a connection.
-        connection = self._idle.pop() if self._idle else None
+        is_new = not self._idle
+        connection = _Connection(self._connect, _ROWS_AT_ONCE) if is_new else self._idle.pop()
         try:
-            connection = connection or await aiosqlite.Connection(self._connect, _ROWS_AT_ONCE)
+            if is_new:
+                await connection
             outcome: Outcome = cast("Rows", await connection.execute_fetchall(request.sql, request.values)), None
             self._idle.append(connection)
         except Exception as error:  # handed on to its caller
@@ -138,7 +140,25 @@ class _Desk:
         send([(request.reply, outcome)])
 
 
-async def _close(connection: aiosqlite.Connection | None) -> None:
-    if connection is not None:
-        with suppress(sqlite3.Error):  # what was to be read has been read
-            await connection.close()
+async def _close(connection: _Connection) -> None:
+    with suppress(sqlite3.Error):  # what was to be read has been read
+        await connection.close()
+
+
+class _Connection(aiosqlite.Connection):
+    """A connection whose thread is done with it when ``close`` returns, even if it could not be opened.
+
+    In that case aiosqlite has the thread end by itself, and its last answer would go to an event loop that may be
+    closed by then.
+    """
+
+    _ending: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        self._ending = super().stop()  # pyright: ignore[reportUnknownMemberType]  # a future of no type
+        return self._ending
+
+    async def close(self) -> None:
+        await super().close()
+        if self._ending is not None:
+            await self._ending
