@@ -317,7 +317,7 @@ class OpenFile:
     def _look_after_log(self, *, may_wait: bool) -> None:
         pages = _pragma(self.connection, "page_count")
         rows = self.connection.total_changes - self._rows
-        written = max(3 * self._transactions + rows // 4, pages - self._pages)
+        written = max(2 * self._transactions + rows // 4, pages - self._pages)
         if not may_wait or written >= CHECKPOINT_EVERY or pages < self._pages:  # a checkpoint makes the file shorter
             self._checkpoint()
             self._transactions, self._rows, self._pages = 0, self.connection.total_changes, pages

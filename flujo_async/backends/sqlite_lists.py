@@ -16,6 +16,7 @@ from flujo_async.backends.sql import queries
 
 _SQL = queries("sqlite.sql")
 _NO_LIMIT: Final = -1
+_MAY_BE_LEASED: Final = ("of_heads", "of_leased")
 
 _WANTED: Final = {
     "pipeline_id": "pipeline_id = :pipeline_id",
@@ -27,18 +28,18 @@ _WANTED: Final = {
 
 def known_runs(query: KnownRunQuery) -> tuple[str, rows.Values]:
     """Return the statement that answers a query, and its values."""
-    return _statement(_parts(query), query.order), _values(query)
+    return _statement(_parts(query)), _values(query)
 
 
 def ended_runs(before: datetime) -> tuple[str, rows.Values]:
     """Return the statement that finds what has ended, was created before, and has no parent that goes on."""
     parts = [
-        f"{_SQL[kind]} AND status = '{status}' AND created_at < :before "
+        f"{_part(kind, 'created_at')} AND status = '{status}' AND created_at < :before "
         f"AND NOT {_SQL['has_going_parent'].replace('CHILD', child)}"
         for kind, child in (("of_heads", "runs"), ("of_saved", "saved_runs"))
         for status in sorted(TERMINAL)
     ]
-    return _statement(parts, "created_at"), {"before": rows.micros(before), "limit": _NO_LIMIT, "offset": 0}
+    return _statement(parts), {"before": rows.micros(before), "limit": _NO_LIMIT, "offset": 0}
 
 
 def read(found: Sequence[rows.Row]) -> list[KnownRun]:
@@ -48,9 +49,13 @@ def read(found: Sequence[rows.Row]) -> list[KnownRun]:
     return [_known(entries, head) for _, _, entries, *head in in_order]
 
 
-def _statement(parts: Iterable[str], order: str) -> str:
-    page = "\nUNION ALL\n".join(parts).replace("MOMENT", order)
-    return _SQL["known_runs"].replace("PARTS", page)
+def _statement(parts: Iterable[str]) -> str:
+    return _SQL["known_runs"].replace("PARTS", "\nUNION ALL\n".join(parts))
+
+
+def _part(kind: str, order: str, *conditions: str) -> str:
+    part = " AND ".join([_SQL[kind].replace("MOMENT", order), *conditions])
+    return part.replace("updated_at", _SQL["updated_at"]) if kind in _MAY_BE_LEASED else part
 
 
 def _parts(query: KnownRunQuery) -> Iterator[str]:
@@ -66,13 +71,13 @@ def _parts(query: KnownRunQuery) -> Iterator[str]:
     of_status = [f"status = '{status}'" for status in statuses]
     asked = of_status if query.status else []
     if query.order == "created_at" or query.parent_run_id:
-        yield " AND ".join([_SQL["of_heads"], *asked, *heads])
-        yield " AND ".join([_SQL["of_saved"], *asked, *saved])
+        yield _part("of_heads", query.order, *asked, *heads)
+        yield _part("of_saved", query.order, *asked, *saved)
         return
     for status in of_status:
-        yield " AND ".join([_SQL["of_unleased"], status, *heads])
-        yield " AND ".join([_SQL["of_saved"], status, *saved])
-    yield " AND ".join([_SQL["of_leased"], *asked, *heads])
+        yield _part("of_unleased", query.order, status, *heads)
+        yield _part("of_saved", query.order, status, *saved)
+    yield _part("of_leased", query.order, *asked, *heads)
 
 
 def _values(query: KnownRunQuery) -> rows.Values:

@@ -91,18 +91,13 @@ def head(summary: RunSummary) -> Row:
     )
 
 
-def usual_change(update: RunUpdate, last_seq: int) -> Row | None:
-    """Return the first values of ``advance_usually``, if an append changes no more than that.
-
-    They are those of ``advance_many_usually`` as well, behind the short key.
-    """
+def is_usual(update: RunUpdate) -> bool:
+    """Return whether an append changes nothing of the head but what its last fact tells."""
     others = (
         *(update.pipeline_version, update.metadata, update.error_message, update.wake_at),
         *(update.signals_read, update.pipeline_id, update.usage),
     )
-    if update.status in RESTING or update.waiting_for or others != _NO_OTHERS:
-        return None
-    return last_seq, micros(update.updated_at), update.current_step_index
+    return not (update.status in RESTING or update.waiting_for or others != _NO_OTHERS)
 
 
 def change(update: RunUpdate, last_seq: int) -> Row:
@@ -124,9 +119,11 @@ def change(update: RunUpdate, last_seq: int) -> Row:
     )
 
 
-def fact(log: int, record: Record) -> Row:
-    """Return the values of ``insert_fact``."""
-    return log, record.seq, bytearray(record.body), record.hash  # for bytes, the driver would look for an adapter
+def facts(log: int, records: Iterable[Record], head: RunUpdate | RunSummary) -> list[Row]:
+    """Return the values of ``insert_fact`` for each record, with what the head says after them."""
+    at, step_index = micros(head.updated_at), head.current_step_index
+    # For bytes, the driver would look for an adapter.
+    return [(log, record.seq, bytearray(record.body), record.hash, at, step_index) for record in records]
 
 
 def parting(wake_at: datetime | None, signals_read: int | None, waiting_for: Iterable[Waiting] | None) -> Values:

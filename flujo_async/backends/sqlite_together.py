@@ -71,7 +71,11 @@ def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, Leas
     new = {log: creations[place] for log, place in enumerate(fresh, last + 1)}
     _do(db, "insert_logs", [(log,) for log in new])
     _do(db, "insert_runs", [(log, *create.head) for log, create in new.items()])
-    _do(db, "insert_facts", [rows.fact(log, record) for log, create in new.items() for record in create.run.records])
+    _do(
+        db,
+        "insert_facts",
+        [fact for log, create in new.items() for fact in rows.facts(log, create.run.records, create.run.summary)],
+    )
     for log, create in new.items():
         insert_audit(db, log, create.run.records)
         give_blobs(db, log, create.run.records[0].seq, create.run.blobs)
@@ -80,23 +84,18 @@ def _create(db: sqlite3.Connection, creations: Placed[Create]) -> dict[int, Leas
 
 def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     held = _ask(db, "which_are_held", [_asked(place, append) for place, append in appends.items()])
-    usual: list[rows.Row] = []
-    unusual: list[rows.Row] = []
+    changes: list[rows.Row] = []
     facts: list[rows.Row] = []
     results: dict[int, int] = {}
     for place, log, is_alike in held:
         append = appends[place]
         results[place] = last_seq = append.last_seq
-        change = rows.usual_change(append.update, last_seq) if is_alike else None
-        if change is not None:
-            usual.append((log, *change))
-        else:
-            unusual.append((log, *rows.change(append.update, last_seq)))
-        facts += [rows.fact(log, record) for record in append.records]
+        if not (is_alike and rows.is_usual(append.update)):
+            changes.append((log, *rows.change(append.update, last_seq)))
+        facts += rows.facts(log, append.records, append.update)
         insert_audit(db, log, append.records)
         give_blobs(db, log, append.expected_seq + 1, append.blobs)
-    _do(db, "advance_many_usually", usual)
-    _do(db, "advance_many", unusual)
+    _do(db, "advance_many", changes)
     _do(db, "insert_facts", facts)
     return results
 

@@ -13,6 +13,7 @@ from flujo_async._model import transition
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Snapshot
+from flujo_async._model.summary import RunSummary
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_entries import delete_entries
@@ -49,7 +50,7 @@ class Create:
         shared = (None, None) if self.run.prefix is None else _find(db, self.run.prefix)
         log: int = db.execute(_SQL["insert_log"], shared).fetchall()[0][0]
         db.execute(_SQL["insert_runs"], [log, *self.head])
-        _insert_facts(db, log, self.run.records)
+        _insert_facts(db, log, self.run.records, self.run.summary)
         give_blobs(db, log, self.run.records[0].seq, self.run.blobs)
         db.executemany(_SQL["insert_signal"], [{**signal, "run": log} for signal in self.signals])
         return self.lease
@@ -57,7 +58,7 @@ class Create:
 
 @dataclass(slots=True)
 class Append:
-    """Inserts records and blobs and updates the head."""
+    """Inserts records and blobs, and updates the row of the run if these do not tell all that has changed."""
 
     lease: Lease
     records: Sequence[Record]
@@ -78,17 +79,17 @@ class Append:
     def __call__(self, db: sqlite3.Connection) -> int:
         """Do so, if all is as the caller believes; return the last ``seq``."""
         held = (self.lease.run_id, self.lease.token, self.lease.owner, self.expected_seq)
-        usual = rows.usual_change(self.update, self.last_seq)
-        advanced: list[tuple[int]] = []
-        if usual is not None:
-            advanced = db.execute(_SQL["advance_usually"], (*usual, *held, self.update.status)).fetchall()
-        if not advanced:
+        found: list[tuple[int]] = []
+        if rows.is_usual(self.update):
+            found = db.execute(_SQL["is_held_alike"], (*held, self.update.status)).fetchall()
+        if not found:
             values = (rows.NOTHING, *rows.change(self.update, self.last_seq), *held)
-            advanced = db.execute(_SQL["advance"], values).fetchall()
-        if not advanced:
+            found = db.execute(_SQL["advance"], values).fetchall()
+        if not found:
             _refuse_append(db, self.lease, self.expected_seq)
-        _insert_facts(db, advanced[0][0], self.records)
-        give_blobs(db, advanced[0][0], self.expected_seq + 1, self.blobs)
+        log = found[0][0]
+        _insert_facts(db, log, self.records, self.update)
+        give_blobs(db, log, self.expected_seq + 1, self.blobs)
         return self.last_seq
 
 
@@ -176,8 +177,8 @@ def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
     return log, prefix.last_seq
 
 
-def _insert_facts(db: sqlite3.Connection, log: int, records: Sequence[Record]) -> None:
-    db.executemany(_SQL["insert_fact"], [rows.fact(log, record) for record in records])
+def _insert_facts(db: sqlite3.Connection, log: int, records: Sequence[Record], head: RunUpdate | RunSummary) -> None:
+    db.executemany(_SQL["insert_fact"], rows.facts(log, records, head))
     insert_audit(db, log, records)
 
 

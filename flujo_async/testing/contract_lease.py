@@ -262,6 +262,17 @@ class LeaseContract:
         assert await listed(backend, status="paused") == ["run"]
         assert await claimed_ids(backend, statuses=RUN_STATUSES, now=T0 + 9 * TTL) == []
 
+    @pytest.mark.parametrize("waiting_for", [None, [WAIT]], ids=["to go on", "to wait"])
+    async def test_a_released_run_is_as_far_as_its_last_append(
+        self, backend: StateBackend, waiting_for: list[Waiting] | None
+    ) -> None:
+        """A head that is made up from the log while a run is leased tells the same afterwards."""
+        lease = await create(backend)
+        await append(backend, lease, count=2, updated_at=T0 + 3 * SECOND, current_step_index=2)
+        await backend.release(lease, waiting_for=waiting_for)
+        summary = await head(backend)
+        assert (summary.last_seq, summary.updated_at, summary.current_step_index) == (3, T0 + 3 * SECOND, 2)
+
     async def test_a_run_released_to_wait_wakes_at_its_time(self, backend: StateBackend) -> None:
         """A wait for nothing in particular is one as well."""
         await backend.release(await create(backend), wake_at=T0 + TTL, waiting_for=())

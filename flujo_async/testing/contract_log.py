@@ -193,6 +193,24 @@ class LogContract:
         assert (summary.pipeline_version, summary.metadata, summary.signals_read) == ("1.0.0", {"a": 1}, 2)
         assert (summary.pipeline_id, summary.usage) == ("f1", usage)
 
+    @pytest.mark.parametrize(
+        ("field", "value", "none"),
+        [
+            ("error_message", "oh", None),
+            ("waiting_for", [Waiting(kind="pause", name="p", since=T0)], []),
+            ("wake_at", T0, None),
+        ],
+        ids=["error_message", "waiting_for", "wake_at"],
+    )
+    async def test_an_update_clears_each_field_by_itself(
+        self, backend: StateBackend, field: str, value: object, none: object
+    ) -> None:
+        """A store may leave a head alone in which nothing changes: this is a change, of a run alone or among others."""
+        leases = [await create(backend, new_run(f"run{i}", **{field: value})) for i in range(3)]
+        await append(backend, leases[0])
+        await asyncio.gather(*(append(backend, lease) for lease in leases[1:]))
+        assert [getattr(await head(backend, f"run{i}"), field) for i in range(3)] == [none] * 3
+
     async def test_an_update_replaces_the_metadata(self, backend: StateBackend) -> None:
         """All of them, and listings find the run by the new ones only; an empty object is one too."""
         lease = await create(backend, new_run(metadata={"a": 1, "b": 2}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -291,6 +292,9 @@ OF_FEW = {"list_evaluations of a run"}
 LEASED = "USING INDEX runs_leased"
 """Few runs are leased: these are sorted."""
 
+LAST_FACT = re.compile(r"CORRELATED SCALAR SUBQUERY \d+|SEARCH facts USING INDEX facts_of_log \(log=\?\)")
+"""What is asked of each leased run besides, and of no other."""
+
 
 @pytest.fixture
 async def plan(backend: SQLiteBackend, path: Path) -> Callable[[str], list[str]]:
@@ -320,7 +324,7 @@ async def test_no_query_walks_through_a_table(plan: Callable[[str], list[str]], 
 
 @pytest.mark.parametrize("name", sorted(QUERIES.keys() - COUNTS - OF_FEW))
 async def test_lists_come_in_the_order_of_an_index(plan: Callable[[str], list[str]], name: str) -> None:
-    steps = plan(name)
+    steps = [step for step in plan(name) if not LAST_FACT.fullmatch(step)]
     sorts = [
         step for step, before in zip(steps[1:], steps, strict=False) if "TEMP B-TREE" in step and LEASED not in before
     ]

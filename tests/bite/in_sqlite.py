@@ -22,48 +22,48 @@ BUGS = (
         "sqlite.append-token",
         "G3: whoever lost the run can still write",
         SQL,
-        "WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND runs.last_seq = ?",
-        "WHERE run_id = ? AND (attempts = ? OR lease_owner = ? OR TRUE) AND runs.last_seq = ?",
+        "WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND {last_seq} = ?\nRETURNING",
+        "WHERE run_id = ? AND (attempts = ? OR lease_owner = ? OR TRUE) AND {last_seq} = ?\nRETURNING",
         (CONTRACT + "test_a_lost_lease_can_no_longer_write",),
     ),
     Bug(
         "sqlite.append-owner",
         "G3: who owned a run that was deleted writes to the new one of that name, whose tokens begin anew",
         SQL,
-        "WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND last_seq = ? AND status = ?",
-        "WHERE run_id = ? AND attempts = ? AND lease_owner <> ? AND last_seq = ? AND status = ?",
+        "WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND {last_seq} = ? AND status = ?",
+        "WHERE run_id = ? AND attempts = ? AND lease_owner <> ? AND {last_seq} = ? AND status = ?",
         (CONTRACT + "test_a_recreated_run_refuses_the_owner_of_the_one_before",),
     ),
     Bug(
         "sqlite.append-seq",
         "append: a caller that has not seen the end of the log writes behind it",
         SQL,
-        "lease_owner = ? AND last_seq = ? AND status = ?",
-        "lease_owner = ? AND last_seq >= ? AND status = ?",
+        "lease_owner = ? AND {last_seq} = ? AND status = ?",
+        "lease_owner = ? AND {last_seq} >= ? AND status = ?",
         (CONTRACT + "test_a_log_that_moved_on_refuses_the_append",),
     ),
     Bug(
         "sqlite.append-seq-at-rest",
         "append: a caller that has not seen the end of the log ends the run",
         SQL,
-        "AND runs.last_seq = ?\n",
-        "AND runs.last_seq >= ?\n",
+        "AND {last_seq} = ?\n",
+        "AND {last_seq} >= ?\n",
         (CONTRACT + "test_a_log_that_moved_on_refuses_the_append",),
     ),
     Bug(
         "sqlite.append-half",
         "append: one that is refused says so after it has written",
         WORK,
-        """        if not advanced:
+        """        if not found:
             _refuse_append(db, self.lease, self.expected_seq)
-        _insert_facts(db, advanced[0][0], self.records)
-        give_blobs(db, advanced[0][0], self.expected_seq + 1, self.blobs)
+        log = found[0][0]
+        _insert_facts(db, log, self.records, self.update)
 """,
-        """        log = (advanced or db.execute(_SQL["key_of_run"], {"run_id": self.run_id}).fetchall())[0][0]
+        """        log = (found or db.execute(_SQL["key_of_run"], {"run_id": self.run_id}).fetchall())[0][0]
         give_blobs(db, log, self.expected_seq + 1, self.blobs)
-        if not advanced:
+        if not found:
             _refuse_append(db, self.lease, self.expected_seq)
-        _insert_facts(db, advanced[0][0], self.records)
+        _insert_facts(db, log, self.records, self.update)
 """,
         (CONTRACT + "test_a_refused_append_leaves_no_blobs",),
     ),
@@ -79,9 +79,41 @@ BUGS = (
         "sqlite.rest-as-usual",
         "append: a run that was claimed at rest and stays there keeps its lease",
         ROWS,
-        "    if update.status in RESTING or update",
-        "    if update",
+        "not (update.status in RESTING or update.",
+        "not (update.",
         (CONTRACT + "test_a_run_claimed_at_rest_that_stays_there_gives_up_its_lease",),
+    ),
+    Bug(
+        "sqlite.usual-leaves-error",
+        "append: an error that is over stays in the head",
+        SQL,
+        "wake_at IS NULL AND waiting_for = '[]' AND error_message IS NULL\n",
+        "wake_at IS NULL AND waiting_for = '[]'\n",
+        (CONTRACT + "test_an_update_clears_each_field_by_itself",),
+    ),
+    Bug(
+        "sqlite.usual-leaves-waits",
+        "append: a run that goes on is shown as one that waits",
+        SQL,
+        "wake_at IS NULL AND waiting_for = '[]' AND error_message IS NULL\n",
+        "wake_at IS NULL AND error_message IS NULL\n",
+        (CONTRACT + "test_an_update_clears_each_field_by_itself",),
+    ),
+    Bug(
+        "sqlite.usual-leaves-time",
+        "append: a run that goes on still has the time at which it wanted to be woken",
+        SQL,
+        "wake_at IS NULL AND waiting_for = '[]' AND error_message IS NULL\n",
+        "waiting_for = '[]' AND error_message IS NULL\n",
+        (CONTRACT + "test_an_update_clears_each_field_by_itself",),
+    ),
+    Bug(
+        "sqlite.release-goes-back",
+        "release: a run that is let go is shown as far as it was when its row was written last",
+        SQL,
+        "last_seq = {last_seq}, updated_at = {updated_at}, current_step_index = {current_step_index},\n",
+        "",
+        (CONTRACT + "test_a_released_run_is_as_far_as_its_last_append",),
     ),
     Bug(
         "sqlite.finished-claimable",

@@ -278,7 +278,8 @@ async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
         backend.may_renew.set()
         return n
 
-    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(milliseconds=30))
+    # A lease that lasts longer than it takes any machine to begin a step.
+    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(seconds=1))
     async with asyncio.timeout(10):
         result = await flujo.run(1, run_id="r")
     assert (result.output, result.status) == (1, "completed")

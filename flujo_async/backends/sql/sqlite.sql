@@ -8,9 +8,26 @@
 SELECT application_id, user_version, EXISTS (SELECT 1 FROM sqlite_master)
 FROM pragma_application_id, pragma_user_version;
 
+-- The usual append to a leased run writes its facts and not the run: what both would tell, the last fact tells. When
+-- the run is let go, its row has it all again, so lists and claims of what nobody has can walk along indexes.
+
+-- name: last_seq
+CASE WHEN runs.lease_owner IS NULL THEN runs.last_seq
+ELSE coalesce((SELECT max(seq) FROM facts WHERE log = runs.id), runs.last_seq) END
+
+-- name: updated_at
+CASE WHEN runs.lease_owner IS NULL THEN runs.updated_at
+ELSE coalesce((SELECT at FROM facts WHERE log = runs.id ORDER BY seq DESC LIMIT 1), runs.updated_at) END
+
+-- name: current_step_index
+CASE WHEN runs.lease_owner IS NULL THEN runs.current_step_index
+ELSE coalesce(
+    (SELECT step_index FROM facts WHERE log = runs.id ORDER BY seq DESC LIMIT 1), runs.current_step_index
+) END
+
 -- name: head
--- The columns that sqlite_rows.summary() reads, in its order.
-run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, current_step_index,
+-- What sqlite_rows.summary() reads, in its order.
+run_id, pipeline_name, pipeline_version, status, created_at, {updated_at}, {last_seq}, {current_step_index},
 metadata, error_message, waiting_for, attempts, parent_run_id, queue, priority, wake_at, signals, signals_read,
 lease_owner, lease_expires_at, pipeline_id, is_background, usage
 
@@ -30,7 +47,11 @@ INSERT INTO logs (id) SELECT column1 FROM (VALUES
 ) WHERE column1 <> {nothing};
 
 -- name: insert_runs
-INSERT INTO runs (id, {head})
+INSERT INTO runs (
+    id, run_id, pipeline_name, pipeline_version, status, created_at, updated_at, last_seq, current_step_index,
+    metadata, error_message, waiting_for, attempts, parent_run_id, queue, priority, wake_at, signals, signals_read,
+    lease_owner, lease_expires_at, pipeline_id, is_background, usage
+)
 SELECT
     column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
     nullif(column11, {nothing}), column12, column13, nullif(column14, {nothing}), nullif(column15, {nothing}),
@@ -42,11 +63,12 @@ FROM (VALUES
 
 -- name: insert_fact
 -- The cast keeps bytes as they are, where a str would have to be decoded first.
-INSERT INTO facts (log, seq, body, hash) VALUES (?, ?, CAST(? AS TEXT), ?);
+INSERT INTO facts (log, seq, body, hash, at, step_index) VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?);
 
 -- name: insert_facts
-INSERT INTO facts (log, seq, body, hash) SELECT column1, column2, CAST(column3 AS TEXT), column4 FROM (VALUES
-(?, ?, ?, ?)
+INSERT INTO facts (log, seq, body, hash, at, step_index)
+SELECT column1, column2, CAST(column3 AS TEXT), column4, column5, column6 FROM (VALUES
+(?, ?, ?, ?, ?, ?)
 ) WHERE column1 <> {nothing};
 
 -- name: insert_audit
@@ -76,35 +98,27 @@ WITH wanted (place, run_id) AS (VALUES
 )
 SELECT json_group_array(place) FROM wanted CROSS JOIN runs USING (run_id);
 
+-- name: tells_nothing_else
+-- Whether there is nothing in a run that an append would take back without a word.
+wake_at IS NULL AND waiting_for = '[]' AND error_message IS NULL
+
 -- name: which_are_held
--- Of appends: the place, the key of the run, and whether it has the status already and no other reason to be woken.
+-- Of appends: the place, the key of the run, and whether its row may stay as it is.
 -- The one row of the result takes one step, where a row for each would take as many.
 WITH wanted (place, run_id, token, owner, expected_seq, status) AS (VALUES
 (?, ?, ?, ?, ?, ?)
 )
-SELECT json_group_array(json_array(place, id, runs.status = wanted.status AND wake_at IS NULL))
+SELECT json_group_array(json_array(place, id, runs.status = wanted.status AND {tells_nothing_else}))
 FROM wanted CROSS JOIN runs ON runs.run_id = wanted.run_id
-WHERE attempts = token AND lease_owner = owner AND last_seq = expected_seq;
+WHERE attempts = token AND lease_owner = owner AND {last_seq} = expected_seq;
 
--- name: advance_usually
--- The usual append. It changes nothing that an index has of a leased run, which saves writing the pages of indexes.
-UPDATE runs
-SET last_seq = ?, updated_at = ?, current_step_index = ?, error_message = NULL, waiting_for = '[]'
-WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND last_seq = ? AND status = ? AND wake_at IS NULL
-RETURNING id;
-
--- name: advance_many_usually
--- The same for runs that were found to be held. Each column that is not needed saves a tenth of the time.
-WITH changed (log, last_seq, updated_at, current_step_index) AS (VALUES
-(?, ?, ?, ?)
-)
-UPDATE runs
-SET last_seq = changed.last_seq, updated_at = changed.updated_at, current_step_index = changed.current_step_index,
-    error_message = NULL, waiting_for = '[]'
-FROM changed WHERE id = log;
+-- name: is_held_alike
+-- The same of one append that leaves the row as it is.
+SELECT id FROM runs
+WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND {last_seq} = ? AND status = ? AND {tells_nothing_else};
 
 -- name: change
--- All that an append can change in a head; a resting run gives up its lease.
+-- All that an append can change in a row; a resting run gives up its lease.
 WITH changed (
     log, last_seq, updated_at, current_step_index, pipeline_version, metadata, error_message, waiting_for,
     status, is_resting, wake_at, signals_read, pipeline_id, usage
@@ -126,7 +140,7 @@ FROM changed
 
 -- name: advance
 {change}
-WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND runs.last_seq = ?
+WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND {last_seq} = ?
 RETURNING id;
 
 -- name: advance_many
@@ -156,22 +170,26 @@ run_id = :run_id AND attempts = :token AND lease_owner = :owner
 -- name: renew
 UPDATE runs SET lease_expires_at = :expires_at WHERE {held};
 
+-- name: let_go
+last_seq = {last_seq}, updated_at = {updated_at}, current_step_index = {current_step_index},
+lease_owner = NULL, lease_expires_at = NULL
+
 -- name: release
 UPDATE runs
-SET lease_owner = NULL, lease_expires_at = NULL,
+SET {let_go},
     wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read)
 WHERE {held};
 
 -- name: release_to_wait
 UPDATE runs
-SET lease_owner = NULL, lease_expires_at = NULL,
+SET {let_go},
     wake_at = :wake_at, signals_read = coalesce(:signals_read, signals_read),
     status = 'paused', waiting_for = :waiting_for
 WHERE {held};
 
 -- name: put_snapshot
 INSERT INTO snapshots (run, seq, hash, body)
-SELECT id, :seq, :hash, :body FROM runs WHERE {held} AND :seq BETWEEN 1 AND last_seq
+SELECT id, :seq, :hash, :body FROM runs WHERE {held} AND :seq BETWEEN 1 AND {last_seq}
 ON CONFLICT (run) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, body = excluded.body;
 
 -- name: delete_run
@@ -204,7 +222,7 @@ WITH RECURSIVE sources (log, source, shared) AS (
     SELECT logs.id, logs.source, logs.shared FROM sources JOIN logs ON logs.id = sources.source
     WHERE sources.shared >= :shared
 )
-SELECT log, (SELECT last_seq FROM runs WHERE run_id = :run_id) FROM sources
+SELECT log, (SELECT {last_seq} FROM runs WHERE run_id = :run_id) FROM sources
 WHERE sources.shared IS NULL OR sources.shared < :shared;
 
 -- name: head_of_run
@@ -309,7 +327,7 @@ WHERE status = wanted.value AND wake_at IS NOT NULL AND lease_owner IS NULL AND 
 ORDER BY wake_at LIMIT 1)
 
 -- name: wakes_at
-CASE WHEN wake_at IS NULL OR {has_news} THEN updated_at ELSE wake_at END
+CASE WHEN wake_at IS NULL OR {has_news} THEN {updated_at} ELSE wake_at END
 
 -- name: next_due
 SELECT min(moment) FROM (
@@ -331,7 +349,7 @@ SELECT min(moment) FROM (
 );
 
 -- name: run_is_due
-SELECT CASE WHEN lease_owner IS NULL OR {is_dead} THEN updated_at ELSE max(updated_at, lease_expires_at) END
+SELECT CASE WHEN lease_owner IS NULL OR {is_dead} THEN {updated_at} ELSE max({updated_at}, lease_expires_at) END
 FROM runs WHERE run_id = :run_id AND {asked_for};
 
 -- name: shared_logs
@@ -502,7 +520,7 @@ SELECT NULL, (SELECT count(*) FROM runs WHERE created_at >= :since)
 -- Those whose spans are not those of their log as it is now, and whose log has grown since a moment; in the order of
 -- their keys, after one of them.
 SELECT id, run_id, created_at FROM runs LEFT JOIN span_marks ON run = id
-WHERE id > :after AND seq IS NOT last_seq AND updated_at >= :since
+WHERE id > :after AND seq IS NOT {last_seq} AND {updated_at} >= :since
     AND (:pipeline_name IS NULL OR pipeline_name = :pipeline_name)
 ORDER BY id LIMIT :limit;
 
@@ -560,7 +578,7 @@ FROM saved WHERE end_time IS NOT NULL AND start_time BETWEEN :first AND :last GR
 
 -- name: signs_of_change
 -- What changes when something happens to a run, a renewal of its lease left aside.
-SELECT run_id, attempts, last_seq, status, lease_owner, signals
+SELECT run_id, attempts, {last_seq}, status, lease_owner, signals
 FROM runs WHERE run_id IN (SELECT value FROM json_each(:run_ids));
 
 -- name: pages
