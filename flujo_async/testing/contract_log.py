@@ -203,7 +203,7 @@ class LogContract:
         ids=["error_message", "waiting_for", "wake_at"],
     )
     async def test_an_update_clears_each_field_by_itself(
-        self, backend: StateBackend, field: str, value: object, none: object
+        self, backend: StateBackend, field: str, value: Any, none: Any
     ) -> None:
         """A store may leave a head alone in which nothing changes: this is a change, of a run alone or among others."""
         leases = [await create(backend, new_run(f"run{i}", **{field: value})) for i in range(3)]
