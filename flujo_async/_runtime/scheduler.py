@@ -237,7 +237,9 @@ class Scheduler:
             _log.warning("run %r waits for its definition: %s", lease.run_id, error)
             await finish(self._put_off(lease, _PATIENCE))
             return False
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a step may raise anything
             _log.error("run %r could not go on: %r", lease.run_id, error)
             is_of_the_run = isinstance(error, IntegrityError) or not isinstance(error, BackendError)
             await finish(self._put_off(lease, _PATIENCE if is_of_the_run else _PATIENCE_WITH_STORE))
