@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, child, sleep, step, wait_for
+from flujo_async import Flujo, InMemoryBackend, Worker, child, sleep, step, wait_for
+from flujo_async._model.stored import RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
 from flujo_async.testing import VirtualClock
@@ -181,3 +182,37 @@ async def test_children_of_orphans_are_recovered_with_them(backend: StateBackend
         assert (await flujo.handle("r").result()).output == "r"
     assert EXECUTED.count("second r") == 2
     await flujo.aclose()
+
+
+@pytest.mark.parametrize("how", ["recover", "worker"])
+async def test_cancelled_at_every_tick_it_leaves_no_lease_behind(how: str) -> None:
+    """Neither of a run that it drives, nor of one that was claimed and is about to be driven."""
+
+    async def take_up(flujo: Flujo[Any, Any]) -> None:
+        if how == "recover":
+            await flujo.recover()
+            return
+        async with Worker(flujo):
+            await ticks()
+            raise asyncio.CancelledError
+
+    number, is_over = 0, False
+    while not is_over:
+        backend = InMemoryBackend()
+        flujo = Flujo(PIPELINE, state_backend=backend)
+        await flujo.run(1, run_id="source")
+        for n in range(3):
+            if how == "recover":
+                await flujo.fork("source", at=1, new_run_id=f"r{n}")
+            else:
+                await flujo.dispatch(n, run_id=f"r{n}")
+        task = asyncio.create_task(take_up(flujo))
+        await ticks(number)
+        is_over = task.done()
+        task.cancel()
+        await asyncio.wait({task})
+        await flujo.aclose()
+        assert await backend.query_runs(RunQuery(is_leased=True)) == []
+        assert others() == set()
+        number += 1
+    assert number > 5
