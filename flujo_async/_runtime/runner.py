@@ -377,7 +377,7 @@ class Runner:
     async def dead_owners(self) -> frozenset[str]:
         """Return the owners of leases that are known to have ended; looked up once a second at most."""
         now = self.clock.now()
-        if self._dead_until > now:
+        if now < self._dead_until <= now + _A_SECOND:  # further away it is only after the clock was set back
             return self._dead
         self._dead_until = now + _A_SECOND
         leased = await self.backend.query_runs(RunQuery(is_leased=True))
