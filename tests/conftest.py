@@ -23,4 +23,6 @@ def loop_is_never_blocked() -> Iterator[None]:
             # ``get_workflow_stats_sync`` is asked for by name: whoever calls it in an event loop waits there.
             function.can_block_in("flujo_async/abc/state_api.py", {"_in_a_thread"})
             function.can_block_in("flujo_async/backends/sqlite_look.py", {"look_now"})
+            # A store is imported when it is first asked for, as modules are: once in a process, and its SQL with it.
+            function.can_block_in("flujo_async/backends/sql/__init__.py", {"migrations", "queries"})
         yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, get_args
 
@@ -38,6 +39,7 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.waits import CANCEL, PAUSE
 from flujo_async.abc.pace import Pace
+from flujo_async.abc.shield import finish
 from flujo_async.errors import (
     DefinitionError,
     InvalidArgument,
@@ -132,18 +134,16 @@ class Control:
             return
         taking = self._runner.taking
         with Owner.at_work() as owner:
-            lease = await taking.claim(run_id, str(owner))  # before the signal wakes somebody who would take it up
-            try:
+            lease = await taking.take(run_id, str(owner))  # before the signal wakes somebody who would take it up
+            async with self._or_give_back(lease):
                 await self._runner.post_control(seen, PAUSE, None)
-            except BaseException:
-                await taking.give_back(lease)
-                raise
-            lease = lease or await taking.claim(run_id, str(owner))
+            lease = lease or await taking.take(run_id, str(owner))
             if lease is not None:  # nobody drives it
                 await self._pause_at_rest(lease)
 
     async def _pause_at_rest(self, lease: Lease) -> None:
-        seen = await self._runner.reader.see(lease.run_id)
+        async with self._or_give_back(lease):
+            seen = await self._runner.reader.see(lease.run_id)
         now = self._runner.clock.now()
         controls = [taken(signal, now) for signal in _pending(seen, PAUSE)]
         waiting = Waiting(kind="pause", name="pause", since=now)
@@ -159,9 +159,21 @@ class Control:
         try:
             await journal.commit(*facts)
         finally:
-            await journal.settle()
-            if not journal.is_at_rest:
-                await self._runner.backend.release(lease)
+            await finish(self._let_go(journal, lease))
+
+    async def _let_go(self, journal: Journal, lease: Lease) -> None:
+        await journal.settle()
+        if not journal.is_at_rest:
+            await self._runner.backend.release(lease)
+
+    @asynccontextmanager
+    async def _or_give_back(self, lease: Lease | None) -> AsyncGenerator[None]:
+        """Give a lease back unless the block comes to its end."""
+        try:
+            yield
+        except BaseException:
+            await finish(self._runner.taking.give_back(lease))
+            raise
 
     # ------------------------------------------------------------------------------------------------ trying again
 
@@ -178,16 +190,17 @@ class Control:
         self._runner.catalogue.running(seen.fold)
         tree = self._runner.catalogue.reading(seen.fold).codec.encode(None if output is ... else output, at="output")
         with Owner.at_work() as owner:
-            lease = await self._runner.taking.claim(run_id, str(owner), frozenset({*_ENDED, "paused"}))
+            lease = await self._runner.taking.take(run_id, str(owner), frozenset({*_ENDED, "paused"}))
             if lease is not None:
                 await self._redrive(lease, decision, tree)
         return await self._runner.complete(Request(run_id=run_id))
 
     async def _redrive(self, lease: Lease, decision: Decision, output: Json) -> None:
-        seen = await self._runner.reader.see(lease.run_id, is_whole=True)
+        async with self._or_give_back(lease):
+            seen = await self._runner.reader.see(lease.run_id, is_whole=True)
+            if decision == "retry":
+                await self._redrive_children(seen.fold)
         fold, now = seen.fold, self._runner.clock.now()
-        if decision == "retry":
-            await self._redrive_children(fold)
         controls: list[Fact] = [taken(signal, now) for name in (CANCEL, PAUSE) for signal in _pending(seen, name)]
         again: list[Fact] = []
         undecided = [key for key in fold.once if key not in fold.decisions]
@@ -202,7 +215,7 @@ class Control:
         """Let the children that a run is going to ask again be tried again, before that is recorded of the run."""
         for run_id in [fold.children[key] for key in children_to_redrive(fold)]:
             with Owner.at_work() as owner:
-                lease = await self._runner.taking.claim(run_id, str(owner), _ENDED)
+                lease = await self._runner.taking.take(run_id, str(owner), _ENDED)
                 if lease is not None:
                     await self._redrive(lease, "retry", None)
 

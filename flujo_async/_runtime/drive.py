@@ -112,6 +112,7 @@ class Drive:
             children=children,
             pace=pace,
             disprove=self._stop_for,
+            is_cancelled=self._is_cancelled,
             held=self._held,
             secure=self._secure,
             watch=watch,
@@ -120,6 +121,7 @@ class Drive:
             durability=ready.program.definition.durability or means.durability,
         )
         self._task: asyncio.Task[Any] | None = None
+        self._cancelled_before = 0
         self._reading: asyncio.Task[None] | None = None
         self._is_to_read = False
         self._stop: _Stop | None = None
@@ -146,7 +148,9 @@ class Drive:
             return await self._run()
 
     async def _run(self) -> Fold:
-        self._task = self._execution.journal.soloist = asyncio.current_task()
+        self._task = self._execution.journal.soloist = task = asyncio.current_task()
+        assert task is not None
+        self._cancelled_before = task.cancelling()  # the caller may be cleaning up after a cancellation of its own
         try:
             with self._held, Receiving(self._execution.run_id, self._outside):
                 await self._begin()
@@ -327,8 +331,12 @@ class Drive:
         assert self._task is not None
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
-        if self._task.uncancel() > 0:
+        if self._task.uncancel() > self._cancelled_before:
             raise asyncio.CancelledError
+
+    def _is_cancelled(self) -> bool:
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > (self._cancelled_before if task is self._task else 0)
 
     def _limit(self) -> asyncio.Task[None] | None:
         deadline = self._execution.journal.fold.deadline

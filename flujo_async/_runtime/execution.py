@@ -89,6 +89,7 @@ class Execution:
         children: what runs its children.
         pace: tells when to let the event loop turn.
         disprove: parks the run, whose code contradicts what is recorded.
+        is_cancelled: tells whether the current task, which is one of the run's, is being cancelled.
         held: the lease of the run; before something happens in the world, it is looked at.
         secure: returns the moment once it is sure that nobody else has a run whose lease has run out.
         watch: returns what instruments want to be entered around an attempt; ``None`` where there are none.
@@ -111,6 +112,7 @@ class Execution:
     children: Children
     pace: Pace
     disprove: Callable[[NonDeterminismError], None]
+    is_cancelled: Callable[[], bool]
     held: Held
     secure: Callable[[], Awaitable[datetime]]
     watch: Callable[[AttemptIdentity], AbstractContextManager[None]] | None = None

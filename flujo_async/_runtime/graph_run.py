@@ -148,7 +148,7 @@ class GraphRun:
             self._broken = self._broken or error
             self._stop()
         else:
-            if not _is_being_cancelled():  # it may have taken no notice
+            if not self._execution.is_cancelled():  # it may have taken no notice
                 self._advance(self._progress.after(node.name), group)
 
     async def _to_its_end(self, node: GraphNode) -> None:
@@ -342,11 +342,6 @@ class GraphRun:
 
     def _key_of(self, name: str) -> str:
         return child(self._key, name)
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _is_action(tree: Json) -> bool:

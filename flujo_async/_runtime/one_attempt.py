@@ -260,7 +260,7 @@ class Attempt:
                 if type(result) is CoroutineType or inspect.isawaitable(result):  # the usual case is quick to tell
                     result = await result  # pyright: ignore[reportUnknownVariableType] -- whatever the function returns
         except asyncio.CancelledError as error:
-            if _is_being_cancelled():
+            if self._execution.is_cancelled():
                 raise
             # Let through, it would pass for a cancellation of the run: a branch would be missing, without a failure.
             raise RuntimeError(f"step {self._call.key!r} raised CancelledError, and nobody had cancelled it") from error
@@ -379,11 +379,6 @@ def _with_its_traceback(error: Exception, record: Json) -> Exception:
         case _:
             pass
     return error
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def idempotency_key(run_id: str, key: str, repeats: int = 0) -> str:

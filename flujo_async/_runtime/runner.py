@@ -35,6 +35,8 @@ from flujo_async._runtime.taking import Taking, cause_of
 from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pace import begin
+from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import RunCancelled, RunFailed, RunNotFound, StaleLease
 
@@ -150,11 +152,14 @@ class Runner:
         with Owner.at_work() as owner:
             for query in await self._orphans():
                 query = replace(query, limit=100)
-                while leases := await self.backend.claim(str(owner), now=self.clock.now(), ttl=self.ttl, query=query):
-                    driven = await asyncio.gather(*map(self.scheduler.drive, leases))
-                    recovered += [lease.run_id for lease, is_driven in zip(leases, driven, strict=True) if is_driven]
+                while leases := await self._claim(str(owner), query):
+                    recovered += await self.scheduler.drive_all(leases)
         self.scheduler.kick()
         return recovered
+
+    async def _claim(self, owner: str, query: ClaimQuery) -> list[Lease]:
+        claim = self.backend.claim(owner, now=self.clock.now(), ttl=self.ttl, query=query)
+        return await acquire(begin(claim), self.scheduler.let_go)
 
     async def launch(self, request: Request, *, is_followed: bool = False) -> asyncio.Task[None]:
         """Drive a run in the background; it is in the store when this returns.
@@ -372,7 +377,7 @@ class Runner:
     async def dead_owners(self) -> frozenset[str]:
         """Return the owners of leases that are known to have ended; looked up once a second at most."""
         now = self.clock.now()
-        if self._dead_until > now:
+        if now < self._dead_until <= now + _A_SECOND:  # further away it is only after the clock was set back
             return self._dead
         self._dead_until = now + _A_SECOND
         leased = await self.backend.query_runs(RunQuery(is_leased=True))

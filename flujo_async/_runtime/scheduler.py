@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunQuery
@@ -137,10 +138,15 @@ class Scheduler:
 
     async def interrupt(self) -> None:
         """Interrupt the runs that are driven."""
-        for task in self._driving:
+        await finish(self._interrupt(dict(self._driving)))
+
+    async def _interrupt(self, driving: Mapping[asyncio.Task[Any], Lease]) -> None:
+        unbegun = [lease for task, lease in driving.items() if _is_unbegun(task)]  # nobody else gives these back
+        for task in driving:
             task.cancel()
-        for task in list(self._driving):
+        for task in driving:
             await settle(task)
+        await self.let_go(unbegun)
 
     async def _run(self, owner: str) -> None:
         is_to_go_on = True
@@ -162,7 +168,7 @@ class Scheduler:
         began = time.monotonic()
         leases = await self._claim(owner)
         if self._is_draining:
-            await finish(self._let_go(leases))
+            await finish(self.let_go(leases))
             return False
         if leases:
             self._begin(leases)
@@ -210,7 +216,7 @@ class Scheduler:
                     break
                 query = replace(query, limit=free)
                 claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
-                leases += await acquire(begin(claim), self._let_go)
+                leases += await acquire(begin(claim), self.let_go)
         except Exception as error:  # the store may be back the next time
             self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)
@@ -226,6 +232,16 @@ class Scheduler:
         driven = {(lease.run_id, lease.token) for lease in self._driving.values()}
         return [lease for lease in own if (lease.run_id, lease.token) not in driven]
 
+    async def drive_all(self, leases: Sequence[Lease]) -> list[str]:
+        """Drive claimed runs, and return the ids of those that fit."""
+        driving = {asyncio.create_task(self.drive(lease), name=f"flujo run {lease.run_id}"): lease for lease in leases}
+        try:
+            await asyncio.wait(driving)
+        except asyncio.CancelledError:
+            await finish(self._interrupt(driving))
+            raise
+        return [lease.run_id for task, lease in driving.items() if task.result()]
+
     async def drive(self, lease: Lease) -> bool:
         """Drive a claimed run, if it fits; whatever goes wrong with it is none of the others' business."""
         try:
@@ -237,7 +253,9 @@ class Scheduler:
             _log.warning("run %r waits for its definition: %s", lease.run_id, error)
             await finish(self._put_off(lease, _PATIENCE))
             return False
-        except Exception as error:
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a step may raise anything
             _log.error("run %r could not go on: %r", lease.run_id, error)
             is_of_the_run = isinstance(error, IntegrityError) or not isinstance(error, BackendError)
             await finish(self._put_off(lease, _PATIENCE if is_of_the_run else _PATIENCE_WITH_STORE))
@@ -256,7 +274,8 @@ class Scheduler:
             await self._driver.backend.release(self._left[-1])
             self._left.pop()
 
-    async def _let_go(self, leases: Iterable[Lease]) -> None:
+    async def let_go(self, leases: Iterable[Lease]) -> None:
+        """Give leases back that nobody drives."""
         for lease in leases:
             with suppress(FlujoError):  # it expires, or ends with its owner
                 await self._driver.backend.release(lease)
@@ -291,3 +310,8 @@ class Scheduler:
             await clock.sleep((moment - clock.now()).total_seconds())
         elif is_again:  # it did not come just now, while we looked: others are about to take what is due
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _is_unbegun(task: asyncio.Task[Any]) -> bool:
+    coroutine: Any = task.get_coro()
+    return inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED

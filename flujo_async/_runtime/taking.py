@@ -149,8 +149,7 @@ class Taking:
             raise
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
             return None
-        claim = self.claim(request.run_id, owner, last_lease=seen.summary.lease)
-        lease = await acquire(begin(claim), self.give_back)
+        lease = await self.take(request.run_id, owner, last_lease=seen.summary.lease)
         return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume, cause=cause)
 
     def _goes_on(self, request: Request, seen: Seen) -> bool:
@@ -228,6 +227,17 @@ class Taking:
         query = replace(query, dead_owners=dead_owners)
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         return leases[0] if leases else None
+
+    async def take(
+        self,
+        run_id: str,
+        owner: str,
+        statuses: frozenset[RunStatus] = _TAKEN_UP,
+        *,
+        last_lease: Lease | None = None,
+    ) -> Lease | None:
+        """Claim one run, as ``claim`` does; a caller that is cancelled meanwhile leaves no lease behind."""
+        return await acquire(begin(self.claim(run_id, owner, statuses, last_lease=last_lease)), self.give_back)
 
     def _dead_owners(self, lease: Lease | None) -> frozenset[str]:
         """Return the owner of a lease, if that is known to be dead."""

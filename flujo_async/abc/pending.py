@@ -106,12 +106,13 @@ class _Sleeper:
     there and then, where a future would have the event loop do that in its next turn.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_loop", "_wake")
+    __slots__ = ("_asyncio_future_blocking", "_cancellation", "_context", "_is_woken", "_loop", "_wake")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._asyncio_future_blocking = True  # how a task tells that it is awaited
         self._loop = loop
         self._cancellation: asyncio.CancelledError | None = None
+        self._is_woken = False
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -120,6 +121,8 @@ class _Sleeper:
         self._wake, self._context = wake, context
 
     def cancel(self, msg: object = None) -> bool:
+        if self._is_woken:  # the task goes on in the next turn, and is cancelled then
+            return False
         if self._cancellation is None:
             self._cancellation = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
             self._loop.call_soon(self._wake, self, context=self._context)
@@ -136,6 +139,7 @@ class _Sleeper:
         if asyncio.current_task() is None:
             self._context.run(self._wake, self)
         else:  # one task cannot run inside another
+            self._is_woken = True
             self._loop.call_soon(self._wake, self, context=self._context)
 
 

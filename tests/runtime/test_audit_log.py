@@ -11,6 +11,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, InvalidArgument, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
+from tests.runtime.crashes import gone_to_sleep
 from tests.runtime.stores import Store
 
 
@@ -173,8 +174,12 @@ async def test_sqlite_asks_an_index(tmp_path: Any) -> None:
 
 async def test_a_run_that_is_awaited_through_its_sleep_leaves_no_line(backend: StateBackend) -> None:
     """It leaves memory and is taken up by who waits for it: nobody has asked for that."""
-    result = await Flujo(sleep(1.1) >> pay, state_backend=backend).run("a", run_id="r")
-    assert result.status == "completed"
+    clock = VirtualClock()
+    flujo = Flujo(sleep(3600) >> pay, state_backend=backend, clock=clock)
+    running = asyncio.create_task(flujo.run("a", run_id="r"))
+    await gone_to_sleep(flujo)
+    clock.advance(3600)
+    assert (await running).status == "completed"
     history = await Flujo(pay, state_backend=backend).history("r")
     assert "RunResumed" in {commit.fact.kind for commit in history}
     assert await Flujo(pay, state_backend=backend).audit_log() == []

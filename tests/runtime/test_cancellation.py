@@ -10,9 +10,22 @@ from typing import Any
 import anyio
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
+from flujo_async import (
+    Flujo,
+    InMemoryBackend,
+    Retry,
+    RunResult,
+    StepContext,
+    as_step,
+    branch,
+    loop,
+    map_each,
+    parallel,
+    step,
+    wait_for,
+)
 from flujo_async.abc import StateBackend
-from flujo_async.errors import FlujoError, RunFailed, RunNotFound
+from flujo_async.errors import FlujoError, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import gated_store
 from tests.runtime.stores import Store
@@ -278,6 +291,57 @@ async def test_cancelled_while_it_waits_for_a_retry() -> None:
         await task
     assert clock.sleepers == 0
     assert others() == set()
+
+
+async def cleaning_up(flujo: Flujo[Any, Any]) -> asyncio.Task[RunResult[Any]]:
+    """Return a task that was cancelled, and drives a run before it ends."""
+
+    async def work() -> RunResult[Any]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return await flujo.run(1, run_id="r")
+        raise AssertionError("nobody ends this wait")
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    return task
+
+
+@pytest.mark.parametrize("body", [one, parallel(one)])
+async def test_a_run_may_pause_in_a_task_that_was_cancelled_before(body: Any) -> None:
+    """As one does that cleans up; the cancellation is none of the run's."""
+    result = await (await cleaning_up(Flujo(body >> wait_for("approval"))))
+    assert result.status == "paused"
+
+
+@pytest.mark.parametrize("nest", [partial(as_step, name="body"), parallel])
+async def test_a_step_may_not_cancel_itself_in_a_task_that_was_cancelled_before(nest: Callable[..., Any]) -> None:
+    @step
+    async def confused(n: int) -> int:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RunFailed, match="nobody had cancelled it"):
+        await (await cleaning_up(Flujo(nest(confused))))
+
+
+async def test_a_run_may_be_cancelled_in_a_task_that_was_cancelled_before() -> None:
+    """By its name that is ``RunCancelled``; by asyncio it is interrupted, once more."""
+    stuck = Stuck()
+    task = await cleaning_up(flujo := Flujo(stuck.step))
+    await stuck.is_reached.wait()
+    await flujo.cancel("r")
+    with pytest.raises(RunCancelled):
+        await task
+
+    stuck.is_reached.clear()
+    task = await cleaning_up(flujo := Flujo(stuck.step))
+    await stuck.is_reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await flujo.handle("r").status() == "running"
 
 
 async def test_closing_the_runtime_interrupts_what_runs_in_the_background(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -497,3 +498,49 @@ async def test_redrive_needs_an_end(backend: StateBackend) -> None:
     await flujo.pause("r")
     with pytest.raises(InvalidArgument):
         await flujo.redrive("r")
+
+
+@pytest.mark.parametrize(("verb", "nth", "after"), [("claim", 1, True), ("load", 2, False), ("append", 1, False)])
+@pytest.mark.parametrize("call", ["pause", "redrive"])
+async def test_a_caller_that_is_cancelled_leaves_no_lease_behind(
+    store: Store, call: str, verb: str, nth: int, after: bool
+) -> None:
+    """Wherever the store takes long: others may have the run at once, and the call can be repeated."""
+    broken = True
+
+    @step
+    async def mended(value: Any) -> Any:
+        if broken:
+            raise ValueError
+        return value
+
+    definition = wait_for("go") if call == "pause" else mended
+    backend = store.open()
+    flujo = Flujo(definition, state_backend=backend)
+    with suppress(RunFailed):
+        await flujo.run(1, run_id="r")
+    broken = False
+
+    gated, gate = gated_store(backend, verb, nth=nth, after=after)
+    task = asyncio.create_task(getattr(Flujo(definition, state_backend=gated), call)("r"))
+    await gate.reached()
+    for _ in range(2):
+        task.cancel()
+        await ticks(3)
+    gate.release()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    [summary] = await flujo.list_runs()
+    stored = await backend.load("r")
+    assert stored is not None
+    assert stored.summary.lease is None
+    assert others() == set()
+
+    if call == "pause":
+        await flujo.pause("r")
+        assert "pause" in [waiting.kind for waiting in (await flujo.run(run_id="r")).waiting_for]
+    elif summary.status == "failed":
+        assert (await flujo.redrive("r")).output == 1
+    else:
+        assert (await flujo.run(run_id="r")).output == 1
+    await flujo.aclose()

@@ -79,3 +79,24 @@ async def test_a_cancellation_at_the_instant_at_which_the_write_ends() -> None:
     pending.set_result(5)
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_cancellation_after_a_task_has_ended_the_write_is_one() -> None:
+    """The task that awaits it is to be woken already: it is not woken once more, wherever it is by then."""
+    pending: Pending[int] = Pending()
+    has_slept = False
+
+    async def wait() -> None:
+        nonlocal has_slept
+        with pytest.raises(asyncio.CancelledError, match="enough"):
+            await pending
+        for _ in range(5):
+            await asyncio.sleep(0)
+        has_slept = True
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    pending.set_result(5)
+    waiting.cancel("enough")
+    await waiting
+    assert has_slept

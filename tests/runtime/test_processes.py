@@ -117,7 +117,7 @@ asyncio.run(main())
 
 async def test_an_abandoned_thread_does_not_keep_the_process_alive() -> None:
     """The run has said that the step took too long; nobody waits for its thread at the exit."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         code, out, _ = await run_script(STUCK.format(url="memory://"))
     assert (code, out.split()) == (0, ["TimeoutError"])
 

@@ -1,13 +1,15 @@
 """``recover``: runs whose owner is gone are taken up."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
-from flujo_async import Flujo, child, sleep, step, wait_for
-from flujo_async.abc import StateBackend
+from flujo_async import Flujo, InMemoryBackend, Worker, child, sleep, step, wait_for
+from flujo_async._model.stored import RunQuery
+from flujo_async.abc import Clock, StateBackend
 from flujo_async.errors import BackendError
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
@@ -181,3 +183,62 @@ async def test_children_of_orphans_are_recovered_with_them(backend: StateBackend
         assert (await flujo.handle("r").result()).output == "r"
     assert EXECUTED.count("second r") == 2
     await flujo.aclose()
+
+
+class Wall(Clock):
+    """A clock that may be set."""
+
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    @override
+    def now(self) -> datetime:
+        return self.moment
+
+    @override
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nobody waits here")
+
+
+async def test_a_clock_that_is_set_back_hides_no_dead_owner(backend: StateBackend) -> None:
+    clock = Wall()
+    flujo = Flujo(PIPELINE, state_backend=backend, clock=clock)
+    assert await flujo.recover() == []
+    clock.moment -= HOUR
+    names = await orphans(backend, 1, clock=clock)
+    clock.moment += timedelta(seconds=2)  # longer than what is known of owners counts
+    assert await flujo.recover() == names
+    await flujo.aclose()
+
+
+@pytest.mark.parametrize("how", ["recover", "worker"])
+async def test_cancelled_at_every_tick_it_leaves_no_lease_behind(how: str) -> None:
+    """Neither of a run that it drives, nor of one that was claimed and is about to be driven."""
+
+    async def take_up(flujo: Flujo[Any, Any]) -> None:
+        if how == "recover":
+            await flujo.recover()
+            return
+        async with Worker(flujo):
+            await ticks()
+            raise asyncio.CancelledError
+
+    number, is_over = 0, False
+    while not is_over:
+        backend = InMemoryBackend()
+        flujo = Flujo(PIPELINE, state_backend=backend)
+        await flujo.run(1, run_id="source")
+        for n in range(3):
+            if how == "recover":
+                await flujo.fork("source", at=1, new_run_id=f"r{n}")
+            else:
+                await flujo.dispatch(n, run_id=f"r{n}")
+        task = asyncio.create_task(take_up(flujo))
+        await ticks(number)
+        is_over = task.done()
+        task.cancel()
+        await asyncio.wait({task})
+        await flujo.aclose()
+        assert await backend.query_runs(RunQuery(is_leased=True)) == []
+        assert others() == set()
+        number += 1
+    assert number > 5

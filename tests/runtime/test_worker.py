@@ -174,6 +174,34 @@ async def test_a_run_whose_log_is_broken_stops_nobody(caplog: pytest.LogCaptureF
     assert (await head(backend.inner, "broken")).wake_at is not None
 
 
+async def test_a_step_that_raises_something_that_is_no_exception_stops_nobody(
+    backend: StateBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as the outcome of a test framework: it fails no step, and the run is not tried again at once."""
+    caplog.set_level(logging.CRITICAL, "flujo_async")
+
+    called: list[int] = []
+
+    class Outcome(BaseException):
+        pass
+
+    @step
+    async def odd(n: int) -> int:
+        called.append(n)
+        if n == 0:
+            raise Outcome
+        return n
+
+    flujo = Flujo(odd, state_backend=backend)
+    for n in range(2):
+        await flujo.dispatch(n, run_id=f"r{n}")
+    async with Worker(flujo, concurrency=1):
+        assert await results(flujo, "r1") == [1]
+    found = await head(backend, "r0")
+    assert (found.status, found.lease, called) == ("running", None, [0, 1])
+    assert found.wake_at is not None
+
+
 # ------------------------------------------------------------------------------------- what sleeps, and what waits
 
 
