@@ -62,6 +62,7 @@ ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import asyncio, os, sys
 from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.stored import RunQuery
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.testing.samples import *
 path = sys.argv[1]
@@ -254,6 +255,58 @@ async def test_shutdown_ends_the_threads(path: Path) -> None:
     for thread in ours:
         await asyncio.to_thread(thread.join, 20)
     assert not any(thread.is_alive() for thread in ours)
+
+
+async def test_a_shutdown_is_in_nobodys_way(path: Path) -> None:
+    """Whoever reads or writes meanwhile opens the file anew, while the others close it."""
+    backend = SQLiteBackend(path)
+    for turn in range(40):
+        await asyncio.gather(
+            create(backend, new_run(f"a{turn}")),
+            backend.shutdown(),
+            create(backend, new_run(f"b{turn}")),
+            backend.load(f"a{turn}"),
+            backend.get_system_state("key"),
+        )
+    assert len(await backend.query_runs(RunQuery())) == 80
+    await backend.shutdown()
+
+
+def test_a_forked_child_is_told_that_it_cannot_go_on_with_what_its_parent_has_open(path: Path) -> None:
+    """It has none of the threads that would answer. Its parent notices nothing, and what was closed goes on in both."""
+    script = """
+from flujo_async.errors import BackendError
+backend = SQLiteBackend(path)
+def in_child(main):
+    child = os.fork()
+    if not child:
+        try:
+            asyncio.run(main())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+async def used():
+    await create(backend, new_run("another"))
+    print(len(await backend.query_runs(RunQuery())), flush=True)
+async def refused():
+    for verb in (used(), backend.load("run"), backend.compact(), backend.get_workflow_stats()):
+        try:
+            await verb
+        except BackendError as error:
+            print("forked while the store was open" in str(error), flush=True)
+    await backend.shutdown()
+async def closed():
+    print(len(await backend.query_runs(RunQuery())), flush=True)
+    await backend.shutdown()
+asyncio.run(create(backend))
+asyncio.run(backend.load("run"))
+in_child(refused)
+asyncio.run(closed())
+in_child(used)
+"""
+    with processes(1, script, path) as [process]:
+        output, _ = process.communicate(timeout=50)  # later versions of Python warn of forks
+        assert (output, process.returncode) == ("True\n" * 4 + "1\n2\n", 0)
 
 
 async def test_reads_that_come_one_by_one_share_a_connection(path: Path) -> None:
