@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry
+from flujo_async._codec.heads import check_key, dump_state, load_object, own_entry
 from flujo_async._log.audit_log import audit_event
 from flujo_async._model import transition
 from flujo_async._model.audit import AuditEvent, AuditQuery
@@ -82,7 +82,7 @@ class SQLiteBackend(StateBackend):
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise InvalidArgument(f"synchronous is 'full' or 'normal', not {synchronous!r}")
-        if os.fspath(path) in ("", ":memory:"):
+        if os.fspath(path) in ("", ":memory:") or "\0" in os.fspath(path):
             raise InvalidArgument(f"{path!r} names no file; InMemoryBackend keeps runs in memory")
         self.path: Path = Path(path).absolute()  # whatever the working directory is later
         self._changes = Changes()
@@ -239,7 +239,7 @@ class SQLiteBackend(StateBackend):
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         check_key(key)
-        text = dump_object(value).decode()
+        text = dump_state(value).decode()
         await self._commits.put(lambda db: work.set_system_state(db, key, text))
 
     @override

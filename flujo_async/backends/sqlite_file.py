@@ -18,7 +18,7 @@ from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async.backends.sql import migrations, queries
-from flujo_async.backends.sqlite_place import Place
+from flujo_async.backends.sqlite_place import Place, log_of
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
 
@@ -230,7 +230,7 @@ class SQLiteFile:
         that it still shows and never wrote: a later sync would succeed, and what is written behind them would be out
         of reach after the failure of power. The checkpoint writes them again, elsewhere, and the log starts anew.
         """
-        wal = self.path.with_name(f"{self.path.name}-wal")
+        wal = log_of(self.path)
         if not wal.exists() or not wal.stat().st_size:
             return
         db.execute("PRAGMA busy_timeout = 0")
@@ -359,7 +359,7 @@ class LogFile:
     """
 
     def __init__(self, database: Path) -> None:
-        self._path = Path(f"{database}-wal")
+        self._path = log_of(database)
         self._size = self._look()
 
     def gets_longer(self) -> bool:

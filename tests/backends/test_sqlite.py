@@ -336,7 +336,7 @@ def test_a_path_stays_what_it_was_when_the_working_directory_changes(
     assert backend.path == tmp_path / "runs.db"
 
 
-@pytest.mark.parametrize("path", ["", ":memory:"])
+@pytest.mark.parametrize("path", ["", ":memory:", "runs\0.db"])
 def test_what_is_no_file_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument):
         SQLiteBackend(path)
@@ -558,10 +558,10 @@ async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> N
         assert len((await load(backend)).records) == 200
 
 
-@pytest.mark.parametrize("writes", [False, True])
-def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, writes: bool) -> None:
-    """Whoever only reads does not wait for that."""
-    crashed = path.with_name("crashed.db")
+@pytest.mark.parametrize(("writes", "has_link"), [(False, False), (True, False), (True, True)])
+def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, writes: bool, has_link: bool) -> None:
+    """Whoever only reads does not wait for that. The log is beside the file, also where a symbolic link leads to it."""
+    crashed, link = path.with_name("crashed.db"), path.with_name("link.db")
 
     async def crash() -> None:
         async with SQLiteBackend(path) as backend:
@@ -571,7 +571,9 @@ def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, w
 
     asyncio.run(crash())
     before = content(crashed)
-    file = SQLiteFile(crashed, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    link.symlink_to(crashed)
+    found = link if has_link else crashed
+    file = SQLiteFile(found, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
     with closing(file.open(create=writes)) as opened:
         assert opened.connection.execute("SELECT count(*) FROM facts").fetchone() == (30,)
         assert (opened.is_settled, content(crashed) != before) == (writes, writes)
