@@ -585,6 +585,40 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
     assert finished(script(body, tmp_path)) == "ok\n"
 
 
+def test_what_does_not_fit_on_the_disk_takes_no_room_there(tmp_path: Path) -> None:
+    """Not even half of it, which nobody would miss: it is needed by those whose writes still fit."""
+    body = """
+    import resource
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    long = "x" * 100_000
+
+    async def work():
+        lease = await create(backend)
+        await backend.put_entries([entry("run")])
+        await backend.set_system_state("key", {})
+        await append(backend, lease, blobs=[blob("small")])
+        before = sizes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        for verb in (
+            append(backend, lease, after=2, blobs=[blob(long)]),
+            backend.put_snapshot(lease, Snapshot(1, LOG[0].hash, long.encode())),
+            backend.set_system_state("key", {"a": long}),
+            backend.put_entries([entry("run", body={"a": long})]),
+        ):
+            try:
+                await verb
+            except BackendError:
+                print("told")
+        print(sizes() == before)
+
+    def sizes():
+        return {os.path.join(top, name): os.path.getsize(os.path.join(top, name))
+            for top, _, names in os.walk(sys.argv[1]) for name in names}
+    asyncio.run(work())
+    """
+    assert finished(script(body, tmp_path)) == "told\n" * 4 + "True\n"
+
+
 def test_a_process_ends_on_its_own_without_closing(tmp_path: Path) -> None:
     body = """
     async def work():
