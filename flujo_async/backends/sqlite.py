@@ -106,7 +106,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
-        values = {"run_id": run_id, "upto": _END if until is None else until, "from_snapshot": from_snapshot}
+        values = {"run_id": run_id, "upto": _END if until is None else min(until, _END), "from_snapshot": from_snapshot}
         return rows.stored_run(await self._read(_SQL["load"], values))
 
     @override
@@ -176,7 +176,8 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
-        values = {"run_id": run_id, "after": after, "upto": _END if limit is None else after + limit}
+        upto = _END if limit is None else min(after + limit, _END)
+        values = {"run_id": run_id, "after": min(after, _END), "upto": upto}
         return rows.records(await self._read(_SQL["events"], values))
 
     @override
