@@ -20,6 +20,8 @@ def loop_is_never_blocked() -> Iterator[None]:
         for function in guard.functions.values():
             # /proc is no disk: the kernel answers in microseconds, sooner than a thread would begin.
             function.can_block_in("flujo_async/_runtime/owner.py", {"_this_host", "_started", "_exists"})
+            # Nor is the working directory on one, which a relative path is taken from.
+            function.can_block_in("flujo_async/backends/file.py", {"__init__"})
             # ``get_workflow_stats_sync`` is asked for by name: whoever calls it in an event loop waits there.
             function.can_block_in("flujo_async/abc/state_api.py", {"_in_a_thread"})
             function.can_block_in("flujo_async/backends/sqlite_look.py", {"look_now"})

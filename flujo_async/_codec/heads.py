@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from typing import Any, TypeAlias, cast, get_args
 
 from flujo_async._codec.tree import dumps, loads
@@ -258,6 +259,18 @@ def dump_object(value: Mapping[str, Any]) -> bytes:
     return dumps(dict(value))
 
 
+def dump_state(value: Mapping[str, Any]) -> bytes:
+    """Return system state as bytes.
+
+    Raises:
+        SerializationError: it holds something that is not plain JSON.
+    """
+    data = dump_object(value)
+    if b"null" in data and not _is_finite(value):  # orjson writes numbers that are not finite as null
+        raise SerializationError("JSON has no NaN and no infinity")
+    return data
+
+
 def load_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object that ``dump_object`` wrote, as a new one."""
     return cast("dict[str, Any]", loads(data))
@@ -338,6 +351,14 @@ def _decode_wait(tree: Any, path: str) -> Waiting:
         deadline=fields.optional_moment("deadline"),
         run_id=fields.optional_text("run_id"),
     )
+
+
+def _is_finite(tree: Any) -> bool:
+    if isinstance(tree, Mapping):
+        return all(map(_is_finite, cast("Mapping[str, Any]", tree).values()))
+    if isinstance(tree, list | tuple):
+        return all(map(_is_finite, cast("Sequence[Any]", tree)))
+    return not isinstance(tree, float) or isfinite(tree)
 
 
 def _is_list(tree: Any) -> bool:

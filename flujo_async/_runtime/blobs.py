@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flujo_async._log.large import named_blobs, with_values
 from flujo_async._model.stored import Record
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.logs import blobs_of
 
 
 async def read_values(backend: StateBackend, run_id: str, records: Sequence[Record]) -> Sequence[Record]:
@@ -14,6 +15,8 @@ async def read_values(backend: StateBackend, run_id: str, records: Sequence[Reco
 
     Raises:
         IntegrityError: a blob is missing or damaged.
+        RunNotFound: the run was deleted since the records were read.
     """
-    named = named_blobs(records)
-    return with_values(run_id, records, await backend.read_blobs(run_id, named)) if named else records
+    if not named_blobs(records):
+        return records
+    return with_values(run_id, records, await blobs_of(backend, run_id, records))

@@ -8,12 +8,13 @@ from datetime import datetime
 from flujo_async._log.audit_log import marked
 from flujo_async._log.fold import fold_log
 from flujo_async._log.fork import fork
-from flujo_async._log.large import named_blobs, with_values
+from flujo_async._log.large import with_values
 from flujo_async._log.run_file import dump_run, load_run
 from flujo_async._model.facts import RunForked
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.stored import NewRun
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.logs import blobs_of
 from flujo_async.abc.shield import finish
 from flujo_async.errors import InvalidArgument, RunExists, RunNotFound
 
@@ -23,8 +24,7 @@ async def export_run(backend: StateBackend, run_id: str) -> bytes:
     run = await backend.load(check_run_id(run_id))
     if run is None:
         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-    named = named_blobs(run.records)
-    return dump_run(run, await backend.read_blobs(run_id, named) if named else {})
+    return dump_run(run, await blobs_of(backend, run_id, run.records))
 
 
 async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now: datetime) -> str:

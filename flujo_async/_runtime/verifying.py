@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from flujo_async._log.audit import audit
-from flujo_async._log.large import named_blobs
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.report import Broken, VerifyReport
 from flujo_async._model.stored import RunQuery, Snapshot, StoredRun
 from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.logs import blobs_of
 from flujo_async.errors import IntegrityError, RunNotFound
 
 
@@ -43,8 +43,9 @@ async def _check(backend: StateBackend, run_id: str) -> int | Broken | None:
         if found is None:
             return None
         run, snapshot = found
-        named = named_blobs(run.records)
-        audit(run, await backend.read_blobs(run_id, named) if named else {}, snapshot)
+        audit(run, await blobs_of(backend, run_id, run.records), snapshot)
+    except RunNotFound:
+        return None
     except IntegrityError as error:
         return Broken(error.run_id, error.seq, error.reason)
     except Exception as error:  # whatever a broken run makes its reader stumble over is told, and stops no other

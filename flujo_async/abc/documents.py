@@ -190,7 +190,7 @@ class DocumentRuns:
 
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         """As in ``StateBackend``."""
-        await self._turn.run(self._set_system_state(heads.check_key(key), pure(dict(value))))
+        await self._turn.run(self._set_system_state(heads.check_key(key), heads.load_object(heads.dump_state(value))))
 
     async def get_system_state(self, key: str) -> State | None:
         """As in ``StateBackend``."""

@@ -18,6 +18,7 @@ from flujo_async._model.stored import Record, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.known_runs import of_head, usage_dict
 from flujo_async.abc.verbs import Verbs
+from flujo_async.errors import RunNotFound
 
 STATUSES: Final[Mapping[StepStatus, str]] = {
     StepStatus.PENDING: "pending",
@@ -56,8 +57,25 @@ async def read_log(store: Verbs, run_id: str) -> ReadLog | None:
     stored = await store.load(run_id)
     if stored is None:
         return None
-    named = named_blobs(stored.records)
-    return log_of(stored, await store.read_blobs(run_id, named) if named else {})
+    try:
+        return log_of(stored, await blobs_of(store, run_id, stored.records))
+    except RunNotFound:
+        return None
+
+
+async def blobs_of(store: Verbs, run_id: str, records: Sequence[Record]) -> Mapping[str, bytes]:
+    """Return the blobs that records of a run name, by digest.
+
+    Raises:
+        RunNotFound: the run was deleted since the records were read, and the blobs went with it.
+    """
+    named = named_blobs(records)
+    found = await store.read_blobs(run_id, named) if named else {}
+    if len(found) < len(named):
+        last = await store.read_events(run_id, after=records[-1].seq - 1, limit=1)
+        if [record.hash for record in last] != [records[-1].hash]:
+            raise RunNotFound(f"run {run_id!r} was deleted meanwhile", run_id=run_id)
+    return found
 
 
 def log_of(stored: StoredRun, blobs: Mapping[str, bytes]) -> ReadLog:

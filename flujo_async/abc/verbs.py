@@ -50,6 +50,10 @@ class Verbs(Protocol):
         """See ``StateBackend``."""
         ...
 
+    async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
+        """See ``StateBackend``."""
+        ...
+
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
         """See ``StateBackend``."""
         ...

@@ -15,7 +15,7 @@ from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from typing_extensions import override
 
-from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry, own_update
+from flujo_async._codec.heads import check_key, dump_state, load_object, own_entry, own_update
 from flujo_async._model import selection, transition
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.ids import check_run_id
@@ -34,7 +34,7 @@ from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
 from flujo_async.backends.file_name import file_name
 from flujo_async.backends.file_system_state import SystemStates
 from flujo_async.backends.file_upkeep import back_up, compact, report
-from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
+from flujo_async.errors import BackendError, IntegrityError, InvalidArgument, RunExists, RunNotFound
 
 T = TypeVar("T")
 
@@ -54,12 +54,17 @@ class FileBackend(StateBackend):
 
     Args:
         directory: where the files are.
+
+    Raises:
+        InvalidArgument: ``directory`` can name none.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(durable=True, multi_process=True)
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = Path(directory)
+        if "\0" in os.fspath(directory):
+            raise InvalidArgument(f"{directory!r} names no directory")
+        self._directory = Path(directory).absolute()  # whatever the working directory is later
         self._logs = OpenLogs(self._directory)
         self._heads = Heads(self._logs)
         self._system = SystemStates(self._directory)
@@ -148,7 +153,7 @@ class FileBackend(StateBackend):
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
-        await self._off_loop(partial(self._system.set, check_key(key), load_object(dump_object(value))))
+        await self._off_loop(partial(self._system.set, check_key(key), load_object(dump_state(value))))
 
     @override
     async def get_system_state(self, key: str) -> dict[str, Any] | None:

@@ -175,7 +175,7 @@ class EntryFile:
         with self._guard, self._locked() as file:
             if file.fd is not None:
                 self._path.with_name(_UNFINISHED).unlink(missing_ok=True)
-                self._write_anew(file)
+                self._write_anew(file, is_asked_to=True)
 
     @contextmanager
     def _locked(self, *, create: bool = False, patience: float | None = None) -> Generator[_Open]:
@@ -233,16 +233,21 @@ class EntryFile:
         file.check_there()
         self._take_in(data)
         if not index.places or (index.end > _LARGE and 2 * _size(index) < index.end):
-            self._write_anew(file)
+            self._write_anew(file, is_asked_to=False)
 
-    def _write_anew(self, file: _Open) -> None:
+    def _write_anew(self, file: _Open, *, is_asked_to: bool) -> None:
         """Write what still counts to a file of its own, which takes the place of this one."""
         if os.name == "nt" or _size(self._index) == self._index.end:  # nothing can take the place of an open file there
             return
         places, unfinished = self._index.of(None), self._path.with_name(_UNFINISHED)
         if places:
             lines = ({"more": 0, "entry": encode_entry(self._read(file, place))} for place in places)
-            file_lock.write_file(unfinished, self._header() + _joined(lines))
+            try:
+                file_lock.write_file(unfinished, self._header() + _joined(lines))
+            except OSError:
+                if is_asked_to:
+                    raise
+                return  # there is no room for it now, and what was to be kept is kept all the same
             os.replace(unfinished, self._path)
         else:
             self._path.unlink()

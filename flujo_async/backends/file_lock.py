@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
@@ -83,12 +84,21 @@ def lock_within(fd: int, seconds: float) -> bool:
     return True
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file, and what is in it durably; its name lasts when its directory has been synced."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a file, and what is in it durably, if ``sync``; its name lasts when its directory has been synced.
+
+    What could not be written whole is removed: on a full disk it would take the room that is left.
+    """
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def link_or_copy(source: Path, target: Path) -> None:

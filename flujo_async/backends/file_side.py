@@ -104,7 +104,7 @@ class SideFiles:
         tree = {"format": FORMAT, "seq": snapshot.seq, "hash": snapshot.hash, "start": kept.start}
         data = dump_object(tree) + b"\n" + snapshot.body
         self.path.mkdir(exist_ok=True)
-        (self.path / _UNFINISHED).write_bytes(_digest(data) + b"\n" + data)
+        file_lock.write_file(self.path / _UNFINISHED, _digest(data) + b"\n" + data, sync=False)
         os.replace(self.path / _UNFINISHED, self.path / _SNAPSHOT)
 
     def snapshot(self) -> KeptSnapshot | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from flujo_async.abc.pace import Answer, Outcome, Reply
 from flujo_async.abc.pending import Pending
+from flujo_async.backends.forked import check_process
 from flujo_async.backends.reply import reply, send
 
 T = TypeVar("T")
@@ -98,6 +100,7 @@ class GroupCommit:
         self._together = together
         self._guard = threading.Lock()  # never held for longer than it takes to start a thread
         self._writer: _Writer | None = None
+        self._before: threading.Thread | None = None  # of the writer that was stopped last, which may not be done yet
 
     async def put(self, work: Work[T], *, then: Callable[[], None] | None = None) -> T:
         """Have work done, wait until it is durable and return its result.
@@ -136,20 +139,24 @@ class GroupCommit:
     async def stop(self) -> None:
         """Finish the work that waits, close the database and end the thread."""
         with self._guard:
-            writer, self._writer = self._writer, None
-        if writer is not None:
-            stopped = reply()
-            writer.inbox.put(_Stop(stopped))
-            await stopped
+            writer = self._writer
+            if writer is None or writer.process != os.getpid():  # a forked child has nothing to stop
+                return
+            self._writer, self._before = None, writer.thread
+        stopped = reply()
+        writer.inbox.put(_Stop(stopped))
+        await stopped
 
     def _hand_in(self, job: _Job) -> None:
+        if (writer := self._writer) is not None:
+            check_process(writer.process)
         with self._guard:
             self._writer = self._writer or self._start()
             self._writer.inbox.put(job)
 
     def _start(self) -> _Writer:
         try:
-            return _Writer(self._database, self._refusal, self._together)
+            return _Writer(self._database, self._refusal, self._together, after=self._before)
         except RuntimeError as error:  # there are too many threads
             raise self._database.explain(error) from error
 
@@ -173,19 +180,29 @@ class _Stop:
 
 
 class _Writer:
-    """The thread: takes what waits, commits it, answers."""
+    """The thread: takes what waits, commits it, answers.
 
-    def __init__(self, database: Database, refusal: type[Exception], together: Together) -> None:
+    It begins when that of the writer before, ``after``, is done: what was handed in first goes down first, and the
+    database is not opened while another thread closes it.
+    """
+
+    def __init__(
+        self, database: Database, refusal: type[Exception], together: Together, *, after: threading.Thread | None
+    ) -> None:
         self.inbox: SimpleQueue[_Job | _Stop] = SimpleQueue()
         self._database = database
         self._refusal = refusal
         self._together = together
         self._open: OpenDatabase | None = None
         self._stop: _Stop | None = None
+        self.process = os.getpid()
         # A daemon: what was acknowledged is durable, so nothing has to hold the process up.
-        threading.Thread(target=self._run, name="flujo-writer", daemon=True).start()
+        self.thread = threading.Thread(target=self._run, args=(after,), name="flujo-writer", daemon=True)
+        self.thread.start()
 
-    def _run(self) -> None:
+    def _run(self, after: threading.Thread | None) -> None:
+        if after is not None:
+            after.join()
         pause = None
         while self._stop is None:
             jobs = self._take(pause)

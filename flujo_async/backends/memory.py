@@ -279,7 +279,7 @@ class InMemoryBackend(StateBackend):
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
-        data = heads.dump_object(value)
+        data = heads.dump_state(value)
         with self._guard:
             self._system[heads.check_key(key)] = data
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from flujo_async._codec.heads import check_key, dump_object, load_object, own_entry
+from flujo_async._codec.heads import check_key, dump_state, load_object, own_entry
 from flujo_async._log.audit_log import audit_event
 from flujo_async._model import transition
 from flujo_async._model.audit import AuditEvent, AuditQuery
@@ -82,7 +82,7 @@ class SQLiteBackend(StateBackend):
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise InvalidArgument(f"synchronous is 'full' or 'normal', not {synchronous!r}")
-        if os.fspath(path) in ("", ":memory:"):
+        if os.fspath(path) in ("", ":memory:") or "\0" in os.fspath(path):
             raise InvalidArgument(f"{path!r} names no file; InMemoryBackend keeps runs in memory")
         self.path: Path = Path(path).absolute()  # whatever the working directory is later
         self._changes = Changes()
@@ -106,7 +106,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
-        values = {"run_id": run_id, "upto": _END if until is None else until, "from_snapshot": from_snapshot}
+        values = {"run_id": run_id, "upto": _END if until is None else min(until, _END), "from_snapshot": from_snapshot}
         return rows.stored_run(await self._read(_SQL["load"], values))
 
     @override
@@ -176,7 +176,8 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
-        values = {"run_id": run_id, "after": after, "upto": _END if limit is None else after + limit}
+        upto = _END if limit is None else min(after + limit, _END)
+        values = {"run_id": run_id, "after": min(after, _END), "upto": upto}
         return rows.records(await self._read(_SQL["events"], values))
 
     @override
@@ -239,7 +240,7 @@ class SQLiteBackend(StateBackend):
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         check_key(key)
-        text = dump_object(value).decode()
+        text = dump_state(value).decode()
         await self._commits.put(lambda db: work.set_system_state(db, key, text))
 
     @override

@@ -18,7 +18,7 @@ from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async.backends.sql import migrations, queries
-from flujo_async.backends.sqlite_place import Place
+from flujo_async.backends.sqlite_place import Place, log_of
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
 
@@ -88,8 +88,7 @@ class SQLiteFile:
             BackendError: another application did, or it was replaced while it was open before.
             NoFileYet: there is none, and ``create`` is false.
         """
-        if self._place is not None:
-            self._place.check()  # a write-ahead log that is not its own would damage another file
+        self._check_place()  # a write-ahead log that is not its own would damage another file
         with self._looking_before_touching():
             if not create and not self.path.exists():
                 raise NoFileYet(f"{self.path} does not exist yet")
@@ -104,7 +103,7 @@ class SQLiteFile:
         return OpenFile(self, db, self._watch, self._place, waits_for_disk=waits_for_disk, is_settled=is_settled)
 
     def leave(self) -> None:
-        """Forget where the file was: it is closed, and may be replaced."""
+        """Forget where the file was: it is being closed, and may be replaced then."""
         self._place = None
 
     def connect(self, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
@@ -120,8 +119,7 @@ class SQLiteFile:
         Raises:
             BackendError: the file was replaced while it was open.
         """
-        if self._place is not None:
-            self._place.check()  # others read the one that was there before
+        self._check_place()  # others read the one that was there before
         reader = self.connect("ro")
         for name, function in _FUNCTIONS.items():
             reader.create_function(name, 2, function, deterministic=True)
@@ -150,6 +148,11 @@ class SQLiteFile:
     def _what_to_do(self, error: Exception) -> str:
         sentence = _WHAT_TO_DO.get(_code(error))
         return f"{sentence.format(busy_timeout=self._busy_seconds)} ({error})" if sentence else f"{error!r}"
+
+    def _check_place(self) -> None:
+        place = self._place
+        if place is not None and not place.is_kept() and self._place is place:  # and nobody is just closing it
+            place.check()
 
     def _uri(self, mode: str) -> str:
         return f"{self.path.as_uri()}?mode={mode}"
@@ -227,7 +230,7 @@ class SQLiteFile:
         that it still shows and never wrote: a later sync would succeed, and what is written behind them would be out
         of reach after the failure of power. The checkpoint writes them again, elsewhere, and the log starts anew.
         """
-        wal = self.path.with_name(f"{self.path.name}-wal")
+        wal = log_of(self.path)
         if not wal.exists() or not wal.stat().st_size:
             return
         db.execute("PRAGMA busy_timeout = 0")
@@ -306,13 +309,12 @@ class OpenFile:
 
     def close(self) -> None:
         """Close the connections; the last one to a file checkpoints it."""
-        is_kept = self._place.is_kept()  # asked before the write-ahead log goes
+        if self._place.is_kept():  # asked, and told, before the write-ahead log goes
+            self._file.leave()
         for connection in (self._checkpointer, self.connection):
             if connection is not None:
                 with suppress(sqlite3.Error):  # what was committed is in the write-ahead log
                     connection.close()
-        if is_kept:
-            self._file.leave()
 
     def _look_after_log(self, *, may_wait: bool) -> None:
         pages = _pragma(self.connection, "page_count")
@@ -357,7 +359,7 @@ class LogFile:
     """
 
     def __init__(self, database: Path) -> None:
-        self._path = Path(f"{database}-wal")
+        self._path = log_of(database)
         self._size = self._look()
 
     def gets_longer(self) -> bool:

@@ -21,7 +21,7 @@ class Place:
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        paths = (str(database), f"{database}-wal")
+        paths = (str(database), str(log_of(database)))
         # A file system that has no shared memory gets no write-ahead log.
         self._marks = [(path, mark) for path in paths if (mark := _mark(path))]
 
@@ -47,6 +47,11 @@ class Place:
             f"processes that use {self._database}; then put back what was there, or remove {name}-wal and {name}-shm, "
             f"which belong to that, and start again"
         )
+
+
+def log_of(database: Path) -> Path:
+    """Return where the write-ahead log of a database is: beside the file itself, where a symbolic link leads to it."""
+    return Path(f"{os.path.realpath(database)}-wal")
 
 
 def _mark(path: str) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any, Final, TypeAlias, cast
 import aiosqlite
 
 from flujo_async.abc.pace import Outcome
+from flujo_async.backends.forked import check_process
 from flujo_async.backends.reply import reply, send
 
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -51,6 +53,8 @@ class Readers:
 
     async def fetch(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return all rows of one statement, which is one read transaction."""
+        if (desk := self._desk) is not None:
+            check_process(desk.process)
         answer: asyncio.Future[Rows] = reply()
         with self._guard:
             self._desk = self._desk or self._set_up()
@@ -60,11 +64,13 @@ class Readers:
     async def stop(self) -> None:
         """Finish the statements that wait, close the connections and end the threads."""
         with self._guard:
-            desk, self._desk = self._desk, None
-        if desk is not None:
-            done = reply()
-            desk.hand_in(_Stop(done))
-            await done
+            desk = self._desk
+            if desk is None or desk.process != os.getpid():  # a forked child has nothing to stop
+                return
+            self._desk = None
+        done = reply()
+        desk.hand_in(_Stop(done))
+        await done
 
     def _set_up(self) -> _Desk:
         try:
@@ -93,6 +99,7 @@ class _Desk:
     """The thread with its event loop, and a task for each statement that is carried out."""
 
     def __init__(self, connect: Connect, explain: Explain, size: int) -> None:
+        self.process = os.getpid()
         self._connect = connect
         self._explain = explain
         self._places = asyncio.Semaphore(size)

@@ -28,7 +28,7 @@ from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import clock, name_cell, plain, print_json_line, print_text, say
 from flujo_async.cli.store import MaybeDb
 from flujo_async.cli.watch import commit_as_json
-from flujo_async.errors import IntegrityError, SerializationError
+from flujo_async.errors import IntegrityError, RunNotFound, SerializationError
 
 _LOOK_AGAIN_SECONDS: Final = 1.0
 _SHORTEST_REST_SECONDS: Final = 0.1
@@ -145,6 +145,8 @@ class Looking:
         self._heads[run.run_id] = run.version
         try:
             commits = await self._commits(run.run_id)
+        except RunNotFound:  # it was deleted meanwhile
+            return []
         except (IntegrityError, SerializationError) as error:
             # It is for people to look at, and must not keep the others from being told.
             say(f"left out: {error}")

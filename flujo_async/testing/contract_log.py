@@ -114,13 +114,19 @@ class LogContract:
         assert await backend.load("nobody") is None
         assert await listed(backend) == []
 
-    @pytest.mark.parametrize("until", [0, 1, 2, 3, 99])
+    @pytest.mark.parametrize("until", [0, 1, 2, 3, 99, 2**70])
     async def test_load_until_leaves_out_later_records(self, backend: StateBackend, until: int) -> None:
         """The log is cut; the head is the present one."""
         await backend.create_run(new_run(records=LOG[:3]))
         run = await backend.load("run", until=until)
         assert run is not None
         assert (run.records, run.summary.last_seq) == (LOG[: min(until, 3)], 3)
+
+    async def test_events_far_behind_the_end_are_none(self, backend: StateBackend) -> None:
+        """However large the numbers are."""
+        await backend.create_run(new_run(records=LOG[:3]))
+        assert await backend.read_events("run", after=2**70) == []
+        assert await backend.read_events("run", after=1, limit=2**70) == list(LOG[1:3])
 
     @pytest.mark.parametrize(
         "body",

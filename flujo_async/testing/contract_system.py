@@ -58,11 +58,12 @@ class SystemContract:
         with pytest.raises(InvalidArgument):
             await backend.get_system_state(key)
 
-    async def test_system_state_that_is_not_json_is_refused(self, backend: StateBackend) -> None:
+    @pytest.mark.parametrize("value", [object(), b"bytes", float("nan"), [{"a": float("-inf")}, None]])
+    async def test_system_state_that_is_not_json_is_refused(self, backend: StateBackend, value: Any) -> None:
         """And what was there stays."""
         await backend.set_system_state("key", {"a": 1})
         with pytest.raises(SerializationError):
-            await backend.set_system_state("key", {"a": object()})
+            await backend.set_system_state("key", {"a": value})
         assert await backend.get_system_state("key") == {"a": 1}
 
     async def test_everyone_gets_system_state_of_their_own(self, backend: StateBackend) -> None:

@@ -24,7 +24,7 @@ from flujo_async._model.stored import RunQuery
 from flujo_async.backends.file import FileBackend
 from flujo_async.backends.file_logs import PATIENCE
 from flujo_async.backends.file_name import file_name, run_id_of
-from flujo_async.errors import BackendError, IntegrityError, SchemaTooNew, StaleLease
+from flujo_async.errors import BackendError, IntegrityError, InvalidArgument, SchemaTooNew, StaleLease
 from flujo_async.testing.samples import (
     LOG,
     ODD_IDS,
@@ -33,6 +33,7 @@ from flujo_async.testing.samples import (
     append,
     claimed_ids,
     create,
+    entry,
     listed,
     load,
     new_run,
@@ -228,6 +229,27 @@ def test_names_of_files_are_safe_and_apart_on_every_file_system() -> None:
         assert not name.startswith(".")
         assert "~" in name or run_id_of(name) == run_id
     assert file_name("order-17.b_2") == "order-17.b_2.jsonl"
+
+
+async def test_a_directory_stays_what_it_was_when_the_working_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    backend = FileBackend("runs")
+    await create(backend)
+    monkeypatch.chdir(elsewhere)
+    await create(backend, new_run("another"))
+    await backend.put_entries([entry("run")])
+    await backend.set_system_state("key", {})
+    assert len(await backend.query_runs(RunQuery())) == 2
+    assert os.listdir(elsewhere) == []
+
+
+def test_what_is_no_directory_is_refused() -> None:
+    with pytest.raises(InvalidArgument):
+        FileBackend("runs\0")
 
 
 async def test_a_directory_appears_with_the_first_run_and_only_then(tmp_path: Path) -> None:
@@ -561,6 +583,40 @@ def test_a_full_disk_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
     asyncio.run(work())
     """
     assert finished(script(body, tmp_path)) == "ok\n"
+
+
+def test_what_does_not_fit_on_the_disk_takes_no_room_there(tmp_path: Path) -> None:
+    """Not even half of it, which nobody would miss: it is needed by those whose writes still fit."""
+    body = """
+    import resource
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    long = "x" * 100_000
+
+    async def work():
+        lease = await create(backend)
+        await backend.put_entries([entry("run")])
+        await backend.set_system_state("key", {})
+        await append(backend, lease, blobs=[blob("small")])
+        before = sizes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+        for verb in (
+            append(backend, lease, after=2, blobs=[blob(long)]),
+            backend.put_snapshot(lease, Snapshot(1, LOG[0].hash, long.encode())),
+            backend.set_system_state("key", {"a": long}),
+            backend.put_entries([entry("run", body={"a": long})]),
+        ):
+            try:
+                await verb
+            except BackendError:
+                print("told")
+        print(sizes() == before)
+
+    def sizes():
+        return {os.path.join(top, name): os.path.getsize(os.path.join(top, name))
+            for top, _, names in os.walk(sys.argv[1]) for name in names}
+    asyncio.run(work())
+    """
+    assert finished(script(body, tmp_path)) == "told\n" * 4 + "True\n"
 
 
 def test_a_process_ends_on_its_own_without_closing(tmp_path: Path) -> None:

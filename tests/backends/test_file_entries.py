@@ -133,6 +133,19 @@ async def test_a_file_that_is_mostly_out_of_date_is_written_anew(backend: FileBa
     assert (await kept(backend))[0].body == {**body, "n": 7}
 
 
+async def test_a_write_that_is_durable_succeeds_though_nothing_can_be_written_anew(
+    backend: FileBackend, file: Path
+) -> None:
+    """Whoever asks for it by ``compact`` is told."""
+    (file.parent / "entries.new").mkdir()
+    body: dict[str, Any] = {"long": "x" * 300_000}
+    for n in range(8):
+        await backend.put_entries([entry(body={**body, "n": n}, updated_at=T0 + n * SECOND)])
+    assert (await kept(FileBackend(file.parent)))[0].body == {**body, "n": 7}
+    with pytest.raises(BackendError):
+        await backend.compact()
+
+
 async def test_compaction_removes_what_is_out_of_date(backend: FileBackend, file: Path) -> None:
     await backend.put_entries([entry(), entry("gone")])
     await backend.delete_run("gone")

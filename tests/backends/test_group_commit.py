@@ -310,6 +310,18 @@ async def test_stopping_finishes_what_waits(ledger: Ledger, writer: GroupCommit)
     assert ledger.opened == 2
 
 
+async def test_what_comes_after_a_stop_waits_until_the_database_is_closed(ledger: Ledger, writer: GroupCommit) -> None:
+    """So it goes down behind all that came before, and nobody opens what another thread is closing."""
+    async with Hold(writer):
+        before = put_all(writer, *(partial(add, n) for n in range(10)))
+        await asyncio.sleep(0)
+        stop = asyncio.create_task(writer.stop())
+        await asyncio.sleep(0)
+        after = asyncio.create_task(writer.put(lambda db: (ledger.closed.is_set(), numbers(db))))
+    assert await after == (True, list(range(10)))
+    await asyncio.gather(stop, *before)
+
+
 async def test_a_forgotten_writer_goes(ledger: Ledger) -> None:
     writer = GroupCommit(ledger, refusal=Refused)
     await writer.put(partial(add, 1))

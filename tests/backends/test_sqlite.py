@@ -62,6 +62,7 @@ ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import asyncio, os, sys
 from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.stored import RunQuery
 from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.testing.samples import *
 path = sys.argv[1]
@@ -256,6 +257,58 @@ async def test_shutdown_ends_the_threads(path: Path) -> None:
     assert not any(thread.is_alive() for thread in ours)
 
 
+async def test_a_shutdown_is_in_nobodys_way(path: Path) -> None:
+    """Whoever reads or writes meanwhile opens the file anew, while the others close it."""
+    backend = SQLiteBackend(path)
+    for turn in range(40):
+        await asyncio.gather(
+            create(backend, new_run(f"a{turn}")),
+            backend.shutdown(),
+            create(backend, new_run(f"b{turn}")),
+            backend.load(f"a{turn}"),
+            backend.get_system_state("key"),
+        )
+    assert len(await backend.query_runs(RunQuery())) == 80
+    await backend.shutdown()
+
+
+def test_a_forked_child_is_told_that_it_cannot_go_on_with_what_its_parent_has_open(path: Path) -> None:
+    """It has none of the threads that would answer. Its parent notices nothing, and what was closed goes on in both."""
+    script = """
+from flujo_async.errors import BackendError
+backend = SQLiteBackend(path)
+def in_child(main):
+    child = os.fork()
+    if not child:
+        try:
+            asyncio.run(main())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+async def used():
+    await create(backend, new_run("another"))
+    print(len(await backend.query_runs(RunQuery())), flush=True)
+async def refused():
+    for verb in (used(), backend.load("run"), backend.compact(), backend.get_workflow_stats()):
+        try:
+            await verb
+        except BackendError as error:
+            print("forked while the store was open" in str(error), flush=True)
+    await backend.shutdown()
+async def closed():
+    print(len(await backend.query_runs(RunQuery())), flush=True)
+    await backend.shutdown()
+asyncio.run(create(backend))
+asyncio.run(backend.load("run"))
+in_child(refused)
+asyncio.run(closed())
+in_child(used)
+"""
+    with processes(1, script, path) as [process]:
+        output, _ = process.communicate(timeout=50)  # later versions of Python warn of forks
+        assert (output, process.returncode) == ("True\n" * 4 + "1\n2\n", 0)
+
+
 async def test_reads_that_come_one_by_one_share_a_connection(path: Path) -> None:
     """Others are opened when all are busy."""
     before = set(threading.enumerate())
@@ -283,7 +336,7 @@ def test_a_path_stays_what_it_was_when_the_working_directory_changes(
     assert backend.path == tmp_path / "runs.db"
 
 
-@pytest.mark.parametrize("path", ["", ":memory:"])
+@pytest.mark.parametrize("path", ["", ":memory:", "runs\0.db"])
 def test_what_is_no_file_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument):
         SQLiteBackend(path)
@@ -508,10 +561,10 @@ async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> N
         assert len((await load(backend)).records) == 200
 
 
-@pytest.mark.parametrize("writes", [False, True])
-def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, writes: bool) -> None:
-    """Whoever only reads does not wait for that."""
-    crashed = path.with_name("crashed.db")
+@pytest.mark.parametrize(("writes", "has_link"), [(False, False), (True, False), (True, True)])
+def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, writes: bool, has_link: bool) -> None:
+    """Whoever only reads does not wait for that. The log is beside the file, also where a symbolic link leads to it."""
+    crashed, link = path.with_name("crashed.db"), path.with_name("link.db")
 
     async def crash() -> None:
         async with SQLiteBackend(path) as backend:
@@ -521,7 +574,9 @@ def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, w
 
     asyncio.run(crash())
     before = content(crashed)
-    file = SQLiteFile(crashed, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    link.symlink_to(crashed)
+    found = link if has_link else crashed
+    file = SQLiteFile(found, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
     with closing(file.open(create=writes)) as opened:
         assert opened.connection.execute("SELECT count(*) FROM facts").fetchone() == (30,)
         assert (opened.is_settled, content(crashed) != before) == (writes, writes)

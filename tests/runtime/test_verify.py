@@ -14,6 +14,7 @@ import pytest
 from typing_extensions import override
 
 from flujo_async import Flujo, RunContext, StateBackend, VerifyReport, step, wait_for, workflow
+from flujo_async._codec.blobs import LARGE
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.chain import seal as seal_one
 from flujo_async._model.facts import RunStarted
@@ -22,6 +23,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.pages import every_run
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, RunCancelled, RunFailed, RunNotFound
+from flujo_async.testing import FaultyBackend
 from tests.runtime.pretend import Wrapped
 from tests.runtime.stores import Store, on_disk
 from tests.runtime.test_integrity import CHANGES
@@ -34,6 +36,11 @@ async def double(n: int) -> int:
     if n < 0:
         raise ValueError("negative")
     return n * 2
+
+
+@step
+async def shout(text: str) -> str:
+    return text.upper()
 
 
 @workflow
@@ -261,6 +268,31 @@ async def test_runs_that_go_on_meanwhile_are_no_false_alarm(store: Store) -> Non
     assert [report.broken for report in reports if not report.ok] == []
     assert (await other.verify()).runs == 8
     await flujo.aclose()
+
+
+class TestDeletedMeanwhile:
+    """A run that is deleted between the reading of its log and that of its large values is gone, and not broken."""
+
+    @pytest.fixture
+    async def flujo(self, store: Store) -> Flujo[str, str]:
+        """Return a runtime with such a run, which is deleted when its large values are read next."""
+        backend = FaultyBackend(store.open())
+        flujo = Flujo(shout, state_backend=backend)
+        await flujo.run("a" * LARGE, run_id="r")
+        backend.delay("read_blobs", until=lambda: backend.inner.delete_run("r"))
+        return flujo
+
+    async def test_a_check_of_the_store_leaves_it_out(self, flujo: Flujo[str, str]) -> None:
+        report = await flujo.verify()
+        assert (report.ok, report.runs) == (True, 0)
+
+    async def test_the_state_api_does_not_know_it(self, flujo: Flujo[str, str]) -> None:
+        assert await flujo.state_backend.load_state("r") is None
+
+    @pytest.mark.parametrize("verb", ["verify", "state", "history", "steps", "export_run", "resume"])
+    async def test_whoever_asks_for_it_is_told(self, flujo: Flujo[str, str], verb: str) -> None:
+        with pytest.raises(RunNotFound):
+            await getattr(flujo, verb)("r")
 
 
 class TestPages:
