@@ -213,7 +213,7 @@ class Fold:
 
     def _run_forked(self, fact: facts.RunForked) -> None:
         self.run_id = fact.run_id
-        self.status = "pending"
+        self.status, self.taken = "pending", set[str]()  # signals of the source do not come along, and ids begin anew
         self._rest_no_more(fact.at)
         self.children = {key: run_id for key, run_id in self.children.items() if key in self.outcomes}
         self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))

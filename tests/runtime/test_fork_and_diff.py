@@ -57,6 +57,11 @@ async def total(values: dict[str, int]) -> int:
 
 
 @workflow
+async def asks_twice(n: int, ctx: RunContext) -> list[str]:
+    return [await ctx.wait_for("go"), await ctx.wait_for("go")]
+
+
+@workflow
 async def flow(n: int, ctx: RunContext) -> int:
     n = await grow(n)
     one, other = await asyncio.gather(double(n), double(n + 1))
@@ -244,6 +249,33 @@ class TestFork:
         assert (await flujo.handle("f").result()).output == 10
         assert await flujo.handle("r").status() == "paused"
         await flujo.aclose()
+
+    async def test_of_a_run_that_took_an_answer(self, backend: StateBackend) -> None:
+        """The next answer by that name is the first one that is given to the fork, and is not taken for the old one."""
+        flujo = Flujo(asks_twice, state_backend=backend)
+        await flujo.run(0, run_id="r")
+        await flujo.signal("r", "go", "first")
+        assert (await flujo.run(run_id="r")).status == "paused"
+        await flujo.fork("r", new_run_id="f")
+        await flujo.import_run(await flujo.export_run("r"), "copy")
+        for run_id in ("f", "copy"):
+            await flujo.signal(run_id, "go", run_id)
+            assert (await flujo.run(run_id=run_id)).output == ["first", run_id]
+        await flujo.aclose()
+
+    async def test_of_a_run_that_was_paused_and_cancelled(self, backend: StateBackend) -> None:
+        """It can be paused and cancelled itself."""
+        flujo = Flujo(asks_twice, state_backend=backend)
+        await flujo.run(0, run_id="r")
+        await flujo.pause("r")
+        await flujo.cancel("r")
+        await flujo.fork("r", new_run_id="f")
+        assert (await flujo.run(run_id="f")).status == "paused"
+        await flujo.pause("f")
+        assert [waiting.kind for waiting in (await flujo.state("f")).waiting_for] == ["pause", "signal"]
+        await flujo.cancel("f", "no need")
+        assert await flujo.handle("f").status() == "cancelled"
+        assert (await flujo.verify()).ok
 
     async def test_of_a_run_with_a_timeout(self, backend: StateBackend) -> None:
         """It has the whole time."""
