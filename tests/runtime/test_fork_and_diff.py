@@ -19,6 +19,7 @@ from flujo_async import (
     RunContext,
     StepContext,
     branch,
+    child,
     loop,
     map_each,
     parallel,
@@ -389,6 +390,33 @@ class TestFork:
             await flujo.fork("r", new_run_id="")
         assert len(await flujo.list_runs()) == 1
 
+    async def test_a_child_that_failed_is_tried_again_by_its_own_parent(self, backend: StateBackend) -> None:
+        """A fork that is tried again starts its own, which tells the fork when it has its answer."""
+        is_repaired = False
+
+        @step
+        async def fragile(n: int) -> int:
+            if not is_repaired:
+                raise ValueError("broken")
+            return n
+
+        flujo = Flujo(double >> child(fragile >> wait_for("go")), state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        [failed] = await flujo.list_runs(parent_run_id="r")
+        await flujo.fork("r", new_run_id="f")
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="f")
+        is_repaired = True
+        [waiting] = (await flujo.redrive("f")).waiting_for
+        assert waiting.run_id is not None
+        [own] = await flujo.list_runs(parent_run_id="f")
+        assert (own.run_id, own.status) == (waiting.run_id, "paused")
+        assert await flujo.handle(failed.run_id).status() == "failed"
+        await flujo.signal(waiting.run_id, "go", 7)
+        assert (await flujo.handle("f").result()).output == 7
+        await flujo.aclose()
+
     async def test_it_can_be_cancelled_and_deleted(self, backend: StateBackend) -> None:
         """Like any run."""
         flujo = Flujo(double, state_backend=backend)
@@ -480,6 +508,27 @@ class TestDiff:
         assert changes["status"] == Change("status", "running", "failed")
         assert changes["error"].after == "ValueError: broken"
         assert "steps.broken" in changes
+
+    async def test_names_that_mark_encoded_values_are_names_here(self, backend: StateBackend) -> None:
+        """In metadata, which are not encoded, as fields of the context, and as the name of a step."""
+
+        @step(name="$")
+        async def put(n: int, ctx: StepContext) -> int:
+            ctx.state["$"] = "bytes"
+            return n
+
+        @workflow
+        async def marked(n: int, ctx: RunContext) -> int:
+            ctx.set_metadata(kept={"$": "blob", "v": 1})
+            return await put(n)
+
+        flujo = Flujo(marked, state_backend=backend)
+        await flujo.run(1, run_id="r", context={"$": "set"})
+        last = (await flujo.state("r")).version
+        changes = {change.path: (change.before, change.after) for change in await flujo.diff("r", 1, last)}
+        assert changes["context.$"] == ("set", "bytes")
+        assert changes["metadata.kept"] == (None, {"$": "blob", "v": 1})
+        assert (None, 1) in [both for path, both in changes.items() if path.startswith("steps.$")]
 
     async def test_what_cannot_be_compared(self, backend: StateBackend) -> None:
         """An unknown run, facts that are not there."""
