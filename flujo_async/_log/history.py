@@ -59,8 +59,10 @@ def _view(fold: Fold, codec: Codec) -> Mapping[str, Any]:
 def _by_name(path: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Json, Json]]:
     for name in [*one, *(name for name in other if name not in one)]:
         below = f"{path}.{name}" if path else name
-        compared = _by_name if below in _BY_NAME else _differences
-        yield from compared(below, one.get(name), other.get(name))
+        if below in _BY_NAME:
+            yield from _by_name(below, one[name], other[name])
+        else:
+            yield from _differences(below, one.get(name), other.get(name))
 
 
 def _differences(path: str, one: Json, other: Json) -> Iterator[tuple[str, Json, Json]]:

@@ -536,6 +536,10 @@ class TestDiff:
         with pytest.raises(RunNotFound):
             await flujo.diff("unknown", 1, 1)
         await flujo.run([1], run_id="r")
-        for a, b in ((0, 1), (1, 99), (-1, 1)):
+        odd: Any
+        for odd in (0, 99, -1, 2**70, 1.5, "1", True):
+            for call in (flujo.diff("r", odd, 1), flujo.diff("r", 1, odd), flujo.state("r", at=odd)):
+                with pytest.raises(InvalidArgument):
+                    await call
             with pytest.raises(InvalidArgument):
-                await flujo.diff("r", a, b)
+                await flujo.fork("r", at=odd)
