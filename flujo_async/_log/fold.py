@@ -212,10 +212,11 @@ class Fold:
         self.status = "running"
 
     def _run_forked(self, fact: facts.RunForked) -> None:
-        self.run_id = fact.run_id
-        self.status = "pending"
         self._rest_no_more(fact.at)
-        self.children = {key: run_id for key, run_id in self.children.items() if key in self.outcomes}
+        # Answers, and children that go on or can be tried again, are those of the source: a fork has its own.
+        self.run_id, self.status, self.taken = fact.run_id, "pending", set[str]()
+        completed = [key for key in self.children if isinstance(self.outcomes.get(key), StepCompleted)]
+        self.children = {key: self.children[key] for key in completed}
         self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))
         self._take_in(fact)
 
@@ -231,9 +232,8 @@ class Fold:
         self.began_at = now
         if self.started.deadline is not None:  # with the whole time again
             self.deadline = now + (self.started.deadline - self.started.at)
-        self.waiting_for, self.wake_at = (), None
+        self.waiting_for, self.failed_keys, self.wake_at = (), (), None
         self.error, self.reason, self.finished_at, self.rollback = None, "", None, None
-        self.failed_keys = ()
 
     def _drop(self, keys: frozenset[str]) -> None:
         """Forget outcomes, with what the steps changed in the contexts."""

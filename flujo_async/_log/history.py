@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import same
@@ -13,6 +13,9 @@ from flujo_async._log.keys import MAIN_SCOPE, compensation_of, fallback_of
 from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.state import StepStatus
 from flujo_async._model.tree import Json
+
+_BY_NAME: Final = ("context", "steps", "metadata")
+"""What has users' names for its keys, and is no encoded value itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,11 @@ class Change:
 
 def changes(before: Fold, after: Fold, codec: Codec) -> list[Change]:
     """Return what differs between two states: status, context, outputs of steps, output and error."""
-    found = _differences("", _view(before), _view(after))
+    found = _by_name("", _view(before, codec), _view(after, codec))
     return [Change(path, codec.decode(one), codec.decode(other)) for path, one, other in found]
 
 
-def _view(fold: Fold) -> Json:
+def _view(fold: Fold, codec: Codec) -> Mapping[str, Any]:
     steps: dict[str, Json] = {
         key: outcome.output if isinstance(outcome, StepCompleted) else {"error": outcome.error}
         for key, outcome in fold.outcomes.items()
@@ -46,20 +49,27 @@ def _view(fold: Fold) -> Json:
         "current_step_index": fold.current_step_index,
         "context": fold.context_in(MAIN_SCOPE),
         "steps": steps,
-        "metadata": fold.metadata,
+        "metadata": {name: codec.encode(value) for name, value in fold.metadata.items()},
         "last_step_output": fold.last_step_output,
         "output": fold.output,
         "error": fold.error_message,
     }
 
 
+def _by_name(path: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Json, Json]]:
+    for name in [*one, *(name for name in other if name not in one)]:
+        below = f"{path}.{name}" if path else name
+        if below in _BY_NAME:
+            yield from _by_name(below, one[name], other[name])
+        else:
+            yield from _differences(below, one.get(name), other.get(name))
+
+
 def _differences(path: str, one: Json, other: Json) -> Iterator[tuple[str, Json, Json]]:
     if same(one, other):
         return
     if _is_plain_object(one) and _is_plain_object(other):
-        first, second = cast("Mapping[str, Json]", one), cast("Mapping[str, Json]", other)
-        for name in [*first, *(name for name in second if name not in first)]:
-            yield from _differences(f"{path}.{name}" if path else name, first.get(name), second.get(name))
+        yield from _by_name(path, cast("Mapping[str, Json]", one), cast("Mapping[str, Json]", other))
     elif isinstance(one, list) and isinstance(other, list):
         for index in range(max(len(one), len(other))):
             yield from _differences(f"{path}[{index}]", _item(one, index), _item(other, index))

@@ -73,7 +73,7 @@ class AuditQuery:
 
     def __post_init__(self) -> None:
         check_page(self.limit, self.offset)
-        if any(moment is not None and moment.tzinfo is None for moment in (self.since, self.until)):
+        if not all(moment is None or _has_time_zone(moment) for moment in (self.since, self.until)):
             raise InvalidArgument("since and until are moments with a time zone")
 
     def asks_for(self, event: AuditEvent) -> bool:
@@ -84,3 +84,7 @@ class AuditQuery:
             and (self.since is None or event.at >= self.since)
             and (self.until is None or event.at < self.until)
         )
+
+
+def _has_time_zone(moment: Any) -> bool:
+    return isinstance(moment, datetime) and moment.tzinfo is not None

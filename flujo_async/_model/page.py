@@ -15,6 +15,15 @@ def check_page(limit: Any, offset: Any) -> None:
     Raises:
         InvalidArgument: one is no whole number from 0 to 2**63 - 1.
     """
-    for name, number in (("limit", 0 if limit is None else limit), ("offset", offset)):
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
-            raise InvalidArgument(f"{name} is a whole number from 0 on, not {number!r}")
+    check_whole("limit", 0 if limit is None else limit)
+    check_whole("offset", offset)
+
+
+def check_whole(name: str, number: Any) -> None:
+    """Check that something is a number that every store can count to.
+
+    Raises:
+        InvalidArgument: it is no whole number from 0 to 2**63 - 1.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _LARGEST:
+        raise InvalidArgument(f"{name} is a whole number from 0 on, not {number!r}")

@@ -25,6 +25,9 @@ ErrorTypes: TypeAlias = type[Exception] | tuple[type[Exception], ...]
 LONGEST_WAIT = timedelta(days=365)
 """No wait between two attempts is longer, so that the moment of the next one is always a date."""
 
+LONGEST_TIMER = timedelta(days=365_000)
+"""Nothing in the life of a run is further ahead, so that its moment is always a date."""
+
 OnComplete: TypeAlias = Literal["keep", "delete"]
 """What becomes of a run that has completed and whose result was handed out."""
 
@@ -47,6 +50,18 @@ def check_duration(duration: Any, what: str) -> float:
     if not 0 <= seconds(duration) < math.inf:
         raise DefinitionError(f"{what} is finite and not negative: {duration!r}")
     return seconds(duration)
+
+
+def check_timer(duration: Any, what: str) -> float:
+    """Return the duration of something that a run waits for, in seconds; ``what`` says in an error whose it is.
+
+    Raises:
+        DefinitionError: as ``check_duration``, and where it is longer than ``LONGEST_TIMER``.
+    """
+    length = check_duration(duration, what)
+    if length > seconds(LONGEST_TIMER):
+        raise DefinitionError(f"{what} is at most {LONGEST_TIMER.days:,} days, not {duration!r}")
+    return length
 
 
 def misnamed_durability(durability: Any) -> str | None:

@@ -186,6 +186,6 @@ class RunQuery:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.status and self.status not in RUN_STATUSES:
+        if self.status and self.status not in tuple(RUN_STATUSES):  # whatever it is, also what has no hash
             raise InvalidArgument(f"{self.status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
         check_page(self.limit, self.offset)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Any, Final
 
 from flujo_async.errors import InvalidArgument
 
 _LARGEST_COST: Final = 10**15  # with which sums are exact to a ten-millionth
+_MONEY: Final = Context(prec=28, rounding=ROUND_HALF_EVEN, traps=[])  # sums do not depend on who reads a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Usage:
         counts = {**self.token_counts}
         for kind, count in other.token_counts.items():
             counts[kind] = counts.get(kind, 0) + count
-        return Usage(self.tokens + other.tokens, self.cost + other.cost, counts)
+        return Usage(self.tokens + other.tokens, _MONEY.add(self.cost, other.cost), counts)
 
     def __bool__(self) -> bool:
         return bool(self.tokens or self.cost or self.token_counts)
@@ -46,7 +47,7 @@ def grown(earlier: Usage, later: Usage) -> Usage:
         return later
     more = {kind: count - earlier.token_counts.get(kind, 0) for kind, count in later.token_counts.items()}
     counts = {kind: count for kind, count in more.items() if count > 0}
-    return Usage(later.tokens - earlier.tokens, later.cost - earlier.cost, counts)
+    return Usage(later.tokens - earlier.tokens, _MONEY.subtract(later.cost, earlier.cost), counts)
 
 
 def reported_usage(tokens: Any, cost: Any) -> Usage:

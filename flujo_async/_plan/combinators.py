@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Final, TypeVar, get_args
 
 from flujo_async._log.keys import escape, number_repeated
-from flujo_async._model.policy import Duration, check_duration, is_count
+from flujo_async._model.policy import Duration, check_timer, is_count
 from flujo_async._plan.nodes import Block, Branch, Child, Loop, MapEach, OnError, Parallel, Question, Sleep, WaitFor
 from flujo_async._plan.pipeline import Chain, as_body, as_pipeline, check_flow, check_name, check_signal_name
 from flujo_async._plan.signature import is_coroutine_function, takes_context
@@ -150,7 +150,7 @@ def wait_for(
     check_signal_name(name)
     if default is not ... and timeout is None:
         raise DefinitionError(f"wait_for({name!r}): a default is for when the time is over; give a timeout as well")
-    limit = None if timeout is None else check_duration(timeout, f"wait_for({name!r}): timeout")
+    limit = None if timeout is None else check_timer(timeout, f"wait_for({name!r}): timeout")
     return WaitFor(name=name, schema=schema, prompt=prompt, timeout=limit, default=default)
 
 
@@ -161,9 +161,9 @@ def sleep(duration: Duration) -> Chain[Any, Any]:
         duration: how long, a ``timedelta`` or seconds. The input passes through.
 
     Raises:
-        DefinitionError: not a duration, or negative.
+        DefinitionError: not a duration, negative, or longer than a thousand years.
     """
-    return Sleep(duration=check_duration(duration, "sleep()"))
+    return Sleep(duration=check_timer(duration, "sleep()"))
 
 
 def child(pipeline: Chain[In, Out], *, name: str | None = None) -> Chain[In, Out]:

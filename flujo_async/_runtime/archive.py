@@ -119,9 +119,9 @@ class Archive(Generic[Out]):
         Raises:
             InvalidArgument: an unknown event, a moment without its time zone, or a negative number.
         """
-        if unknown := set(events) - AUDIT_EVENTS:
+        if isinstance(events, str) or not set(events) <= AUDIT_EVENTS:
             known = ", ".join(sorted(AUDIT_EVENTS))
-            raise InvalidArgument(f"no such event: {', '.join(sorted(unknown))}; there are {known}")
+            raise InvalidArgument(f"events is a collection of some of these, not {events!r}: {known}")
         query = AuditQuery(
             run_id=run_id, events=frozenset(events), since=since, until=until, limit=limit, offset=offset
         )

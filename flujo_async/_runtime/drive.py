@@ -406,6 +406,8 @@ class Drive:
         """Undo what there is to undo, and record how the run ended."""
         execution, clock = self._execution, self._means.clock
         is_cancelled = ending.status == "cancelled"
+        if is_cancelled:  # whoever cancels waits for the end, which outweighs a pause that was asked for before
+            execution.waits.is_pausing = False
         await self._end_children(ending.reason if is_cancelled else f"run {execution.run_id!r} has failed")
         trouble = await roll_back(execution, ending)
         error = trouble or ending.error

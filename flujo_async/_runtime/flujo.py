@@ -16,7 +16,7 @@ from flujo_async._plan.registry import LATEST, PipelineRegistry, choose_definiti
 from flujo_async._runtime.archive import Archive
 from flujo_async._runtime.handle import RunHandle
 from flujo_async._runtime.program import Catalogue, Migrate
-from flujo_async._runtime.request import Request, checked_seconds, request_for
+from flujo_async._runtime.request import Request, check_place, checked_seconds, request_for
 from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
@@ -215,11 +215,10 @@ class Flujo(Archive[Out], Generic[In, Out]):
             timeout: as in ``run``; the time in the queue counts.
 
         Raises:
-            InvalidArgument: an empty queue, or a delay that is no duration.
+            InvalidArgument: an empty queue, a priority that is no whole number, or a delay that is no duration.
             RunConflict: the ``run_id`` belongs to a run with another input or context.
         """
-        if not queue:
-            raise InvalidArgument("queue is the name of a queue, and not empty")
+        check_place(queue, priority)
         request = request_for(run_id, input, context, metadata, timeout)
         wait = checked_seconds(delay, "delay") or 0
         await self._runner.enqueue(replace(request, queue=queue, delay=wait, priority=priority))

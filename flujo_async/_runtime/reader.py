@@ -16,6 +16,7 @@ from flujo_async._log.history import Change, changes
 from flujo_async._log.snapshot import blobs_of, fold_from, weight
 from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
 from flujo_async._model.ids import check_run_id
+from flujo_async._model.page import check_whole
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -108,6 +109,8 @@ class Reader:
 
     async def stored(self, run_id: str, *, until: int | None = None) -> StoredRun:
         """Return what is stored of a run, with its log up to ``until``; errors as in ``get``."""
+        if until is not None:
+            check_whole("the place in a log", until)
         stored = await self._find(run_id, until=until)
         if stored is None:
             raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
@@ -143,6 +146,7 @@ class Reader:
         self, run_id: str, *, after: int, follow: bool, driver: asyncio.Task[None] | None = None
     ) -> AsyncIterator[Event]:
         """Yield what was committed after ``after``; with ``follow`` go on until the run rests, or its driver fails."""
+        check_whole("after", after)
         codec = self._catalogue.reading(await self.get(run_id)).codec
         is_over = not follow
         while True:

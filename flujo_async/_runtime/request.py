@@ -9,7 +9,7 @@ from datetime import timedelta
 from types import EllipsisType
 from typing import Any
 
-from flujo_async._model.policy import check_duration
+from flujo_async._model.policy import check_timer
 from flujo_async._model.quick import quick
 from flujo_async.errors import DefinitionError, InvalidArgument
 
@@ -67,6 +67,18 @@ def request_for(
     )
 
 
+def check_place(queue: Any, priority: Any) -> None:
+    """Check where a run is to wait.
+
+    Raises:
+        InvalidArgument: the queue has no name, or the priority is no whole number of 64 bits.
+    """
+    if not isinstance(queue, str) or not queue:
+        raise InvalidArgument("queue is the name of a queue, and not empty")
+    if not isinstance(priority, int) or isinstance(priority, bool) or not -(2**63) <= priority < 2**63:
+        raise InvalidArgument(f"priority is a whole number, not {priority!r}")
+
+
 def checked_seconds(duration: Any, what: str) -> float | None:
     """Return an optional duration in seconds; ``what`` says in an error whose it is.
 
@@ -74,6 +86,6 @@ def checked_seconds(duration: Any, what: str) -> float | None:
         InvalidArgument: it is no duration.
     """
     try:
-        return None if duration is None else check_duration(duration, what)
+        return None if duration is None else check_timer(duration, what)
     except DefinitionError as error:
         raise InvalidArgument(str(error)) from error

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import MAIN_SCOPE, child
 from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
-from flujo_async._model.policy import Durability, Duration, check_duration
+from flujo_async._model.policy import Durability, Duration, check_timer
 from flujo_async._model.tree import Json
 from flujo_async._model.usage import Usage
 from flujo_async._plan.calls import CALLS, Calls
@@ -234,7 +234,7 @@ class _Run:
 
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
-        seconds = check_duration(duration, "sleep()")
+        seconds = check_timer(duration, "sleep()")
         return self._call(key, lambda: sleep(self._execution, key, seconds, is_ordered=self._made > 0))
 
     def wait_for(self, name: str, **options: Any) -> Coroutine[Any, Any, Any]:

@@ -111,7 +111,7 @@ def check_status(status: Any) -> RunStatus:
     Raises:
         InvalidArgument: there is no such status.
     """
-    if status not in RUN_STATUSES:
+    if status not in tuple(RUN_STATUSES):  # whatever it is, also what has no hash
         raise InvalidArgument(f"{status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
     return status  # type: ignore[no-any-return]
 

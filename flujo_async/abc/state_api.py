@@ -35,7 +35,7 @@ from flujo_async.abc.known_runs import (
     known_runs,
 )
 from flujo_async.abc.logs import read_log, saved_step, state_of, steps_of, with_saved
-from flujo_async.abc.statistics import span_statistics, workflow_stats
+from flujo_async.abc.statistics import check_range, span_statistics, workflow_stats
 from flujo_async.abc.verbs import Verbs
 from flujo_async.errors import BackendError, InvalidArgument
 
@@ -323,7 +323,11 @@ class StateApi(Verbs):
         Returns:
             ``total_spans``, ``by_name``, ``by_status``, and ``avg_duration_by_name``: for each name ``total``,
             ``count`` and ``average``, in seconds.
+
+        Raises:
+            InvalidArgument: ``time_range`` is not two numbers.
         """
+        check_range(time_range)
         return statistics_of(await span_statistics(self, self.get_spans, pipeline_name, time_range))
 
     # --------------------------------------------------------------------------------------------------- evaluations

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from math import isnan
+from typing import Any, Final, cast
 
 from flujo_async._log.spans import Span
 from flujo_async._model.entry import EntryQuery
@@ -14,9 +15,23 @@ from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.known_runs import KnownRun, KnownRunQuery, known_runs
 from flujo_async.abc.verbs import Verbs
-from flujo_async.errors import IntegrityError
+from flujo_async.errors import IntegrityError, InvalidArgument
 
+_PAIR: Final = 2
 _log: Final = logging.getLogger("flujo_async")
+
+
+def check_range(time_range: Any) -> None:
+    """Check that a range of time is one.
+
+    Raises:
+        InvalidArgument: it is not two numbers.
+    """
+    if not time_range:
+        return
+    numbers: list[Any] = [*cast("Any", time_range)] if isinstance(time_range, (tuple, list)) else []
+    if len(numbers) != _PAIR or not all(isinstance(number, (int, float)) and not isnan(number) for number in numbers):
+        raise InvalidArgument(f"time_range is two moments in seconds since 1970, not {time_range!r}")
 
 
 def workflow_stats(runs: Sequence[KnownRun], since: datetime) -> dict[str, Any]:

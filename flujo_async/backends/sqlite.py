@@ -31,6 +31,7 @@ from flujo_async.abc.by_hand import check_number
 from flujo_async.abc.clean_up import delete_old, hours_ago
 from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.abc.pending import Pending
+from flujo_async.abc.statistics import check_range
 from flujo_async.backends import sqlite_lists as lists
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_statistics as statistics
@@ -227,6 +228,7 @@ class SQLiteBackend(StateBackend):
     async def get_span_statistics(
         self, pipeline_name: str | None = None, time_range: tuple[float, float] | None = None
     ) -> dict[str, Any]:
+        check_range(time_range)
         await self._keep_spans(partial(statistics.spans_to_keep, pipeline_name=pipeline_name, time_range=time_range))
         counted = partial(statistics.span_statistics, pipeline_name=pipeline_name, time_range=time_range)
         return await look(self._file, counted)

@@ -271,6 +271,8 @@ class StateApiContract:
             backend.save_run_end("run", {"status": "resting"}),
             backend.list_workflows(status="resting"),
             backend.list_states("resting"),
+            backend.list_runs(status=["failed"]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            backend.get_span_statistics(time_range=(T0, T0)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             backend.list_runs(limit=-1),
             backend.list_background_tasks(offset=-1),
             backend.list_evaluations(limit=-1),

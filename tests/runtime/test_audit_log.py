@@ -152,8 +152,12 @@ async def test_a_malformed_question_is_refused() -> None:
     runner = Flujo(pay)
     with pytest.raises(InvalidArgument, match=r"workflow\.eaten.*workflow\.recovered"):
         await runner.audit_log(events=["workflow.eaten"])
-    with pytest.raises(InvalidArgument, match="time zone"):
-        await runner.audit_log(since=datetime(2026, 1, 1))
+    question: dict[str, Any]
+    for question in ({"since": datetime(2026, 1, 1)}, {"until": "2026-01-01"}, {"since": 5}):
+        with pytest.raises(InvalidArgument, match="time zone"):
+            await runner.audit_log(**question)
+    with pytest.raises(InvalidArgument, match="a collection"):
+        await runner.audit_log(events="workflow.recovered")
     with pytest.raises(InvalidArgument):
         await runner.audit_log(limit=-1)
 

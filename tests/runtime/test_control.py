@@ -439,6 +439,34 @@ class TestPause:
         gate.go_on.set()
         assert (await flujo.resume("r")).output == 4
 
+    @pytest.mark.parametrize("is_interrupted", [False, True])
+    async def test_a_cancellation_outweighs_a_pause(
+        self, backend: StateBackend, gate: Gate, is_interrupted: bool
+    ) -> None:
+        """Whether its driver has heard of the pause or not: what was done is undone, and the run has ended."""
+
+        @step
+        async def undo(n: int) -> None:
+            gate.executed.append("undo")
+
+        @step(compensate=undo)
+        async def begin(n: int) -> int:
+            return n
+
+        flujo = Flujo(begin >> gate.definitions["pipeline"], state_backend=Listening(backend))
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await gate.is_reached.wait()
+        if is_interrupted:
+            await flujo.pause("r")
+            task.cancel()
+            await asyncio.wait({task})
+        else:
+            await pause(flujo)
+        await flujo.cancel("r")
+        assert await flujo.handle("r").status() == "cancelled"
+        assert gate.executed == ["first", "cancelled", "undo"]
+        await asyncio.wait({task})
+
     async def test_of_an_unknown_run(self) -> None:
         """There is nothing to pause or resume."""
         flujo = Flujo(sleep(1))

@@ -133,9 +133,13 @@ async def test_higher_priority_goes_first_then_first_come(store: Store) -> None:
     assert executed == [1, 3, 0, 4, 2]
 
 
-@pytest.mark.parametrize("options", [{"queue": ""}, {"queue": None}, {"delay": -1}, {"delay": "soon"}])
-async def test_what_makes_no_sense_is_refused(options: dict[str, Any]) -> None:
-    backend = InMemoryBackend()
+@pytest.mark.parametrize(
+    "options",
+    [{"queue": queue} for queue in ("", None, 5)]
+    + [{"delay": delay} for delay in (-1, "soon", timedelta.max)]
+    + [{"priority": priority} for priority in ("high", 1.5, 2**63, True)],
+)
+async def test_what_makes_no_sense_is_refused(options: dict[str, Any], backend: StateBackend) -> None:
     with pytest.raises(InvalidArgument):
         await Flujo(effect, state_backend=backend).dispatch(1, **options)
     assert await backend.query_runs(RunQuery()) == []

@@ -19,6 +19,7 @@ from flujo_async import (
     RunContext,
     StepContext,
     branch,
+    child,
     loop,
     map_each,
     parallel,
@@ -54,6 +55,11 @@ async def double(n: int) -> int:
 @step
 async def total(values: dict[str, int]) -> int:
     return sum(values.values())
+
+
+@workflow
+async def asks_twice(n: int, ctx: RunContext) -> list[str]:
+    return [await ctx.wait_for("go"), await ctx.wait_for("go")]
 
 
 @workflow
@@ -245,6 +251,33 @@ class TestFork:
         assert await flujo.handle("r").status() == "paused"
         await flujo.aclose()
 
+    async def test_of_a_run_that_took_an_answer(self, backend: StateBackend) -> None:
+        """The next answer by that name is the first one that is given to the fork, and is not taken for the old one."""
+        flujo = Flujo(asks_twice, state_backend=backend)
+        await flujo.run(0, run_id="r")
+        await flujo.signal("r", "go", "first")
+        assert (await flujo.run(run_id="r")).status == "paused"
+        await flujo.fork("r", new_run_id="f")
+        await flujo.import_run(await flujo.export_run("r"), "copy")
+        for run_id in ("f", "copy"):
+            await flujo.signal(run_id, "go", run_id)
+            assert (await flujo.run(run_id=run_id)).output == ["first", run_id]
+        await flujo.aclose()
+
+    async def test_of_a_run_that_was_paused_and_cancelled(self, backend: StateBackend) -> None:
+        """It can be paused and cancelled itself."""
+        flujo = Flujo(asks_twice, state_backend=backend)
+        await flujo.run(0, run_id="r")
+        await flujo.pause("r")
+        await flujo.cancel("r")
+        await flujo.fork("r", new_run_id="f")
+        assert (await flujo.run(run_id="f")).status == "paused"
+        await flujo.pause("f")
+        assert [waiting.kind for waiting in (await flujo.state("f")).waiting_for] == ["pause", "signal"]
+        await flujo.cancel("f", "no need")
+        assert await flujo.handle("f").status() == "cancelled"
+        assert (await flujo.verify()).ok
+
     async def test_of_a_run_with_a_timeout(self, backend: StateBackend) -> None:
         """It has the whole time."""
         clock = VirtualClock()
@@ -357,6 +390,33 @@ class TestFork:
             await flujo.fork("r", new_run_id="")
         assert len(await flujo.list_runs()) == 1
 
+    async def test_a_child_that_failed_is_tried_again_by_its_own_parent(self, backend: StateBackend) -> None:
+        """A fork that is tried again starts its own, which tells the fork when it has its answer."""
+        is_repaired = False
+
+        @step
+        async def fragile(n: int) -> int:
+            if not is_repaired:
+                raise ValueError("broken")
+            return n
+
+        flujo = Flujo(double >> child(fragile >> wait_for("go")), state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        [failed] = await flujo.list_runs(parent_run_id="r")
+        await flujo.fork("r", new_run_id="f")
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="f")
+        is_repaired = True
+        [waiting] = (await flujo.redrive("f")).waiting_for
+        assert waiting.run_id is not None
+        [own] = await flujo.list_runs(parent_run_id="f")
+        assert (own.run_id, own.status) == (waiting.run_id, "paused")
+        assert await flujo.handle(failed.run_id).status() == "failed"
+        await flujo.signal(waiting.run_id, "go", 7)
+        assert (await flujo.handle("f").result()).output == 7
+        await flujo.aclose()
+
     async def test_it_can_be_cancelled_and_deleted(self, backend: StateBackend) -> None:
         """Like any run."""
         flujo = Flujo(double, state_backend=backend)
@@ -449,12 +509,37 @@ class TestDiff:
         assert changes["error"].after == "ValueError: broken"
         assert "steps.broken" in changes
 
+    async def test_names_that_mark_encoded_values_are_names_here(self, backend: StateBackend) -> None:
+        """In metadata, which are not encoded, as fields of the context, and as the name of a step."""
+
+        @step(name="$")
+        async def put(n: int, ctx: StepContext) -> int:
+            ctx.state["$"] = "bytes"
+            return n
+
+        @workflow
+        async def marked(n: int, ctx: RunContext) -> int:
+            ctx.set_metadata(kept={"$": "blob", "v": 1})
+            return await put(n)
+
+        flujo = Flujo(marked, state_backend=backend)
+        await flujo.run(1, run_id="r", context={"$": "set"})
+        last = (await flujo.state("r")).version
+        changes = {change.path: (change.before, change.after) for change in await flujo.diff("r", 1, last)}
+        assert changes["context.$"] == ("set", "bytes")
+        assert changes["metadata.kept"] == (None, {"$": "blob", "v": 1})
+        assert (None, 1) in [both for path, both in changes.items() if path.startswith("steps.$")]
+
     async def test_what_cannot_be_compared(self, backend: StateBackend) -> None:
         """An unknown run, facts that are not there."""
         flujo = Flujo(map_each(double), state_backend=backend)
         with pytest.raises(RunNotFound):
             await flujo.diff("unknown", 1, 1)
         await flujo.run([1], run_id="r")
-        for a, b in ((0, 1), (1, 99), (-1, 1)):
+        odd: Any
+        for odd in (0, 99, -1, 2**70, 1.5, "1", True):
+            for call in (flujo.diff("r", odd, 1), flujo.diff("r", 1, odd), flujo.state("r", at=odd)):
+                with pytest.raises(InvalidArgument):
+                    await call
             with pytest.raises(InvalidArgument):
-                await flujo.diff("r", a, b)
+                await flujo.fork("r", at=odd)

@@ -252,6 +252,10 @@ class TestEvents:
         assert [event.step for event in events[1:4]] == ["first"] * 3
         assert [event async for event in flujo.handle("r").events(after=5)] == events[5:]
         assert [event async for event in flujo.handle("r").events(after=8, follow=True)] == []
+        odd: Any
+        for odd in (-1, 2**70, 1.5, "1"):
+            with pytest.raises(InvalidArgument):
+                await anext(flujo.handle("r").events(after=odd))
 
     async def test_a_follower_sees_all_until_the_run_rests(self, store: Store, gate: Gate) -> None:
         """From another object on the store; without ``follow`` it ends with what there is."""

@@ -207,7 +207,7 @@ async def test_code_cannot_catch_it(clock: VirtualClock) -> None:
     await timed_out(task)
 
 
-@pytest.mark.parametrize("timeout", [-1, "x", True])
+@pytest.mark.parametrize("timeout", [-1, "x", True, timedelta.max])
 async def test_what_is_no_duration_is_refused(timeout: Any) -> None:
     """And nothing is started."""
     flujo = Flujo(sleep(1))

@@ -167,7 +167,7 @@ async def test_no_time_is_no_sleep(duration: Any) -> None:
     assert (await Flujo(sleep(duration) >> note).run(1)).output == 1
 
 
-@pytest.mark.parametrize("duration", [-1, "1", None, True])
+@pytest.mark.parametrize("duration", [-1, "1", None, True, timedelta.max, 1e300])
 def test_what_is_no_duration_is_refused(duration: Any) -> None:
     """When the pipeline is built."""
     with pytest.raises(DefinitionError):

@@ -1,7 +1,7 @@
 """What steps consume: reported by attempts, added up over steps, runs and children, and never lost."""
 
 import asyncio
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 import pytest
@@ -39,6 +39,22 @@ async def test_steps_add_up_in_the_run(store: Store) -> None:
     assert (await again.state("r")).usage == result.usage
     [head] = await again.list_runs()
     assert head.usage == result.usage
+
+
+async def test_money_adds_up_whatever_the_precision_of_who_counts(store: Store) -> None:
+    """A host that computes with few digits loses none of a bill, and the head of the run says what its log does."""
+
+    @step
+    async def pay(cost: str, ctx: StepContext) -> str:
+        ctx.report_usage(cost=cost)
+        ctx.report_usage(cost="0.00001")
+        return "0.00123"
+
+    flujo = Flujo(pay >> pay, state_backend=store.open())
+    with localcontext(Context(prec=6)):
+        result = await flujo.run("1000.01", run_id="r")
+    assert result.usage.cost == (await flujo.state("r")).usage.cost == Decimal("1000.01125")
+    assert (await flujo.verify()).broken == []
 
 
 async def test_a_failed_attempt_has_cost_money_too(backend: StateBackend) -> None:
