@@ -59,7 +59,7 @@ class FileBackend(StateBackend):
     capabilities: ClassVar[Capabilities] = Capabilities(durable=True, multi_process=True)
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self._directory = Path(directory)
+        self._directory = Path(directory).absolute()  # whatever the working directory is later
         self._logs = OpenLogs(self._directory)
         self._heads = Heads(self._logs)
         self._system = SystemStates(self._directory)

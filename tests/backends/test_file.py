@@ -89,6 +89,22 @@ async def test_a_log_is_one_readable_line_per_write(tmp_path: Path) -> None:
     assert "created_at" not in lines[1]["head"]
 
 
+async def test_a_directory_stays_what_it_was_when_the_working_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step may change the working directory, and the run goes on in the same file."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(tmp_path)
+    backend = await asyncio.to_thread(FileBackend, "runs")  # it asks the system where it is
+    lease = await create(backend)
+    monkeypatch.chdir(elsewhere)
+    await append(backend, lease)
+    assert await listed(backend) == ["run"]
+    assert (tmp_path / "runs" / "run.jsonl").exists()
+    assert list(elsewhere.iterdir()) == []
+
+
 async def test_a_line_grows_with_the_change_and_not_with_the_history(tmp_path: Path) -> None:
     lease = await create(backend := FileBackend(tmp_path), new_run(metadata={"big": "x" * 10_000}))
     for seq in range(1, 21):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def test_memory() -> None:
 
 async def test_three_slashes_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    backend = backend_from_url("file:///runs/here")
+    backend = await asyncio.to_thread(backend_from_url, "file:///runs/here")  # it asks the system where it is
     assert isinstance(backend, FileBackend)
     assert os.listdir(tmp_path) == []
     await create(backend)
