@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self
+
+from typing_extensions import TypeVar  # `default=` is in `typing` since 3.13 only
 
 from flujo_async._log.views import Event
 from flujo_async._model.policy import Durability, Limit, Retention, misnamed_durability
@@ -24,8 +26,9 @@ from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.abc.instrument import Instrument
 from flujo_async.errors import InvalidArgument
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+# By default, since a registry and a name do not tell what a run takes and returns.
+In = TypeVar("In", default=Any)
+Out = TypeVar("Out", default=Any)
 
 
 class Flujo(Archive[Out], Generic[In, Out]):
