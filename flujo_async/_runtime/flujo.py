@@ -62,7 +62,8 @@ class Flujo(Archive[Out], Generic[In, Out]):
         clock: the time; the machine's by default.
 
     Raises:
-        DefinitionError: there is no such definition, or contexts cannot be of that type.
+        DefinitionError: there is no such definition, contexts or the answers of a ``wait_for`` cannot be of that type,
+            or a step asks for a limit or a resource that there is not.
         InvalidArgument: no backend, an unknown URL, no such durability, no instrument, or a time to live that is not
             longer than zero.
     """
