@@ -64,8 +64,8 @@ class Flujo(Archive[Out], Generic[In, Out]):
     Raises:
         DefinitionError: there is no such definition, contexts or the answers of a ``wait_for`` cannot be of that type,
             or a step asks for a limit or a resource that there is not.
-        InvalidArgument: no backend, an unknown URL, no such durability, no instrument, or a time to live that is not
-            longer than zero.
+        InvalidArgument: no backend, an unknown URL, no such durability, no instrument, no retention, or a time to live
+            that is not longer than zero.
     """
 
     def __init__(  # noqa: PLR0913 -- keyword-only options of a runtime

@@ -34,7 +34,7 @@ from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
 from flujo_async.backends.file_name import file_name
 from flujo_async.backends.file_system_state import SystemStates
 from flujo_async.backends.file_upkeep import back_up, compact, report
-from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
+from flujo_async.errors import BackendError, IntegrityError, InvalidArgument, RunExists, RunNotFound
 
 T = TypeVar("T")
 
@@ -54,11 +54,16 @@ class FileBackend(StateBackend):
 
     Args:
         directory: where the files are.
+
+    Raises:
+        InvalidArgument: ``directory`` is a URL.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(durable=True, multi_process=True)
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
+        if "://" in os.fspath(directory):
+            raise InvalidArgument(f"{directory!r} is a URL, which goes to Flujo(state_backend=…); here goes a path")
         self._directory = Path(directory).absolute()  # whatever the working directory is later
         self._logs = OpenLogs(self._directory)
         self._heads = Heads(self._logs)

@@ -24,7 +24,7 @@ from flujo_async._model.stored import RunQuery
 from flujo_async.backends.file import FileBackend
 from flujo_async.backends.file_logs import PATIENCE
 from flujo_async.backends.file_name import file_name, run_id_of
-from flujo_async.errors import BackendError, IntegrityError, SchemaTooNew, StaleLease
+from flujo_async.errors import BackendError, IntegrityError, InvalidArgument, SchemaTooNew, StaleLease
 from flujo_async.testing.samples import (
     LOG,
     ODD_IDS,
@@ -103,6 +103,12 @@ async def test_a_directory_stays_what_it_was_when_the_working_directory_changes(
     assert await listed(backend) == ["run"]
     assert (tmp_path / "runs" / "run.jsonl").exists()
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_url_is_no_directory() -> None:
+    """It would be a path from here on, and the runs not where other programs look for them."""
+    with pytest.raises(InvalidArgument, match="is a URL"):
+        FileBackend("file:///runs")
 
 
 async def test_a_line_grows_with_the_change_and_not_with_the_history(tmp_path: Path) -> None:
