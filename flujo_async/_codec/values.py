@@ -317,6 +317,8 @@ def _shown(cls: type) -> str:
 
 
 def _refusal(cls: type[Any]) -> str:
+    if hasattr(cls, "__await__"):
+        return f"cannot store an instance of {_shown(cls)}: await it, and return what comes of it"
     if class_shape(cls) is not None or issubclass(cls, Exception):
         return f"cannot store an instance of {_shown(cls)}: annotate what returns or holds it, or call register_type"
     base = next((base for base in cls.__mro__ if base in BUILTIN_TYPES), None)

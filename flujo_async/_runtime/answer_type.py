@@ -1,4 +1,4 @@
-"""The type behind a recorded JSON schema, for answers that come where the wait itself is not at hand."""
+"""The types of answers: whether they will do, and which one is behind a JSON schema that was recorded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,32 @@ from contextlib import suppress
 from typing import Any, Final, Literal, Union, cast
 
 from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
+
+from flujo_async._plan.definition import Definition
+from flujo_async._plan.nodes import WaitFor
+from flujo_async.errors import DefinitionError
 
 _PLAIN: Final[Mapping[str, Any]] = {"integer": int, "number": float, "boolean": bool, "null": None}
+
+
+def check_answer_types(definition: Definition) -> None:
+    """Check that the answers which a definition waits for can be validated, and described to those who give them.
+
+    Raises:
+        DefinitionError: one of them cannot.
+    """
+    for node in definition.nodes():
+        if isinstance(node, WaitFor) and node.schema is not None:
+            try:
+                TypeAdapter(node.schema).json_schema()
+            except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
+                raise DefinitionError(
+                    f"wait_for({node.name!r}): schema= is a type that pydantic can validate and describe, such as a "
+                    f"model or a dataclass, not {node.schema!r}"
+                ) from error
+            except PydanticUserError:
+                pass  # a class that mentions one which is yet to come
 
 
 def answer_type(schema: Mapping[str, Any], known: Iterable[object]) -> Any:

@@ -256,13 +256,14 @@ def _nobody(_: Patch) -> None:
     pass
 
 
-def _class_of(context_type: type[Any]) -> type[Any]:
+def _class_of(context_type: object) -> type[Any]:
     if is_typeddict(context_type):
         return dict
-    is_known = context_type is dict or is_dataclass(context_type) or BaseModel in getattr(context_type, "__mro__", ())
-    if not is_known:
-        raise DefinitionError(f"context_type= is a pydantic model, a dataclass or a TypedDict, not {context_type!r}")
-    return context_type
+    if isinstance(context_type, type):  # an instance of a dataclass is no context, nor is one of a model
+        cls: type[Any] = context_type
+        if cls is dict or is_dataclass(cls) or issubclass(cls, BaseModel):
+            return cls
+    raise DefinitionError(f"context_type= is a pydantic model, a dataclass or a TypedDict, not {context_type!r}")
 
 
 def main_scope(fields: JsonObject) -> Scope:

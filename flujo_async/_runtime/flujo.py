@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self
+
+from typing_extensions import TypeVar  # `default=` is in `typing` since 3.13 only
 
 from flujo_async._log.views import Event
 from flujo_async._model.policy import Durability, Limit, Retention, misnamed_durability
@@ -24,8 +26,9 @@ from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.abc.instrument import Instrument
 from flujo_async.errors import InvalidArgument
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+# By default, since a registry and a name do not tell what a run takes and returns.
+In = TypeVar("In", default=Any)
+Out = TypeVar("Out", default=Any)
 
 
 class Flujo(Archive[Out], Generic[In, Out]):
@@ -59,9 +62,10 @@ class Flujo(Archive[Out], Generic[In, Out]):
         clock: the time; the machine's by default.
 
     Raises:
-        DefinitionError: there is no such definition, or contexts cannot be of that type.
-        InvalidArgument: no backend, an unknown URL, no such durability, no instrument, or a time to live that is not
-            longer than zero.
+        DefinitionError: there is no such definition, contexts or the answers of a ``wait_for`` cannot be of that type,
+            or a step asks for a limit or a resource that there is not.
+        InvalidArgument: no backend, an unknown URL, no such durability, no instrument, no retention, or a time to live
+            that is not longer than zero.
     """
 
     def __init__(  # noqa: PLR0913 -- keyword-only options of a runtime

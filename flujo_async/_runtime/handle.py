@@ -30,7 +30,7 @@ class RunHandle(Generic[Out]):
         self._runner = runner
         self._control = control
 
-    async def result(self, timeout: timedelta | float | None = None) -> RunResult[Any]:
+    async def result(self, timeout: timedelta | float | None = None) -> RunResult[Out]:
         """Wait until the run rests, and return what it left.
 
         Args:

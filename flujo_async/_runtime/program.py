@@ -23,6 +23,7 @@ from flujo_async._plan.assignable import is_assignable
 from flujo_async._plan.definition import Definition, definition_of
 from flujo_async._plan.nodes import Child
 from flujo_async._plan.registry import PipelineRegistry
+from flujo_async._runtime.answer_type import check_answer_types
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.request import Request
 from flujo_async.errors import InvalidArgument, RunConflict, SerializationError, VersionMismatch
@@ -49,7 +50,12 @@ class Program:
 
     @classmethod
     def of(cls, definition: Definition, context_type: type[Any] | None) -> Program:
-        """Make a definition ready."""
+        """Make a definition ready.
+
+        Raises:
+            DefinitionError: contexts, or answers that it waits for, cannot be of the type that they are to have.
+        """
+        check_answer_types(definition)
         codec = definition.codec(context_type)
         return cls(definition, definition.fingerprint, codec, ContextType(context_type, codec))
 

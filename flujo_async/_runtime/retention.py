@@ -23,7 +23,7 @@ from flujo_async._runtime.taking import Taking
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import settle
-from flujo_async.errors import FlujoError, IntegrityError
+from flujo_async.errors import FlujoError, IntegrityError, InvalidArgument
 
 Out = TypeVar("Out")
 
@@ -46,6 +46,9 @@ class Sweeper:
     Attributes:
         retention: what is kept; ``None`` is everything.
         is_automatic: whether runs are deleted without being asked for.
+
+    Raises:
+        InvalidArgument: something that is no ``Retention``.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Sweeper:
         self._catalogue = catalogue
         self._clock = clock
         self._taking = taking
+        if not isinstance(retention, Retention | None):  # pyright: ignore[reportUnnecessaryIsInstance] -- untyped users
+            raise InvalidArgument(f"retention= is a Retention, not {retention!r}")
         self.retention = retention
         self.is_automatic: bool = True
         self._task: asyncio.Task[None] | None = None

@@ -7,7 +7,8 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from types import CoroutineType
+from typing import Any, Final, TypeVar, cast
 
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import MAIN_SCOPE, child
@@ -230,12 +231,13 @@ class _Run:
             outcome = await call_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
-        return self._call(key, perform)
+        return self._named(step.name, self._call(key, perform))
 
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
         seconds = check_timer(duration, "sleep()")
-        return self._call(key, lambda: sleep(self._execution, key, seconds, is_ordered=self._made > 0))
+        call = self._call(key, lambda: sleep(self._execution, key, seconds, is_ordered=self._made > 0))
+        return self._named("RunContext.sleep", call)
 
     def wait_for(self, name: str, **options: Any) -> Coroutine[Any, Any, Any]:
         node = wait_node(name, **options)
@@ -247,7 +249,7 @@ class _Run:
             answer = await wait_for(self._execution, key, node)
             return self._execution.codec.decode(answer.tree, at=f"{key}.output")
 
-        return self._call(key, perform)
+        return self._named("RunContext.wait_for", self._call(key, perform))
 
     def child(self, definition: Chain[Any, Any], input: Any, *, run_id: str | None) -> Coroutine[Any, Any, Any]:
         node = child_node(definition)
@@ -261,7 +263,13 @@ class _Run:
             output = await ChildCall(execution, node, key, value, run_id).perform()
             return execution.codec.decode(output.tree, at=f"{key}.output")
 
-        return self._call(key, perform)
+        return self._named("RunContext.child", self._call(key, perform))
+
+    @staticmethod
+    def _named(name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Return a call that Python's warning knows by this name, if nobody awaits it; keys know nothing of it."""
+        cast("CoroutineType[Any, Any, T]", call).__qualname__ = name
+        return call
 
     async def _call(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
         """Do what the code asks for, as nothing that belongs to the code."""

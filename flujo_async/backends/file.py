@@ -56,7 +56,7 @@ class FileBackend(StateBackend):
         directory: where the files are.
 
     Raises:
-        InvalidArgument: ``directory`` can name none.
+        InvalidArgument: ``directory`` can name none, or is a URL.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(durable=True, multi_process=True)
@@ -64,6 +64,8 @@ class FileBackend(StateBackend):
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         if "\0" in os.fspath(directory):
             raise InvalidArgument(f"{directory!r} names no directory")
+        if "://" in os.fspath(directory):
+            raise InvalidArgument(f"{directory!r} is a URL, which goes to Flujo(state_backend=…); here goes a path")
         self._directory = Path(directory).absolute()  # whatever the working directory is later
         self._logs = OpenLogs(self._directory)
         self._heads = Heads(self._logs)

@@ -85,6 +85,8 @@ class SQLiteBackend(StateBackend):
             raise InvalidArgument(f"synchronous is 'full' or 'normal', not {synchronous!r}")
         if os.fspath(path) in ("", ":memory:") or "\0" in os.fspath(path):
             raise InvalidArgument(f"{path!r} names no file; InMemoryBackend keeps runs in memory")
+        if "://" in os.fspath(path):
+            raise InvalidArgument(f"{path!r} is a URL, which goes to Flujo(state_backend=…); here goes a path")
         self.path: Path = Path(path).absolute()  # whatever the working directory is later
         self._changes = Changes()
         self._watch = Watch(self._changes)

@@ -221,7 +221,7 @@ def delete_runs(
 
     Nothing is removed if one of them does not exist.
     """
-    place = place_at(flujo, db)
+    place, run_ids = place_at(flujo, db), list(dict.fromkeys(run_ids))
     fates = perform(place, lambda flujo: _fates(flujo, run_ids))
     if not yes:
         _confirm(fates)

@@ -68,10 +68,10 @@ class Named:
         """Return what the name stands for: the attribute, or what it returns if it is a function.
 
         Raises:
-            InvalidArgument: there is no such attribute, or it is a function with arguments.
+            InvalidArgument: there is no such attribute, or it is a function with arguments or that fails.
         """
         module_name, _, attribute = self.name.partition(":")
-        if not module_name or not attribute:
+        if not module_name or module_name.startswith(".") or not attribute:
             raise InvalidArgument(f"{self.name!r} names no Flujo; that is MODULE:ATTRIBUTE, such as app:flujo")
         module = self._import(module_name)
         try:
@@ -86,9 +86,12 @@ class Named:
         """Return the runtime that was loaded; what an async function returned is awaited.
 
         Raises:
-            InvalidArgument: it is none, or other processes cannot see its runs.
+            InvalidArgument: it is none, other processes cannot see its runs, or the function failed.
         """
-        made = await loaded if inspect.isawaitable(loaded) else loaded
+        try:
+            made = await loaded if inspect.isawaitable(loaded) else loaded
+        except Exception as error:
+            raise InvalidArgument(f"{self.name} failed: {_told(error)}") from error
         if not _is_runtime(made):
             raise InvalidArgument(f"{self.name} is no Flujo, and no function that returns one, but {_kind(made)}")
         if not made.state_backend.capabilities.durable:
@@ -105,16 +108,17 @@ class Named:
     def _why_not(self, module_name: str, error: Exception) -> str:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             return f"there is no module {error.name!r}, neither in {self.directory} nor installed"
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{frame.filename}:{frame.lineno}"
-        return f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}, in {where}"
+        return f"module {module_name!r} cannot be imported: {_told(error)}"
 
     def _call(self, function: Callable[..., object]) -> object:
         try:
             inspect.signature(function).bind()
         except TypeError as error:
             raise InvalidArgument(f"{self.name} is a function with arguments: {error}") from error
-        return function()
+        try:
+            return function()
+        except Exception as error:
+            raise InvalidArgument(f"{self.name} failed: {_told(error)}") from error
 
 
 Place: TypeAlias = Named | Store
@@ -256,6 +260,13 @@ def _table(path: Path) -> Any:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{path} is no TOML: {error}") from error
     return cast("dict[str, Any]", tools).get(_TABLE) if isinstance(tools, dict) else None
+
+
+def _told(error: Exception) -> str:
+    """Return what went wrong in code of the user's, and where."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frame.filename, frame.lineno)
+    return f"{type(error).__name__}: {error}, in {where[0]}:{where[1]}"
 
 
 def _is_runtime(thing: object) -> TypeIs[Runtime]:

@@ -336,7 +336,7 @@ def test_a_path_stays_what_it_was_when_the_working_directory_changes(
     assert backend.path == tmp_path / "runs.db"
 
 
-@pytest.mark.parametrize("path", ["", ":memory:", "runs\0.db"])
+@pytest.mark.parametrize("path", ["", ":memory:", "runs\0.db", "sqlite:///runs.db"])
 def test_what_is_no_file_is_refused(path: str) -> None:
     with pytest.raises(InvalidArgument):
         SQLiteBackend(path)

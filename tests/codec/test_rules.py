@@ -120,6 +120,16 @@ def test_a_refusal_says_what_to_do(value: Any, advice: str) -> None:
         Codec().encode(value)
 
 
+def test_what_was_not_awaited_is_told_from_other_values() -> None:
+    async def fetch() -> int:
+        return 1
+
+    coroutine = fetch()
+    with pytest.raises(SerializationError, match="await it"):
+        Codec().encode(coroutine)
+    coroutine.close()
+
+
 @pytest.mark.parametrize(
     ("value", "path"),
     [

@@ -342,7 +342,7 @@ def test_delete_does_not_ask_if_told_so(project: Project) -> None:
     assert project("runs", "delete", "a", "nobody", "--yes").code == 2
     assert len(project("runs", "list", "--json").json) == 3
     assert project("runs", "delete", "a", "b", "--yes", "--json", "--db", project.db).json == {"deleted": ["a", "b"]}
-    assert project("runs", "delete", "c", "--yes").out == "deleted run 'c'\n"
+    assert project("runs", "delete", "c", "c", "--yes").out == "deleted run 'c'\n"
     assert project("runs", "list", "--json").json == []
 
 

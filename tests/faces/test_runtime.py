@@ -85,6 +85,7 @@ def test_a_flujo_without_runs_creates_nothing(one_project: Project) -> None:
     [
         ("app", "'app' names no Flujo; that is MODULE:ATTRIBUTE, such as app:flujo"),
         (":flujo", "':flujo' names no Flujo"),
+        ("./app.py:flujo", "'./app.py:flujo' names no Flujo"),
         ("nowhere:flujo", "there is no module 'nowhere', neither in "),
         ("nowhere.app:flujo", "there is no module 'nowhere', neither in "),
         ("app:fluio", "module 'app' has no 'fluio'; its Flujo is flujo or in_memory"),
@@ -94,15 +95,23 @@ def test_a_flujo_without_runs_creates_nothing(one_project: Project) -> None:
         ("app:in_memory", "app:in_memory keeps its runs in memory, for its own process only; give it a store"),
         ("broken:flujo", "module 'broken' cannot be imported: ZeroDivisionError: division by zero, in "),
         ("lacking:flujo", "module 'lacking' cannot be imported: ModuleNotFoundError: No module named 'numpi', in "),
+        ("typo:flujo", "module 'typo' cannot be imported: SyntaxError: invalid syntax (typo.py, line 1), in /"),
+        ("failing:make", "failing:make failed: KeyError: 'URL', in "),
+        ("failing:make_later", "failing:make_later failed: KeyError: 'URL', in "),
     ],
 )
 def test_names_that_name_no_flujo(one_project: Project, name: str, told: str) -> None:
     (one_project.directory / "broken.py").write_text("x = 1\n1 / 0\n")
     (one_project.directory / "lacking.py").write_text("import numpi\n")
+    (one_project.directory / "typo.py").write_text("def (\n")
+    (one_project.directory / "failing.py").write_text(
+        "def make(): return {}['URL']\nasync def make_later(): return make()\n"
+    )
     finished = one_project("runs", "resume", "a", "--flujo", name)
     assert (finished.code, finished.out) == (2, "")
     assert finished.err.startswith(f"flujo-async: {told}")
     assert finished.err.count("\n") == 1
+    assert "frozen" not in finished.err  # where it is told to be is in a file of the user's
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
-from flujo_async.errors import ContextConflict, InvalidArgument, RunFailed
+from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, RunFailed
 from flujo_async.reducers import add, append, keep_first, keep_last
 from tests.runtime.stores import Store
 
@@ -85,6 +85,13 @@ async def test_a_context_of_another_type_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         await flujo.run(1, run_id="r", context=Tally())
     assert await flujo.list_runs() == []
+
+
+@pytest.mark.parametrize("context_type", [Basket(), Tally(), int, list[int], "Basket"], ids=repr)
+async def test_what_is_no_type_of_context_is_refused(context_type: Any) -> None:
+    """An instance, too, where the class is meant."""
+    with pytest.raises(DefinitionError, match="context_type="):
+        Flujo(put("a"), context_type=context_type)
 
 
 async def test_without_a_type_the_context_is_a_dictionary() -> None:

@@ -21,7 +21,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.backends.memory import InMemoryBackend
-from flujo_async.errors import BackendError, DefinitionError, RunCancelled, RunFailed, RunNotFound
+from flujo_async.errors import BackendError, DefinitionError, InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import Wrapped, failing, gated_store, until
 
@@ -86,6 +86,12 @@ async def swept(flujo: Flujo[Any, Any], expected: list[str]) -> None:
 def test_what_is_no_retention(arguments: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match="Retention"):
         Retention(**arguments)
+
+
+def test_a_length_of_time_is_no_retention_by_itself() -> None:
+    retention: Any = timedelta(days=30)
+    with pytest.raises(InvalidArgument, match="retention= is a Retention"):
+        Flujo(double, retention=retention)
 
 
 class TestKeepLast:

@@ -1,6 +1,7 @@
 """``wait_for``: a run pauses until somebody answers (G14)."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from flujo_async import Flujo, RunContext, as_step, branch, loop, map_each, parallel, step, wait_for, workflow
+from flujo_async import Flujo, RunContext, as_step, branch, child, loop, map_each, parallel, step, wait_for, workflow
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunFailed, WaitTimeout
@@ -27,6 +28,13 @@ class Approval(BaseModel):
 class Point:
     x: int
     y: int
+
+
+class Mentioning(BaseModel):
+    other: "NotYet"  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+class Unknown: ...
 
 
 DAY = timedelta(days=1)
@@ -74,6 +82,21 @@ async def test_calling_again_executes_nothing(backend: StateBackend) -> None:
     assert await flujo.history("r") == history
     assert EXECUTED == [1]
     await flujo.aclose()
+
+
+@pytest.mark.parametrize("schema", [Unknown, list[Unknown], Callable, 3, int.bit_length], ids=repr)
+async def test_what_cannot_be_asked_for_is_refused_before_anything_runs(schema: Any) -> None:
+    """Also inside of another element, and in a child."""
+    question = wait_for("answer", schema=schema)
+    for pipeline in (note >> question, map_each(question), child(question)):
+        with pytest.raises(DefinitionError, match=r"wait_for\('answer'\): schema= is a type"):
+            Flujo(pipeline)
+
+
+async def test_what_is_asked_for_may_be_described_later() -> None:
+    """A class that mentions one which is not there yet, and a name."""
+    await Flujo(wait_for("answer", schema="int")).run(run_id="r")
+    Flujo(wait_for("answer", schema=Mentioning))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Calling steps in workflows, and what becomes of those that fail."""
 
 import asyncio
+import gc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -105,6 +107,28 @@ class TestCalls:
             return await plain(await plain(n))  # type: ignore[no-any-return, misc]
 
         assert (await Flujo(flow, state_backend=backend).run(1)).output == 3
+
+    @pytest.mark.parametrize(
+        ("call", "name"),
+        [
+            (lambda ctx: double(1), "double"),
+            (lambda ctx: ctx.sleep(1), "RunContext.sleep"),
+            (lambda ctx: ctx.wait_for("answer"), "RunContext.wait_for"),
+            (lambda ctx: ctx.child(double, 1), "RunContext.child"),
+        ],
+    )
+    async def test_a_call_that_is_not_awaited_is_warned_of_by_its_name(
+        self, call: Callable[[RunContext], object], name: str
+    ) -> None:
+        """As Python does with any coroutine."""
+
+        @workflow
+        async def flow(value: None, ctx: RunContext) -> None:
+            call(ctx)  # and that is all
+            gc.collect()  # where nobody counts references
+
+        with pytest.warns(RuntimeWarning, match=f"coroutine '{name}' was never awaited"):
+            await Flujo(flow).run()
 
     async def test_outside_of_a_run_a_step_is_its_function(self) -> None:
         """And a workflow its coroutine."""

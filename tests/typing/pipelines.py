@@ -100,10 +100,17 @@ async def runs_are_typed() -> None:
     assert_type(await flujo.run("text"), RunResult[int])
     assert_type((await flujo.run("text")).output, int)
     assert_type(await flujo.start("text"), RunHandle[int])
+    assert_type(await flujo.handle("run").result(), RunResult[int])
     assert_type(await flujo.resume("run"), RunResult[int])
     assert_type(await Flujo(fetch >> map_each(measure)).run("url"), RunResult[list[int]])
     assert_type(await Flujo(parallel(measure, fetch)).run("url"), RunResult[dict[str, Any]])
     assert_type(await Flujo(measure).run("text"), RunResult[int])
+
+
+async def a_name_says_nothing_about_types(registry: PipelineRegistry) -> None:
+    flujo = Flujo(registry=registry, pipeline_name="one")
+    assert_type(flujo, Flujo[Any, Any])
+    assert_type(await flujo.run("text"), RunResult[Any])
 
 
 def registries_take_chains(registry: PipelineRegistry) -> None:
