@@ -216,6 +216,7 @@ class Fold:
         self.status = "pending"
         self._rest_no_more(fact.at)
         self.children = {key: run_id for key, run_id in self.children.items() if key in self.outcomes}
+        self.taken = set()  # they were posted to the source; what is posted here is numbered anew
         self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))
         self._take_in(fact)
 

@@ -245,6 +245,31 @@ class TestFork:
         assert await flujo.handle("r").status() == "paused"
         await flujo.aclose()
 
+    async def test_of_a_run_that_was_answered_before(self, backend: StateBackend) -> None:
+        """What was posted to the source is not counted with what is posted to the fork."""
+        asking = loop(wait_for("n", schema=int) >> double, until=lambda n: n > 10, max_iterations=3)
+        flujo = Flujo(asking, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.signal("r", "n", 1)
+        await flujo.run(run_id="r")
+        await flujo.fork("r", new_run_id="f")
+        await flujo.run(run_id="f")
+        await flujo.signal("f", "n", 6)
+        assert (await flujo.run(run_id="f")).output == 12
+        await flujo.aclose()
+
+    async def test_of_a_run_that_was_cancelled_before(self, backend: StateBackend) -> None:
+        """It can be cancelled as well."""
+        flujo = Flujo(wait_for("n") >> double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.cancel("r")
+        await flujo.redrive("r")
+        await flujo.fork("r", new_run_id="f")
+        await flujo.run(run_id="f")
+        await flujo.cancel("f")
+        assert await flujo.handle("f").status() == "cancelled"
+        await flujo.aclose()
+
     async def test_of_a_run_with_a_timeout(self, backend: StateBackend) -> None:
         """It has the whole time."""
         clock = VirtualClock()
