@@ -384,6 +384,37 @@ class TestRedrive:
         assert (await flujo.handle("r").result()).output == 8
         await flujo.aclose()
 
+    @pytest.mark.parametrize("is_to_fail", [False, True])
+    async def test_after_a_rollback_another_input_is_another_child(
+        self, backend: StateBackend, is_to_fail: bool
+    ) -> None:
+        """What it was given before was undone, and is now something else."""
+        is_fixed, numbers = False, iter(range(1, 9))
+
+        async def undo(done: int) -> None:
+            EXECUTED.append(-done)
+
+        @step(compensate=undo)
+        async def book() -> int:
+            return next(numbers)
+
+        @step
+        async def flaky(value: int) -> int:
+            if not is_fixed:
+                raise ValueError("broken")
+            return value
+
+        inner = child(double >> flaky if is_to_fail else double, name="inner")
+        flujo = Flujo(book >> inner >> flaky, state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="r")
+        with pytest.raises(RunFailed):
+            await flujo.redrive("r")
+        is_fixed = True
+        assert (await flujo.redrive("r")).output == 6
+        assert EXECUTED == [1, -1, 2, -2, 3]
+        assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
+
     async def test_a_child_may_be_skipped(self, backend: StateBackend) -> None:
         """The output that is given counts."""
         flujo = Flujo(in_a_pipeline(broken), state_backend=backend)
