@@ -212,8 +212,7 @@ class Fold:
         self.status = "running"
 
     def _run_forked(self, fact: facts.RunForked) -> None:
-        self.run_id = fact.run_id
-        self.status = "pending"
+        self.run_id, self.status = fact.run_id, "pending"
         self._rest_no_more(fact.at)
         self.children = {key: run_id for key, run_id in self.children.items() if key in self.outcomes}
         self.taken = set()  # they were posted to the source; what is posted here is numbered anew
