@@ -307,6 +307,7 @@ class ChildCall:
             return Ended(decision.output, self._told_usage())
         run_id = await self._started()
         while True:
+            heard = self.execution.waits.heard
             try:
                 rested = await self.execution.children.complete_child(self, run_id)
             except RunConflict:
@@ -318,7 +319,7 @@ class ChildCall:
                 continue
             if isinstance(rested, Ended):
                 return rested
-            await self.execution.waits.children(rested.waiting_for, rested.wake_at)
+            await self.execution.waits.children(rested.waiting_for, rested.wake_at, heard)
             if (signal := self.execution.waits.take(CHILD_RESTED)) is not None:
                 self.execution.journal.note(taken(signal, self.execution.clock.now()))
 
