@@ -411,7 +411,7 @@ class Fold:
     def _run_paused(self, fact: facts.RunPaused) -> None:
         self.status, self.waiting_for = "paused", fact.waiting_for
         deadlines = [self.deadline, *(waiting.deadline for waiting in fact.waiting_for)]
-        is_to_wake = all(waiting.kind != "pause" for waiting in fact.waiting_for)
+        is_to_wake = all(waiting.kind != "pause" or waiting.run_id is not None for waiting in fact.waiting_for)
         moments = [deadline for deadline in deadlines if deadline is not None and is_to_wake]
         self.wake_at = min(moments, default=None)
 

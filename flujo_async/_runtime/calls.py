@@ -284,13 +284,12 @@ class ChildCall:
         return completed
 
     async def _started(self) -> str:
-        execution = self.execution
-        run_id = execution.journal.fold.children.get(self.key)
-        if run_id is None:
-            run_id = self.run_id or child_run_id(execution.run_id, self.key)
-            await execution.journal.commit(
-                ChildStarted(at=execution.clock.now(), key=self.key, name=self.node.name, run_id=run_id)
-            )
+        run_id = self.execution.journal.fold.children.get(self.key)
+        return run_id or await self._start(self.run_id or child_run_id(self.execution.run_id, self.key))
+
+    async def _start(self, run_id: str) -> str:
+        now = self.execution.clock.now()
+        await self.execution.journal.commit(ChildStarted(at=now, key=self.key, name=self.node.name, run_id=run_id))
         return run_id
 
     def _note_usage(self, total: Usage) -> None:
@@ -308,10 +307,19 @@ class ChildCall:
             return Ended(decision.output, self._told_usage())
         run_id = await self._started()
         while True:
-            rested = await self.execution.children.complete_child(self, run_id)
+            heard = self.execution.waits.heard
+            try:
+                rested = await self.execution.children.complete_child(self, run_id)
+            except RunConflict:
+                if self.run_id is not None or not self.execution.journal.fold.repeats:
+                    raise
+                # What comes before it was undone and done again, otherwise this time: the old child does not count.
+                seq = self.execution.journal.fold.seq
+                run_id = await self._start(child_run_id(self.execution.run_id, f"{self.key}@{seq}"))
+                continue
             if isinstance(rested, Ended):
                 return rested
-            await self.execution.waits.children(rested.waiting_for, rested.wake_at)
+            await self.execution.waits.children(rested.waiting_for, rested.wake_at, heard)
             if (signal := self.execution.waits.take(CHILD_RESTED)) is not None:
                 self.execution.journal.note(taken(signal, self.execution.clock.now()))
 

@@ -130,7 +130,8 @@ class Control:
     async def pause(self, run_id: str) -> None:
         """Pause a run; see ``Flujo.pause``."""
         seen = await self._runner.reader.see(run_id)
-        if seen.fold.status in TERMINAL or any(waiting.kind == "pause" for waiting in seen.fold.waiting_for):
+        own = [waiting.kind for waiting in seen.fold.waiting_for if waiting.run_id is None]
+        if seen.fold.status in TERMINAL or "pause" in own:
             return
         taking = self._runner.taking
         with Owner.at_work() as owner:
@@ -148,6 +149,7 @@ class Control:
         controls = [taken(signal, now) for signal in _pending(seen, PAUSE)]
         waiting = Waiting(kind="pause", name="pause", since=now)
         await self._record(lease, seen, [*controls, RunPaused(at=now, waiting_for=(waiting, *seen.fold.waiting_for))])
+        await self._runner.tell_parents(seen.summary.parent_run_id, lease.run_id)
 
     async def _record(self, lease: Lease, seen: Seen, facts: Sequence[Fact]) -> None:
         """Append facts to a claimed run, and let it go."""

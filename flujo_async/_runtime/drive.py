@@ -393,6 +393,7 @@ class Drive:
         if park.is_paused and await self._has_news():
             park = Park((), self._means.clock.now(), is_paused=False)
         if park.is_paused:
+            await self._tell_parents()
             await self._execution.journal.commit(RunPaused(at=self._means.clock.now(), waiting_for=park.waiting_for))
         self.parked = park
 
@@ -425,10 +426,14 @@ class Drive:
 
     async def _conclude(self, fact: RunCompleted | RunFailed | RunCancelled) -> None:
         """Record the end of the run, after its parent was told: a crash in between may not leave that waiting."""
+        await self._tell_parents()
+        await self._execution.journal.commit(fact)
+
+    async def _tell_parents(self) -> None:
+        """Wake the runs above, which do not drive this one, and wait for it as it was when they rested."""
         parent_run_id = self._execution.journal.fold.started.parent_run_id
         if parent_run_id is not None and not self._is_inline:
             await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)
-        await self._execution.journal.commit(fact)
 
     def _has_let_go(self) -> bool:
         """Return whether there is nothing left of the drive, as when the run has come to its end by itself."""

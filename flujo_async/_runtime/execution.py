@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from flujo_async._codec.values import Codec
 from flujo_async._model.policy import Durability
@@ -25,6 +26,8 @@ from flujo_async.abc.clock import Clock
 from flujo_async.abc.instrument import AttemptIdentity
 from flujo_async.abc.pace import Pace
 from flujo_async.errors import NonDeterminismError
+
+_NEWS: Final[ContextVar[Callable[[], None] | None]] = ContextVar("flujo_async_news", default=None)
 
 
 @quick
@@ -128,6 +131,8 @@ class Execution:
         """Return when something new may begin, which counts as going on from then on; ``leave`` ends that."""
         if self.is_stopped:
             raise asyncio.CancelledError
+        if (tell := _NEWS.get()) is not None:
+            tell()
         self.waits.activity.began()
         try:
             if self.is_frozen:
@@ -155,3 +160,20 @@ class Fault(Exception):  # not an error of its own: it carries one up to where t
         super().__init__(error)  # not its text: a broken ``__str__`` would raise here
         self.error = error
         self.keys = tuple(keys)
+
+
+@contextmanager
+def telling_of_news(tell: Callable[[], None]) -> Generator[None]:
+    """Call ``tell`` whenever what runs within has come to the end of what is recorded, and begins something new."""
+    outer = _NEWS.get()
+
+    def tell_all() -> None:
+        tell()
+        if outer is not None:
+            outer()
+
+    token = _NEWS.set(tell_all)
+    try:
+        yield
+    finally:
+        _NEWS.reset(token)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import TypeAlias
 
 from flujo_async._plan.nodes import OnError
-from flujo_async._runtime.execution import Fault, Value
+from flujo_async._runtime.execution import Fault, Value, telling_of_news
 
 Member: TypeAlias = Callable[[], Awaitable[Value]]
 Outcome: TypeAlias = Value | Fault
@@ -23,15 +24,16 @@ class Group:
         members: what to run.
         max_concurrency: how many at the same time; ``None`` is all of them.
         on_error: what a failure does.
-        ahead: the members to run before the others start: those that had failed when the process died, and with
-            ``"cancel"`` ended the group then.
+        ahead: the members that are walked through, as far as they are recorded, before the others start: those in
+            which something had failed when the process died, and with ``"cancel"`` may have ended the group then.
     """
 
     def __init__(
         self, members: Sequence[Member], *, max_concurrency: int | None, on_error: OnError, ahead: Sequence[int]
     ) -> None:
         self._members = members
-        self._ahead = ahead
+        self._ahead = dict.fromkeys(ahead)
+        self._turn = asyncio.Lock()
         self._lanes = min(len(members), max_concurrency or len(members))
         self._on_error = on_error
         self._outcomes: dict[int, Outcome] = {}
@@ -44,9 +46,7 @@ class Group:
         Raises:
             Fault: a member failed, unless failures are ignored; the first one, in the order of the members.
         """
-        for index in self._ahead:
-            self._outcomes[index] = await self._members[index]()
-        todo = iter([entry for entry in enumerate(self._members) if entry[0] not in self._outcomes])
+        todo = iter([*self._ahead, *(index for index in range(len(self._members)) if index not in self._ahead)])
         async with asyncio.TaskGroup() as tasks:
             self._tasks = [tasks.create_task(self._lane(todo)) for _ in range(self._lanes)]
         if self._broken is not None:
@@ -56,10 +56,10 @@ class Group:
             raise Fault(faults[0].error, [key for fault in faults for key in fault.keys])
         return dict(sorted(self._outcomes.items()))
 
-    async def _lane(self, todo: Iterator[tuple[int, Member]]) -> None:
-        for index, member in todo:
+    async def _lane(self, todo: Iterator[int]) -> None:
+        for index in todo:
             try:
-                self._outcomes[index] = await member()
+                self._outcomes[index] = await self._in_turn(index)
             except Fault as fault:
                 self._outcomes[index] = fault
                 if self._on_error == "cancel":
@@ -69,6 +69,18 @@ class Group:
                 self._broken = self._broken or error
                 self._stop()
                 return
+
+    async def _in_turn(self, index: int) -> Value:
+        """Run a member when each one ahead of it has ended, or come to something new."""
+        if not self._ahead:
+            return await self._members[index]()
+        await self._turn.acquire()
+        with ExitStack() as turn:
+            turn.callback(self._turn.release)
+            if index not in self._ahead:
+                turn.close()
+            with telling_of_news(turn.close):
+                return await self._members[index]()
 
     def _stop(self) -> None:
         for task in self._tasks:

@@ -162,7 +162,7 @@ class Interpreter:
         if self._execution.is_frozen:  # every member is walked through as far as it is recorded
             return await Group(members, max_concurrency=None, on_error="finish", ahead=[]).run()
         failures = self._journal.fold.failures if node.on_error == "cancel" else []
-        ahead = [index for index, scope in enumerate(scopes) if any(is_within(key, scope.path) for key in failures)]
+        ahead = [index for key in failures for index, scope in enumerate(scopes) if is_within(key, scope.path)]
         group = Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead)
         return await group.run()
 
@@ -183,7 +183,8 @@ class Interpreter:
             faults = [outcome.error for outcome in outcomes.values() if isinstance(outcome, Fault)]
             failure = AllBranchesFailed(f"all {len(faults)} members of {key!r} failed; the first: {faults[0]!r}")
             failure.__cause__ = faults[0]
-            raise Fault(failure)
+            keys = [key for outcome in outcomes.values() if isinstance(outcome, Fault) for key in outcome.keys]
+            raise Fault(failure, keys)
         try:
             self._change_by_block(
                 key, scope, lambda: self._execution.contexts.merge(scope, [scopes[index] for index in done])

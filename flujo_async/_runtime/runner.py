@@ -15,6 +15,7 @@ from flujo_async._log.fold import Fold
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
+from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.tree import Json
@@ -214,11 +215,14 @@ class Runner:
             seen = await self.reader.see(run_id)
             if seen.fold.status not in RESTING:
                 continue  # somebody has just gone on with it
-            if seen.fold.status in TERMINAL or not is_due(seen.fold, seen.signals, self.clock.now()):
+            if seen.fold.status in TERMINAL or not self._is_due(seen, self.clock.now()):
                 return self.outcome(seen.fold)
             # It has its answer, and somebody is about to go on with it.
             last_seq = seen.summary.last_seq
             await self.reader.watch(run_id, lambda head: head.last_seq != last_seq)  # noqa: B023 -- awaited here
+
+    def _is_due(self, seen: Seen, now: datetime) -> bool:
+        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary))
 
     async def drive(self, ready: Ready) -> RunResult[Any] | Park:
         """Drive a run that this runtime has the lease of; return what it left, or how it left memory."""
@@ -318,7 +322,7 @@ class Runner:
         async with AsyncExitStack() as stack:
             try:
                 seen, now = await self.reader.see(lease.run_id), self.clock.now()
-                if seen.fold.status == "paused" and not is_due(seen.fold, seen.signals, now):
+                if seen.fold.status == "paused" and not self._is_due(seen, now):
                     await self._let_rest(lease, seen, now)
                     return
                 is_late = self._admission.is_full

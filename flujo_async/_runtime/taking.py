@@ -160,7 +160,7 @@ class Taking:
         kinds = {waiting.kind for waiting in fold.waiting_for}
         if "definition" in kinds or (request.is_resume and "pause" in kinds):
             return True
-        return is_due(fold, seen.signals, self._clock.now())
+        return is_due(fold, seen.signals, self._clock.now(), has_news=has_news(seen.summary))
 
     def sleeps(self, summary: RunSummary) -> bool:
         """Return whether a run has left memory until a moment that has not come."""

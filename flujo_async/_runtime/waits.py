@@ -138,8 +138,21 @@ class Waits:
         """Stop here: the run is being paused."""
         await self.for_ever(Waiting(kind="pause", name="pause", since=self._clock.now()))
 
-    async def children(self, waiting: Sequence[Waiting], wake_at: datetime | None) -> None:
-        """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``."""
+    @property
+    def heard(self) -> int:
+        """How many signals of the run are known."""
+        return len(self._signals)
+
+    async def children(self, waiting: Sequence[Waiting], wake_at: datetime | None, heard: int) -> None:
+        """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``.
+
+        Args:
+            waiting: what it was seen to wait for.
+            wake_at: how long it was seen to sleep.
+            heard: how many signals were known when it was looked at.
+        """
+        if self.heard > heard:
+            return
         news = asyncio.Event()
         with self._waiting(tuple(waiting), wake_at, news):
             await self._news(news, wake_at)
@@ -242,7 +255,7 @@ class Waits:
         waiting = tuple(item for each in self._open for item in each.waiting)
         if self.is_pausing:
             pause = Waiting(kind="pause", name="pause", since=self._clock.now())
-            others = tuple(item for item in waiting if item.kind != "pause")
+            others = tuple(item for item in waiting if item.kind != "pause" or item.run_id is not None)
             self._stop(Park((pause, *others), None, is_paused=True))
             return
         moments = [item.wake_at for item in self._open if item.wake_at is not None]
@@ -252,11 +265,20 @@ class Waits:
             self._stop(Park(waiting if is_paused else (), wake_at, is_paused))
 
 
-def is_due(fold: Fold, signals: Sequence[Signal], now: datetime) -> bool:
-    """Return whether a paused run can go on: an answer is there, or a wait is over."""
+def is_due(fold: Fold, signals: Sequence[Signal], now: datetime, *, has_news: bool) -> bool:
+    """Return whether a paused run can go on: an answer is there, or a wait is over.
+
+    Args:
+        fold: the run.
+        signals: all that were posted to it.
+        now: the moment.
+        has_news: whether its last owner has not seen all of these. What it has seen of a child is old.
+    """
     names = {signal.name for signal in signals if signal.signal_id not in fold.taken}
-    if any(waiting.kind in ("pause", "definition") for waiting in fold.waiting_for):
+    own = [waiting for waiting in fold.waiting_for if waiting.run_id is None]
+    if any(waiting.kind in ("pause", "definition") for waiting in own):
         return CANCEL in names
-    own = (waiting for waiting in fold.waiting_for if waiting.kind == "signal" and waiting.run_id is None)
-    awaited = {waiting.name for waiting in own} | {CHILD_RESTED, CANCEL}
+    awaited = {CANCEL, *(waiting.name for waiting in own if waiting.kind == "signal")}
+    if has_news:
+        awaited.add(CHILD_RESTED)
     return bool(awaited & names) or (fold.wake_at is not None and fold.wake_at <= now)

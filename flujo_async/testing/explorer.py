@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final, Literal, TypeAlias
 
@@ -185,7 +186,10 @@ class CrashExplorer:
 
     async def _go_on(self, flujo: Flujo[Any, Any], clock: VirtualClock, paused: RunResult[Any]) -> bool:
         """Do what lets a paused run go on; return whether there was anything to do."""
-        answered = [await self._answer(flujo, waiting) for waiting in paused.waiting_for]
+        decisions = {waiting.run_id: waiting for waiting in reversed(paused.waiting_for) if waiting.kind == "decision"}
+        # One counts for all steps of its run, and lets it go on: whatever else it waits for is looked at again.
+        todo = decisions.values() or [waiting for waiting in paused.waiting_for if waiting.kind == "signal"]
+        answered = [await self._answer(flujo, waiting) for waiting in todo]
         if any(answered):
             return True
         deadlines = [waiting.deadline for waiting in paused.waiting_for if waiting.deadline is not None]
@@ -197,8 +201,9 @@ class CrashExplorer:
         run_id, name = waiting.run_id or RUN_ID, waiting.name
         if waiting.kind == "decision":
             decision: Literal["retry", "skip"] = "skip" if name in self._skip else "retry"
-            await flujo.redrive(run_id, decision=decision, output=self._skip.get(name))
-        elif waiting.kind == "signal" and name in self._signals:
+            with suppress(RunFailed, RunCancelled):  # of a child: the run itself tells how it goes on with that
+                await flujo.redrive(run_id, decision=decision, output=self._skip.get(name))
+        elif name in self._signals:
             await flujo.signal(run_id, name, self._signals[name])
         else:
             return False

@@ -246,6 +246,74 @@ async def test_a_child_has_a_context_of_its_own(backend: StateBackend) -> None:
     assert (await flujo.state(summary.run_id)).pipeline_context == {"n0": 1, "n1": 1}
 
 
+async def test_a_child_that_was_paused_and_goes_on_lets_its_parent_go_on(backend: StateBackend) -> None:
+    """Pausing it did not pause the parent, which waits for it and may have other things to wait for."""
+    clock = VirtualClock()
+    side = wait_for("never", timeout=60, default=3) >> double
+    outer = parallel(child(wait_for("go") >> double, name="inner"), as_step(side, name="side"))
+    flujo = Flujo(outer, state_backend=backend, clock=clock)
+    await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    await flujo.pause(inner.run_id)
+    await waits_for(flujo, {("pause", inner.run_id), ("signal", inner.run_id), ("signal", None)})
+    clock.advance(60)
+    await waits_for(flujo, {("pause", inner.run_id), ("signal", inner.run_id)})
+    await flujo.signal(inner.run_id, "go", 1)
+    assert (await flujo.resume(inner.run_id)).output == 2
+    assert (await flujo.handle("r").result()).output == {"inner": 2, "side": 6}
+    await flujo.aclose()
+
+
+async def waits_for(flujo: Flujo[Any, Any], expected: set[tuple[str, str | None]]) -> None:
+    """Return when a run waits for something of these kinds, by the run that is to be answered."""
+    async with asyncio.timeout(5):
+        while {(each.kind, each.run_id) for each in (await flujo.run(run_id="r")).waiting_for} != expected:
+            await ticks()
+
+
+async def test_a_child_that_waits_for_something_else_is_waited_for_so(backend: StateBackend) -> None:
+    """After a decision on it, say, the parent tells what is to be answered now."""
+    reached, is_stuck = asyncio.Event(), True
+
+    @step(effect="once")
+    async def pay(value: Any) -> Any:
+        reached.set()
+        if is_stuck:
+            await asyncio.Event().wait()
+        return value
+
+    flujo = Flujo(child(pay >> wait_for("go"), name="inner"), state_backend=backend)
+    task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+    await reached.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    is_stuck = False
+    await flujo.run(run_id="r")
+    [inner] = await children_of(flujo)
+    await waits_for(flujo, {("decision", inner.run_id)})
+    assert (await flujo.redrive(inner.run_id)).status == "paused"
+    await waits_for(flujo, {("signal", inner.run_id)})
+    await flujo.signal(inner.run_id, "go", 4)
+    assert (await flujo.handle("r").result()).output == 4
+    await flujo.aclose()
+
+
+async def test_what_was_heard_of_a_child_is_no_news(backend: StateBackend) -> None:
+    """Its parent has seen that it waits again: it rests, and calling again records nothing."""
+    flujo = Flujo(child(wait_for("a") >> wait_for("b"), name="inner"), state_backend=backend)
+    result = await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    await flujo.signal(inner.run_id, "a", 2)
+    async with asyncio.timeout(5):
+        while [each.name for each in result.waiting_for] != ["b"]:
+            result = await flujo.handle("r").result()
+    seq = (await flujo.state("r")).version
+    for _ in range(3):
+        assert (await flujo.run(run_id="r")).waiting_for == result.waiting_for
+    assert (await flujo.state("r")).version == seq
+    await flujo.aclose()
+
+
 class TestCancel:
     """Cancelling goes downwards, leaves first."""
 
@@ -383,6 +451,37 @@ class TestRedrive:
         await flujo.signal(result.waiting_for[0].run_id, "go", 4)  # type: ignore[arg-type]
         assert (await flujo.handle("r").result()).output == 8
         await flujo.aclose()
+
+    @pytest.mark.parametrize("is_to_fail", [False, True])
+    async def test_after_a_rollback_another_input_is_another_child(
+        self, backend: StateBackend, is_to_fail: bool
+    ) -> None:
+        """What it was given before was undone, and is now something else."""
+        is_fixed, numbers = False, iter(range(1, 9))
+
+        async def undo(done: int) -> None:
+            EXECUTED.append(-done)
+
+        @step(compensate=undo)
+        async def book() -> int:
+            return next(numbers)
+
+        @step
+        async def flaky(value: int) -> int:
+            if not is_fixed:
+                raise ValueError("broken")
+            return value
+
+        inner = child(double >> flaky if is_to_fail else double, name="inner")
+        flujo = Flujo(book >> inner >> flaky, state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="r")
+        with pytest.raises(RunFailed):
+            await flujo.redrive("r")
+        is_fixed = True
+        assert (await flujo.redrive("r")).output == 6
+        assert EXECUTED == [1, -1, 2, -2, 3]
+        assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
 
     async def test_a_child_may_be_skipped(self, backend: StateBackend) -> None:
         """The output that is given counts."""

@@ -5,9 +5,24 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Pipeline, Step, StepContext, as_step, branch, loop, map_each, parallel, step
+from flujo_async import (
+    Flujo,
+    Pipeline,
+    Step,
+    StepContext,
+    as_step,
+    branch,
+    loop,
+    map_each,
+    parallel,
+    sleep,
+    step,
+    wait_for,
+)
 from flujo_async.abc import StateBackend
-from flujo_async.errors import AllBranchesFailed, LoopExhausted, NoBranch, RunFailed
+from flujo_async.errors import AllBranchesFailed, BackendError, LoopExhausted, NoBranch, RunFailed
+from flujo_async.testing import FaultyBackend, VirtualClock
+from tests.runtime.crashes import gone_to_sleep
 
 
 @step
@@ -426,6 +441,65 @@ class TestFailures:
             await Flujo(pipeline).run(0 if kind == "step" else [0, 1])
         assert isinstance(caught.value.__cause__, RuntimeError)
         assert isinstance(caught.value.__cause__.__cause__, asyncio.CancelledError)
+
+
+class TestResumed:
+    """A group with ``on_error="cancel"`` in which something had failed when its process died."""
+
+    @pytest.mark.parametrize("after_failure", [wait_for("answer"), sleep(3600)])
+    async def test_a_failure_that_was_made_up_for_holds_nobody_up(self, after_failure: Any) -> None:
+        """While the branch with a fallback waits, or sleeps, the other one goes on."""
+        executed, reached = list[int](), asyncio.Event()
+
+        @step(fallback=double)
+        async def broken(n: int) -> int:
+            raise ValueError("broken")
+
+        @step
+        async def stuck(n: int) -> int:
+            executed.append(n)
+            if len(executed) == 1:
+                reached.set()
+                await asyncio.Event().wait()
+            return n
+
+        both = parallel(as_step(broken >> after_failure, name="holds"), as_step(stuck >> stuck, name="goes"))
+        flujo = Flujo(both, clock=VirtualClock())
+        task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await reached.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        resumed = asyncio.ensure_future(flujo.run(run_id="r"))
+        await gone_to_sleep(flujo)
+        assert executed == [1, 1, 1]
+        resumed.cancel()
+        await asyncio.wait({resumed})
+        await flujo.aclose()
+
+    async def test_nobody_begins_before_the_failure_that_counts(self, backend: StateBackend) -> None:
+        """What had failed first fails the group again, and the others do not even begin."""
+        executed = list[int]()
+
+        @step
+        async def work(n: int) -> int:
+            executed.append(n)
+            if n == 2:
+                raise ValueError("broken")
+            return n
+
+        @step(fallback=double)
+        async def made_up_for(n: int) -> int:
+            raise ValueError("made up for")
+
+        items = map_each(made_up_for >> work, max_concurrency=1)
+        dying = FaultyBackend(backend)
+        dying.crash("append", nth=10)  # each item makes three commits, and then comes the end
+        with pytest.raises(BackendError):
+            await Flujo(items, state_backend=dying).run([2, 3, 1, 4], run_id="r")
+        assert executed == [4, 6, 2]
+        with pytest.raises(RunFailed, match="broken"):
+            await Flujo(items, state_backend=backend).run(run_id="r")
+        assert executed == [4, 6, 2]
 
 
 def _group(kind: str, work: Any, size: int, **options: Any) -> Any:

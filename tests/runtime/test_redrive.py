@@ -227,6 +227,20 @@ async def test_all_items_that_failed_are_tried_again(backend: StateBackend) -> N
     assert executed == [1, 3]
 
 
+@pytest.mark.parametrize("kind", ["parallel", "map_each"])
+async def test_where_nothing_was_left_to_go_on_with_all_are_tried_again(
+    backend: StateBackend, world: World, kind: str
+) -> None:
+    """Failures that are ignored fail the run when there are only those."""
+    as_parallel = parallel(world.fragile, step(name="other")(world.fragile.function), on_error="ignore")
+    group = as_parallel if kind == "parallel" else map_each(world.fragile, on_error="ignore")
+    flujo = Flujo[Any, Any](group, state_backend=backend)
+    await failed(flujo, given=1 if kind == "parallel" else [1, 2])
+    world.is_repaired = True
+    result = await flujo.redrive("r")
+    assert result.output == ({"fragile": 10, "other": 10} if kind == "parallel" else [10, 20])
+
+
 async def test_a_failure_that_was_caught_is_not_tried_again(backend: StateBackend, world: World) -> None:
     """It did not end the run."""
 

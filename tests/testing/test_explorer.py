@@ -20,6 +20,7 @@ from flujo_async import (
     SQLiteBackend,
     StepContext,
     child,
+    map_each,
     parallel,
     sleep,
     step,
@@ -132,6 +133,19 @@ async def test_an_effect_that_may_happen_only_once_is_decided_on(skip: dict[str,
     )
     await explorer.check()
     assert sorted(counts) == expected
+
+
+@pytest.mark.parametrize("inner", ["pair", "child"])
+async def test_a_decision_may_be_one_of_two_or_on_a_child_that_fails(inner: str) -> None:
+    """One decision counts for all steps of its run; how a child ends is told by its parent."""
+
+    @step(effect="once")
+    async def charge(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    pipelines: dict[str, Any] = {"pair": map_each(charge), "child": child(charge >> broken, name="inner")}
+    await CrashExplorer(pipelines[inner], [1, 2] if inner == "pair" else 2).check()
 
 
 # ------------------------------------------------------------------------------------------------ what it finds
