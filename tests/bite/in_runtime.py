@@ -272,8 +272,8 @@ BUGS = (
     Bug(
         "runtime.cancellation-is-failure",
         "G5: a step that is cancelled has failed",
-        ONE,
-        "return task is not None and task.cancelling() > 0",
+        DRIVE,
+        "return task is not None and task.cancelling() > (self._cancelled_before if task is self._task else 0)",
         "return task is None",
         (T + "cancellation.py::test_cancelled_at_every_tick_a_run_can_be_resumed",),
     ),
