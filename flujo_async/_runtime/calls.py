@@ -102,6 +102,16 @@ def recorded_step(execution: Execution, step: Step[Any, Any], key: str, scope: S
     return outcome
 
 
+def migrate(execution: Execution, scope: Scope, key: str) -> None:
+    """Change a context again where a fork or a migration came after ``key``, whose replay has undone that.
+
+    What was changed then holds for the whole run: for the branches that were under way as well.
+    """
+    for patch, done in execution.journal.fold.migrations:
+        if key in done:
+            scope.change(patch)
+
+
 def remember_to_undo(execution: Execution, step: Step[Any, Any], key: str) -> None:
     """Take note of a step that has a compensation, or whose fallback has."""
     if step.policy.compensate is not None:

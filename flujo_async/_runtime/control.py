@@ -195,6 +195,7 @@ class Control:
             lease = await self._runner.taking.take(run_id, str(owner), frozenset({*_ENDED, "paused"}))
             if lease is not None:
                 await self._redrive(lease, decision, tree)
+                await self._runner.tell_parents(seen.summary.parent_run_id, run_id)
         return await self._runner.complete(Request(run_id=run_id))
 
     async def _redrive(self, lease: Lease, decision: Decision, output: Json) -> None:

@@ -127,6 +127,7 @@ class Drive:
         self._stop: _Stop | None = None
         self._is_interruptible = False
         self._is_resumed = bool(ready.fold.outcomes)
+        self._was_paused = ready.fold.status == "paused"
         self._is_ending = False
         self._is_abandoned = False
         self.error: Exception | None = None
@@ -392,8 +393,11 @@ class Drive:
             park = Park(park.waiting_for, min(deadline, park.wake_at or deadline), park.is_paused)
         if park.is_paused and await self._has_news():
             park = Park((), self._means.clock.now(), is_paused=False)
-        if park.is_paused:
+        if park.is_paused or self._was_paused:
             await self._tell_parents()
+        if not park.is_paused and self._was_paused:
+            await self._execution.journal.commit()  # the head says otherwise, if nothing but a child has gone on
+        elif park.is_paused:
             await self._execution.journal.commit(RunPaused(at=self._means.clock.now(), waiting_for=park.waiting_for))
         self.parked = park
 

@@ -27,7 +27,7 @@ from flujo_async._model.tree import Json
 from flujo_async._plan.depends import ACTION_TAG, Action
 from flujo_async._plan.graph import Dependency, Graph, GraphNode
 from flujo_async._plan.graph_progress import Progress
-from flujo_async._runtime.calls import call_step
+from flujo_async._runtime.calls import call_step, migrate
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.graph_context import GraphContext
@@ -200,6 +200,7 @@ class GraphRun:
         try:
             scope = self._context.start(node.name, key, before)
             done = await call_step(self._execution, node.step, key, None, scope, named)
+            migrate(self._execution, scope, done.key)
             action = self._action(node, done)
         except ContextConflict as conflict:
             self._fail(node, Fault(conflict), is_fatal=True)

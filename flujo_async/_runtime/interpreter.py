@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, assert_never, cast
 
 from flujo_async._codec.items import item_trees, mapping_tree
-from flujo_async._log.keys import MAIN_SCOPE, RUN_INPUT, child, is_top_level, is_within, item_source
+from flujo_async._log.keys import RUN_INPUT, child, is_top_level, is_within, item_source
 from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch
 from flujo_async._model.tree import Json
 from flujo_async._plan.graph import Graph
@@ -31,7 +31,7 @@ from flujo_async._plan.nodes import (
 from flujo_async._plan.pipeline import Pipeline
 from flujo_async._plan.step import Step
 from flujo_async._plan.workflow import Workflow
-from flujo_async._runtime.calls import ChildCall, execute_step, recorded_step, sleep, wait_for
+from flujo_async._runtime.calls import ChildCall, execute_step, migrate, recorded_step, sleep, wait_for
 from flujo_async._runtime.contexts import Scope, main_scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.graph_run import GraphRun
@@ -76,19 +76,12 @@ class Interpreter:
                     outcome = await execute_step(self._execution, element, key, value, scope)
                 elif self._execution.pace.is_over:
                     await self._execution.pace.turn()
-                value = Value(outcome.output, outcome.key)
+                value, key = Value(outcome.output, outcome.key), outcome.key
             else:
                 value = await self._element(element, value, scope, key)
             if self._has_migrations:
-                self._migrate(scope, key)
+                migrate(self._execution, scope, key)
         return value
-
-    def _migrate(self, scope: Scope, key: str) -> None:
-        """Change the run's own context again where a migration came after ``key``, whose replay has undone that."""
-        if scope.path == MAIN_SCOPE:
-            for patch, done in self._journal.fold.migrations:
-                if key in done:
-                    scope.change(patch)
 
     async def _element(self, node: Compound, value: Value, scope: Scope, key: str) -> Value:
         match node:

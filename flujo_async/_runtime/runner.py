@@ -264,7 +264,7 @@ class Runner:
             head = await self.reader.summary(run_id)
             if head is not None and not self.taking.is_free(head) and head.lease is None:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
-            await self.reader.watch(run_id, self.taking.is_free)
+            await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
 
     async def _rest_of_child(self, found: Ready | Fold | None) -> Ended | Park | None:
         if found is None:

@@ -11,7 +11,7 @@ from types import CoroutineType
 from typing import Any, Final, TypeVar, cast
 
 from flujo_async._log.delta import diff
-from flujo_async._log.keys import MAIN_SCOPE, child
+from flujo_async._log.keys import child
 from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
 from flujo_async._model.policy import Durability, Duration, check_timer
 from flujo_async._model.tree import Json
@@ -396,16 +396,16 @@ class _Run:
         return self._scope.live
 
     def _to_migrate(self) -> list[tuple[Patch, set[str]]]:
-        """Return what forks and migrations changed in the run's own context, with the calls that had been answered."""
+        """Return what forks and migrations changed in the context, with the calls that had been answered."""
         fold = self._execution.journal.fold
-        if self._scope.path != MAIN_SCOPE or not fold.migrations:
+        if not fold.migrations:
             return []
         calls = set(recorded_calls(fold, self._path))
         migrations = [(patch, {key for key in calls if key in done}) for patch, done in fold.migrations]
         return [(patch, left) for patch, left in migrations if left or not self._path]
 
     def _migrate(self, key: str | None = None) -> None:
-        """Change the run's own context where a fork or a migration came when ``key`` was the last call answered."""
+        """Change the context where a fork or a migration came when ``key`` was the last call answered."""
         for migration in list(self._migrations):
             patch, left = migration
             left.discard(key or "")

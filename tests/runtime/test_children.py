@@ -298,6 +298,20 @@ async def test_a_child_that_waits_for_something_else_is_waited_for_so(backend: S
     await flujo.aclose()
 
 
+async def test_a_child_that_sleeps_after_its_answer_lets_its_parent_sleep(backend: StateBackend) -> None:
+    """The parent waits for nobody any more, and leaves memory."""
+    clock = VirtualClock()
+    flujo = Flujo(child(wait_for("go") >> sleep(HOUR), name="inner"), state_backend=backend, clock=clock)
+    await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    await flujo.signal(inner.run_id, "go", 2)
+    async with asyncio.timeout(5):
+        while (head := await gone_to_sleep(flujo)).status != "running":
+            await ticks()
+    assert (head.waiting_for, head.wake_at) == ([], clock.now() + HOUR)
+    await flujo.aclose()
+
+
 async def test_what_was_heard_of_a_child_is_no_news(backend: StateBackend) -> None:
     """Its parent has seen that it waits again: it rests, and calling again records nothing."""
     flujo = Flujo(child(wait_for("a") >> wait_for("b"), name="inner"), state_backend=backend)

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel
@@ -15,11 +15,14 @@ from typing_extensions import override
 
 from flujo_async import (
     Change,
+    Depends,
     Flujo,
     RunContext,
     StepContext,
+    as_step,
     branch,
     child,
+    graph,
     loop,
     map_each,
     parallel,
@@ -30,6 +33,7 @@ from flujo_async import (
 )
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
+from flujo_async.reducers import add
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
 from tests.runtime.executed import EXECUTED
@@ -106,6 +110,62 @@ DEFINITIONS = {
     "mixed": grow >> flow >> grow,
 }
 KINDS = pytest.mark.parametrize("kind", list(DEFINITIONS))
+
+
+class Tally(BaseModel):
+    total: Annotated[int, add] = 0
+
+
+def counting(kind: str) -> Any:
+    """Return a definition each step of which adds one to the total."""
+
+    async def add_one(n: Any, ctx: StepContext) -> Any:
+        ctx.state.total += 1
+        return n
+
+    one, two, three = (step(name=name)(add_one) for name in ("one", "two", "three"))
+
+    @step
+    async def left(n: Any, ctx: StepContext) -> int:
+        ctx.state.total += 1
+        return 1
+
+    @step
+    async def right(n: Annotated[Any, Depends(left)], ctx: StepContext) -> int:
+        ctx.state.total += 1
+        return 1
+
+    @step
+    async def last(a: Annotated[Any, Depends(right)], b: Annotated[Any, Depends(left)], ctx: StepContext) -> int:
+        ctx.state.total += 1
+        return 1
+
+    @step(fallback=two)
+    async def broken(n: Any) -> Any:
+        raise ValueError("broken")
+
+    @workflow
+    async def in_tasks(n: Any) -> Any:
+        async def both(n: Any) -> Any:
+            return await two(await one(n))
+
+        return await asyncio.gather(both(n), three(n))
+
+    definitions: dict[str, Any] = {
+        "parallel": parallel(as_step(one >> two, name="first"), as_step(two >> three, name="second")),
+        "map_each": map_each(one >> two, max_concurrency=2),
+        "graph": graph(last),
+        "in_tasks": in_tasks,
+        "in_a_branch": parallel(as_step(in_tasks >> one, name="first"), as_step(one >> two, name="second")),
+        "fallback": broken >> one,
+    }
+
+    @step
+    async def spread(n: Any, ctx: StepContext) -> Any:
+        ctx.state.total += 1
+        return [1, 2, 3] if kind == "map_each" else n
+
+    return one >> spread >> definitions[kind] >> three
 
 
 class TestFork:
@@ -194,6 +254,17 @@ class TestFork:
         assert result.context == {"other": 1, "n": 99}
         assert (await flujo.state("f")).pipeline_context == result.context
         assert (await flujo.state("r")).pipeline_context == {"other": 1, "n": 1}
+
+    @pytest.mark.parametrize("kind", ["parallel", "map_each", "graph", "in_tasks", "in_a_branch", "fallback"])
+    async def test_the_context_may_differ_in_the_middle_of_anything(self, kind: str) -> None:
+        """What was counted before does not count, in branches either; what comes after does, once."""
+        flujo = Flujo(counting(kind), context_type=Tally)
+        await flujo.run({"n": 1}, run_id="r")
+        kinds = [commit.fact.kind for commit in await flujo.history("r")]
+        for at in range(1, len(kinds)):
+            handle = await flujo.fork("r", at=at, context_update={"total": 100})
+            result = await flujo.run(run_id=handle.run_id)
+            assert result.context.total == 100 + kinds[at:].count("StepCompleted"), f"forked at {at}"
 
     async def test_the_context_keeps_its_type(self, backend: StateBackend) -> None:
         """What does not fit is refused, and nothing is created."""
