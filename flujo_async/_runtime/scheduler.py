@@ -138,7 +138,8 @@ class Scheduler:
 
     async def interrupt(self) -> None:
         """Interrupt the runs that are driven."""
-        await finish(self._interrupt(dict(self._driving)))
+        if self._driving:  # else the task ends in this turn: whoever kicks it later has to find that it is over
+            await finish(self._interrupt(dict(self._driving)))
 
     async def _interrupt(self, driving: Mapping[asyncio.Task[Any], Lease]) -> None:
         unbegun = [lease for task, lease in driving.items() if _is_unbegun(task)]  # nobody else gives these back

@@ -278,6 +278,14 @@ BUGS = (
         (T + "cancellation.py::test_cancelled_at_every_tick_a_run_can_be_resumed",),
     ),
     Bug(
+        "runtime.cancellation-of-before",
+        "a run in a task that was cancelled before is taken for interrupted",
+        DRIVE,
+        "        if self._task.uncancel() > self._cancelled_before:\n",
+        "        if self._task.uncancel() > 0:\n",
+        (T + "cancellation.py::test_a_run_may_pause_in_a_task_that_was_cancelled_before",),
+    ),
+    Bug(
         "runtime.cancellation-swallowed",
         "G5: a run that was interrupted ends as if nobody had asked for it",
         DRIVE,
