@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Final
 
 import typer
@@ -62,6 +64,9 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: what follows the name of the program; by default that of this process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a question mark stands for what a terminal has no sign for
     try:
         app(args=arguments, prog_name=PROGRAM)
     except SystemExit as leaving:

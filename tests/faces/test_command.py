@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flujo_async.cli.screen import as_json, brief, duration, plain
-from tests.faces.conftest import CommandLine, InProcess
+from tests.faces.conftest import CommandLine, InProcess, Project
 
 WITHOUT = "import runpy, sys; sys.modules[{name!r}] = None; runpy.run_module('flujo_async', run_name='__main__')"
 
@@ -72,6 +72,20 @@ def test_a_reader_that_goes_away_is_no_error(cli: CommandLine) -> None:
         process.stdout.close()
         assert process.stderr
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_a_sign_is_shown_the_others(one_project: Project, encoding: str) -> None:
+    """JSON has none but those that all have."""
+    one_project.run("orders", "to→1")
+    table, trace, document = (
+        one_project.cli("runs", *command, PYTHONIOENCODING=encoding)
+        for command in (["list"], ["trace", "to→1"], ["list", "--json"])
+    )
+    assert [finished.code for finished in (table, trace, document)] == [0, 0, 0]
+    assert "to?1  orders" in table.out
+    assert "approval" in trace.out
+    assert document.json[0]["run_id"] == "to→1"
 
 
 @pytest.mark.parametrize(
