@@ -102,6 +102,13 @@ def recorded_step(execution: Execution, step: Step[Any, Any], key: str, scope: S
     return outcome
 
 
+def last_to_stand_in(execution: Execution, step: Step[Any, Any], key: str) -> str:
+    """Return the key of the step, or of the last one that stands in for it after what is recorded to have failed."""
+    while isinstance(execution.journal.fold.outcomes.get(key), StepFailed) and step.policy.fallback is not None:
+        key, step = fallback_of(key), step.policy.fallback
+    return key
+
+
 def migrate(execution: Execution, scope: Scope, key: str) -> None:
     """Change a context again where a fork or a migration came after ``key``, whose replay has undone that.
 

@@ -273,7 +273,7 @@ def recorded_calls(fold: Fold, path: str) -> list[str]:
     for key in fold.order:
         if (path and not is_within(key, path)) or key.endswith(_COMPENSATION) or key in fold.cancelled_calls:
             continue
-        if key.endswith(_FALLBACK):
+        while key.endswith(_FALLBACK):
             key = key.removesuffix(_FALLBACK)
             script.pop(key, None)
         script[key] = None

@@ -24,7 +24,7 @@ from flujo_async._plan.nodes import Child, WaitFor
 from flujo_async._plan.pipeline import Chain
 from flujo_async._plan.step import Step
 from flujo_async._plan.workflow import RunContext, Workflow
-from flujo_async._runtime.calls import ChildCall, call_step, remember_to_undo, sleep, wait_for
+from flujo_async._runtime.calls import ChildCall, call_step, last_to_stand_in, remember_to_undo, sleep, wait_for
 from flujo_async._runtime.contexts import LiveScope, Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
@@ -228,6 +228,9 @@ class _Run:
 
         async def perform() -> Any:
             await self._keep_draws(step.policy.durability or execution.durability)
+            last = last_to_stand_in(execution, step, key)
+            if last != key and last not in execution.journal.fold.outcomes and not self._replay.is_over:
+                await self._replay.turn(last, lane)  # it is new, though the failure before it is not
             outcome = await call_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 

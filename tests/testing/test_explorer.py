@@ -28,8 +28,12 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.errors import DefinitionError, InvalidArgument, SerializationError
-from flujo_async.reducers import append
+from flujo_async.reducers import add, append
 from flujo_async.testing import CrashExplorer, CrashReport
+
+
+class Total(BaseModel):
+    total: Annotated[int, add] = 0
 
 
 class Seen(BaseModel):
@@ -109,6 +113,31 @@ async def test_attempts_that_hang_end_when_their_time_is_over() -> None:
     """Nothing goes on but a step that never ends: after a while time passes all the same."""
     report = await CrashExplorer(flaky, 3, max_worlds=1, patience=0.02).check()
     assert report.reference.outcome.output == 4
+
+
+async def test_fallbacks_in_a_workflow_survive_every_crash() -> None:
+    """One that is executed after a crash sees what others did before; one may stand in for another."""
+
+    def count(name: str, amount: int, *, fails: bool = False, **options: Any) -> Any:
+        async def add_up(n: int, ctx: StepContext) -> int:
+            ctx.state.total += amount
+            if fails:
+                raise ValueError(name)
+            return n
+
+        return step(name=name, **options)(add_up)
+
+    last = count("last", 1)
+    broken = count("broken", 0, fails=True, fallback=count("first", 0, fails=True, fallback=last))
+    other = count("other", 10)
+
+    @workflow
+    async def both(n: int) -> int:
+        one, two = await asyncio.gather(broken(n), other(n))
+        return int(await other(await broken(one + two)))
+
+    report = await CrashExplorer(both, 1, context_type=Total).check()
+    assert report.reference.outcome.context == {"total": 22}
 
 
 async def test_a_run_that_nobody_answers_rests_as_it_does_undisturbed() -> None:
