@@ -257,6 +257,7 @@ class ChildCall:
         """
         outcome = self.execution.journal.fold.outcomes.get(self.key)
         if outcome is None:
+            self.execution.children.learn(self.node)  # also where nothing new begins: it may have to be cancelled
             await self.execution.enter()
             try:
                 outcome = await self._perform()

@@ -126,7 +126,7 @@ class Drive:
         self._is_to_read = False
         self._stop: _Stop | None = None
         self._is_interruptible = False
-        self._is_resumed = bool(ready.fold.outcomes)
+        self._is_resumed = bool(ready.fold.outcomes or ready.fold.children)
         self._was_paused = ready.fold.status == "paused"
         self._is_ending = False
         self._is_abandoned = False

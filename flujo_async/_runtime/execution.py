@@ -63,6 +63,10 @@ class ChildCall(Protocol):
 class Children(Protocol):
     """Runs the children of runs."""
 
+    def learn(self, node: Child) -> None:
+        """Know the definition of a child from now on."""
+        ...
+
     async def complete_child(self, call: ChildCall, run_id: str) -> Ended | Park:
         """Drive a child until it ends or leaves memory; return how.
 

@@ -19,6 +19,7 @@ from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.tree import Json
+from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import ChildCall, Ended
@@ -247,6 +248,10 @@ class Runner:
         if fold.status == "cancelled":
             raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
         return result
+
+    def learn(self, node: Child) -> None:
+        """Know the definition of a child from now on; see ``Children``."""
+        self.catalogue.of_child(node)
 
     async def complete_child(self, call: ChildCall, run_id: str) -> Ended | Park:
         """Drive a child until it ends or leaves memory; see ``Children``."""

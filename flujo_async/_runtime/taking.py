@@ -144,7 +144,7 @@ class Taking:
         try:
             self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
         except VersionMismatch:
-            if await self._goes_on_elsewhere(request.run_id):
+            if await self._goes_on_elsewhere(seen.summary):
                 return None  # nothing would execute here, so the definition does not matter
             raise
         if self.sleeps(seen.summary) and fold.is_asleep(self._clock.now()):
@@ -258,12 +258,14 @@ class Taking:
         """Return whether a run was interrupted, and nobody has taken it up since."""
         return head.status == "running" and self.is_free(head)
 
-    async def _goes_on_elsewhere(self, run_id: str) -> bool:
-        """Return whether a run needs nobody to drive it."""
-        summary = await self._reader.summary(run_id)
+    async def _goes_on_elsewhere(self, seen: RunSummary) -> bool:
+        """Return whether a run that wanted to go on is driven by somebody, or has come to rest since."""
+        summary = await self._reader.summary(seen.run_id)
         if summary is not None and summary.status not in RESTING and not self._is_held(summary.lease):
-            summary = await self._reader.summary(run_id)  # who had it may have ended it, and be gone since
-        return summary is None or summary.status in RESTING or self._is_held(summary.lease)
+            summary = await self._reader.summary(seen.run_id)  # who had it may have ended it, and be gone since
+        if summary is None or self._is_held(summary.lease):
+            return True
+        return summary.status in RESTING and (summary.status, summary.last_seq) != (seen.status, seen.last_seq)
 
     def _is_held(self, lease: Lease | None) -> bool:
         return lease is not None and lease.expires_at > self._clock.now() and not self.is_dead(lease)

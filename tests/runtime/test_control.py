@@ -13,7 +13,7 @@ from flujo_async import Flujo, InMemoryBackend, RunContext, as_step, map_each, p
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import Signal
 from flujo_async.abc import StateBackend
-from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, VersionMismatch
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.pretend import Wrapped, gated_store, until
@@ -99,6 +99,10 @@ def gate() -> Gate:
 KINDS = pytest.mark.parametrize("kind", ["pipeline", "workflow", "tasks"])
 
 
+async def _asks(n: int, ctx: RunContext) -> int:
+    return int(await ctx.wait_for("go"))
+
+
 class TestCancel:
     """``cancel``: the end of a run."""
 
@@ -179,6 +183,41 @@ class TestCancel:
         assert executed == []
         assert await flujo.handle("r").status() == "cancelled"
         await flujo.aclose()
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    async def test_a_child_that_the_code_has_named_is_cancelled_after_a_restart(
+        self, store: Store, is_first: bool
+    ) -> None:
+        """A new runtime has not called it, and knows of it once it has walked through what is recorded."""
+
+        @step
+        async def begin(n: int) -> int:
+            return n
+
+        asking = [workflow(name="asking")(_asks)]  # where no look at the code of its parent finds it
+
+        @workflow
+        async def parent(n: int, ctx: RunContext) -> int:
+            n = n if is_first else await begin(n)
+            return int(await ctx.child(asking[0], n))
+
+        before = Flujo(parent, state_backend=store.open())
+        assert (await before.run(1, run_id="r")).status == "paused"
+        await before.aclose()
+        flujo = Flujo(parent, state_backend=store.open())
+        await flujo.cancel("r", "no need")
+        assert {head.status for head in await flujo.list_runs()} == {"cancelled"}
+        await flujo.aclose()
+
+    async def test_a_paused_run_of_an_unknown_definition_is_not_cancelled(self, backend: StateBackend) -> None:
+        """That is told; nobody waits for somebody who does not come."""
+        flujo = Flujo(wait_for("go"), pipeline_name="asking", state_backend=backend)
+        await flujo.run(1, run_id="r")
+        other = Flujo(sleep(1), pipeline_name="other", state_backend=backend)
+        with pytest.raises(VersionMismatch):
+            await other.cancel("r")
+        with pytest.raises(RunCancelled):  # but it is on record
+            await flujo.run(run_id="r")
 
     async def test_a_run_that_has_ended_stays_as_it_is(self, backend: StateBackend) -> None:
         """And nothing is written."""
