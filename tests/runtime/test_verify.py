@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from flujo_async import Flujo, RunContext, StateBackend, VerifyReport, step, wait_for, workflow
+from flujo_async import Flujo, RunContext, SQLiteBackend, StateBackend, VerifyReport, step, wait_for, workflow
 from flujo_async._codec.blobs import LARGE
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.chain import seal as seal_one
@@ -22,7 +22,7 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.pages import every_run
 from flujo_async.backends.memory import InMemoryBackend
-from flujo_async.errors import BackendError, RunCancelled, RunFailed, RunNotFound
+from flujo_async.errors import BackendError, IntegrityError, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import FaultyBackend
 from tests.runtime.pretend import Wrapped
 from tests.runtime.stores import Store, on_disk
@@ -201,6 +201,25 @@ async def test_a_head_that_is_damaged_on_disk_is_told(store: Store, tmp_path: Pa
     assert heads.keys() == {"r1", "r2", "r3"}
     assert heads["r2"]
     assert (await flujo.run(run_id="r1")).output == 2
+
+
+async def test_a_log_that_is_said_to_begin_with_itself_is_told(tmp_path: Path) -> None:
+    """SQLite looks for the beginning of a fork's log among older ones, and not for ever."""
+    path = tmp_path / "runs.db"
+    async with Flujo(double, state_backend=SQLiteBackend(path)) as flujo:
+        await flujo.run(1, run_id="r")
+        await flujo.fork("r", at=2, new_run_id="f")
+        await flujo.state_backend.shutdown()
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE logs SET source = id WHERE source IS NOT NULL")
+        async with asyncio.timeout(20):
+            report = await flujo.verify()
+            assert (report.runs, as_list(report)) == (2, [("f", 1)])
+            with pytest.raises(IntegrityError):
+                await flujo.run(run_id="f")
+            with pytest.raises(IntegrityError):
+                await flujo.fork("f", at=1)
+        await flujo.state_backend.shutdown()
 
 
 class TestBlobs:

@@ -220,7 +220,7 @@ WITH RECURSIVE sources (log, source, shared) AS (
     SELECT id, source, shared FROM logs WHERE id = ({key_of_run})
     UNION ALL
     SELECT logs.id, logs.source, logs.shared FROM sources JOIN logs ON logs.id = sources.source
-    WHERE sources.shared >= :shared
+    WHERE sources.shared >= :shared AND logs.id < sources.log
 )
 SELECT log, (SELECT {last_seq} FROM runs WHERE run_id = :run_id) FROM sources
 WHERE sources.shared IS NULL OR sources.shared < :shared;
@@ -353,12 +353,13 @@ SELECT CASE WHEN lease_owner IS NULL OR {is_dead} THEN {updated_at} ELSE max({up
 FROM runs WHERE run_id = :run_id AND {asked_for};
 
 -- name: shared_logs
--- The log of a run and those whose beginnings it shares, each as far as the run goes on with it.
+-- The log of a run and those whose beginnings it shares, each as far as the run goes on with it. All of these are older,
+-- whatever a damaged row says, so this comes to an end.
 shared_logs (log, source, shared, upto) AS (
     SELECT id, source, shared, :upto FROM logs WHERE id = ({key_of_run})
     UNION ALL
     SELECT logs.id, logs.source, logs.shared, min(shared_logs.shared, upto)
-    FROM shared_logs JOIN logs ON logs.id = shared_logs.source
+    FROM shared_logs JOIN logs ON logs.id = shared_logs.source AND logs.id < shared_logs.log
 )
 
 -- name: facts_of_run
