@@ -228,9 +228,10 @@ class _Run:
 
         async def perform() -> Any:
             await self._keep_draws(step.policy.durability or execution.durability)
-            last = last_to_stand_in(execution, step, key)
-            if last != key and last not in execution.journal.fold.outcomes and not self._replay.is_over:
-                await self._replay.turn(last, lane)  # it is new, though the failure before it is not
+            if step.policy.fallback is not None and not self._replay.is_over:
+                last = last_to_stand_in(execution, step, key)
+                if last != key and last not in execution.journal.fold.outcomes:
+                    await self._replay.turn(last, lane)  # it is new, though the failure before it is not
             outcome = await call_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
