@@ -407,17 +407,17 @@ class TestCancel:
     @pytest.mark.parametrize("on_error", ["cancel", "finish"])
     async def test_a_child_beside_a_failure_does_not_go_on_alone(self, backend: StateBackend, on_error: Any) -> None:
         """When its parent has failed, nobody waits for it any more: it is cancelled."""
-        reached, cleanup = asyncio.Event(), list[str]()
+        reached, has_failed = asyncio.Event(), asyncio.Event()
 
         @step
-        async def stuck(value: Any) -> Any:
+        async def stuck(value: Any) -> None:
             reached.set()
-            await asyncio.sleep(0.05)
-            cleanup.append("done")
+            await (has_failed if on_error == "finish" else asyncio.Event()).wait()
 
         @step
         async def fails(value: Any) -> Any:
             await reached.wait()
+            has_failed.set()
             raise ValueError("broken")
 
         flujo = Flujo(parallel(fails, child(stuck, name="inner"), on_error=on_error), state_backend=backend)
