@@ -347,9 +347,12 @@ async def test_a_run_may_be_cancelled_in_a_task_that_was_cancelled_before() -> N
 async def test_closing_the_runtime_interrupts_what_runs_in_the_background(store: Store) -> None:
     """``aclose`` waits until the steps have stopped and the leases are free."""
     stuck, backend = Stuck(), store.open()
+    begun: list[None] = []
+    stuck.then = lambda: begun.append(None)
     async with Flujo(stuck.step, state_backend=backend) as flujo:
         handles = [await flujo.start(n, run_id=f"r{n}") for n in range(3)]
-        await stuck.is_reached.wait()
+        while len(begun) < 3:
+            await asyncio.sleep(0)
     assert stuck.fate == ["cancelled"] * 3
     for handle in handles:
         assert await handle.status() == "running"
