@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flujo_async._model.quick import quick
 from flujo_async._model.usage import NO_USAGE, Usage
+from flujo_async.errors import InvalidArgument
 
 RunStatus: TypeAlias = Literal["pending", "running", "paused", "completed", "failed", "cancelled"]
 """Where a run stands."""
@@ -19,6 +20,17 @@ RUN_STATUSES: frozenset[RunStatus] = frozenset({"pending", "running", "paused", 
 TERMINAL: frozenset[RunStatus] = frozenset({"completed", "failed", "cancelled"})
 RESTING: frozenset[RunStatus] = frozenset({*TERMINAL, "paused"})
 """A resting run executes nothing and holds no lease."""
+
+
+def check_status(status: Any) -> RunStatus:
+    """Return a status that a run can have.
+
+    Raises:
+        InvalidArgument: there is no such status.
+    """
+    if status not in tuple(RUN_STATUSES):  # whatever it is, also what has no hash
+        raise InvalidArgument(f"{status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
+    return status  # type: ignore[no-any-return]
 
 
 class StepStatus(StrEnum):

@@ -10,11 +10,10 @@ from typing import Any
 from flujo_async._model.audit import AuditMark
 from flujo_async._model.page import check_page
 from flujo_async._model.quick import quick
-from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
+from flujo_async._model.state import RunStatus, Waiting, check_status
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._model.usage import Usage
-from flujo_async.errors import InvalidArgument
 
 
 @quick
@@ -186,6 +185,6 @@ class RunQuery:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.status and self.status not in tuple(RUN_STATUSES):  # whatever it is, also what has no hash
-            raise InvalidArgument(f"{self.status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
+        if self.status:
+            check_status(self.status)
         check_page(self.limit, self.offset)

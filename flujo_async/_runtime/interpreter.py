@@ -173,11 +173,11 @@ class Interpreter:
         """Merge what the members changed in the context, and return the outputs of those that succeeded."""
         done = {index: outcome for index, outcome in outcomes.items() if isinstance(outcome, Value)}
         if outcomes and not done:
-            faults = [outcome.error for outcome in outcomes.values() if isinstance(outcome, Fault)]
-            failure = AllBranchesFailed(f"all {len(faults)} members of {key!r} failed; the first: {faults[0]!r}")
-            failure.__cause__ = faults[0]
-            keys = [key for outcome in outcomes.values() if isinstance(outcome, Fault) for key in outcome.keys]
-            raise Fault(failure, keys)
+            faults = [outcome for outcome in outcomes.values() if isinstance(outcome, Fault)]
+            first = faults[0].error
+            failure = AllBranchesFailed(f"all {len(faults)} members of {key!r} failed; the first: {first!r}")
+            failure.__cause__ = first
+            raise Fault(failure, [key for fault in faults for key in fault.keys])
         try:
             self._change_by_block(
                 key, scope, lambda: self._execution.contexts.merge(scope, [scopes[index] for index in done])

@@ -15,7 +15,6 @@ from flujo_async._log.fold import Fold
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
-from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.tree import Json
@@ -34,11 +33,9 @@ from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.taking import Taking, cause_of
-from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park, is_due
+from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pace import begin
-from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import RunCancelled, RunFailed, RunNotFound, StaleLease
 
@@ -154,14 +151,10 @@ class Runner:
         with Owner.at_work() as owner:
             for query in await self._orphans():
                 query = replace(query, limit=100)
-                while leases := await self._claim(str(owner), query):
+                while leases := await self.scheduler.claim(str(owner), query):
                     recovered += await self.scheduler.drive_all(leases)
         self.scheduler.kick()
         return recovered
-
-    async def _claim(self, owner: str, query: ClaimQuery) -> list[Lease]:
-        claim = self.backend.claim(owner, now=self.clock.now(), ttl=self.ttl, query=query)
-        return await acquire(begin(claim), self.scheduler.let_go)
 
     async def launch(self, request: Request, *, is_followed: bool = False) -> asyncio.Task[None]:
         """Drive a run in the background; it is in the store when this returns.
@@ -216,14 +209,11 @@ class Runner:
             seen = await self.reader.see(run_id)
             if seen.fold.status not in RESTING:
                 continue  # somebody has just gone on with it
-            if seen.fold.status in TERMINAL or not self._is_due(seen, self.clock.now()):
+            if seen.fold.status in TERMINAL or not self.taking.is_due(seen, self.clock.now()):
                 return self.outcome(seen.fold)
             # It has its answer, and somebody is about to go on with it.
             last_seq = seen.summary.last_seq
             await self.reader.watch(run_id, lambda head: head.last_seq != last_seq)  # noqa: B023 -- awaited here
-
-    def _is_due(self, seen: Seen, now: datetime) -> bool:
-        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary))
 
     async def drive(self, ready: Ready) -> RunResult[Any] | Park:
         """Drive a run that this runtime has the lease of; return what it left, or how it left memory."""
@@ -327,7 +317,7 @@ class Runner:
         async with AsyncExitStack() as stack:
             try:
                 seen, now = await self.reader.see(lease.run_id), self.clock.now()
-                if seen.fold.status == "paused" and not self._is_due(seen, now):
+                if seen.fold.status == "paused" and not self.taking.is_due(seen, now):
                     await self._let_rest(lease, seen, now)
                     return
                 is_late = self._admission.is_full

@@ -207,7 +207,7 @@ class Scheduler:
         self._kicked.set()
 
     async def _claim(self, owner: str) -> list[Lease]:
-        driver, leases = self._driver, list[Lease]()
+        leases: list[Lease] = []
         try:
             await self._let_go_of_left()
             leases += await self._find_own(owner)
@@ -215,13 +215,17 @@ class Scheduler:
                 free = min(self._concurrency - len(self._driving), _AT_ONCE) - len(leases)
                 if free <= 0:
                     break
-                query = replace(query, limit=free)
-                claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
-                leases += await acquire(begin(claim), self.let_go)
+                leases += await self.claim(owner, replace(query, limit=free))
         except Exception as error:  # the store may be back the next time
             self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)
         return leases
+
+    async def claim(self, owner: str, query: ClaimQuery) -> list[Lease]:
+        """Claim runs; a caller that is cancelled meanwhile leaves no lease behind."""
+        driver = self._driver
+        claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+        return await acquire(begin(claim), self.let_go)
 
     async def _find_own(self, owner: str) -> list[Lease]:
         """Return the leases that a claim has taken which failed all the same: their owner lives, and nobody drives."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from flujo_async._log.chain import GENESIS, seal, verify
@@ -160,7 +160,12 @@ class Taking:
         kinds = {waiting.kind for waiting in fold.waiting_for}
         if "definition" in kinds or (request.is_resume and "pause" in kinds):
             return True
-        return is_due(fold, seen.signals, self._clock.now(), has_news=has_news(seen.summary))
+        return self.is_due(seen, self._clock.now())
+
+    @staticmethod
+    def is_due(seen: Seen, now: datetime) -> bool:
+        """Return whether a paused run can go on, as it was seen."""
+        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary))
 
     def sleeps(self, summary: RunSummary) -> bool:
         """Return whether a run has left memory until a moment that has not come."""

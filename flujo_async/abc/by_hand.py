@@ -12,8 +12,8 @@ from flujo_async._codec.plain import decode_plain, encode_plain
 from flujo_async._log.spans import Span
 from flujo_async._model.entry import Entry, EntryKind
 from flujo_async._model.ids import check_run_id
+from flujo_async._model.state import check_status
 from flujo_async._model.tree import JsonObject
-from flujo_async.abc.known_runs import check_status
 from flujo_async.errors import InvalidArgument
 
 _MOMENTS: Final = ("created_at", "updated_at")

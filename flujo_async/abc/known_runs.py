@@ -10,12 +10,11 @@ from typing import Any, Final, Literal
 from flujo_async._codec.plain import decode_plain
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery, by_run, entry_id
 from flujo_async._model.selection import contains, newest_first
-from flujo_async._model.state import RUN_STATUSES, TERMINAL, RunStatus
+from flujo_async._model.state import TERMINAL, RunStatus, check_status
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.abc.verbs import Verbs
-from flujo_async.errors import InvalidArgument
 
 RUN_START: Final = "start"
 """The key of what ``save_run_start`` keeps."""
@@ -103,17 +102,6 @@ class KnownRunQuery:
     def is_of_heads(self) -> bool:
         """Whether the port can be asked all of it."""
         return not self.pipeline_id and self.is_background is None and self.since is None and self.order == "created_at"
-
-
-def check_status(status: Any) -> RunStatus:
-    """Return a status that a run can have.
-
-    Raises:
-        InvalidArgument: there is no such status.
-    """
-    if status not in tuple(RUN_STATUSES):  # whatever it is, also what has no hash
-        raise InvalidArgument(f"{status!r} is no status; there are {', '.join(sorted(RUN_STATUSES))}")
-    return status  # type: ignore[no-any-return]
 
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:

@@ -12,12 +12,11 @@ from rich.table import Table
 from flujo_async._codec.values import Codec
 from flujo_async._log.history import Change, changes
 from flujo_async._log.views import Commit
-from flujo_async._model.state import RunStatus
+from flujo_async._model.state import RunStatus, check_status
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
 from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.known_runs import check_status
 from flujo_async.cli.completion import complete_run, complete_status
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
