@@ -271,6 +271,24 @@ async def waits_for(flujo: Flujo[Any, Any], expected: set[tuple[str, str | None]
             await ticks()
 
 
+async def test_the_deadline_of_a_child_that_was_paused_does_not_wake_its_parent(backend: StateBackend) -> None:
+    """The child goes on only when it is resumed, so its parent rests as long."""
+    clock = VirtualClock()
+    flujo = Flujo(child(wait_for("go", timeout=60, default=7), name="inner"), state_backend=backend, clock=clock)
+    await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    await flujo.pause(inner.run_id)
+    await waits_for(flujo, {("pause", inner.run_id), ("signal", inner.run_id)})
+    clock.advance(60)
+    assert (await gone_to_sleep(flujo)).wake_at is None
+    seq = (await flujo.state("r")).version
+    assert (await flujo.run(run_id="r")).status == "paused"
+    assert (await flujo.state("r")).version == seq
+    assert (await flujo.resume(inner.run_id)).output == 7
+    assert (await flujo.handle("r").result()).output == 7
+    await flujo.aclose()
+
+
 async def test_a_child_that_waits_for_something_else_is_waited_for_so(backend: StateBackend) -> None:
     """After a decision on it, say, the parent tells what is to be answered now."""
     reached, is_stuck = asyncio.Event(), True
