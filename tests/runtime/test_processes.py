@@ -190,6 +190,39 @@ async def test_the_host_is_left_as_it_was(store: Store) -> None:
     assert max(counts) <= 32 + 12, counts
 
 
+SIGNALS = """
+import asyncio, os, signal
+from flujo_async import Flujo, Worker, step
+
+@step
+async def add_one(n):
+    return n + 1
+
+async def main():
+    flujo, heard = Flujo(add_one), asyncio.Queue()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.put_nowait, "heard")
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    working = [asyncio.create_task(Worker(flujo, queues=name).run()) for name in "ab"]
+    for name in "ab":
+        await (await flujo.dispatch(1, queue=name)).result(timeout=10)
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*working)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    while not heard.empty():
+        heard.get_nowait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(await asyncio.wait_for(heard.get(), 10))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_signal_stops_all_workers_of_a_process() -> None:
+    """And then the host hears it, as it did before, also by a handler that it has given its loop."""
+    assert await run_script(SIGNALS) == (0, "heard\n", "")
+
+
 IMPORTS = """
 import logging, sys, threading
 import flujo_async
