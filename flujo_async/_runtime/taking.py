@@ -165,7 +165,9 @@ class Taking:
     @staticmethod
     def is_due(seen: Seen, now: datetime) -> bool:
         """Return whether a paused run can go on, as it was seen."""
-        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary))
+        # Put off until another moment than its own, it was not driven since its signals were read.
+        is_put_off = seen.summary.wake_at != seen.fold.wake_at
+        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary) or is_put_off)
 
     def sleeps(self, summary: RunSummary) -> bool:
         """Return whether a run has left memory until a moment that has not come."""

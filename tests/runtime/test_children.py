@@ -21,7 +21,7 @@ from flujo_async import (
 )
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, RunCancelled, RunFailed
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
 from tests.runtime.stores import Store, mostly_in_memory
@@ -559,3 +559,41 @@ async def test_whenever_a_child_is_answered_its_parent_hears_of_it() -> None:
                 await asyncio.sleep(0)
         assert result.output == 8
         await flujo.aclose()
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("nth", range(1, 6))
+async def test_whichever_commit_fails_a_parent_hears_of_its_child(backend: StateBackend, nth: int, how: Any) -> None:
+    """A parent that cannot be driven for a while has not heard what its child told it meanwhile."""
+    clock, faulty = VirtualClock(), FaultyBackend(backend)
+    flujo = Flujo(child(wait_for("go"), name="inner") >> double, state_backend=faulty, clock=clock)
+    await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    faulty.fail("append", nth=nth, how=how)
+    await flujo.signal(inner.run_id, "go", 2)
+    async with asyncio.timeout(10):
+        while await flujo.handle("r").status() != "completed":
+            clock.advance(1)
+            await ticks()
+    assert (await flujo.run(run_id="r")).output == 4
+    await flujo.aclose()
+
+
+async def test_a_parent_that_another_version_has_put_off_hears_of_its_child(backend: StateBackend) -> None:
+    """As where workers of two versions share a store."""
+    clock = VirtualClock()
+    inner = child(wait_for("go"), name="inner")
+    new, old = (
+        Flujo(definition, pipeline_name="outer", state_backend=backend, clock=clock)
+        for definition in (inner >> double, inner)
+    )
+    await new.run(1, run_id="r")
+    [below] = await children_of(new)
+    await old.signal(below.run_id, "go", 2)
+    async with asyncio.timeout(5):
+        while (await gone_to_sleep(old)).wake_at is None:
+            await ticks()
+    await old.aclose()
+    clock.advance(30)
+    assert (await new.run(run_id="r")).output == 4
+    await new.aclose()
