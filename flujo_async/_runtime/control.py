@@ -30,6 +30,7 @@ from flujo_async._plan.pipeline import check_signal_name
 from flujo_async._plan.workflow import Workflow
 from flujo_async._runtime.answer_type import answer_type
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.mail import nudge
@@ -166,7 +167,7 @@ class Control:
     async def _let_go(self, journal: Journal, lease: Lease) -> None:
         await journal.settle()
         if not journal.is_at_rest:
-            await self._runner.backend.release(lease)
+            await give_back(self._runner.backend, lease)
 
     @asynccontextmanager
     async def _or_give_back(self, lease: Lease | None) -> AsyncGenerator[None]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunQuery
+from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -270,20 +271,20 @@ class Scheduler:
         """Let a run wait that could not be driven, or at least let it go, as soon as the store is there again."""
         try:
             await self._driver.put_off(lease.run_id, self._driver.clock.now() + patience)
-            await self._driver.backend.release(lease)  # unless that has been done
+            await give_back(self._driver.backend, lease)  # unless that has been done
         except FlujoError:
             self._left.append(lease)
 
     async def _let_go_of_left(self) -> None:
         while self._left:
-            await self._driver.backend.release(self._left[-1])
+            await give_back(self._driver.backend, self._left[-1])
             self._left.pop()
 
     async def let_go(self, leases: Iterable[Lease]) -> None:
         """Give leases back that nobody drives."""
         for lease in leases:
             with suppress(FlujoError):  # it expires, or ends with its owner
-                await self._driver.backend.release(lease)
+                await give_back(self._driver.backend, lease)
 
     async def _next_due(self) -> datetime | None:
         """Return when a run will be due, if one is in sight; soon if the store does not tell."""

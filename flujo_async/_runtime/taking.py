@@ -19,6 +19,7 @@ from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import Instruments, identity_of
 from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
@@ -253,7 +254,7 @@ class Taking:
     async def give_back(self, lease: Lease | None) -> None:
         """Give up a lease."""
         if lease is not None:
-            await self._backend.release(lease)
+            await give_back(self._backend, lease)
 
     def is_free(self, head: RunSummary) -> bool:
         """Return whether a run rests or waits for an executor."""

@@ -227,3 +227,25 @@ async def test_cancelled_at_every_tick_it_leaves_no_lease_behind(how: str) -> No
         assert others() == set()
         number += 1
     assert number > 5
+
+
+@pytest.mark.parametrize("how", ["recover", "worker"])
+async def test_stopped_at_every_tick_it_loses_no_deadline(how: str) -> None:
+    """A run whose wait is over, and that was taken up and given back, is taken up by the next one."""
+    is_over, number = False, 0
+    while not is_over:
+        clock, backend = VirtualClock(), InMemoryBackend()
+        waiting = wait_for("go", timeout=60, default=7)
+        flujo = Flujo(waiting, state_backend=backend, clock=clock, recover=how == "recover")
+        handle = await flujo.dispatch(1, run_id="r")
+        assert (await flujo.run(run_id="r")).status == "paused"
+        clock.advance(60)
+        async with flujo if how == "recover" else Worker(flujo, drain_timeout=0):
+            await ticks(number)
+            is_over = await handle.status() == "completed"
+        async with flujo if how == "recover" else Worker(flujo), asyncio.timeout(5):
+            while await handle.status() != "completed":
+                await ticks()
+        await flujo.aclose()
+        number += 1
+    assert number > 5
