@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
-from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, RunFailed
+from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, RunFailed, SerializationError
 from flujo_async.reducers import add, append, keep_first, keep_last
 from tests.runtime.stores import Store
 
@@ -357,3 +357,47 @@ async def test_a_result_may_be_changed_without_harm() -> None:
     first.context.items.clear()
     second = await flujo.run(run_id="r")
     assert (second.output, second.context.items) == ([1], ["a"])
+
+
+async def test_what_cannot_be_stored_in_a_long_list_is_named() -> None:
+    """Also where only what was added to it is looked at."""
+
+    @step
+    async def add_numbers(n: int, ctx: StepContext) -> int:
+        ctx.state["log"] = list(range(n))
+        return n
+
+    @step
+    async def add_something(n: int, ctx: StepContext) -> int:
+        ctx.state["log"].append(object())
+        return n
+
+    with pytest.raises(RunFailed) as failed:
+        await Flujo(add_numbers >> add_something).run(100)
+    error = failed.value.__cause__
+    assert isinstance(error, SerializationError)
+    assert error.path == "context.log[100]"
+
+
+async def test_something_deep_inside_can_change() -> None:
+    """As deep as a value may be."""
+
+    @step
+    async def build(n: int, ctx: StepContext) -> int:
+        tree: Any = [0]
+        for _ in range(n):
+            tree = {"inside": tree, "beside": 1}
+        ctx.state["tree"] = tree
+        return n
+
+    @step
+    async def change(n: int, ctx: StepContext) -> int:
+        tree = ctx.state["tree"]
+        while isinstance(tree, dict):
+            tree = tree["inside"]
+        tree[0] = n
+        return n
+
+    context = (await Flujo(build >> change).run(190)).context
+    assert str(context).count("inside") == 190
+    assert "[190]" in str(context)
