@@ -13,6 +13,7 @@ from hashlib import sha256
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeVar
 
+from flujo_async._codec.error_record import add_note
 from flujo_async._codec.exceptions import decode_error
 from flujo_async._model.context import StepContext
 from flujo_async._model.facts import EventEmitted, Fact, Patch, StepCompleted, StepStarted, UsageReported
@@ -375,7 +376,7 @@ def _with_its_traceback(error: Exception, record: Json) -> Exception:
     """Return an exception that came from another process with the place there where it was raised."""
     match record:
         case {"traceback": str(text)}:
-            error.add_note(f"in its own process:\n{text}")
+            add_note(error, f"in its own process:\n{text}")
         case _:
             pass
     return error
