@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, get_origin, is_typeddict
+from typing import Any, Generic, TypeVar, get_origin
+
+from typing_extensions import is_typeddict
 
 from flujo_async._codec.builtin_shapes import (
     BUILTIN_SHAPES,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter
-from typing_extensions import override
+from typing_extensions import is_typeddict, override
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import Fields, diff, lengthen, shorten
@@ -240,7 +240,7 @@ class ContextType:
         """Return what two changes of one field, made on copies of ``base``, come to; ``paths`` names who made them.
 
         Raises:
-            ContextConflict: the field names no reducer.
+            ContextConflict: the field names no reducer, or one that cannot make one value of them.
         """
         reducer = self._reducers.get(name)
         if reducer is None:
@@ -249,7 +249,13 @@ class ContextType:
                 f"{name}: Annotated[…, append]"
             )
         values = (self._codec.decode(tree) for tree in (base.fields.get(name), _value(ours), _value(theirs)))
-        return ["set", self._codec.encode(reducer(*values), at=f"context.{name}")]
+        try:
+            merged = reducer(*values)
+        except Exception as error:
+            raise ContextConflict(
+                f"{paths[0]} and {paths[1]} both changed the context's field {name!r}, and its reducer failed: {error!r}"
+            ) from error
+        return ["set", self._codec.encode(merged, at=f"context.{name}")]
 
 
 def _nobody(_: Patch) -> None:
@@ -286,6 +292,8 @@ def _reducers(context_type: type[Any]) -> Mapping[str, Reducer]:
 
 
 def _reducer(annotation: Any) -> Reducer | None:
+    if get_origin(annotation) in (Required, NotRequired):
+        (annotation,) = get_args(annotation)
     if get_origin(annotation) is not Annotated:
         return None
     functions = [item for item in get_args(annotation)[1:] if callable(item) and not isinstance(item, type)]

@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, RunFailed, SerializationError
@@ -119,6 +120,46 @@ async def test_reducers_work_in_dataclasses() -> None:
     """As in models."""
     result = await Flujo(map_each(put_item), context_type=Tally).run([1, 2, 3])
     assert result.context == Tally(items=["i1", "i2", "i3"], total=106)
+
+
+class Notes(TypedDict):
+    """A context in which a field need not be there; of a ``TypedDict`` that also pydantic takes on Python 3.11."""
+
+    items: NotRequired[Annotated[list[Tally], append]]
+    total: NotRequired[Annotated[int, add]]
+
+
+@pytest.mark.parametrize(("given", "total"), [({}, 2), ({"items": [Tally()], "total": 5}, 7)])
+async def test_reducers_work_where_a_field_may_be_missing(given: Any, total: int) -> None:
+    """What each branch has made of nothing comes together like anything else."""
+
+    @step
+    async def note(n: int, ctx: StepContext) -> int:
+        ctx.state.setdefault("items", []).append(Tally(total=n))
+        ctx.state["total"] = ctx.state.get("total", 0) + 1
+        return n
+
+    other = as_step(note, name="other")
+    context = (await Flujo(parallel(note, other), context_type=Notes).run(3, context=given)).context
+    assert context == {"items": [*given.get("items", []), Tally(total=3), Tally(total=3)], "total": total}
+
+
+async def test_a_reducer_that_fails_fails_the_run() -> None:
+    """It is told which field it was for."""
+
+    class Broken(BaseModel):
+        rate: Annotated[int, lambda base, ours, theirs: ours // base] = 0
+
+    @step
+    async def rate(n: int, ctx: StepContext) -> int:
+        ctx.state.rate = n
+        return n
+
+    flujo = Flujo(parallel(rate, as_step(rate, name="other")), context_type=Broken)
+    for _ in range(2):
+        with pytest.raises(RunFailed, match="'rate', and its reducer failed: ZeroDivisionError") as failed:
+            await flujo.run(1, run_id="r")
+        assert isinstance(failed.value.__cause__, ContextConflict)
 
 
 async def test_the_order_of_completion_does_not_matter() -> None:
