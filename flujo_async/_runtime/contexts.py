@@ -193,16 +193,17 @@ class ContextType:
         return patch
 
     def refresh(self, context: Any, fields: JsonObject, names: Iterable[str], lists: PlainLists) -> None:
-        """Bring the named fields of a live context up to date, in place."""
+        """Bring the named fields of a live context up to date, in place, whatever its class does where one is set."""
         fresh = self.decode(fields, lists)
-        for name in names:
-            if self._class is dict:
-                if name in fresh:
-                    context[name] = fresh[name]
+        if is_dataclass(context):
+            _refresh_attributes(context, fresh, names)
+            return
+        for held, now in zip(_parts(context), _parts(fresh), strict=True):
+            for name in names:
+                if name in now:
+                    held[name] = now[name]
                 else:
-                    context.pop(name, None)
-            else:
-                setattr(context, name, getattr(fresh, name))
+                    held.pop(name, None)
 
     def rebase(self, base: Scope, now: JsonObject, changes: Patch) -> Patch:
         """Return changes that were made to ``base`` as changes of ``now``.
@@ -260,6 +261,22 @@ class ContextType:
 
 def _nobody(_: Patch) -> None:
     pass
+
+
+def _refresh_attributes(context: object, fresh: object, names: Iterable[str]) -> None:
+    for name in names:
+        if hasattr(fresh, name):
+            object.__setattr__(context, name, getattr(fresh, name))
+        elif hasattr(context, name):
+            object.__delattr__(context, name)
+
+
+def _parts(context: Any) -> list[dict[str, Any]]:
+    """Return what a dictionary or a model has its fields in."""
+    if not isinstance(context, BaseModel):
+        return [context]
+    parts = [vars(context), context.__pydantic_extra__, context.__pydantic_private__]
+    return [part for part in parts if part is not None]
 
 
 def _class_of(context_type: object) -> type[Any]:
