@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
-from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired, Required, cast, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, TypeAdapter
-from typing_extensions import is_typeddict, override
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
+from typing_extensions import TypedDict, is_typeddict, override
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import Fields, diff, lengthen, shorten
@@ -159,17 +159,32 @@ class ContextType:
         """
         if self._type is dict:
             return {**fields, **self.encode(dict(changes))}
-        context = self.decode(fields)
-        read = operator.getitem if self._class is dict else getattr
-        now: dict[str, Any] = {name: read(context, name) for name in fields}
-        if unknown := sorted(changes.keys() - get_type_hints(self._type).keys()):
+        if unknown := sorted(changes.keys() - _settable(self._type, fields)):
             raise InvalidArgument(f"a {self._type.__name__} has no field {', '.join(unknown)}")
+        validated = self._validated if hasattr(self._type, "__pydantic_validator__") else self._validated_one_by_one
         try:
-            context = TypeAdapter(self._type).validate_python({**now, **changes}, by_name=True)
+            values = validated(fields, changes)
         except ValueError as error:
             raise InvalidArgument(f"this would be no {self._type.__name__}: {error}") from error
-        encoded = self.encode(context)
-        return {**fields, **{name: encoded[name] for name in changes}}
+        return {**fields, **self.encode({name: values[name] for name in changes})}
+
+    def _validated(self, fields: JsonObject, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return all fields with the changes, which have passed the validators of the class."""
+        context = self.decode(fields)
+        now = {name: getattr(context, name) for name in _settable(self._type, fields) if hasattr(context, name)}
+        made = TypeAdapter(self._type).validate_python({**now, **changes}, by_name=True)
+        return self._codec.values_of(made)
+
+    def _validated_one_by_one(self, fields: JsonObject, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the changes as values of their types; nothing of the class runs, as when it is built from the log."""
+        hints = get_type_hints(self._type, include_extras=True)
+        update: Any = cast("Any", TypedDict)(self._type.__name__, {name: hints[name] for name in changes})
+        update.__pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+        try:
+            adapter = TypeAdapter[dict[str, Any]](update)
+        except PydanticUserError:  # a type that pydantic knows nothing of, as `typing.TypedDict` before Python 3.12
+            return changes
+        return adapter.validate_python(dict(changes))
 
     def encode(self, context: Any) -> JsonObject:
         """Return the encoded fields of a context."""
@@ -257,6 +272,15 @@ class ContextType:
                 f"{paths[0]} and {paths[1]} both changed the context's field {name!r}, and its reducer failed: {error!r}"
             ) from error
         return ["set", self._codec.encode(merged, at=f"context.{name}")]
+
+
+def _settable(context_type: Any, fields: Iterable[str]) -> set[str]:
+    """Return the names of the fields that a context of this type can have; a model may have more than it declares."""
+    if issubclass(context_type, BaseModel):
+        return {*context_type.model_fields, *fields}.difference(context_type.__private_attributes__)
+    if is_dataclass(context_type):
+        return {field.name for field in dataclass_fields(context_type)}
+    return {*get_type_hints(context_type)}
 
 
 def _nobody(_: Patch) -> None:
