@@ -64,7 +64,7 @@ def extract(tree: Json, blobs: Blobs, last: LastText | None = None) -> Json:
         return _named(last.digest)
     # A context may have a field of any name, so it may look like the name of a blob; then it has to be one.
     is_like_one = isinstance(tree, dict) and tree.get(TAG) == _BLOB
-    if not isinstance(tree, str | dict | list) or len(data := dumps(tree)) < LARGE and not is_like_one:
+    if not isinstance(tree, str | dict | list) or (len(data := dumps(tree)) < LARGE and not is_like_one):
         return tree
     if not isinstance(tree, str) and not is_like_one:
         smaller = _extract_inside(tree, blobs, last)

@@ -27,7 +27,7 @@ MAX_CHAIN = 16
 """How many causes of causes are kept."""
 
 _ARGS: Final[Any] = vars(BaseException)["args"]
-"""Sets the arguments also where a class has a property of that name; nor is its ``__setattr__`` asked, if it has one."""
+"""Sets the arguments also where a class has a property of that name; its ``__setattr__`` is not asked either."""
 
 _OBJ: Final = vars(AttributeError)["obj"]
 """What lacked the attribute may hold the exception itself, and as much else; pickles leave it out as well."""

@@ -268,9 +268,9 @@ class ContextType:
         try:
             merged = reducer(*values)
         except Exception as error:
-            raise ContextConflict(
-                f"{paths[0]} and {paths[1]} both changed the context's field {name!r}, and its reducer failed: {error!r}"
-            ) from error
+            both = f"{paths[0]} and {paths[1]}"
+            message = f"{both} both changed the context's field {name!r}, and its reducer failed: {error!r}"
+            raise ContextConflict(message) from error
         return ["set", self._codec.encode(merged, at=f"context.{name}")]
 
 

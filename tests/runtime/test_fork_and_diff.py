@@ -336,7 +336,7 @@ class TestFork:
         [
             (Computed(1), {"n": "5", "half": 7}, [{"LIMIT": 1}, {"start": 1}, {"n": "x"}, {"where": "home"}]),
             (Computed(1), {"where": Place("home")}, [{"where": None}]),
-            (Loose(more=1), {"n": 5, "more": 2}, [{"_secret": 1}, {"LIMIT": 1}, {"n": "x"}]),
+            (Loose.model_validate({"more": 1}), {"n": 5, "more": 2}, [{"_secret": 1}, {"LIMIT": 1}, {"n": "x"}]),
             ({"n": 1}, {"n": 5, "at": {"x": 1}}, [{"n": "x"}, {"other": 1}]),
         ],
         ids=["dataclass", "registered", "model", "TypedDict"],
