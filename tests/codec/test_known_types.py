@@ -42,6 +42,7 @@ class Shade(enum.Enum):
     DARK = 1
 
 
+S = TypeVar("S")
 T = TypeVar("T", bound="Leaf")
 
 
@@ -55,6 +56,10 @@ class Tree(Generic[T]):
 class HalfKnown:
     missing: Nothing
     leaf: Leaf
+
+
+class Page(BaseModel, Generic[S]):
+    item: S | None
 
 
 class Row(NamedTuple):
@@ -140,6 +145,17 @@ def test_a_script_is_the_module_that_it_is_imported_as(writer: str, reader: str)
     read = _order_class(reader)
     value = Codec(read).decode(Codec(written).encode(written(1)))
     assert type(value) is read
+
+
+@pytest.mark.parametrize(("writer", "reader"), [("__main__", "app"), ("app", "__main__")])
+@pytest.mark.parametrize("argument", [lambda cls: cls, lambda cls: list[cls], lambda cls: cls | None], ids=range(3))
+def test_so_it_is_in_the_arguments_of_a_generic_model(argument: Any, writer: str, reader: str) -> None:
+    """Also where the model is of another module."""
+    written, read = _order_class(writer), _order_class(reader)
+    value = Codec(Page[argument(read)]).decode(
+        Codec(Page[argument(written)]).encode(Page[argument(written)](item=None))
+    )
+    assert type(value) is Page[argument(read)]
 
 
 def test_main_does_not_match_two_classes() -> None:
