@@ -149,6 +149,23 @@ class TestDraws:
         assert told
         assert not any(told)
 
+    async def test_a_list_of_the_context_can_be_metadata(self) -> None:
+        """However long it is."""
+
+        @step
+        async def count(n: int, ctx: StepContext) -> None:
+            ctx.state["numbers"] = list(range(n))
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> None:
+            await count(n)
+            ctx.set_metadata(seen={"numbers": ctx.state["numbers"]})
+
+        flujo = Flujo(flow)
+        for n in (3, 300):
+            await flujo.run(n, run_id=f"{n}")
+            assert (await flujo.state(f"{n}")).metadata == {"seen": {"numbers": list(range(n))}}
+
     async def test_metadata_is_plain_json(self) -> None:
         """They are searched."""
 
