@@ -198,7 +198,8 @@ class ContextType:
     def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
         """Return what makes the fields of ``context`` out of ``before``; of ``lists`` only what was added to them."""
         values = self._codec.values_of(context)
-        added = {name: lists.added(name, before.get(name), value, self._codec) for name, value in values.items()}
+        known = before.keys() & values.keys()
+        added = {name: lists.added(name, before[name], values[name], self._codec) for name in known}
         kept = {name for name, tail in added.items() if tail is not None}
         if not kept:
             return diff(before, self.encode(context))

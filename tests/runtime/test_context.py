@@ -390,6 +390,23 @@ async def test_changing_one_to_true_is_a_change() -> None:
     assert type(result.context["c"][0]) is float
 
 
+async def test_a_field_that_is_new_may_be_none() -> None:
+    """It is there then, for the steps after it and in the result."""
+
+    @step
+    async def find(n: int, ctx: StepContext) -> int:
+        assert ctx.state == {"n": 1}
+        ctx.state["found"] = None
+        return n
+
+    @step
+    async def look(n: int, ctx: StepContext) -> int:
+        assert ctx.state == {"n": 1, "found": None}
+        return n
+
+    assert (await Flujo(find >> look).run(1, context={"n": 1})).context == {"n": 1, "found": None}
+
+
 async def test_a_result_may_be_changed_without_harm() -> None:
     """Each call returns a copy of its own."""
     flujo = Flujo(put("a"), context_type=Basket)
