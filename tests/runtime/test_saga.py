@@ -1,6 +1,7 @@
 """Compensations: what was done is undone when the run fails or is cancelled (G6)."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pytest
@@ -146,6 +147,31 @@ async def test_a_compensation_that_fails_does_not_stop_the_others(backend: State
     assert "cannot" in str(error.__cause__.__notes__)
     again = await failed(Flujo(A >> stubborn >> B >> broken, state_backend=backend))
     assert "cannot" in str(again.__cause__.__notes__)  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Sealed(Exception):
+    """Lets nobody set an attribute, and cannot be shown."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not to be shown")
+
+
+async def test_errors_that_let_nothing_be_done_with_them_are_told_as_well() -> None:
+    """The run ends as it does with others."""
+
+    async def undo(done: Any) -> None:
+        raise Sealed("compensation")
+
+    async def fail(value: Any) -> Any:
+        raise Sealed("step")
+
+    stubborn = step(name="stubborn", compensate=undo)(plain.function)
+    error = await failed(Flujo(stubborn >> step(name="fail")(fail)))
+    assert isinstance(error.__cause__, Sealed)
+    assert error.__cause__.__notes__ == ["a compensation failed as well: Sealed: compensation"]
 
 
 async def test_a_compensation_is_retried() -> None:
