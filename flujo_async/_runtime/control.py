@@ -61,6 +61,7 @@ class Control:
 
     async def signal(self, run_id: str, name: str, payload: Any, by: str | None) -> None:
         """Answer a wait of a run; see ``Flujo.signal``."""
+        self._runner.home.check()
         _check_name(name)
         _check_sender(by)
         seen = await self._runner.reader.see(run_id)
@@ -129,6 +130,7 @@ class Control:
 
     async def pause(self, run_id: str) -> None:
         """Pause a run; see ``Flujo.pause``."""
+        self._runner.home.check()
         seen = await self._runner.reader.see(run_id)
         own = [waiting.kind for waiting in seen.fold.waiting_for if waiting.run_id is None]
         if seen.fold.status in TERMINAL or "pause" in own:
@@ -181,6 +183,7 @@ class Control:
 
     async def redrive(self, run_id: str, decision: Decision, output: Any) -> RunResult[Any]:
         """Try a run again that has ended, or decide on its step; see ``Flujo.redrive``."""
+        self._runner.home.check()
         if decision not in get_args(Decision):
             raise InvalidArgument(f"decision is 'retry' or 'skip', not {decision!r}")
         seen = await self._runner.reader.see(run_id, is_whole=True)
