@@ -192,7 +192,8 @@ class Archive(Generic[Out]):
             run_id: names the run; by default as it was.
 
         Raises:
-            InvalidArgument: this is no such file, or there is a run of that name.
+            InvalidArgument: this is no such file, there is a run of that name, or the run was undone and gets another
+                name.
             SchemaTooNew: a newer version of this package wrote the file.
             IntegrityError: the file is not whole, or was changed. In each case nothing was written.
         """

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from flujo_async._codec.tree import canonical
 from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold, fold_log
-from flujo_async._log.fork import fork
+from flujo_async._log.fork import check_past, fork
 from flujo_async._log.history import children_to_redrive, to_drop
 from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._log.views import sealed
@@ -232,6 +232,7 @@ class Control:
         new_run_id = check_run_id(uuid.uuid4().hex if new_run_id is None else new_run_id)
         source = await self._runner.reader.stored(run_id, until=at)
         fold = fold_log(run_id, source.records)
+        check_past(fold, source.records)
         past = Prefix(run_id, fold.seq)
         before = fold.context_in(MAIN_SCOPE)
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})

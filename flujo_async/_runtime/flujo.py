@@ -321,7 +321,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
         Raises:
             RunNotFound: there is no such run.
-            InvalidArgument: its log has no fact ``at``, or ``new_run_id`` is taken.
+            InvalidArgument: its log has no fact ``at``, the run was being undone there, or ``new_run_id`` is taken.
         """
         return self.handle(await self._control.fork(run_id, at, new_run_id, context_update))
 
