@@ -259,7 +259,8 @@ class Scheduler:
         except NonDeterminismError as error:  # it is paused, until somebody comes with the code that fits
             _log.warning("run %r is paused: %s", lease.run_id, error)
         except VersionMismatch as error:
-            _log.warning("run %r waits for its definition: %s", lease.run_id, error)
+            whose = "its definition" if error.run_id == lease.run_id else f"the definition of run {error.run_id!r}"
+            _log.warning("run %r waits for %s: %s", lease.run_id, whose, error)
             await finish(self._put_off(lease, _PATIENCE))
             return False
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
