@@ -87,10 +87,10 @@ class Archive(Generic[Out]):
             offset: leave out so many at the front.
 
         Raises:
-            InvalidArgument: an unknown status, or a negative number.
+            InvalidArgument: an unknown status, a negative number, text that is not Unicode, metadata that are no JSON.
         """
         query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_id=parent_run_id)
-        page = replace(query, metadata=dict(metadata or {}), limit=limit, offset=offset)
+        page = replace(query, metadata=metadata or {}, limit=limit, offset=offset)
         return await self.state_backend.query_runs(page)
 
     async def audit_log(
