@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends.file_locked import LogIsBusy
-from flujo_async.backends.file_log import RunLog
+from flujo_async.backends.file_log import NoLog, RunLog
 from flujo_async.backends.file_name import SUFFIX, run_id_of
 from flujo_async.errors import IntegrityError
 
@@ -144,13 +144,15 @@ class Heads:
         return summaries
 
     def read(self, name: str) -> RunSummary | None:
-        """Return the head of the run whose log is the file ``name``.
+        """Return the head of the run whose log is the file ``name``; ``None`` if the file is something else.
 
         A log that is broken hides no run and keeps none of the others from being listed: it stands for a failed
         run that says so.
         """
         try:
             return self._logs.look(name, RunLog.head)
+        except NoLog:
+            return None
         except IntegrityError as error:
             _logger.error("%s: %s", self._logs.directory / name, error)
             return _broken_run(run_id_of(name), str(error))
