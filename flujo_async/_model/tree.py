@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from math import isfinite
 from typing import Any, Final, TypeAlias
@@ -17,13 +18,16 @@ JsonObject: TypeAlias = "dict[str, Json]"
 _LEVELS: Final = 200
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
+# What `type` returns for a value of type `Any` is unknown to pyright.
+_type_of: Callable[[object], type[Any]] = type
+
 
 def is_json(value: Any, levels: int = _LEVELS) -> bool:
     """Tell whether JSON, as every store writes it, can hold a value; a tuple counts as a list.
 
     Members of an ``Enum`` that are text or numbers as well count as these; no other subclass does.
     """
-    kind = type(value)
+    kind = _type_of(value)
     if kind is str or kind is float or kind is int or isinstance(value, Enum):
         return _is_atom(value)
     if kind is list or kind is tuple:

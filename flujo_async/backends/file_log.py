@@ -327,7 +327,7 @@ class RunLog(LockedFile):
 
     def _parse_birth(self, line: bytes) -> _Birth:
         tree = file_line.parse(line)
-        if not isinstance(tree, dict) or "format" not in tree:  # pyright: ignore[reportUnnecessaryIsInstance] -- whatever is there
+        if "format" not in tree:
             raise NoLog(f"{self.path.name} is no log of a run", run_id=self.run_id, seq=1)
         if tree["format"] > FORMAT:
             raise SchemaTooNew(f"{self.path} has format {tree['format']}; this version reads up to {FORMAT}")
