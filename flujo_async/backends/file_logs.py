@@ -16,6 +16,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.backends.file_locked import LogIsBusy
 from flujo_async.backends.file_log import NoLog, RunLog
 from flujo_async.backends.file_name import SUFFIX, run_id_of
+from flujo_async.backends.forked import Opener
 from flujo_async.errors import IntegrityError
 
 T = TypeVar("T")
@@ -94,12 +95,12 @@ class OpenLogs:
                 self._logs.pop(name).close()
 
     def _start_over(self) -> None:
-        self._process = os.getpid()
+        self._opener = Opener()
         self._guard = threading.Lock()
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
 
     def _borrow(self, name: str) -> RunLog:
-        if self._process != os.getpid():
+        if not self._opener.is_here():
             # A forked child shares its parent's open files, and the system sees their locks as one.
             self._start_over()
         with self._guard:
