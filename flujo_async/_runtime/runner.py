@@ -342,7 +342,7 @@ class Runner:
     async def put_off(self, run_id: str, until: datetime) -> None:
         """Let a run that cannot be driven here wait until a moment; see ``Driver``."""
         with Owner.at_work() as owner:
-            lease = await self.taking.claim(run_id, str(owner))
+            lease = await self.taking.take(run_id, str(owner))
             if lease is not None:
                 signals = await self.backend.read_signals([run_id])
                 await self.backend.release(lease, wake_at=until, signals_read=len(signals))
