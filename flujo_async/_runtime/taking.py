@@ -205,7 +205,7 @@ class Taking:
         facts = seen.facts + len(tail)
         return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new, facts)
 
-    async def claim(
+    async def take(
         self,
         run_id: str,
         owner: str,
@@ -215,12 +215,19 @@ class Taking:
     ) -> Lease | None:
         """Claim one run, also from an owner that is known to be dead.
 
+        A caller that is cancelled meanwhile leaves no lease behind; so it waits until the store has answered.
+
         Args:
             run_id: the run.
             owner: who claims it.
             statuses: claim it only in one of these.
             last_lease: the lease that it had a moment ago, as far as that is known.
         """
+        return await acquire(begin(self._claim(run_id, owner, statuses, last_lease)), self.give_back)
+
+    async def _claim(
+        self, run_id: str, owner: str, statuses: frozenset[RunStatus], last_lease: Lease | None
+    ) -> Lease | None:
         query = ClaimQuery(run_id=run_id, statuses=statuses, dead_owners=self._dead_owners(last_lease))
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         if leases:
@@ -232,17 +239,6 @@ class Taking:
         query = replace(query, dead_owners=dead_owners)
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         return leases[0] if leases else None
-
-    async def take(
-        self,
-        run_id: str,
-        owner: str,
-        statuses: frozenset[RunStatus] = _TAKEN_UP,
-        *,
-        last_lease: Lease | None = None,
-    ) -> Lease | None:
-        """Claim one run, as ``claim`` does; a caller that is cancelled meanwhile leaves no lease behind."""
-        return await acquire(begin(self.claim(run_id, owner, statuses, last_lease=last_lease)), self.give_back)
 
     def _dead_owners(self, lease: Lease | None) -> frozenset[str]:
         """Return the owner of a lease, if that is known to be dead."""
