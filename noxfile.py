@@ -72,7 +72,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill real processes at every commit and inside every step; try ten times as many random examples (long)."""
+    """Kill real processes at every commit and in every step; try many more random examples and definitions (long)."""
     session.install("-e", ".[cli]", *group("test"))
     long = ("-m", "crash or hypothesis", "--hypothesis-profile=crash", "--timeout=900")
     session.run("pytest", *IN_PARALLEL, *long, *session.posargs)
