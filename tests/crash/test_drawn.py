@@ -85,7 +85,7 @@ async def explore(definition: Row, start: int, durability: str, depth: int) -> N
 
 
 @pytest.mark.hypothesis
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("share", [10, pytest.param(2, marks=pytest.mark.crash)], ids=["some", "many"])
 def test_a_definition_does_what_it_says_wherever_it_crashes(share: int) -> None:
     @settings(

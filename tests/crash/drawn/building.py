@@ -203,7 +203,10 @@ class Building:
         function.__signature__ = Signature(
             [Parameter(name, Parameter.KEYWORD_ONLY, annotation=hint) for name, hint in annotations.items()]
         )
-        return step(name=term.name, **self._policy(term))(function)
+        policy = self._policy(term)
+        if term.instead is not None:  # it is given what the step is given, by the same names
+            policy["fallback"] = self._taking(term.instead, dict.fromkeys(parameters, int | None))
+        return step(name=term.name, **policy)(function)
 
     # -------------------------------------------------------------------------------------------------- workflows
 

@@ -41,8 +41,10 @@ def one_in(number: int) -> st.SearchStrategy[bool]:
 
 @st.composite
 def definitions(draw: Any) -> Row:
-    """Return a definition; the simplest is one step."""
-    return Drawing(draw).row(draw(st.sampled_from([0, 1, 2, 2])))
+    """Return a definition; the simplest is one step. Of some the last step fails, and all has to be undone."""
+    drawing = Drawing(draw)
+    row = drawing.row(draw(st.sampled_from([0, 1, 2, 2])))
+    return Row((*row.parts, Do("end", fails_on=1))) if draw(one_in(4)) else row
 
 
 class Drawing:
