@@ -111,13 +111,13 @@ def to_drop(fold: Fold) -> tuple[str, ...]:
 
     Those are the ones whose failure ended it, and what was cancelled because of that. Where something was undone, the
     run goes back to before the oldest step that was: what came after may rest on it. A step that could not be undone is
-    not repeated.
+    not repeated; if the run fails again, its compensation is tried again.
     """
     failed = [each for key in fold.failed_keys for each in (key, fallback_of(key))]
     cancelled = [key for key, (_, status) in fold.not_run.items() if status is StepStatus.CANCELLED]
     compensations = {key: fold.outcomes.get(compensation_of(key)) for key in fold.outcomes}
     undone = [fold.places[key] for key, done in compensations.items() if isinstance(done, StepCompleted)]
     oldest = min(undone, default=fold.seq + 1)
-    still_done = {key for key, done in compensations.items() if isinstance(done, StepFailed)}
+    still_done = [key for key, done in compensations.items() if isinstance(done, StepFailed)]
     later = [key for key, place in fold.places.items() if place >= oldest and key not in still_done]
-    return tuple(dict.fromkeys([*failed, *cancelled, *later]))
+    return tuple(dict.fromkeys([*failed, *cancelled, *map(compensation_of, still_done), *later]))

@@ -340,6 +340,11 @@ def _check_fallback(made: Step[Any, Any], fallback: Step[Any, Any]) -> None:
 
 
 def _check_compensation(made: Step[Any, Any], compensation: Step[Any, Any]) -> None:
+    if compensation.policy.fallback is not None:
+        raise DefinitionError(
+            f"step {made.name!r}: its compensation {compensation.name!r} has a fallback, and nothing stands in for a "
+            f"compensation: let its function do both"
+        )
     compensation.check_filled()
     check_flow(made.outlets(), compensation.inlets())
 

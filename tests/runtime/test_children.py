@@ -232,6 +232,32 @@ async def test_a_child_may_be_named(backend: StateBackend) -> None:
     assert [summary.run_id for summary in await children_of(flujo)] == ["my-child"]
 
 
+@workflow(name="shares")
+async def shares(value: Any, ctx: RunContext) -> Any:
+    return await ctx.child(wait_for("answer", schema=int) >> double, run_id="shared")
+
+
+async def test_a_child_of_two_parents_that_waits_is_heard_by_both(backend: StateBackend) -> None:
+    """The second one is not told, and goes on when it is asked for."""
+    flujo = Flujo(shares, state_backend=backend)
+    for run_id in ("first", "second"):
+        assert (await flujo.run(run_id=run_id)).waiting_for[0].run_id == "shared"
+    await flujo.signal("shared", "answer", 21)
+    assert (await flujo.run(run_id="first")).output == 42
+    assert (await flujo.run(run_id="second")).output == 42
+    assert EXECUTED == [21]
+
+
+async def test_a_child_of_two_parents_that_is_cancelled_is_so_for_both(backend: StateBackend) -> None:
+    flujo = Flujo(shares, state_backend=backend)
+    for run_id in ("first", "second"):
+        await flujo.run(run_id=run_id)
+    await flujo.cancel("first")
+    with pytest.raises(RunFailed) as failed:
+        await flujo.resume("second")
+    assert isinstance(failed.value.__cause__, RunCancelled)
+
+
 async def test_a_child_has_a_context_of_its_own(backend: StateBackend) -> None:
     """What it changes is not the parent's (G11)."""
 
