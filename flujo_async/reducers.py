@@ -2,7 +2,8 @@
 
 A field of the context names its reducer in its annotation: ``found: Annotated[list[str], append] = []``. A
 reducer is called ``reducer(base, ours, theirs)``: the value before the branches, the value merged so far, and
-the value of the next branch that changed the field, in declared order. Any function of that shape will do.
+the value of the next branch that changed the field, in declared order. Any function of that shape will do. A field that
+is not there, as a ``TypedDict`` may have it, is ``None``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def append(base: Any, ours: Any, theirs: Any) -> Any:
         >>> append([1], [1, 2], [1, 3])
         [1, 2, 3]
     """
-    return ours + theirs[len(base) :]
+    return ours + (theirs if base is None else theirs[len(base) :])
 
 
 def add(base: Any, ours: Any, theirs: Any) -> Any:
@@ -31,7 +32,7 @@ def add(base: Any, ours: Any, theirs: Any) -> Any:
         >>> add(10, 11, 12)
         13
     """
-    return ours + (theirs - base)
+    return ours + (theirs if base is None else theirs - base)
 
 
 def keep_first(base: Any, ours: Any, theirs: Any) -> Any:

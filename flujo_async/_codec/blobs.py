@@ -62,9 +62,11 @@ def extract(tree: Json, blobs: Blobs, last: LastText | None = None) -> Json:
     if isinstance(tree, str) and last is not None and tree is last.text:
         blobs.setdefault(last.digest)
         return _named(last.digest)
-    if not isinstance(tree, str | dict | list) or len(data := dumps(tree)) < LARGE:
+    # A context may have a field of any name, so it may look like the name of a blob; then it has to be one.
+    is_like_one = isinstance(tree, dict) and tree.get(TAG) == _BLOB
+    if not isinstance(tree, str | dict | list) or (len(data := dumps(tree)) < LARGE and not is_like_one):
         return tree
-    if not isinstance(tree, str):
+    if not isinstance(tree, str) and not is_like_one:
         smaller = _extract_inside(tree, blobs, last)
         if smaller != tree:
             return smaller

@@ -14,6 +14,8 @@ from typing import Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from pydantic_core import TzInfo
+
 from flujo_async._codec.misfit import Misfit, key_step
 from flujo_async._codec.shape import Coder, Mapped, Shape, check_names, put_fields
 from flujo_async._codec.tree import PAYLOAD, TAG, dumps
@@ -239,6 +241,7 @@ _MAPPED: dict[type, Mapped] = {
     timedelta: Mapped("timedelta", lambda d: [d.days, d.seconds, d.microseconds], lambda n: timedelta(*n), list),
     timezone: Mapped("timezone", _zone_to_payload, lambda parts: timezone(*parts), list),
     ZoneInfo: Mapped("ZoneInfo", _zone_key, ZoneInfo, str),
+    TzInfo: Mapped("TzInfo", lambda z: z.utcoffset(None), lambda offset: TzInfo(offset.total_seconds()), timedelta),
     **_paths(),
 }
 

@@ -10,7 +10,7 @@ import builtins
 import traceback
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from flujo_async import errors
 from flujo_async._codec.class_shapes import stored_name
@@ -25,6 +25,12 @@ MAX_TRACEBACK = 20_000
 
 MAX_CHAIN = 16
 """How many causes of causes are kept."""
+
+_ARGS: Final[Any] = vars(BaseException)["args"]
+"""Sets the arguments also where a class has a property of that name; its ``__setattr__`` is not asked either."""
+
+_OBJ: Final = vars(AttributeError)["obj"]
+"""What lacked the attribute may hold the exception itself, and as much else; pickles leave it out as well."""
 
 _SLOTS = frozenset({"type", "message", "args", "attributes", "notes", "traceback", "cause", "members"})
 
@@ -145,10 +151,25 @@ def rebuild(tree: Json, coder: Coder) -> Exception:
 def _rebuild(tree: dict[str, Json], coder: Coder) -> Exception:
     error = _known_error(tree, coder) or _recorded_error(tree, coder)
     for note in _get_list(tree, "notes", coder):
-        error.add_note(note)
+        if type(note) is not str:
+            raise Misfit("a note of a recorded exception is not text")
+        add_note(error, note)
     if "cause" in tree:
-        error.__cause__ = rebuild(tree["cause"], coder)
+        object.__setattr__(error, "__cause__", rebuild(tree["cause"], coder))
     return error
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an exception, also where its class lets nobody set an attribute."""
+    error.__dict__.setdefault("__notes__", []).append(note)
+
+
+def repr_of(error: BaseException) -> str:
+    """Return ``repr(error)``, or what can be told of an exception that has lost what its class shows."""
+    try:
+        return repr(error)
+    except Exception:  # as in `message_of`
+        return f"{type(error).__qualname__}: {message_of(error)}"
 
 
 class _Shown(str):
@@ -168,7 +189,10 @@ def _known_error(tree: dict[str, Json], coder: Coder) -> Exception | None:
     native: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
     if issubclass(cls, ExceptionGroup):
         return _group(tree, coder, cast("type[Exception]", cls), native)
-    error: Exception = native.__new__(cls)
+    try:
+        error: Exception = native.__new__(cls)
+    except TypeError:  # of an extension module that makes its instances itself, as pydantic's `ValidationError`
+        return None
     _set_attributes(error, tree, coder)
     _set_args(error, tree, coder)
     return error
@@ -195,7 +219,7 @@ def _set_attributes(error: Exception, tree: dict[str, Json], coder: Coder) -> No
     native = _native_names(type(error))
     for name, value in get_fields(table(tree, "attributes"), coder).items():
         if name in native:
-            setattr(error, name, value)
+            object.__setattr__(error, name, value)
         else:
             error.__dict__[name] = value
 
@@ -203,12 +227,12 @@ def _set_attributes(error: Exception, tree: dict[str, Json], coder: Coder) -> No
 def _set_args(error: Exception, tree: dict[str, Json], coder: Coder) -> None:
     """Give the recorded arguments; where they could not be stored, one with which the message stays the same."""
     if "args" in tree:
-        error.args = tuple(_get_list(tree, "args", coder))
+        _ARGS.__set__(error, tuple(_get_list(tree, "args", coder)))
         return
     message = get_text(tree, "message", coder)
-    error.args = (message,)
+    _ARGS.__set__(error, (message,))
     if message_of(error) != message:
-        error.args = (_Shown(message),)
+        _ARGS.__set__(error, (_Shown(message),))
 
 
 def get_text(tree: Json, name: str, coder: Coder) -> str:
@@ -237,7 +261,8 @@ def _native_names(cls: type) -> list[str]:
 
 
 def _is_native(name: str, item: object) -> bool:
-    return isinstance(item, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__")
+    is_slot = isinstance(item, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__")
+    return is_slot and item is not _OBJ
 
 
 def _put_storable(values: dict[str, Any], coder: Coder, depth: int) -> dict[str, Json]:

@@ -6,9 +6,10 @@ import inspect
 import sys
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, NewType, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, NewType, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
+from typing_extensions import is_typeddict
 
 from flujo_async._codec.class_shapes import class_shape
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import orjson
 
+from flujo_async._codec.growing import GrowingList
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
@@ -65,6 +66,13 @@ def canonical(tree: Json) -> bytes:
 
 def _write(tree: Any, option: int) -> bytes:
     try:
-        return orjson.dumps(tree, option=option)
+        return orjson.dumps(tree, default=_as_list, option=option)
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(f"not a JSON tree: {error}") from error
+
+
+def _as_list(value: object) -> list[Any]:
+    """Return a list of a context, which to users is one like any other."""
+    if type(value) is GrowingList:
+        return list(value)
+    raise TypeError

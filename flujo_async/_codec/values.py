@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, get_origin, is_typeddict
+from typing import Any, Generic, TypeVar, get_origin
+
+from typing_extensions import is_typeddict
 
 from flujo_async._codec.builtin_shapes import (
     BUILTIN_SHAPES,
@@ -28,7 +30,8 @@ from flujo_async.errors import DefinitionError
 
 _ATOMS = frozenset({type(None), bool, int, float, str})
 _MODULE = re.compile(r"[\w.]+:")
-_MAIN = "__main__:"
+_PREFIX = re.compile(r"[\w.]+[:.](?=\w)")
+_MAIN = "__main__"
 T = TypeVar("T")
 
 # What `type` returns for a value of type `Any` is unknown to pyright.
@@ -294,15 +297,21 @@ class _Names(Generic[T]):
         if taken is not None and taken[1] is not cls:
             raise DefinitionError(f"two classes are named {name}: rename one, or register it with register_type")
         self._known[name] = (item, cls)
-        self._local.setdefault(_MODULE.sub("", name), []).append(name)
+        self._local.setdefault(_local_name(name), []).append(name)
 
     def find(self, name: str) -> T | None:
         """Return the item of this name; ``__main__`` matches any module, if that leaves one item."""
         found = self._known.get(name)
         if found is None:
-            near = [other for other in self._local.get(_MODULE.sub("", name), ()) if _MAIN in name or _MAIN in other]
+            near = [other for other in self._local.get(_local_name(name), ()) if _MAIN in name or _MAIN in other]
             found = self._known[near[0]] if len(near) == 1 else None
         return found[0] if found else None
+
+
+def _local_name(name: str) -> str:
+    """Return a stored name without modules; the arguments of a model may be told as ``list[app.Item]``."""
+    own, bracket, arguments = name.partition("[")
+    return _MODULE.sub("", own) + bracket + _PREFIX.sub("", arguments)
 
 
 def _entries(obj: dict[Any, Any]) -> dict[str, Any]:

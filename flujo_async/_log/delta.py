@@ -23,6 +23,9 @@ _Made: TypeAlias = dict[int, list[Json]]
 
 _DROP: Final[_Change] = ["drop"]
 
+_DEEPEST: Final = 32
+"""How many levels inside a change is looked for: each takes two in a patch, and those of JSON are bounded."""
+
 
 def diff(before: JsonObject, after: JsonObject) -> Patch:
     """Return the patch that turns ``before`` into ``after``, field by field, with whole values."""
@@ -152,7 +155,7 @@ def _changed(before: Json, change: Json, made: _Made, path: str) -> Json:
             return before + tail if isinstance(before, str) else tail
         case ["add", list(tail)]:
             return _grown(before if isinstance(before, list) else [], tail, made)
-        case ["in", dict(inner), *rest] if isinstance(before, list) and all(map(str.isdigit, inner)):
+        case ["in", dict(inner), *rest] if isinstance(before, list) and all(map(str.isdecimal, inner)):
             inside = _changed_inside(before, inner, made, path)
             return _grown(inside, cast("list[Json]", rest[0]), made) if rest else inside
         case ["in", dict(), list(tail)]:
@@ -183,25 +186,27 @@ def _changed_inside(before: list[Json], inner: Mapping[str, Json], made: _Made, 
     return after
 
 
-def _change(before: Json, after: Json) -> _Change | None:
+def _change(before: Json, after: Json, depth: int = 0) -> _Change | None:
     """Return the shortest change that makes ``after`` of ``before``; ``None`` if they are the same."""
     if before is after:
         return None
+    if depth > _DEEPEST:
+        return None if same(before, after) else ["set", after]
     if isinstance(before, str) and isinstance(after, str):
         is_tail = bool(before) and after.startswith(before)
         return None if before == after else ["add", after[len(before) :]] if is_tail else ["set", after]
     if isinstance(before, list) and isinstance(after, list):
-        return _change_of_list(before, after)
+        return _change_of_list(before, after, depth)
     if isinstance(before, dict) and isinstance(after, dict):
-        return _change_of_dict(before, after)
+        return _change_of_dict(before, after, depth)
     return None if same(before, after) else ["set", after]
 
 
-def _change_of_list(before: list[Json], after: list[Json]) -> _Change | None:
+def _change_of_list(before: list[Json], after: list[Json], depth: int) -> _Change | None:
     if not before or len(after) < len(before):
         return ["set", after] if before or after else None
     tail = after[len(before) :]
-    inner = _inner(before, after)
+    inner = _inner(before, after, depth)
     if not inner:
         return ["add", tail] if tail else None
     if len(inner) == len(before):
@@ -209,18 +214,20 @@ def _change_of_list(before: list[Json], after: list[Json]) -> _Change | None:
     return ["in", inner, tail] if tail else ["in", inner]
 
 
-def _inner(before: list[Json], after: list[Json]) -> dict[str, Json]:
+def _inner(before: list[Json], after: list[Json], depth: int) -> dict[str, Json]:
     pairs = enumerate(zip(before, after, strict=False))
-    return {str(place): change for place, (one, other) in pairs if (change := _change(one, other)) is not None}
+    return {
+        str(place): change for place, (one, other) in pairs if (change := _change(one, other, depth + 1)) is not None
+    }
 
 
-def _change_of_dict(before: dict[str, Json], after: dict[str, Json]) -> _Change | None:
+def _change_of_dict(before: dict[str, Json], after: dict[str, Json], depth: int) -> _Change | None:
     kept = [key for key in before if key in after]
     if kept + [key for key in after if key not in before] != list(after):
         return ["set", after]  # the order of keys is part of the value
     inner: dict[str, Json] = {key: _DROP for key in before if key not in after}
     for key, tree in after.items():
-        change = _change(before[key], tree) if key in before else ["set", tree]
+        change = _change(before[key], tree, depth + 1) if key in before else ["set", tree]
         if change is not None:
             inner[key] = cast("Json", change)
     if not inner:

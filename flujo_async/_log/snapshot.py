@@ -201,8 +201,10 @@ def _decode(tree: dict[str, Any], values: _Values) -> Fold:
 
 
 def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
-    for name in (*_TREES, *_TREES_BY_KEY):
+    for name in _TREES:
         setattr(fold, name, restore(tree[name], values) if values else tree[name])
+    for name in _TREES_BY_KEY:
+        setattr(fold, name, _restored(tree[name], values))
     for name in _MOMENTS:
         setattr(fold, name, None if tree[name] is None else decode_moment(tree[name]))
     fold.timers = {key: decode_moment(moment) for key, moment in tree["timers"].items()}
@@ -217,5 +219,9 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     fold.taken = set(tree["taken"])
     fold.cancelled_calls = set(tree["cancelled_calls"])
     fold.not_run = {key: (name, StepStatus(status)) for key, (name, status) in tree["not_run"].items()}
-    contexts = cast("dict[str, Any]", restore(tree["contexts"], values) if values else tree["contexts"])
-    fold.contexts = {scope: Fields(fields) for scope, fields in contexts.items()}
+    fold.contexts = {scope: Fields(_restored(fields, values)) for scope, fields in tree["contexts"].items()}
+
+
+def _restored(trees: dict[str, Json], values: _Values) -> dict[str, Json]:
+    """Return what was stored under names, any of which may be that of a tag."""
+    return {name: restore(tree, values) for name, tree in trees.items()} if values else trees

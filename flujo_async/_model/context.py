@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from flujo_async._model.state import StepRecord
+from flujo_async._model.tree import Json
 from flujo_async._model.usage import Usage, reported_usage
 from flujo_async.errors import DefinitionError
 
@@ -36,6 +37,7 @@ class StepContext:
         attempt: int,
         idempotency_key: str,
         load: Callable[[], Any],
+        encode: Callable[[Any], Json],
         beat: Callable[[Any], None],
         recall: Callable[[], Any],
         deadline: datetime | None = None,
@@ -48,9 +50,10 @@ class StepContext:
         self.idempotency_key = idempotency_key
         self.deadline = deadline
         self.compensates = compensates
-        self.events: list[Any] = []
+        self.events: list[Json] = []
         self.reports: list[Usage] = []
         self._load = load
+        self._encode = encode
         self._beat = beat
         self._recall = recall
         self._state: Any = None
@@ -73,12 +76,15 @@ class StepContext:
         return self._recall()
 
     def emit(self, event: Any) -> None:
-        """Emit an event: followers of the run see it once this step's outcome is durable.
+        """Emit an event: followers of the run see it, as it is now, once this step's outcome is durable.
 
         Args:
             event: any value that can be stored.
+
+        Raises:
+            SerializationError: the event cannot be stored.
         """
-        self.events.append(event)
+        self.events.append(self._encode(event))
 
     def report_usage(self, *, tokens: int | Mapping[str, int] = 0, cost: Decimal | float | str = 0) -> None:
         """Tell what this attempt has consumed, besides what it told before.

@@ -23,10 +23,9 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    is_typeddict,
 )
 
-from typing_extensions import get_protocol_members, is_protocol
+from typing_extensions import get_protocol_members, is_protocol, is_typeddict
 
 _WRAPPERS: Final = (Annotated, Required, NotRequired)
 _PROMOTIONS: Final[dict[Any, tuple[type, ...]]] = {float: (int,), complex: (int, float)}

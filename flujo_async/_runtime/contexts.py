@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, NotRequired, Required, cast, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, TypeAdapter
-from typing_extensions import override
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
+from typing_extensions import TypedDict, is_typeddict, override
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import Fields, diff, lengthen, shorten
@@ -159,17 +159,32 @@ class ContextType:
         """
         if self._type is dict:
             return {**fields, **self.encode(dict(changes))}
-        context = self.decode(fields)
-        read = operator.getitem if self._class is dict else getattr
-        now: dict[str, Any] = {name: read(context, name) for name in fields}
-        if unknown := sorted(changes.keys() - get_type_hints(self._type).keys()):
+        if unknown := sorted(changes.keys() - _settable(self._type, fields)):
             raise InvalidArgument(f"a {self._type.__name__} has no field {', '.join(unknown)}")
+        validated = self._validated if hasattr(self._type, "__pydantic_validator__") else self._validated_one_by_one
         try:
-            context = TypeAdapter(self._type).validate_python({**now, **changes}, by_name=True)
+            values = validated(fields, changes)
         except ValueError as error:
             raise InvalidArgument(f"this would be no {self._type.__name__}: {error}") from error
-        encoded = self.encode(context)
-        return {**fields, **{name: encoded[name] for name in changes}}
+        return {**fields, **self.encode({name: values[name] for name in changes})}
+
+    def _validated(self, fields: JsonObject, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return all fields with the changes, which have passed the validators of the class."""
+        context = self.decode(fields)
+        now = {name: getattr(context, name) for name in _settable(self._type, fields) if hasattr(context, name)}
+        made = TypeAdapter(self._type).validate_python({**now, **changes}, by_name=True)
+        return self._codec.values_of(made)
+
+    def _validated_one_by_one(self, fields: JsonObject, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the changes as values of their types; nothing of the class runs, as when it is built from the log."""
+        hints = get_type_hints(self._type, include_extras=True)
+        update: Any = cast("Any", TypedDict)(self._type.__name__, {name: hints[name] for name in changes})
+        update.__pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+        try:
+            adapter = TypeAdapter[dict[str, Any]](update)
+        except PydanticUserError:  # a type that pydantic knows nothing of, as `typing.TypedDict` before Python 3.12
+            return changes
+        return adapter.validate_python(dict(changes))
 
     def encode(self, context: Any) -> JsonObject:
         """Return the encoded fields of a context."""
@@ -183,7 +198,8 @@ class ContextType:
     def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
         """Return what makes the fields of ``context`` out of ``before``; of ``lists`` only what was added to them."""
         values = self._codec.values_of(context)
-        added = {name: lists.added(name, before.get(name), value, self._codec) for name, value in values.items()}
+        known = before.keys() & values.keys()
+        added = {name: lists.added(name, before[name], values[name], self._codec) for name in known}
         kept = {name for name, tail in added.items() if tail is not None}
         if not kept:
             return diff(before, self.encode(context))
@@ -193,16 +209,17 @@ class ContextType:
         return patch
 
     def refresh(self, context: Any, fields: JsonObject, names: Iterable[str], lists: PlainLists) -> None:
-        """Bring the named fields of a live context up to date, in place."""
+        """Bring the named fields of a live context up to date, in place, whatever its class does where one is set."""
         fresh = self.decode(fields, lists)
-        for name in names:
-            if self._class is dict:
-                if name in fresh:
-                    context[name] = fresh[name]
+        if is_dataclass(context):
+            _refresh_attributes(context, fresh, names)
+            return
+        for held, now in zip(_parts(context), _parts(fresh), strict=True):
+            for name in names:
+                if name in now:
+                    held[name] = now[name]
                 else:
-                    context.pop(name, None)
-            else:
-                setattr(context, name, getattr(fresh, name))
+                    held.pop(name, None)
 
     def rebase(self, base: Scope, now: JsonObject, changes: Patch) -> Patch:
         """Return changes that were made to ``base`` as changes of ``now``.
@@ -240,7 +257,7 @@ class ContextType:
         """Return what two changes of one field, made on copies of ``base``, come to; ``paths`` names who made them.
 
         Raises:
-            ContextConflict: the field names no reducer.
+            ContextConflict: the field names no reducer, or one that cannot make one value of them.
         """
         reducer = self._reducers.get(name)
         if reducer is None:
@@ -249,11 +266,42 @@ class ContextType:
                 f"{name}: Annotated[…, append]"
             )
         values = (self._codec.decode(tree) for tree in (base.fields.get(name), _value(ours), _value(theirs)))
-        return ["set", self._codec.encode(reducer(*values), at=f"context.{name}")]
+        try:
+            merged = reducer(*values)
+        except Exception as error:
+            both = f"{paths[0]} and {paths[1]}"
+            message = f"{both} both changed the context's field {name!r}, and its reducer failed: {error!r}"
+            raise ContextConflict(message) from error
+        return ["set", self._codec.encode(merged, at=f"context.{name}")]
+
+
+def _settable(context_type: Any, fields: Iterable[str]) -> set[str]:
+    """Return the names of the fields that a context of this type can have; a model may have more than it declares."""
+    if issubclass(context_type, BaseModel):
+        return {*context_type.model_fields, *fields}.difference(context_type.__private_attributes__)
+    if is_dataclass(context_type):
+        return {field.name for field in dataclass_fields(context_type)}
+    return {*get_type_hints(context_type)}
 
 
 def _nobody(_: Patch) -> None:
     pass
+
+
+def _refresh_attributes(context: object, fresh: object, names: Iterable[str]) -> None:
+    for name in names:
+        if hasattr(fresh, name):
+            object.__setattr__(context, name, getattr(fresh, name))
+        elif hasattr(context, name):
+            object.__delattr__(context, name)
+
+
+def _parts(context: Any) -> list[dict[str, Any]]:
+    """Return what a dictionary or a model has its fields in."""
+    if not isinstance(context, BaseModel):
+        return [context]
+    parts = [vars(context), context.__pydantic_extra__, context.__pydantic_private__]
+    return [part for part in parts if part is not None]
 
 
 def _class_of(context_type: object) -> type[Any]:
@@ -286,6 +334,8 @@ def _reducers(context_type: type[Any]) -> Mapping[str, Reducer]:
 
 
 def _reducer(annotation: Any) -> Reducer | None:
+    if get_origin(annotation) in (Required, NotRequired):
+        (annotation,) = get_args(annotation)
     if get_origin(annotation) is not Annotated:
         return None
     functions = [item for item in get_args(annotation)[1:] if callable(item) and not isinstance(item, type)]

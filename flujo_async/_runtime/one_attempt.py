@@ -13,6 +13,7 @@ from hashlib import sha256
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeVar
 
+from flujo_async._codec.error_record import add_note
 from flujo_async._codec.exceptions import decode_error
 from flujo_async._model.context import StepContext
 from flujo_async._model.facts import EventEmitted, Fact, Patch, StepCompleted, StepStarted, UsageReported
@@ -312,6 +313,7 @@ class Attempt:
             attempt=self.number,
             idempotency_key=idempotency_key(execution.run_id, call.key, repeats),
             load=partial(execution.contexts.decode, self.found, call.scope.lists),
+            encode=partial(execution.codec.encode, at=f"{call.key}.event"),
             beat=self._pulse.beat,
             recall=self._pulse.recall,
             deadline=self._ends_at(),
@@ -353,11 +355,7 @@ class Attempt:
         return self._execution.contexts.changes(self.found, context.state, self._call.scope.lists)
 
     def _events(self, context: StepContext, now: datetime) -> list[EventEmitted]:
-        key, encode = self._call.key, self._execution.codec.encode
-        return [
-            EventEmitted(at=now, key=key, name=self._step.name, data=encode(event, at=f"{key}.event"))
-            for event in context.events
-        ]
+        return [EventEmitted(at=now, key=self._call.key, name=self._step.name, data=event) for event in context.events]
 
     def _usage(self, context: StepContext) -> list[UsageReported]:
         if not (usage := sum(context.reports, NO_USAGE)):
@@ -375,7 +373,7 @@ def _with_its_traceback(error: Exception, record: Json) -> Exception:
     """Return an exception that came from another process with the place there where it was raised."""
     match record:
         case {"traceback": str(text)}:
-            error.add_note(f"in its own process:\n{text}")
+            add_note(error, f"in its own process:\n{text}")
         case _:
             pass
     return error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from flujo_async._codec.growing import GrowingList
+from flujo_async._codec.misfit import Misfit
 from flujo_async._codec.values import Codec
 from flujo_async._model.facts import Patch
 from flujo_async._model.tree import Json, JsonObject
@@ -39,7 +40,10 @@ class PlainLists:
         length = len(tree)
         if value[:length] != tree:  # what is written in C, as heapq is, may have gone past the methods of the copy
             return None
-        tail = [codec.put(item, 1) for item in value[length:]]
+        try:
+            tail = [codec.put(item, 1) for item in value[length:]]
+        except Misfit:
+            return None  # the long way tells where it is
         return tail if _is_plain(tail) else None
 
     def take_in(self, fields: JsonObject, changes: Patch) -> None:

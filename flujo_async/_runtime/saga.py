@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flujo_async._codec.error_record import add_note, repr_of
 from flujo_async._codec.exceptions import decode_error, encode_error
 from flujo_async._codec.values import Codec
 from flujo_async._log.keys import compensation_of
@@ -92,8 +93,8 @@ def _trouble(ending: Ending, failures: Sequence[Exception]) -> Exception | None:
     if not failures:
         return None
     if ending.error is None:
-        failures[0].add_note(f"a compensation, after the run was cancelled: {ending.reason}")
+        add_note(failures[0], f"a compensation, after the run was cancelled: {ending.reason}")
         return failures[0]
     for failure in failures:
-        ending.error.add_note(f"a compensation failed as well: {failure!r}")
+        add_note(ending.error, f"a compensation failed as well: {repr_of(failure)}")
     return ending.error

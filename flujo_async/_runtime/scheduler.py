@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.giving_back import give_back
+from flujo_async._runtime.home import Home
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -59,6 +60,7 @@ class Driver(Protocol):
     backend: StateBackend
     clock: Clock
     ttl: timedelta
+    home: Home
 
     async def drive_claimed(self, lease: Lease) -> None:
         """Drive a run that was claimed, once; the lease is given back."""
@@ -100,6 +102,7 @@ class Scheduler:
 
     def kick(self) -> None:
         """Look for runs that are due; some may have become so."""
+        self._driver.home.check()
         self._kicked.set()
         if self._task is None or self._task.done():
             self.start()
@@ -111,6 +114,7 @@ class Scheduler:
 
     def start(self) -> asyncio.Task[None]:
         """Begin to take up runs; the task ends when that does."""
+        self._driver.home.check()
         self._is_draining = False
         self._task = asyncio.create_task(self.run(), name="flujo scheduler")
         return self._task
@@ -123,7 +127,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Take up runs until none is in sight, or for ever."""
-        with Owner.at_work() as owner:
+        with self._driver.home.at_work(), Owner.at_work() as owner:
             try:
                 await self._run(str(owner))
             finally:
@@ -256,7 +260,8 @@ class Scheduler:
         except NonDeterminismError as error:  # it is paused, until somebody comes with the code that fits
             _log.warning("run %r is paused: %s", lease.run_id, error)
         except VersionMismatch as error:
-            _log.warning("run %r waits for its definition: %s", lease.run_id, error)
+            whose = "its definition" if error.run_id == lease.run_id else f"the definition of run {error.run_id!r}"
+            _log.warning("run %r waits for %s: %s", lease.run_id, whose, error)
             await finish(self._put_off(lease, _PATIENCE))
             return False
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):

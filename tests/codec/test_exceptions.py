@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from pydantic import TypeAdapter, ValidationError
 
 from flujo_async import errors
 from flujo_async._codec.error_record import MAX_TRACEBACK
@@ -16,6 +18,28 @@ from flujo_async._codec.values import Codec
 from flujo_async.errors import FlujoError, RecordedError, RunNotFound, SerializationError
 from tests.codec.sameness import same
 from tests.codec.samples import CODEC, UNHURRIED, Unavailable, Unknown, values
+
+
+@dataclass(frozen=True)
+class Refused(Exception):
+    """Lets nobody set an attribute."""
+
+    code: int
+
+
+class Numbered(Exception):
+    """Has arguments that are computed."""
+
+    @property
+    def args(self) -> tuple[int]:  # type: ignore[override]
+        return (4,)
+
+
+@dataclass
+class Holder:
+    """Collects what went wrong with it."""
+
+    errors: list[Exception] = field(default_factory=list)
 
 
 def round_trip(error: BaseException, codec: Codec = CODEC) -> Any:
@@ -57,6 +81,38 @@ def test_a_known_exception_comes_back(error: Exception) -> None:
     assert str(back) == str(error)
     assert getattr(back, "errno", None) == getattr(error, "errno", None)
     assert getattr(back, "filename", None) == getattr(error, "filename", None)
+
+
+@pytest.mark.parametrize("error", [Refused(3), Numbered(4)], ids=repr)
+def test_one_whose_class_lets_nothing_be_set_comes_back(error: Exception) -> None:
+    """With its notes and its cause."""
+    error.__dict__["__notes__"] = ["a note"]
+    object.__setattr__(error, "__cause__", ValueError("a cause"))
+    back = round_trip(error, Codec(Refused, Numbered))
+    assert (type(back), back.args, str(back)) == (type(error), error.args, str(error))
+    assert (back.__notes__, repr(back.__cause__)) == (["a note"], "ValueError('a cause')")
+
+
+def test_one_that_only_its_extension_module_can_make_is_told() -> None:
+    """Such as that of pydantic, which steps often raise, and whose name their modules have."""
+    with pytest.raises(ValidationError) as raised:
+        TypeAdapter(int).validate_python("x")
+    back = round_trip(raised.value, Codec(ValidationError))
+    assert isinstance(back, RecordedError)
+    assert back.message == str(raised.value)
+
+
+def test_those_that_an_object_collects_about_itself_are_stored_once() -> None:
+    """Python attaches the object to each of them."""
+    holder = Holder()
+    for _ in range(40):
+        try:
+            holder.missing  # type: ignore[attr-defined]  # noqa: B018
+        except AttributeError as error:
+            holder.errors.append(error)
+    codec = Codec(Holder)
+    back = codec.decode(codec.encode(holder))
+    assert [(str(error), error.name) for error in back.errors] == [(str(error), "missing") for error in holder.errors]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import GenericAlias
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -42,6 +43,7 @@ class Shade(enum.Enum):
     DARK = 1
 
 
+S = TypeVar("S")
 T = TypeVar("T", bound="Leaf")
 
 
@@ -55,6 +57,10 @@ class Tree(Generic[T]):
 class HalfKnown:
     missing: Nothing
     leaf: Leaf
+
+
+class Page(BaseModel, Generic[S]):
+    item: S | None
 
 
 class Row(NamedTuple):
@@ -139,6 +145,18 @@ def test_a_script_is_the_module_that_it_is_imported_as(writer: str, reader: str)
     written = _order_class(writer)
     read = _order_class(reader)
     value = Codec(read).decode(Codec(written).encode(written(1)))
+    assert type(value) is read
+
+
+@pytest.mark.parametrize(("writer", "reader"), [("__main__", "app"), ("app", "__main__")])
+@pytest.mark.parametrize(
+    "argument", [lambda cls: cls, lambda cls: GenericAlias(list, (cls,)), lambda cls: cls | None], ids=range(3)
+)
+def test_so_it_is_in_the_arguments_of_a_generic_model(argument: Any, writer: str, reader: str) -> None:
+    """Also where the model is of another module."""
+    page: Any = Page
+    written, read = page[argument(_order_class(writer))], page[argument(_order_class(reader))]
+    value = Codec(read).decode(Codec(written).encode(written(item=None)))
     assert type(value) is read
 
 

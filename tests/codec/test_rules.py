@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from flujo_async._codec.tree import MAX_DEPTH, dumps, loads
 from flujo_async._codec.values import Codec
@@ -213,6 +213,14 @@ def test_zones_keep_their_key_name_and_fold() -> None:
     assert (back.tzinfo, back.fold, back.utcoffset()) == (berlin.tzinfo, 1, timedelta(hours=1))
     named = datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1), "Home"))
     assert round_trip(named).tzname() == "Home"
+
+
+@pytest.mark.parametrize("zone", ["Z", "+00:00", "-03:30"])
+def test_a_moment_that_pydantic_has_parsed_comes_back(zone: str) -> None:
+    """It has a zone of pydantic's own there."""
+    moment = TypeAdapter(datetime).validate_json(f'"2024-10-27T02:30:00{zone}"')
+    for value in (moment, moment.timetz(), moment.tzinfo):
+        assert same(CODEC.decode(CODEC.encode(value)), value)
 
 
 def test_a_zone_without_a_key_is_refused() -> None:

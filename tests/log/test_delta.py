@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flujo_async._codec.tree import dumps
+from flujo_async._codec.tree import MAX_DEPTH, dumps, loads
 from flujo_async._log.delta import Fields, apply, apply_all, diff, lengthen, same, shorten
 from flujo_async.errors import SerializationError
 from tests.log.made import objects, trees
@@ -83,6 +83,18 @@ def test_a_short_patch_tells_what_was_added_or_changed_inside(before: Any, after
     assert repr(apply({"x": before}, short)) == repr({"x": after})
 
 
+@pytest.mark.parametrize("wrap", [lambda tree: [tree, 0], lambda tree: {"a": tree, "b": 0}])
+def test_a_patch_of_the_deepest_value_can_be_written(wrap: Any) -> None:
+    """Each level of a change takes two of the patch, and a line of the log has no more levels than JSON may have."""
+    before, after = 0, 1
+    for _ in range(MAX_DEPTH - 1):
+        before, after = wrap(before), wrap(after)
+    short = shorten({"x": before}, {"x": ["set", after]})
+    data = dumps(["a line", dict(short)])
+    assert loads(data) == ["a line", short]
+    assert same(apply({"x": before}, short), {"x": after})
+
+
 @given(objects, objects)
 def test_a_short_patch_says_the_same_in_no_more_words(before: Any, after: Any) -> None:
     """And can be said with whole values again."""
@@ -122,6 +134,7 @@ def test_patches_one_by_one_and_all_together_come_to_the_same(pairs: Any) -> Non
         (1, ["in", {"k": ["set", 1]}], {"k": 1}),
         ([1], ["in", {"k": ["set", 1]}], {"k": 1}),
         ([1], ["in", {"7": ["set", 1]}, [2]], [1, 2]),
+        ([1], ["in", {"²": ["set", 1]}], {"²": 1}),
         ({"a": 1}, ["in", {"0": ["set", 1]}, [2]], [2]),
     ],
 )

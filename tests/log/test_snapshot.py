@@ -133,6 +133,13 @@ def test_large_values_stay_where_they_are() -> None:
     assert all_of(fold_from(made, "r", blobs(*log))) == all_of(whole)
 
 
+def test_fields_of_any_name_are_no_blobs() -> None:
+    """A context may have one that is called as a tag is."""
+    log = [completed("a", LARGE, patch={"$": ["set", "blob"], "v": ["set", "x"]})]
+    made = snapshot_of(fold(*log))
+    assert all_of(fold_from(made, "r", blobs(*log))) == all_of(fold(*log))
+
+
 def test_a_large_field_that_no_fact_has_as_a_whole_is_in_the_snapshot() -> None:
     """The store is given no blobs with it."""
     log = [completed("a", patch={"text": ["set", "m" * 20_000]}), completed("b", patch={"text": ["add", "m" * 20_000]})]

@@ -1,5 +1,6 @@
 """Large values: stored once, beside the log, and back as they were."""
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from pydantic import BaseModel
 
 from flujo_async import Flujo, RunContext, StepContext, step, workflow
 from flujo_async._codec.blobs import digests_in
+from flujo_async._codec.tree import dumps
 from flujo_async.abc import StateBackend
 from flujo_async.errors import IntegrityError
 from tests.runtime.pretend import Wrapped
@@ -139,3 +141,19 @@ async def test_what_only_looks_like_a_blob_is_a_value_like_any_other(text: str, 
     for value in (text, {"$": "blob", "v": "0" * 64}, [text * 1000]):
         result = await flujo.run(value, metadata={"$": "blob", "v": "0" * 64})
         assert (await flujo.run(run_id=result.run_id)).output == value
+
+
+@pytest.mark.parametrize("name", ["0" * 64, sha256(dumps("m" * 40_000)).hexdigest()], ids=["another", "its own"])
+async def test_a_context_that_looks_like_a_blob_is_one_like_any_other(name: str, store: Store) -> None:
+    """Beside what is large indeed, also in it."""
+    context = {"$": "blob", "v": name, "text": "m" * 40_000}
+
+    @step
+    async def echo(value: Any) -> Any:
+        return value
+
+    async with Flujo(echo >> echo, state_backend=store.open()) as flujo:
+        await flujo.run("m" * 40_000, run_id="r", context=context)
+    flujo = Flujo(echo >> echo, state_backend=store.open())
+    assert (await flujo.run(run_id="r")).context == context
+    assert (await flujo.verify()).ok

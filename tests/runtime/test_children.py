@@ -8,6 +8,7 @@ import pytest
 
 from flujo_async import (
     Flujo,
+    PipelineRegistry,
     RunContext,
     StepContext,
     as_step,
@@ -20,7 +21,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import DefinitionError, RunCancelled, RunFailed
+from flujo_async.errors import DefinitionError, RunCancelled, RunFailed, VersionMismatch
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
@@ -229,6 +230,32 @@ async def test_a_child_may_be_named(backend: StateBackend) -> None:
     flujo = Flujo(outer, state_backend=backend)
     assert (await flujo.run(2, run_id="r")).output == 4
     assert [summary.run_id for summary in await children_of(flujo)] == ["my-child"]
+
+
+@workflow(name="shares")
+async def shares(value: Any, ctx: RunContext) -> Any:
+    return await ctx.child(wait_for("answer", schema=int) >> double, run_id="shared")
+
+
+async def test_a_child_of_two_parents_that_waits_is_heard_by_both(backend: StateBackend) -> None:
+    """The second one is not told, and goes on when it is asked for."""
+    flujo = Flujo(shares, state_backend=backend)
+    for run_id in ("first", "second"):
+        assert (await flujo.run(run_id=run_id)).waiting_for[0].run_id == "shared"
+    await flujo.signal("shared", "answer", 21)
+    assert (await flujo.run(run_id="first")).output == 42
+    assert (await flujo.run(run_id="second")).output == 42
+    assert EXECUTED == [21]
+
+
+async def test_a_child_of_two_parents_that_is_cancelled_is_so_for_both(backend: StateBackend) -> None:
+    flujo = Flujo(shares, state_backend=backend)
+    for run_id in ("first", "second"):
+        await flujo.run(run_id=run_id)
+    await flujo.cancel("first")
+    with pytest.raises(RunFailed) as failed:
+        await flujo.resume("second")
+    assert isinstance(failed.value.__cause__, RunCancelled)
 
 
 async def test_a_child_has_a_context_of_its_own(backend: StateBackend) -> None:
@@ -514,6 +541,43 @@ class TestRedrive:
         assert (await flujo.redrive("r")).output == 6
         assert EXECUTED == [1, -1, 2, -2, 3]
         assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
+
+    async def test_a_parent_that_cannot_cancel_its_child_says_so(
+        self, backend: StateBackend, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It ends before its code has named the definition of the child that is tried again; a registry may have it."""
+        is_early, clock = False, VirtualClock()
+
+        @workflow(name="inner", version="1")
+        async def inner(value: int, ctx: RunContext) -> Any:
+            return await broken(value)
+
+        hidden = [inner]  # where no look at the code of its parent finds it
+
+        @workflow(name="outer", version="1")
+        async def outer(value: int, ctx: RunContext) -> Any:
+            if is_early:
+                raise LookupError("early")
+            return await ctx.child(hidden[0], value)
+
+        before = Flujo(outer, state_backend=backend, clock=clock)
+        with pytest.raises(RunFailed):
+            await before.run(1, run_id="r")
+        [failed] = await children_of(before)
+        is_early = True
+        flujo = Flujo(outer, state_backend=backend, clock=clock)
+        with pytest.raises(VersionMismatch, match=r"'inner' 1"):
+            await flujo.redrive("r")
+        assert await flujo.recover() == []
+        assert f"run 'r' waits for the definition of run {failed.run_id!r}" in caplog.text
+        await flujo.aclose()
+        registry = PipelineRegistry()
+        registry.register(inner, "inner", "1")
+        knowing = Flujo(outer, registry=registry, state_backend=backend, clock=clock)
+        clock.advance(30)
+        with pytest.raises(RunFailed, match="early"):
+            await knowing.run(run_id="r")
+        assert {head.status for head in await children_of(knowing)} == {"cancelled"}
 
     async def test_a_child_may_be_skipped(self, backend: StateBackend) -> None:
         """The output that is given counts."""

@@ -2,13 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
-from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, RunFailed
+from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, RunFailed, SerializationError
 from flujo_async.reducers import add, append, keep_first, keep_last
 from tests.runtime.stores import Store
 
@@ -119,6 +120,46 @@ async def test_reducers_work_in_dataclasses() -> None:
     """As in models."""
     result = await Flujo(map_each(put_item), context_type=Tally).run([1, 2, 3])
     assert result.context == Tally(items=["i1", "i2", "i3"], total=106)
+
+
+class Notes(TypedDict):
+    """A context in which a field need not be there; of a ``TypedDict`` that also pydantic takes on Python 3.11."""
+
+    items: NotRequired[Annotated[list[Tally], append]]
+    total: NotRequired[Annotated[int, add]]
+
+
+@pytest.mark.parametrize(("given", "total"), [({}, 2), ({"items": [Tally()], "total": 5}, 7)])
+async def test_reducers_work_where_a_field_may_be_missing(given: Any, total: int) -> None:
+    """What each branch has made of nothing comes together like anything else."""
+
+    @step
+    async def note(n: int, ctx: StepContext) -> int:
+        ctx.state.setdefault("items", []).append(Tally(total=n))
+        ctx.state["total"] = ctx.state.get("total", 0) + 1
+        return n
+
+    other = as_step(note, name="other")
+    context = (await Flujo(parallel(note, other), context_type=Notes).run(3, context=given)).context
+    assert context == {"items": [*given.get("items", []), Tally(total=3), Tally(total=3)], "total": total}
+
+
+async def test_a_reducer_that_fails_fails_the_run() -> None:
+    """It is told which field it was for."""
+
+    class Broken(BaseModel):
+        rate: Annotated[int, lambda base, ours, theirs: ours // base] = 0
+
+    @step
+    async def rate(n: int, ctx: StepContext) -> int:
+        ctx.state.rate = n
+        return n
+
+    flujo = Flujo(parallel(rate, as_step(rate, name="other")), context_type=Broken)
+    for _ in range(2):
+        with pytest.raises(RunFailed, match="'rate', and its reducer failed: ZeroDivisionError") as failed:
+            await flujo.run(1, run_id="r")
+        assert isinstance(failed.value.__cause__, ContextConflict)
 
 
 async def test_the_order_of_completion_does_not_matter() -> None:
@@ -349,6 +390,23 @@ async def test_changing_one_to_true_is_a_change() -> None:
     assert type(result.context["c"][0]) is float
 
 
+async def test_a_field_that_is_new_may_be_none() -> None:
+    """It is there then, for the steps after it and in the result."""
+
+    @step
+    async def find(n: int, ctx: StepContext) -> int:
+        assert ctx.state == {"n": 1}
+        ctx.state["found"] = None
+        return n
+
+    @step
+    async def look(n: int, ctx: StepContext) -> int:
+        assert ctx.state == {"n": 1, "found": None}
+        return n
+
+    assert (await Flujo(find >> look).run(1, context={"n": 1})).context == {"n": 1, "found": None}
+
+
 async def test_a_result_may_be_changed_without_harm() -> None:
     """Each call returns a copy of its own."""
     flujo = Flujo(put("a"), context_type=Basket)
@@ -357,3 +415,47 @@ async def test_a_result_may_be_changed_without_harm() -> None:
     first.context.items.clear()
     second = await flujo.run(run_id="r")
     assert (second.output, second.context.items) == ([1], ["a"])
+
+
+async def test_what_cannot_be_stored_in_a_long_list_is_named() -> None:
+    """Also where only what was added to it is looked at."""
+
+    @step
+    async def add_numbers(n: int, ctx: StepContext) -> int:
+        ctx.state["log"] = list(range(n))
+        return n
+
+    @step
+    async def add_something(n: int, ctx: StepContext) -> int:
+        ctx.state["log"].append(object())
+        return n
+
+    with pytest.raises(RunFailed) as failed:
+        await Flujo(add_numbers >> add_something).run(100)
+    error = failed.value.__cause__
+    assert isinstance(error, SerializationError)
+    assert error.path == "context.log[100]"
+
+
+async def test_something_deep_inside_can_change() -> None:
+    """As deep as a value may be."""
+
+    @step
+    async def build(n: int, ctx: StepContext) -> int:
+        tree: Any = [0]
+        for _ in range(n):
+            tree = {"inside": tree, "beside": 1}
+        ctx.state["tree"] = tree
+        return n
+
+    @step
+    async def change(n: int, ctx: StepContext) -> int:
+        tree = ctx.state["tree"]
+        while isinstance(tree, dict):
+            tree = tree["inside"]
+        tree[0] = n
+        return n
+
+    context = (await Flujo(build >> change).run(190)).context
+    assert str(context).count("inside") == 190
+    assert "[190]" in str(context)

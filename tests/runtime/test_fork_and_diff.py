@@ -4,13 +4,13 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NotRequired, TypedDict
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 from typing_extensions import override
 
 from flujo_async import (
@@ -26,6 +26,7 @@ from flujo_async import (
     loop,
     map_each,
     parallel,
+    register_type,
     sleep,
     step,
     wait_for,
@@ -110,6 +111,55 @@ DEFINITIONS = {
     "mixed": grow >> flow >> grow,
 }
 KINDS = pytest.mark.parametrize("kind", list(DEFINITIONS))
+
+
+class Place:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and self.name == other.name
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+register_type(Place, name="tests.runtime.test_fork_and_diff.Place", encode=lambda place: place.name, decode=Place)
+
+
+@dataclass
+class Computed:
+    """Takes what is no field, and computes what is one."""
+
+    start: InitVar[int]
+    n: int = 0
+    where: Place = field(default_factory=lambda: Place("nowhere"))
+    half: int = field(init=False)
+    LIMIT: ClassVar[int] = 9
+
+    def __post_init__(self, start: int) -> None:
+        self.n = start
+        self.half = start // 2
+
+
+class Loose(BaseModel):
+    """Holds more than it declares."""
+
+    model_config = ConfigDict(extra="allow")
+    n: int = 0
+    _secret: int = PrivateAttr(0)
+    LIMIT: ClassVar[int] = 9
+
+
+class Position(TypedDict):
+    x: int
+
+
+class Located(TypedDict):
+    """Of a kind that pydantic takes from Python 3.12 on."""
+
+    n: int
+    at: NotRequired[Position]
 
 
 class Tally(BaseModel):
@@ -291,6 +341,30 @@ class TestFork:
         assert len(await flujo.list_runs()) == 1
         await flujo.fork("r", at=1, new_run_id="f", context_update={"n": 5})
         assert (await flujo.run(run_id="f")).context == Basket(n=5)
+
+    @pytest.mark.parametrize(
+        ("given", "update", "wrong"),
+        [
+            (Computed(1), {"n": "5", "half": 7}, [{"LIMIT": 1}, {"start": 1}, {"n": "x"}, {"where": "home"}]),
+            (Computed(1), {"where": Place("home")}, [{"where": None}]),
+            (Loose.model_validate({"more": 1}), {"n": 5, "more": 2}, [{"_secret": 1}, {"LIMIT": 1}, {"n": "x"}]),
+            ({"n": 1}, {"n": 5, "at": {"x": 1}}, [{"n": "x"}, {"other": 1}]),
+        ],
+        ids=["dataclass", "registered", "model", "TypedDict"],
+    )
+    async def test_any_field_of_the_context_may_be_given_and_nothing_else(
+        self, given: Any, update: dict[str, Any], wrong: list[dict[str, Any]]
+    ) -> None:
+        """Whatever the class computes, takes or counts as its own beside its fields."""
+        flujo = Flujo(double, context_type=Located if isinstance(given, dict) else type(given))
+        await flujo.run(1, run_id="r", context=given)
+        for changes in wrong:
+            with pytest.raises(InvalidArgument):
+                await flujo.fork("r", context_update=changes)
+        handle = await flujo.fork("r", at=1, context_update=update)
+        context = (await flujo.run(run_id=handle.run_id)).context
+        found = context if isinstance(context, dict) else {name: getattr(context, name) for name in update}
+        assert found == (update | {"n": 5} if "n" in update else update)
 
     async def test_of_a_completed_run_at_its_end(self, backend: StateBackend) -> None:
         """It completes with the same result, and executes nothing."""

@@ -10,7 +10,7 @@ import pytest
 from flujo_async import Event, Flujo, StepContext, as_step, map_each, parallel, step
 from flujo_async._log.chain import GENESIS
 from flujo_async.abc import StateBackend
-from flujo_async.errors import DefinitionError, InvalidArgument, RunFailed, RunNotFound
+from flujo_async.errors import DefinitionError, InvalidArgument, RunFailed, RunNotFound, SerializationError
 from flujo_async.testing import VirtualClock
 from tests.runtime.stores import Store
 
@@ -256,6 +256,24 @@ class TestEvents:
         for odd in (-1, 2**70, 1.5, "1"):
             with pytest.raises(InvalidArgument):
                 await anext(flujo.handle("r").events(after=odd))
+
+    async def test_an_event_is_what_it_was_when_it_was_emitted(self) -> None:
+        """Whatever the step does with the object afterwards; what cannot be stored is refused there."""
+
+        @step
+        async def count(n: int, ctx: StepContext) -> int:
+            progress = {"done": 0}
+            for progress["done"] in range(n):
+                ctx.emit(progress)
+            with pytest.raises(SerializationError) as refused:
+                ctx.emit([object()])
+            assert refused.value.path == "count.event[0]"
+            return n
+
+        flujo = Flujo(count)
+        await flujo.run(3, run_id="r")
+        events = [event.data async for event in flujo.handle("r").events() if event.kind == "EventEmitted"]
+        assert events == [{"done": 0}, {"done": 1}, {"done": 2}]
 
     async def test_a_follower_sees_all_until_the_run_rests(self, store: Store, gate: Gate) -> None:
         """From another object on the store; without ``follow`` it ends with what there is."""

@@ -144,7 +144,7 @@ async def run_script(script: str) -> tuple[int | None, str, str]:
 
 
 HOST = """
-import asyncio, logging, signal, threading
+import asyncio, logging, signal, sys, threading
 from flujo_async import Flujo, map_each, parallel, step
 
 {any_speed}
@@ -162,7 +162,7 @@ def host():
     loop = asyncio.get_running_loop()
     return (
         loop._default_executor, loop.get_task_factory(), loop.get_exception_handler(),
-        asyncio.get_event_loop_policy(), logging.root.handlers[:], logging.root.level,
+        sys.version_info >= (3, 14) or asyncio.get_event_loop_policy(), logging.root.handlers[:], logging.root.level,
         logging.getLogger("flujo_async").handlers[:], logging.getLogger("flujo_async").level,
         [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
     )

@@ -183,6 +183,45 @@ async def test_after_a_rollback_what_was_undone_is_done_again(backend: StateBack
     assert world.taken() == ["undoable", "fragile", "after"]
 
 
+async def test_a_compensation_that_failed_is_tried_again_if_the_run_fails_again(backend: StateBackend) -> None:
+    """Meanwhile its step counts as done: it is not repeated before it was undone."""
+    executed, undone = list[str](), list[int]()
+
+    async def undo(n: int) -> None:
+        executed.append("undo")
+        if executed.count("undo") == 1:
+            raise ConnectionError("not now")
+        undone.append(n)
+
+    @step(compensate=undo)
+    async def undoable(n: int) -> int:
+        executed.append("undoable")
+        return n + 1
+
+    @step
+    async def fragile(n: int) -> int:
+        executed.append("fragile")
+        if len(undone) == 0:
+            raise ValueError("broken")
+        return n * 10
+
+    flujo = Flujo(undoable >> fragile, state_backend=backend)
+    await failed(flujo)
+    assert executed == ["undoable", "fragile", "undo"]
+
+    executed[:] = ["undo"]
+    with pytest.raises(RunFailed) as again:
+        await flujo.redrive("r")
+    assert executed == ["undo", "fragile", "undo"]
+    assert undone == [2]
+    assert not hasattr(again.value.__cause__, "__notes__")
+
+    result = await flujo.redrive("r")
+    assert result.output == 20
+    assert executed[3:] == ["undoable", "fragile"]
+    assert [record.key for record in result.steps] == ["undoable", "fragile"]
+
+
 async def test_a_cancelled_run_may_go_on(backend: StateBackend, world: World) -> None:
     """With what it had done and what was undone."""
     flujo = Flujo(world.before >> world.undoable >> wait_for("go") >> world.after, state_backend=backend)

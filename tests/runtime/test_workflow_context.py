@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
 
 from flujo_async import (
     Flujo,
@@ -148,6 +149,23 @@ class TestDraws:
         assert told
         assert not any(told)
 
+    async def test_a_list_of_the_context_can_be_metadata(self) -> None:
+        """However long it is."""
+
+        @step
+        async def count(n: int, ctx: StepContext) -> None:
+            ctx.state["numbers"] = list(range(n))
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> None:
+            await count(n)
+            ctx.set_metadata(seen={"numbers": ctx.state["numbers"]})
+
+        flujo = Flujo(flow)
+        for n in (3, 300):
+            await flujo.run(n, run_id=f"{n}")
+            assert (await flujo.state(f"{n}")).metadata == {"seen": {"numbers": list(range(n))}}
+
     async def test_metadata_is_plain_json(self) -> None:
         """They are searched."""
 
@@ -165,6 +183,36 @@ class Tally:
     items: Annotated[list[str], append] = field(default_factory=list)
     total: Annotated[int, add] = 100
     note: str = ""
+
+
+class Watchful(BaseModel):
+    """A context that looks at what it is given, and lets more be added."""
+
+    model_config = ConfigDict(validate_assignment=True, extra="allow")
+    items: list[str] = []
+    note: str = ""
+    _secret: str = PrivateAttr("")
+
+    @field_validator("note")
+    @classmethod
+    def _loud(cls, note: str) -> str:
+        return f"{note}!"
+
+
+class FrozenModel(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    items: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenTally:
+    items: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Unfinished:
+    items: list[str] = field(default_factory=list)
+    note: str = field(init=False)
 
 
 @step
@@ -216,6 +264,51 @@ class TestState:
             result = await flujo.run(run_id=run_id)
             assert (result.output, result.context) == (expected, Tally(["a", "b"], 8, "end"))
             assert (await flujo.state(run_id)).pipeline_context["total"] == 8
+
+    @pytest.mark.parametrize("context_type", [FrozenModel, FrozenTally, Watchful, Unfinished])
+    async def test_what_is_inside_a_field_changes_whatever_its_class_refuses(self, context_type: type[Any]) -> None:
+        """A frozen context can have a list that grows."""
+
+        @step
+        async def add_item(item: str, ctx: StepContext) -> None:
+            ctx.state.items.append(item)
+
+        @workflow
+        async def flow(ctx: RunContext) -> None:
+            ctx.state.items.append("a")
+            await add_item("b")
+            assert ctx.state.items == ["a", "b"]
+            ctx.state.items.append("c")
+
+        result = await Flujo(flow, context_type=context_type, always_replay=True).run()
+        assert result.context.items == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("context_type", [Watchful, Unfinished])
+    async def test_what_a_step_sets_and_removes_is_so_for_the_code(self, context_type: type[Any]) -> None:
+        """No validator runs a second time."""
+
+        @step
+        async def change(ctx: StepContext) -> str:
+            ctx.state.note = "done"
+            if context_type is Watchful:
+                ctx.state.more, ctx.state._secret = [1], "s"
+            return str(ctx.state.note)
+
+        @step
+        async def remove(ctx: StepContext) -> None:
+            if context_type is Watchful:
+                del ctx.state.more
+            else:
+                del ctx.state.note
+
+        @workflow
+        async def flow(ctx: RunContext) -> bool:
+            assert await change() == ctx.state.note
+            assert context_type is Unfinished or (ctx.state.more, ctx.state._secret) == ([1], "s")
+            await remove()
+            return hasattr(ctx.state, "more" if context_type is Watchful else "note")
+
+        assert not (await Flujo(flow, context_type=context_type, always_replay=True).run()).output
 
     async def test_concurrent_steps_come_together_by_reducers(self, backend: StateBackend) -> None:
         """Each one's difference counts, in any order; at every crash."""
