@@ -78,6 +78,7 @@ class Runner:
         self.ttl = lease_ttl
         self.services = services
         self._means = Means(backend, clock, keeper, services, durability, always_replay)
+        self.max_concurrency = max_concurrency
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
         self._dead_until = clock.now()

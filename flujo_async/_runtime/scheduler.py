@@ -61,6 +61,7 @@ class Driver(Protocol):
     clock: Clock
     ttl: timedelta
     home: Home
+    max_concurrency: int | None
 
     async def drive_claimed(self, lease: Lease) -> None:
         """Drive a run that was claimed, once; the lease is given back."""
@@ -89,7 +90,8 @@ class Scheduler:
         self._driver = driver
         self._queries = queries
         self._is_lasting = is_lasting
-        self._concurrency = concurrency
+        # What would only wait for its turn here is left to other processes.
+        self._concurrency = min(concurrency, driver.max_concurrency or concurrency)
         self._task: asyncio.Task[None] | None = None
         self._is_draining = False
         self._kicked = asyncio.Event()
@@ -224,6 +226,9 @@ class Scheduler:
         except Exception as error:  # the store may be back the next time
             self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)
+        except BaseException:
+            await finish(self.let_go(leases))
+            raise
         return leases
 
     async def claim(self, owner: str, query: ClaimQuery) -> list[Lease]:

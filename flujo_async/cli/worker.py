@@ -243,6 +243,7 @@ class _TellingDriver:
         self.clock: Clock = driver.clock
         self.ttl: timedelta = driver.ttl
         self.home: Home = driver.home
+        self.max_concurrency: int | None = driver.max_concurrency
         self._driver = driver
         self._diary = diary
 
