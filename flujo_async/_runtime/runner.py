@@ -68,7 +68,7 @@ class Runner:
         self.backend = backend
         self.catalogue = catalogue
         self.clock = clock
-        self.home = Home()
+        self.home: Home = Home()
         self.reader: Reader = Reader(backend, catalogue, clock)
         keeper = LeaseKeeper(backend, clock, lease_ttl)
         if not backend.capabilities.multi_process:
@@ -78,7 +78,7 @@ class Runner:
         self.ttl = lease_ttl
         self.services = services
         self._means = Means(backend, clock, keeper, services, durability, always_replay)
-        self.max_concurrency = max_concurrency
+        self.max_concurrency: int | None = max_concurrency
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
         self._dead_until = clock.now()
