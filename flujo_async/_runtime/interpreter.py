@@ -23,6 +23,7 @@ from flujo_async._plan.nodes import (
     Loop,
     MapEach,
     Node,
+    OnError,
     Parallel,
     Question,
     Sleep,
@@ -153,7 +154,8 @@ class Interpreter:
         self, node: Parallel | MapEach, members: Sequence[Member], scopes: list[Scope]
     ) -> dict[int, Outcome]:
         if self._execution.is_frozen:  # every member is walked through as far as it is recorded
-            return await Group(members, max_concurrency=None, on_error="finish", ahead=[]).run()
+            on_error: OnError = "ignore" if node.on_error == "ignore" else "finish"
+            return await Group(members, max_concurrency=None, on_error=on_error, ahead=[]).run()
         failures = self._journal.fold.failures if node.on_error == "cancel" else []
         ahead = [index for key in failures for index, scope in enumerate(scopes) if is_within(key, scope.path)]
         group = Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead)

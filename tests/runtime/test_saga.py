@@ -245,6 +245,11 @@ DEFINITIONS: dict[str, tuple[Any, Any, list[str]]] = {
         ["a", "b"],
     ),
     "cancelled in a parallel": (parallel(as_step(late, name="fails"), A, B >> C), "", ["a", "b", "c"]),
+    "after failures that do not matter": (
+        parallel(A, as_step(late, name="fails"), on_error="ignore") >> B >> broken,
+        "",
+        ["a", "b"],
+    ),
     "map_each": (map_each(A, max_concurrency=2) >> broken, ["1", "2", "3"], ["a", "a", "a"]),
     "in a map_each": (
         map_each(branch(lambda v: v == "x", {True: late, False: A}), max_concurrency=2),
