@@ -45,8 +45,8 @@ class Definition:
         return self.explicit_version or self.fingerprint
 
     def steps(self) -> Iterator[Step[Any, Any]]:
-        """Yield every step in the pipeline, those that stand in for others or undo them, and what workflows may use."""
-        for node in self.nodes():
+        """Yield every step in the pipeline, those that stand in for others or undo them, and what workflows mention."""
+        for node in reachable(self.pipeline, is_mentioned=True):
             if isinstance(node, Step):
                 yield node  # pyright: ignore[reportUnknownVariableType] -- parameters are not kept at run time
 
@@ -77,8 +77,8 @@ def definition_of(chain: Chain[Any, Any], name: str | None = None, version: str 
     return Definition(pipeline, name or pipeline.name, version, durability)
 
 
-def reachable(chain: Chain[Any, Any]) -> Iterator[Chain[Any, Any]]:
-    """Yield everything in a chain, fallbacks and compensations, and whatever its workflows have names for."""
+def reachable(chain: Chain[Any, Any], *, is_mentioned: bool = False) -> Iterator[Chain[Any, Any]]:
+    """Yield everything in a chain, fallbacks and compensations, and what its workflows have names for, or mention."""
     todo, seen = [chain], set[int]()
     while todo:
         for node in todo.pop().walk():
@@ -86,15 +86,11 @@ def reachable(chain: Chain[Any, Any]) -> Iterator[Chain[Any, Any]]:
                 continue
             seen.add(id(node))
             yield node
-            todo += _named_by(node)
-
-
-def _named_by(node: Chain[Any, Any]) -> list[Chain[Any, Any]]:
-    if isinstance(node, Step):
-        return [other for other in (node.policy.fallback, node.policy.compensate) if other is not None]
-    if isinstance(node, Workflow):
-        return [value for value in node.names().values() if isinstance(value, Chain)]
-    return []
+            if isinstance(node, Step):
+                todo += [other for other in (node.policy.fallback, node.policy.compensate) if other is not None]
+            if isinstance(node, Workflow):
+                names = node.mentions() if is_mentioned else node.names()
+                todo += [value for value in names.values() if isinstance(value, Chain)]
 
 
 def annotations_of(chain: Chain[Any, Any]) -> list[Any]:

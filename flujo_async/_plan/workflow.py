@@ -6,6 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
 from decimal import Decimal
+from types import CodeType
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, overload
 from uuid import UUID
 
@@ -188,8 +189,19 @@ class Workflow(Chain[InT, OutT], Generic[InT, OutT]):
         around = {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
         return {**getattr(function, "__globals__", {}), **around}
 
+    def mentions(self) -> dict[str, Any]:
+        """Return those of ``names`` that stand in the code of the function itself, or of a function inside it."""
+        code = getattr(underlying(self.function), "__code__", None)
+        mentioned = _names_in(code) if code is not None else frozenset[str]()
+        return {name: value for name, value in self.names().items() if name in mentioned}
+
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
+
+
+def _names_in(code: CodeType) -> frozenset[str]:
+    inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset({*code.co_names, *code.co_freevars}).union(*map(_names_in, inside))
 
 
 def _is_filled(cell: Any) -> bool:
