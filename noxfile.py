@@ -1,5 +1,7 @@
 """The one door to every check: `nox` runs what CI runs, `nox -l` lists the rest."""
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -12,8 +14,9 @@ nox.options.sessions = ["tests", "lint", "types", "docs"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 SOURCES = ("flujo_async", "pytest_flujo_async.py", "tests", "benchmarks", "examples", "docs/hooks", "noxfile.py")
 CODE = [name for name in SOURCES if Path(name).exists()]
-# A test waits for the disk as often as for the processor, hence workers; with many, tests of real processes starve.
+# A test often waits for a process or for the disk, hence workers; with many, tests of real processes starve.
 IN_PARALLEL = ("--numprocesses=3", "--dist=worksteal")
+ROOM = 2**30
 
 
 def group(name: str) -> tuple[str, ...]:
@@ -21,11 +24,22 @@ def group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
+def in_memory() -> dict[str, str]:
+    """Return the environment of tests that keep their files in memory, where there is room for them.
+
+    It makes no difference to what they show: what a killed process has written is there in either case, and power cuts
+    are played. They wait for nothing, though. `crash` uses the disk that there is.
+    """
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+    return {"TMPDIR": str(memory)} if has_room and "TMPDIR" not in os.environ else {}
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments after `--` go to pytest (`-n0`: in one process, whose output is seen at once)."""
     session.install("-e", ".[cli]", *group("test"))
-    session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs, env=in_memory())
 
 
 @nox.session
@@ -58,7 +72,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill real processes at every commit and inside every step; try ten times as many random examples (long)."""
+    """Kill real processes at every commit and in every step; try many more random examples and definitions (long)."""
     session.install("-e", ".[cli]", *group("test"))
     long = ("-m", "crash or hypothesis", "--hypothesis-profile=crash", "--timeout=900")
     session.run("pytest", *IN_PARALLEL, *long, *session.posargs)
@@ -78,7 +92,7 @@ def lowest(session: nox.Session) -> None:
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["cli"], *extras["otel"], *extras["prometheus"]]
     session.install("-e", ".[cli]", *group("test"), *(pin.replace(">=", "==") for pin in wanted))
-    session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "-m", "not crash", "--ignore=tests/docs", *session.posargs, env=in_memory())
 
 
 @nox.session

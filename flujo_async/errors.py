@@ -16,6 +16,7 @@ FlujoError
 │   ├── LoopExhausted      a loop made all its turns and was not done
 │   ├── ContextConflict    two branches changed one field of the context
 │   └── AllBranchesFailed  nothing was left of a parallel or a map that ignores failures
+├── WrongEventLoop         a ``Flujo`` that is at work in another event loop (also a ``RuntimeError``)
 ├── ProcessDied            the process of a step ended before the step was done
 ├── RecordedError          stands in for a recorded exception whose class is not known here
 ├── SerializationError     a value that cannot be stored or read back, with the path of the field
@@ -130,6 +131,13 @@ class ContextConflict(RunError):
 
 class AllBranchesFailed(RunError):
     """Every member of a ``parallel`` or ``map_each`` with ``on_error="ignore"`` failed."""
+
+
+class WrongEventLoop(FlujoError, RuntimeError):
+    """The ``Flujo`` is at work in another event loop; nothing was done in this one.
+
+    Make a ``Flujo`` for each event loop; they may share the backend.
+    """
 
 
 class ProcessDied(FlujoError):

@@ -37,7 +37,7 @@ class Fold:
         outcomes: how each finished step ended, by key, in the order of completion.
         places: where in the log the outcome of each finished step, each choice and each change stands, by key.
         began_at: when the run began: when it was created, forked, or tried again after it had ended.
-        deadline: when the run has to be over, if ever; a fork and a run that is tried again have the whole time.
+        deadline: when what the run does has to be over, if ever; a fork and a run tried again have the whole time.
         failures: the keys of the steps that failed for good.
         failed_keys: those among them whose failure ended the run.
         order: the keys of everything that a workflow may have waited for, in the order in which it came; from before
@@ -393,7 +393,7 @@ class Fold:
         self.cancelled_calls.add(fact.key)
 
     def _rollback_started(self, fact: facts.RollbackStarted) -> None:
-        self.rollback = fact
+        self.rollback, self.deadline = fact, None  # undoing has no limit
 
     def _choice_made(self, fact: ChoiceMade) -> None:
         self.places[fact.key] = self.seq

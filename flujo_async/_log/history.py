@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from itertools import zip_longest
+from typing import Any, Final, Literal, cast
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import same
@@ -17,6 +18,9 @@ from flujo_async._model.tree import Json
 _BY_NAME: Final = ("context", "steps", "metadata")
 """What has users' names for its keys, and is no encoded value itself."""
 
+_MISSING: Final = object()
+"""Stands where one of two states has no value; ``None`` is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -26,17 +30,28 @@ class Change:
         path: where, such as ``context.items[3]`` or ``steps.fetch``.
         before: the value in the first state; ``None`` if there is none.
         after: the value in the second state; ``None`` if there is none.
+        kind: whether the second state has a value where the first has none, the first one where the second has none,
+            or both have one; so ``None`` can be told from no value.
     """
 
     path: str
     before: Any
     after: Any
+    kind: Literal["added", "removed", "changed"] = "changed"
 
 
 def changes(before: Fold, after: Fold, codec: Codec) -> list[Change]:
     """Return what differs between two states: status, context, outputs of steps, output and error."""
     found = _by_name("", _view(before, codec), _view(after, codec))
-    return [Change(path, codec.decode(one), codec.decode(other)) for path, one, other in found]
+    return [_change(path, one, other, codec) for path, one, other in found]
+
+
+def _change(path: str, one: Any, other: Any, codec: Codec) -> Change:
+    if one is _MISSING:
+        return Change(path, None, codec.decode(other), "added")
+    if other is _MISSING:
+        return Change(path, codec.decode(one), None, "removed")
+    return Change(path, codec.decode(one), codec.decode(other))
 
 
 def _view(fold: Fold, codec: Codec) -> Mapping[str, Any]:
@@ -56,33 +71,33 @@ def _view(fold: Fold, codec: Codec) -> Mapping[str, Any]:
     }
 
 
-def _by_name(path: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Json, Json]]:
+def _by_name(path: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for name in [*one, *(name for name in other if name not in one)]:
         below = f"{path}.{name}" if path else name
         if below in _BY_NAME:
             yield from _by_name(below, one[name], other[name])
         else:
-            yield from _differences(below, one.get(name), other.get(name))
+            yield from _differences(below, one.get(name, _MISSING), other.get(name, _MISSING))
 
 
-def _differences(path: str, one: Json, other: Json) -> Iterator[tuple[str, Json, Json]]:
+def _differences(path: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    if one is _MISSING or other is _MISSING:
+        yield path, one, other
+        return
     if same(one, other):
         return
     if _is_plain_object(one) and _is_plain_object(other):
         yield from _by_name(path, cast("Mapping[str, Json]", one), cast("Mapping[str, Json]", other))
     elif isinstance(one, list) and isinstance(other, list):
-        for index in range(max(len(one), len(other))):
-            yield from _differences(f"{path}[{index}]", _item(one, index), _item(other, index))
+        items = zip_longest(cast("list[Json]", one), cast("list[Json]", other), fillvalue=_MISSING)
+        for index, (mine, theirs) in enumerate(items):
+            yield from _differences(f"{path}[{index}]", mine, theirs)
     else:
         yield path, one, other
 
 
 def _is_plain_object(tree: Json) -> bool:
     return isinstance(tree, dict) and "$" not in tree
-
-
-def _item(items: list[Json], index: int) -> Json:
-    return items[index] if index < len(items) else None
 
 
 def children_to_redrive(fold: Fold) -> list[str]:
@@ -96,13 +111,13 @@ def to_drop(fold: Fold) -> tuple[str, ...]:
 
     Those are the ones whose failure ended it, and what was cancelled because of that. Where something was undone, the
     run goes back to before the oldest step that was: what came after may rest on it. A step that could not be undone is
-    not repeated.
+    not repeated; if the run fails again, its compensation is tried again.
     """
     failed = [each for key in fold.failed_keys for each in (key, fallback_of(key))]
     cancelled = [key for key, (_, status) in fold.not_run.items() if status is StepStatus.CANCELLED]
     compensations = {key: fold.outcomes.get(compensation_of(key)) for key in fold.outcomes}
     undone = [fold.places[key] for key, done in compensations.items() if isinstance(done, StepCompleted)]
     oldest = min(undone, default=fold.seq + 1)
-    still_done = {key for key, done in compensations.items() if isinstance(done, StepFailed)}
+    still_done = [key for key, done in compensations.items() if isinstance(done, StepFailed)]
     later = [key for key, place in fold.places.items() if place >= oldest and key not in still_done]
-    return tuple(dict.fromkeys([*failed, *cancelled, *later]))
+    return tuple(dict.fromkeys([*failed, *cancelled, *map(compensation_of, still_done), *later]))

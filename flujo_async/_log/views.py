@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from flujo_async._codec.exceptions import describe_error
@@ -22,6 +22,7 @@ from flujo_async._model.facts import (
     StepCompleted,
     StepFailed,
     StepStarted,
+    WaitStarted,
 )
 from flujo_async._model.state import StepRecord, StepStatus, WorkflowState
 from flujo_async._model.stored import Record
@@ -155,6 +156,11 @@ def step_record(fold: Fold, outcome: StepCompleted | StepFailed, codec: Codec) -
         finished_at=outcome.at,
         usage=fold.usages.get(outcome.key, NO_USAGE),
     )
+
+
+def open_until(fold: Fold, wait: WaitStarted) -> datetime | None:
+    """Return when the time for an answer is over, if ever; a fork and a run tried again have the whole time."""
+    return None if wait.deadline is None else wait.deadline + max(fold.began_at - wait.at, timedelta(0))
 
 
 def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:

@@ -12,8 +12,10 @@ from flujo_async._model.page import check_page
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RunStatus, Waiting, check_status
 from flujo_async._model.summary import RunSummary
-from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.text import is_unicode
+from flujo_async._model.tree import Json, JsonObject, is_json
 from flujo_async._model.usage import Usage
+from flujo_async.errors import InvalidArgument
 
 
 @quick
@@ -172,7 +174,7 @@ class RunQuery:
         offset: leave out so many at the front.
 
     Raises:
-        InvalidArgument: an unknown status, or a negative number.
+        InvalidArgument: an unknown status, a negative number, text that is not Unicode, or metadata that are no JSON.
     """
 
     run_id: str | None = None
@@ -187,4 +189,10 @@ class RunQuery:
     def __post_init__(self) -> None:
         if self.status:
             check_status(self.status)
+        for name in (self.run_id, self.pipeline_name, self.parent_run_id):
+            if isinstance(name, str) and not is_unicode(name):
+                raise InvalidArgument(f"no run has a name that is not Unicode: {name!r}")
+        is_mapping = isinstance(self.metadata, Mapping)  # pyright: ignore[reportUnnecessaryIsInstance] -- untyped users
+        if not is_mapping or not is_json(dict(self.metadata)):
+            raise InvalidArgument(f"metadata to look for are plain JSON, as those of runs are, not {self.metadata!r}")
         check_page(self.limit, self.offset)

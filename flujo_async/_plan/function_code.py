@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
@@ -69,6 +70,8 @@ def _layers(function: Any) -> Iterator[Any]:
 
 
 def _is_builtin(function: Any) -> bool:
+    if isinstance(function, functools.partial):  # a routine to `inspect` from Python 3.14 on
+        return False
     owner = getattr(function, "__self__", None)
     return inspect.isroutine(function) and (owner is None or inspect.ismodule(owner))
 

@@ -92,7 +92,8 @@ class Step(Chain[InT, OutT], Generic[InT, OutT, Called]):
     """A named function whose result is recorded; made by ``@step``. Immutable.
 
     Calling a step just calls its function, with nothing recorded; ``Called`` is the type of what that returns: a
-    coroutine of the output, or the output.
+    coroutine of the output. With a plain function that is the output, but in the code of a workflow what is awaited for
+    it: no type says both, so it is ``Any``.
     """
 
     has_own_name = True
@@ -172,11 +173,11 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, function: Callable[[], Awaitable[Out]], /) -> Step[Any, Out, _Awaited[Out]]: ...
     @overload
-    def __call__(self, function: Callable[[StepContext], Out], /) -> Step[Any, Out, Out]: ...
+    def __call__(self, function: Callable[[StepContext], Out], /) -> Step[Any, Out]: ...
     @overload
-    def __call__(self, function: Callable[Concatenate[In, ...], Out], /) -> Step[In, Out, Out]: ...
+    def __call__(self, function: Callable[Concatenate[In, ...], Out], /) -> Step[In, Out]: ...
     @overload
-    def __call__(self, function: Callable[[], Out], /) -> Step[Any, Out, Out]: ...
+    def __call__(self, function: Callable[[], Out], /) -> Step[Any, Out]: ...
 
 
 @overload
@@ -192,11 +193,11 @@ def step(
     function: Callable[[], Awaitable[Out]], /, **options: Unpack[StepOptions]
 ) -> Step[Any, Out, _Awaited[Out]]: ...
 @overload
-def step(function: Callable[[StepContext], Out], /, **options: Unpack[StepOptions]) -> Step[Any, Out, Out]: ...
+def step(function: Callable[[StepContext], Out], /, **options: Unpack[StepOptions]) -> Step[Any, Out]: ...
 @overload
-def step(function: Callable[Concatenate[In, ...], Out], /, **options: Unpack[StepOptions]) -> Step[In, Out, Out]: ...
+def step(function: Callable[Concatenate[In, ...], Out], /, **options: Unpack[StepOptions]) -> Step[In, Out]: ...
 @overload
-def step(function: Callable[[], Out], /, **options: Unpack[StepOptions]) -> Step[Any, Out, Out]: ...
+def step(function: Callable[[], Out], /, **options: Unpack[StepOptions]) -> Step[Any, Out]: ...
 @overload
 def step(**options: Unpack[StepOptions]) -> _Decorator: ...
 def step(function: Callable[..., Any] | None = None, /, **options: Unpack[StepOptions]) -> Any:
@@ -339,6 +340,11 @@ def _check_fallback(made: Step[Any, Any], fallback: Step[Any, Any]) -> None:
 
 
 def _check_compensation(made: Step[Any, Any], compensation: Step[Any, Any]) -> None:
+    if compensation.policy.fallback is not None:
+        raise DefinitionError(
+            f"step {made.name!r}: its compensation {compensation.name!r} has a fallback, and nothing stands in for a "
+            f"compensation: let its function do both"
+        )
     compensation.check_filled()
     check_flow(made.outlets(), compensation.inlets())
 

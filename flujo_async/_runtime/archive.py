@@ -87,10 +87,10 @@ class Archive(Generic[Out]):
             offset: leave out so many at the front.
 
         Raises:
-            InvalidArgument: an unknown status, or a negative number.
+            InvalidArgument: an unknown status, a negative number, text that is not Unicode, metadata that are no JSON.
         """
         query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_id=parent_run_id)
-        page = replace(query, metadata=dict(metadata or {}), limit=limit, offset=offset)
+        page = replace(query, metadata=metadata or {}, limit=limit, offset=offset)
         return await self.state_backend.query_runs(page)
 
     async def audit_log(
@@ -192,7 +192,8 @@ class Archive(Generic[Out]):
             run_id: names the run; by default as it was.
 
         Raises:
-            InvalidArgument: this is no such file, or there is a run of that name.
+            InvalidArgument: this is no such file, there is a run of that name, or the run was undone and gets another
+                name.
             SchemaTooNew: a newer version of this package wrote the file.
             IntegrityError: the file is not whole, or was changed. In each case nothing was written.
         """

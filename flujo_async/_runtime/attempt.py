@@ -112,7 +112,8 @@ class StepCall:
         if failed is None or self.key in fold.decisions:  # who decides, decides for now, with the whole time
             return number, None
         await self.execution.waits.until(failed.retry_at)
-        return number, failed.first_started_at
+        first = failed.first_started_at
+        return number, first and max(first, fold.began_at)  # a fork and a run tried again have the whole time, too
 
     async def _skip(self, decision: StepDecided) -> StepCompleted:
         """Record the output that somebody decided on."""

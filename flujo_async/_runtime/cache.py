@@ -36,8 +36,8 @@ class Hit:
     at: datetime
 
     def is_fresh(self, ttl: float, now: datetime) -> bool:
-        """Return whether it is not older than ``ttl`` seconds."""
-        return (now - self.at).total_seconds() < ttl
+        """Return whether it is not older than ``ttl`` seconds, nor from a time so far ahead that a clock was wrong."""
+        return abs((now - self.at).total_seconds()) < ttl
 
 
 def cache_key(step: Step[Any, Any], arguments: Json) -> str:

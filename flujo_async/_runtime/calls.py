@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from flujo_async._codec.exceptions import decode_error, encode_error
 from flujo_async._log.keys import fallback_of
+from flujo_async._log.views import open_until
 from flujo_async._model.facts import (
     ChildStarted,
     SignalReceived,
@@ -189,7 +190,7 @@ async def _answer(execution: Execution, key: str, node: WaitFor) -> SignalReceiv
         since=started.at,
         prompt=started.prompt,
         schema=started.schema,
-        deadline=started.deadline,
+        deadline=open_until(execution.journal.fold, started),
     )
     payloads: dict[str, Json] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, get_args
 
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from flujo_async._codec.tree import canonical
 from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold, fold_log
-from flujo_async._log.fork import fork
+from flujo_async._log.fork import check_past, fork
 from flujo_async._log.history import children_to_redrive, to_drop
 from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._log.views import sealed
@@ -30,6 +31,7 @@ from flujo_async._plan.pipeline import check_signal_name
 from flujo_async._plan.workflow import Workflow
 from flujo_async._runtime.answer_type import answer_type
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.mail import nudge
@@ -51,6 +53,43 @@ from flujo_async.errors import (
 _ENDED: Final[frozenset[RunStatus]] = frozenset({"failed", "cancelled"})
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What was decided, and of which steps.
+
+    Attributes:
+        decision: to try again, or to skip.
+        output: what a skipped step counts as having returned.
+        step: the key of the one that was named.
+        is_for_one: whether the output was given, and so not for several.
+    """
+
+    decision: Decision
+    output: Json = None
+    step: str | None = None
+    is_for_one: bool = False
+
+    def keys(self, fold: Fold) -> list[str]:
+        """Return the steps of a run that this is about.
+
+        Raises:
+            InvalidArgument: nobody asks about the step, or there is one output for several.
+        """
+        undecided = [key for key in fold.once if key not in fold.decisions]
+        keys = undecided if fold.status == "paused" else list(fold.failed_keys[-1:])
+        asked = ", ".join(map(repr, keys))
+        if self.step is not None and self.step not in keys:
+            raise InvalidArgument(
+                f"run {fold.run_id!r}: no decision on step {self.step!r} is waited for, but on {asked or 'none'}"
+            )
+        if self.step is None and self.is_for_one and len(keys) > 1:
+            raise InvalidArgument(
+                f"run {fold.run_id!r}: one output for {len(keys)} steps; decide one by one, with step= for each of "
+                f"{asked}"
+            )
+        return keys if self.step is None else [self.step]
+
+
 class Control:
     """Acts on runs of one runtime's store."""
 
@@ -61,6 +100,7 @@ class Control:
 
     async def signal(self, run_id: str, name: str, payload: Any, by: str | None) -> None:
         """Answer a wait of a run; see ``Flujo.signal``."""
+        self._runner.home.check()
         _check_name(name)
         _check_sender(by)
         seen = await self._runner.reader.see(run_id)
@@ -129,6 +169,7 @@ class Control:
 
     async def pause(self, run_id: str) -> None:
         """Pause a run; see ``Flujo.pause``."""
+        self._runner.home.check()
         seen = await self._runner.reader.see(run_id)
         own = [waiting.kind for waiting in seen.fold.waiting_for if waiting.run_id is None]
         if seen.fold.status in TERMINAL or "pause" in own:
@@ -166,7 +207,7 @@ class Control:
     async def _let_go(self, journal: Journal, lease: Lease) -> None:
         await journal.settle()
         if not journal.is_at_rest:
-            await self._runner.backend.release(lease)
+            await give_back(self._runner.backend, lease)
 
     @asynccontextmanager
     async def _or_give_back(self, lease: Lease | None) -> AsyncGenerator[None]:
@@ -179,8 +220,9 @@ class Control:
 
     # ------------------------------------------------------------------------------------------------ trying again
 
-    async def redrive(self, run_id: str, decision: Decision, output: Any) -> RunResult[Any]:
+    async def redrive(self, run_id: str, decision: Decision, output: Any, step: str | None) -> RunResult[Any]:
         """Try a run again that has ended, or decide on its step; see ``Flujo.redrive``."""
+        self._runner.home.check()
         if decision not in get_args(Decision):
             raise InvalidArgument(f"decision is 'retry' or 'skip', not {decision!r}")
         seen = await self._runner.reader.see(run_id, is_whole=True)
@@ -191,27 +233,28 @@ class Control:
         _check_redrivable(seen.fold, decision)
         self._runner.catalogue.running(seen.fold)
         tree = self._runner.catalogue.reading(seen.fold).codec.encode(None if output is ... else output, at="output")
+        verdict = _Verdict(decision, tree, step, is_for_one=decision == "skip" and output is not ...)
+        verdict.keys(seen.fold)
         with Owner.at_work() as owner:
             lease = await self._runner.taking.take(run_id, str(owner), frozenset({*_ENDED, "paused"}))
             if lease is not None:
-                await self._redrive(lease, decision, tree)
+                await self._redrive(lease, verdict)
                 await self._runner.tell_parents(seen.summary.parent_run_id, run_id)
         return await self._runner.complete(Request(run_id=run_id))
 
-    async def _redrive(self, lease: Lease, decision: Decision, output: Json) -> None:
+    async def _redrive(self, lease: Lease, verdict: _Verdict) -> None:
         async with self._or_give_back(lease):
             seen = await self._runner.reader.see(lease.run_id, is_whole=True)
-            if decision == "retry":
+            keys = verdict.keys(seen.fold)
+            if verdict.decision == "retry":
                 await self._redrive_children(seen.fold)
         fold, now = seen.fold, self._runner.clock.now()
         controls: list[Fact] = [taken(signal, now) for name in (CANCEL, PAUSE) for signal in _pending(seen, name)]
         again: list[Fact] = []
-        undecided = [key for key in fold.once if key not in fold.decisions]
-        keys = undecided if fold.status == "paused" else list(fold.failed_keys[-1:])
         if fold.status in _ENDED:
             again.append(RunRedriven(at=now, dropped=to_drop(fold)))
-        if fold.status == "paused" or decision == "skip":
-            again += [StepDecided(at=now, key=key, decision=decision, output=output) for key in keys]
+        if fold.status == "paused" or verdict.decision == "skip":
+            again += [StepDecided(at=now, key=key, decision=verdict.decision, output=verdict.output) for key in keys]
         await self._record(lease, seen, [*controls, *again])
 
     async def _redrive_children(self, fold: Fold) -> None:
@@ -220,7 +263,7 @@ class Control:
             with Owner.at_work() as owner:
                 lease = await self._runner.taking.take(run_id, str(owner), _ENDED)
                 if lease is not None:
-                    await self._redrive(lease, "retry", None)
+                    await self._redrive(lease, _Verdict("retry"))
 
     # ----------------------------------------------------------------------------------------------------- forking
 
@@ -229,6 +272,7 @@ class Control:
         new_run_id = check_run_id(uuid.uuid4().hex if new_run_id is None else new_run_id)
         source = await self._runner.reader.stored(run_id, until=at)
         fold = fold_log(run_id, source.records)
+        check_past(fold, source.records)
         past = Prefix(run_id, fold.seq)
         before = fold.context_in(MAIN_SCOPE)
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})

@@ -17,6 +17,7 @@ from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
+from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
@@ -474,4 +475,4 @@ class Drive:
         elif self.parked is not None:
             await self._means.backend.release(self._ready.lease, wake_at=self.parked.wake_at, signals_read=signals_read)
         else:
-            await self._means.backend.release(self._ready.lease)
+            await give_back(self._means.backend, self._ready.lease)

@@ -283,7 +283,12 @@ class Flujo(Archive[Out], Generic[In, Out]):
         await self._runner.cancel(run_id, reason)
 
     async def redrive(
-        self, run_id: str, *, decision: Literal["retry", "skip"] = "retry", output: Any = ...
+        self,
+        run_id: str,
+        *,
+        decision: Literal["retry", "skip"] = "retry",
+        output: Any = ...,
+        step: str | None = None,
     ) -> RunResult[Out]:
         """Try a run again that has failed or was cancelled, from the step that failed, with its original input.
 
@@ -294,12 +299,14 @@ class Flujo(Archive[Out], Generic[In, Out]):
             run_id: the run.
             decision: ``"retry"`` the step, or ``"skip"`` it.
             output: what the step counts as having returned, if it is skipped; ``None`` by default.
+            step: the key of the step that is decided on, where the run waits for several decisions; by default all.
 
         Raises:
-            InvalidArgument: the run has not ended, and waits for no decision.
+            InvalidArgument: the run has not ended, and waits for no decision, or for none on this step; or there is one
+                output, and several steps that would take it.
             RunNotFound: there is no such run.
         """
-        return await self._runner.sweeper.handed(run_id, self._control.redrive(run_id, decision, output))
+        return await self._runner.sweeper.handed(run_id, self._control.redrive(run_id, decision, output, step))
 
     async def fork(
         self,
@@ -321,7 +328,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
         Raises:
             RunNotFound: there is no such run.
-            InvalidArgument: its log has no fact ``at``, or ``new_run_id`` is taken.
+            InvalidArgument: its log has no fact ``at``, the run was being undone there, or ``new_run_id`` is taken.
         """
         return self.handle(await self._control.fork(run_id, at, new_run_id, context_update))
 

@@ -58,7 +58,7 @@ class Pulse:
             return
         now = self._execution.clock.now()
         self._pending = HeartbeatRecorded(at=now, key=self._key, name=self._name, attempt=self._attempt, details=tree)
-        if self._last is None or now - self._last >= _PAUSE:
+        if self._last is None or abs(now - self._last) >= _PAUSE:  # the clock may be set back
             self._last = now
             self.record()
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 
 from flujo_async._model.lease import Lease
+from flujo_async._model.policy import LONGEST_TIMER
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.stall import Watched, stall_threshold
 from flujo_async.abc.backend import StateBackend
@@ -68,8 +69,10 @@ class LeaseKeeper:
 
     def __init__(self, backend: StateBackend, clock: Clock, ttl: timedelta) -> None:
         is_duration = isinstance(ttl, timedelta)  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
-        if not is_duration or not ttl > timedelta(0):
-            raise InvalidArgument(f"lease_ttl is a timedelta longer than zero, not {ttl!r}")
+        if not is_duration or not timedelta(0) < ttl <= LONGEST_TIMER:
+            raise InvalidArgument(
+                f"lease_ttl is a timedelta longer than zero and at most {LONGEST_TIMER.days:,} days, not {ttl!r}"
+            )
         self._backend = backend
         self._clock = clock
         self._ttl = ttl

@@ -278,7 +278,6 @@ class Limits:
             self._timer = loop.create_task(self._wake(moment), context=Context())
 
     async def _wake(self, moment: datetime) -> None:
-        while (left := (moment - self._clock.now()).total_seconds()) > 0:
-            await self._clock.sleep(left)
+        await self._clock.sleep((moment - self._clock.now()).total_seconds())
         self._timer = self._timer_at = None
-        self._let_in()
+        self._let_in()  # and wait once more, if the clock was set back meanwhile

@@ -175,7 +175,7 @@ class Catalogue:
 
     def reading(self, fold: Fold) -> Program:
         """Return what best knows the values of a recorded run."""
-        return self._registered(fold) or self.current
+        return self._registered(fold) or self._successor(fold)
 
     def running(self, fold: Fold) -> Program:
         """Return what a recorded run goes on with.
@@ -186,9 +186,19 @@ class Catalogue:
         for program in (self._registered(fold), self.current):
             if program is not None and _fits(program, fold):
                 return program
+        successor = self._successor(fold)
         if self._migrate is None:
-            raise VersionMismatch(_mismatch(self.current.definition, fold), run_id=fold.run_id)
-        return self.current
+            raise VersionMismatch(_mismatch(successor.definition, fold), run_id=fold.run_id)
+        return successor
+
+    def _successor(self, fold: Fold) -> Program:
+        """Return what has the name of a recorded run's definition by now; where nothing has it, the runtime's own."""
+        name = fold.started.pipeline_name
+        if name == self.current.definition.name:
+            return self.current
+        found = self._registry.find(name) if self._registry is not None else None
+        found = found or next((child for (known, _), child in self._children.items() if known == name), None)
+        return self.current if found is None else self._program(found)
 
     def migration(self, program: Program, fold: Fold, now: datetime) -> RunMigrated | None:
         """Return the fact that takes a run over to ``program``; ``None`` if it is recorded under it already."""
@@ -212,8 +222,14 @@ class Catalogue:
 
 
 def _fits(program: Program, fold: Fold) -> bool:
-    recorded = (fold.started.pipeline_name, fold.pipeline_version, fold.fingerprint)
-    return recorded == (program.definition.name, program.definition.version, program.fingerprint)
+    if (fold.pipeline_version, fold.fingerprint) != (program.definition.version, program.fingerprint):
+        return False
+    return fold.started.pipeline_name == program.definition.name or _is_migrated(fold)
+
+
+def _is_migrated(fold: Fold) -> bool:
+    started = fold.started  # its name stays, whatever the definition is called that took the run over
+    return (started.pipeline_version, started.fingerprint) != (fold.pipeline_version, fold.fingerprint)
 
 
 def _mismatch(definition: Definition, fold: Fold) -> str:

@@ -216,7 +216,7 @@ class Sweeper:
         with Owner.at_work() as owner:
             try:
                 for head in tree:
-                    lease = await self._taking.claim(head.run_id, str(owner), TERMINAL)
+                    lease = await self._taking.take(head.run_id, str(owner), TERMINAL)
                     if lease is None:
                         return 0
                     leases.append(lease)

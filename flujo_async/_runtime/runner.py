@@ -22,6 +22,7 @@ from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import ChildCall, Ended
+from flujo_async._runtime.home import Home
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.means import Means, Ready
@@ -67,6 +68,7 @@ class Runner:
         self.backend = backend
         self.catalogue = catalogue
         self.clock = clock
+        self.home: Home = Home()
         self.reader: Reader = Reader(backend, catalogue, clock)
         keeper = LeaseKeeper(backend, clock, lease_ttl)
         if not backend.capabilities.multi_process:
@@ -76,6 +78,7 @@ class Runner:
         self.ttl = lease_ttl
         self.services = services
         self._means = Means(backend, clock, keeper, services, durability, always_replay)
+        self.max_concurrency: int | None = max_concurrency
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
         self._dead_until = clock.now()
@@ -123,11 +126,12 @@ class Runner:
         Returns:
             What it left, or how it left memory; ``None`` if it is with somebody else, or sleeps.
         """
+        self.home.check()
         if self._admission.is_full and not request.is_urgent and find == self.taking.prepare:
             await self.taking.ensure(request)
             exists()
         place = nullcontext() if request.is_urgent else self._admission.slot(request.priority)
-        with Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
+        with self.home.at_work(), Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
             async with place:
                 found = await find(request, str(owner))
                 exists()
@@ -148,7 +152,7 @@ class Runner:
     async def recover(self) -> list[str]:
         """Drive every run whose owner is gone, once, and return their ids."""
         recovered: list[str] = []
-        with Owner.at_work() as owner:
+        with self.home.at_work(), Owner.at_work() as owner:
             for query in await self._orphans():
                 query = replace(query, limit=100)
                 while leases := await self.scheduler.claim(str(owner), query):
@@ -274,11 +278,14 @@ class Runner:
         self.outcome(fold, error)
         if fold.status == "paused":
             waiting = tuple(replace(item, run_id=item.run_id or fold.run_id) for item in fold.waiting_for)
+            if fold.wake_at is None:  # it was paused, so that no deadline wakes it, nor the runs above
+                waiting = tuple(replace(item, deadline=None) for item in waiting)
             return Park(waiting, fold.wake_at, is_paused=True)
         return Ended(fold.output, fold.usage)
 
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
+        self.home.check()
         seen = await self.reader.see(run_id)
         if seen.fold.status in TERMINAL:
             return
@@ -338,7 +345,7 @@ class Runner:
     async def put_off(self, run_id: str, until: datetime) -> None:
         """Let a run that cannot be driven here wait until a moment; see ``Driver``."""
         with Owner.at_work() as owner:
-            lease = await self.taking.claim(run_id, str(owner))
+            lease = await self.taking.claim(run_id, str(owner))  # before anybody takes it up once more
             if lease is not None:
                 signals = await self.backend.read_signals([run_id])
                 await self.backend.release(lease, wake_at=until, signals_read=len(signals))

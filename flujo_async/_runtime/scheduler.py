@@ -14,6 +14,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunQuery
+from flujo_async._runtime.giving_back import give_back
+from flujo_async._runtime.home import Home
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -58,6 +60,8 @@ class Driver(Protocol):
     backend: StateBackend
     clock: Clock
     ttl: timedelta
+    home: Home
+    max_concurrency: int | None
 
     async def drive_claimed(self, lease: Lease) -> None:
         """Drive a run that was claimed, once; the lease is given back."""
@@ -86,7 +90,8 @@ class Scheduler:
         self._driver = driver
         self._queries = queries
         self._is_lasting = is_lasting
-        self._concurrency = concurrency
+        # What would only wait for its turn here is left to other processes.
+        self._concurrency = min(concurrency, driver.max_concurrency or concurrency)
         self._task: asyncio.Task[None] | None = None
         self._is_draining = False
         self._kicked = asyncio.Event()
@@ -99,6 +104,7 @@ class Scheduler:
 
     def kick(self) -> None:
         """Look for runs that are due; some may have become so."""
+        self._driver.home.check()
         self._kicked.set()
         if self._task is None or self._task.done():
             self.start()
@@ -110,6 +116,7 @@ class Scheduler:
 
     def start(self) -> asyncio.Task[None]:
         """Begin to take up runs; the task ends when that does."""
+        self._driver.home.check()
         self._is_draining = False
         self._task = asyncio.create_task(self.run(), name="flujo scheduler")
         return self._task
@@ -122,7 +129,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Take up runs until none is in sight, or for ever."""
-        with Owner.at_work() as owner:
+        with self._driver.home.at_work(), Owner.at_work() as owner:
             try:
                 await self._run(str(owner))
             finally:
@@ -219,6 +226,9 @@ class Scheduler:
         except Exception as error:  # the store may be back the next time
             self._is_to_look_for_own = True
             _log.warning("runs could not be claimed: %r", error)
+        except BaseException:
+            await finish(self.let_go(leases))
+            raise
         return leases
 
     async def claim(self, owner: str, query: ClaimQuery) -> list[Lease]:
@@ -255,7 +265,8 @@ class Scheduler:
         except NonDeterminismError as error:  # it is paused, until somebody comes with the code that fits
             _log.warning("run %r is paused: %s", lease.run_id, error)
         except VersionMismatch as error:
-            _log.warning("run %r waits for its definition: %s", lease.run_id, error)
+            whose = "its definition" if error.run_id == lease.run_id else f"the definition of run {error.run_id!r}"
+            _log.warning("run %r waits for %s: %s", lease.run_id, whose, error)
             await finish(self._put_off(lease, _PATIENCE))
             return False
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
@@ -270,20 +281,20 @@ class Scheduler:
         """Let a run wait that could not be driven, or at least let it go, as soon as the store is there again."""
         try:
             await self._driver.put_off(lease.run_id, self._driver.clock.now() + patience)
-            await self._driver.backend.release(lease)  # unless that has been done
+            await give_back(self._driver.backend, lease)  # unless that has been done
         except FlujoError:
             self._left.append(lease)
 
     async def _let_go_of_left(self) -> None:
         while self._left:
-            await self._driver.backend.release(self._left[-1])
+            await give_back(self._driver.backend, self._left[-1])
             self._left.pop()
 
     async def let_go(self, leases: Iterable[Lease]) -> None:
         """Give leases back that nobody drives."""
         for lease in leases:
             with suppress(FlujoError):  # it expires, or ends with its owner
-                await self._driver.backend.release(lease)
+                await give_back(self._driver.backend, lease)
 
     async def _next_due(self) -> datetime | None:
         """Return when a run will be due, if one is in sight; soon if the store does not tell."""

@@ -19,6 +19,7 @@ from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import Instruments, identity_of
 from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
@@ -139,7 +140,7 @@ class Taking:
     ) -> Ready | Fold | None:
         fold = seen.fold
         self._catalogue.reading(fold).check_same_request(request, fold)
-        if not self._goes_on(request, seen):
+        if not self._goes_on(request, seen) and not await self._has_old_news(fold):
             return fold
         try:
             self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
@@ -162,10 +163,21 @@ class Taking:
             return True
         return self.is_due(seen, self._clock.now())
 
+    async def _has_old_news(self, fold: Fold) -> bool:
+        """Return whether a child that a run waits for goes on by now; only the parent that has started it was told."""
+        own = {waiting.kind for waiting in fold.waiting_for if waiting.run_id is None}
+        if fold.status != "paused" or "pause" in own:
+            return False
+        children = {waiting.run_id for waiting in fold.waiting_for if waiting.run_id is not None}
+        heads = [await self._reader.summary(run_id) for run_id in children]
+        return any(head is not None and head.status != "paused" for head in heads)
+
     @staticmethod
     def is_due(seen: Seen, now: datetime) -> bool:
         """Return whether a paused run can go on, as it was seen."""
-        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary))
+        # Put off until another moment than its own, it was not driven since its signals were read.
+        is_put_off = seen.summary.wake_at != seen.fold.wake_at
+        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary) or is_put_off)
 
     def sleeps(self, summary: RunSummary) -> bool:
         """Return whether a run has left memory until a moment that has not come."""
@@ -205,7 +217,7 @@ class Taking:
         facts = seen.facts + len(tail)
         return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new, facts)
 
-    async def claim(
+    async def take(
         self,
         run_id: str,
         owner: str,
@@ -215,12 +227,24 @@ class Taking:
     ) -> Lease | None:
         """Claim one run, also from an owner that is known to be dead.
 
+        A caller that is cancelled meanwhile leaves no lease behind; so it waits until the store has answered.
+
         Args:
             run_id: the run.
             owner: who claims it.
             statuses: claim it only in one of these.
             last_lease: the lease that it had a moment ago, as far as that is known.
         """
+        return await acquire(begin(self.claim(run_id, owner, statuses, last_lease)), self.give_back)
+
+    async def claim(
+        self,
+        run_id: str,
+        owner: str,
+        statuses: frozenset[RunStatus] = _TAKEN_UP,
+        last_lease: Lease | None = None,
+    ) -> Lease | None:
+        """Claim one run, as ``take`` does, at once: for a caller that is not cancelled."""
         query = ClaimQuery(run_id=run_id, statuses=statuses, dead_owners=self._dead_owners(last_lease))
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         if leases:
@@ -233,17 +257,6 @@ class Taking:
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         return leases[0] if leases else None
 
-    async def take(
-        self,
-        run_id: str,
-        owner: str,
-        statuses: frozenset[RunStatus] = _TAKEN_UP,
-        *,
-        last_lease: Lease | None = None,
-    ) -> Lease | None:
-        """Claim one run, as ``claim`` does; a caller that is cancelled meanwhile leaves no lease behind."""
-        return await acquire(begin(self.claim(run_id, owner, statuses, last_lease=last_lease)), self.give_back)
-
     def _dead_owners(self, lease: Lease | None) -> frozenset[str]:
         """Return the owner of a lease, if that is known to be dead."""
         return frozenset() if lease is None or not self.is_dead(lease) else frozenset({lease.owner})
@@ -251,7 +264,7 @@ class Taking:
     async def give_back(self, lease: Lease | None) -> None:
         """Give up a lease."""
         if lease is not None:
-            await self._backend.release(lease)
+            await give_back(self._backend, lease)
 
     def is_free(self, head: RunSummary) -> bool:
         """Return whether a run rests or waits for an executor."""

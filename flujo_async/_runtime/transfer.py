@@ -7,7 +7,7 @@ from datetime import datetime
 
 from flujo_async._log.audit_log import marked
 from flujo_async._log.fold import fold_log
-from flujo_async._log.fork import fork
+from flujo_async._log.fork import check_past, fork
 from flujo_async._log.large import with_values
 from flujo_async._log.run_file import dump_run, load_run
 from flujo_async._model.facts import RunForked
@@ -40,7 +40,9 @@ async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now
     head, records, signals = replace(file.run.summary, lease=None), file.run.records, file.run.signals
     if run_id is not None and check_run_id(run_id) != head.run_id:
         blobs = {blob.digest: blob.data for blob in file.blobs}
-        fold = fold_log(head.run_id, with_values(head.run_id, records, blobs))
+        whole = with_values(head.run_id, records, blobs)
+        fold = fold_log(head.run_id, whole)
+        check_past(fold, whole)
         forked = RunForked(at=now, run_id=run_id, source_run_id=head.run_id)  # which has nothing large
         head, record, _ = fork(head, fold, forked)
         records, signals = (*records, record), ()

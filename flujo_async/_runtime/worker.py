@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from flujo_async._model.lease import ClaimQuery
 from flujo_async._model.policy import is_count, seconds
@@ -103,21 +104,31 @@ class Worker:
                 await settle(self._task)
 
 
+_STOPS: Final[dict[asyncio.Event, asyncio.AbstractEventLoop]] = {}
+"""What SIGTERM and SIGINT set, each in its event loop: several workers may listen."""
+
+_BEFORE: Final[dict[signal.Signals, Any]] = {}
+"""The handlers that were there before the first of them listened."""
+
+
 @contextmanager
 def _on_signals(stop: asyncio.Event) -> Generator[None]:
-    """Set ``stop`` on SIGTERM and SIGINT; the handlers that were there come back at the end."""
-    loop = asyncio.get_running_loop()
-    before: dict[signal.Signals, Any] = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            handler = signal.getsignal(number)
-            loop.add_signal_handler(number, stop.set)
-        except (ValueError, RuntimeError, NotImplementedError):  # not the main thread, or Windows
-            continue
-        before[number] = handler
+    """Set ``stop`` on SIGTERM and SIGINT; the handlers that were there come back when nobody listens any more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if not _STOPS:
+        # Not by the loop, which would forget the handlers that the host has given it.
+        _BEFORE.update({number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)})
+    _STOPS[stop] = asyncio.get_running_loop()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+        del _STOPS[stop]
+        while _BEFORE and not _STOPS:
+            signal.signal(*_BEFORE.popitem())
+
+
+def _stop(*_: object) -> None:
+    for stop, loop in _STOPS.items():
+        loop.call_soon_threadsafe(stop.set)

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from flujo_async._codec.plain import decode_plain
+from flujo_async._codec.plain import decode_plain, encode_plain
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery, by_run, entry_id
 from flujo_async._model.selection import contains, newest_first
 from flujo_async._model.state import TERMINAL, RunStatus, check_status
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.tree import is_json
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.abc.verbs import Verbs
 
@@ -70,7 +71,8 @@ class KnownRunQuery:
         order: by which moment, newest first; ties by ascending ``run_id``.
 
     Raises:
-        InvalidArgument: an unknown status, or a negative number.
+        InvalidArgument: an unknown status, a negative number, or text that is not Unicode.
+        SerializationError: metadata that cannot be stored.
     """
 
     status: str | None = None
@@ -85,15 +87,19 @@ class KnownRunQuery:
     offset: int = 0
 
     def __post_init__(self) -> None:
-        self.of_heads()
+        encode_plain(self.metadata, at="metadata_filter")
+        self._of_heads({})
 
     def of_heads(self) -> RunQuery:
         """Return as much of it as the port can be asked."""
+        return self._of_heads(self.metadata)
+
+    def _of_heads(self, metadata: Mapping[str, Any]) -> RunQuery:
         return RunQuery(
             status=check_status(self.status) if self.status else None,
             pipeline_name=self.pipeline_name,
             parent_run_id=self.parent_run_id,
-            metadata=self.metadata,
+            metadata=metadata,
             limit=self.limit,
             offset=self.offset,
         )
@@ -101,7 +107,8 @@ class KnownRunQuery:
     @property
     def is_of_heads(self) -> bool:
         """Whether the port can be asked all of it."""
-        return not self.pipeline_id and self.is_background is None and self.since is None and self.order == "created_at"
+        is_plain = not self.pipeline_id and self.is_background is None and self.since is None
+        return is_plain and self.order == "created_at" and is_json(dict(self.metadata))
 
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:

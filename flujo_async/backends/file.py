@@ -34,7 +34,8 @@ from flujo_async.backends.file_logs import PATIENCE, Heads, OpenLogs
 from flujo_async.backends.file_name import file_name
 from flujo_async.backends.file_system_state import SystemStates
 from flujo_async.backends.file_upkeep import back_up, compact, report
-from flujo_async.errors import BackendError, IntegrityError, InvalidArgument, RunExists, RunNotFound
+from flujo_async.backends.store_path import store_path
+from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
 
 T = TypeVar("T")
 
@@ -62,11 +63,7 @@ class FileBackend(StateBackend):
     capabilities: ClassVar[Capabilities] = Capabilities(durable=True, multi_process=True)
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        if "\0" in os.fspath(directory):
-            raise InvalidArgument(f"{directory!r} names no directory")
-        if "://" in os.fspath(directory):
-            raise InvalidArgument(f"{directory!r} is a URL, which goes to Flujo(state_backend=…); here goes a path")
-        self._directory = Path(directory).absolute()  # whatever the working directory is later
+        self._directory = store_path(directory, "directory")
         self._logs = OpenLogs(self._directory)
         self._heads = Heads(self._logs)
         self._system = SystemStates(self._directory)

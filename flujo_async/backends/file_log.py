@@ -77,6 +77,10 @@ class _Birth:
         return self.prefix[-1].last_seq if self.prefix else 0
 
 
+class NoLog(IntegrityError):
+    """A file with the name of a log is something else: whole lines of JSON, and none of ours."""
+
+
 class RunLog(LockedFile):
     """The log of one run, with what is known of it in memory; one thread at a time uses it.
 
@@ -323,6 +327,8 @@ class RunLog(LockedFile):
 
     def _parse_birth(self, line: bytes) -> _Birth:
         tree = file_line.parse(line)
+        if "format" not in tree:
+            raise NoLog(f"{self.path.name} is no log of a run", run_id=self.run_id, seq=1)
         if tree["format"] > FORMAT:
             raise SchemaTooNew(f"{self.path} has format {tree['format']}; this version reads up to {FORMAT}")
         head = cast("dict[str, Any]", tree["head"])

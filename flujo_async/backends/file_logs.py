@@ -14,8 +14,9 @@ from typing import TypeVar
 
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends.file_locked import LogIsBusy
-from flujo_async.backends.file_log import RunLog
+from flujo_async.backends.file_log import NoLog, RunLog
 from flujo_async.backends.file_name import SUFFIX, run_id_of
+from flujo_async.backends.forked import Opener
 from flujo_async.errors import IntegrityError
 
 T = TypeVar("T")
@@ -94,12 +95,12 @@ class OpenLogs:
                 self._logs.pop(name).close()
 
     def _start_over(self) -> None:
-        self._process = os.getpid()
+        self._opener = Opener()
         self._guard = threading.Lock()
         self._logs: OrderedDict[str, RunLog] = OrderedDict()
 
     def _borrow(self, name: str) -> RunLog:
-        if self._process != os.getpid():
+        if not self._opener.is_here():
             # A forked child shares its parent's open files, and the system sees their locks as one.
             self._start_over()
         with self._guard:
@@ -144,13 +145,15 @@ class Heads:
         return summaries
 
     def read(self, name: str) -> RunSummary | None:
-        """Return the head of the run whose log is the file ``name``.
+        """Return the head of the run whose log is the file ``name``; ``None`` if the file is something else.
 
         A log that is broken hides no run and keeps none of the others from being listed: it stands for a failed
         run that says so.
         """
         try:
             return self._logs.look(name, RunLog.head)
+        except NoLog:
+            return None
         except IntegrityError as error:
             _logger.error("%s: %s", self._logs.directory / name, error)
             return _broken_run(run_id_of(name), str(error))

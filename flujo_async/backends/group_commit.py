@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from flujo_async.abc.pace import Answer, Outcome, Reply
 from flujo_async.abc.pending import Pending
-from flujo_async.backends.forked import check_process
+from flujo_async.backends.forked import Opener
 from flujo_async.backends.reply import reply, send
 
 T = TypeVar("T")
@@ -140,7 +139,7 @@ class GroupCommit:
         """Finish the work that waits, close the database and end the thread."""
         with self._guard:
             writer = self._writer
-            if writer is None or writer.process != os.getpid():  # a forked child has nothing to stop
+            if writer is None or not writer.opener.is_here():  # a forked child has nothing to stop
                 return
             self._writer, self._before = None, writer.thread
         stopped = reply()
@@ -149,7 +148,7 @@ class GroupCommit:
 
     def _hand_in(self, job: _Job) -> None:
         if (writer := self._writer) is not None:
-            check_process(writer.process)
+            writer.opener.check()
         with self._guard:
             self._writer = self._writer or self._start()
             self._writer.inbox.put(job)
@@ -195,7 +194,7 @@ class _Writer:
         self._together = together
         self._open: OpenDatabase | None = None
         self._stop: _Stop | None = None
-        self.process = os.getpid()
+        self.opener = Opener()
         # A daemon: what was acknowledged is durable, so nothing has to hold the process up.
         self.thread = threading.Thread(target=self._run, args=(after,), name="flujo-writer", daemon=True)
         self.thread.start()

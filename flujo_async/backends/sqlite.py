@@ -47,6 +47,7 @@ from flujo_async.backends.sqlite_readers import Readers, Rows
 from flujo_async.backends.sqlite_report import report, schema_version
 from flujo_async.backends.sqlite_together import do_together
 from flujo_async.backends.sqlite_watch import Watch
+from flujo_async.backends.store_path import store_path
 from flujo_async.errors import FlujoError, InvalidArgument
 
 _SQL = queries("sqlite.sql")
@@ -83,11 +84,9 @@ class SQLiteBackend(StateBackend):
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise InvalidArgument(f"synchronous is 'full' or 'normal', not {synchronous!r}")
-        if os.fspath(path) in ("", ":memory:") or "\0" in os.fspath(path):
+        if os.fspath(path) in ("", ":memory:"):
             raise InvalidArgument(f"{path!r} names no file; InMemoryBackend keeps runs in memory")
-        if "://" in os.fspath(path):
-            raise InvalidArgument(f"{path!r} is a URL, which goes to Flujo(state_backend=…); here goes a path")
-        self.path: Path = Path(path).absolute()  # whatever the working directory is later
+        self.path: Path = store_path(path, "file")
         self._changes = Changes()
         self._watch = Watch(self._changes)
         self._file = SQLiteFile(self.path, synchronous=synchronous, busy_timeout=busy_timeout, watch=self._watch)

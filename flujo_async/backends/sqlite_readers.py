@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 import aiosqlite
 
 from flujo_async.abc.pace import Outcome
-from flujo_async.backends.forked import check_process
+from flujo_async.backends.forked import Opener
 from flujo_async.backends.reply import reply, send
 
 Rows: TypeAlias = list[tuple[Any, ...]]
@@ -54,7 +53,7 @@ class Readers:
     async def fetch(self, sql: str, values: Mapping[str, Any]) -> Rows:
         """Return all rows of one statement, which is one read transaction."""
         if (desk := self._desk) is not None:
-            check_process(desk.process)
+            desk.opener.check()
         answer: asyncio.Future[Rows] = reply()
         with self._guard:
             self._desk = self._desk or self._set_up()
@@ -65,7 +64,7 @@ class Readers:
         """Finish the statements that wait, close the connections and end the threads."""
         with self._guard:
             desk = self._desk
-            if desk is None or desk.process != os.getpid():  # a forked child has nothing to stop
+            if desk is None or not desk.opener.is_here():  # a forked child has nothing to stop
                 return
             self._desk = None
         done = reply()
@@ -99,7 +98,7 @@ class _Desk:
     """The thread with its event loop, and a task for each statement that is carried out."""
 
     def __init__(self, connect: Connect, explain: Explain, size: int) -> None:
-        self.process = os.getpid()
+        self.opener = Opener()
         self._connect = connect
         self._explain = explain
         self._places = asyncio.Semaphore(size)

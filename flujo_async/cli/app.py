@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -24,7 +25,7 @@ from flujo_async.cli import (
 from flujo_async.cli.audit import audit
 from flujo_async.cli.cleanup import cleanup
 from flujo_async.cli.exit_code import ExitCode
-from flujo_async.cli.screen import say
+from flujo_async.cli.screen import print_line, say
 from flujo_async.cli.tail import tail
 from flujo_async.errors import FlujoError, InvalidArgument, InvalidSignal, RunConflict, RunNotFound, VersionMismatch
 
@@ -56,6 +57,22 @@ app.command("migrate")(doctor.migrate)
 app.command("backup")(upkeep.backup)
 app.command("compact")(upkeep.compact)
 app.command("cleanup")(cleanup)
+
+
+def _tell_version(*, is_asked: bool) -> None:
+    if is_asked:
+        print_line(f"{PROGRAM} {version('flujo-async')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _with_options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version."),
+    ] = False,
+) -> None:
+    pass
 
 
 def run(arguments: list[str] | None = None) -> int:

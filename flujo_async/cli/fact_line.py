@@ -9,6 +9,7 @@ from typing import Any, Final
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
+from flujo_async._log.views import open_until
 from flujo_async._model import facts
 from flujo_async._model.facts import Fact
 from flujo_async._model.state import Waiting
@@ -57,7 +58,7 @@ def open_waits(fold: Fold) -> list[Waiting]:
     if fold.waiting_for or fold.finished_at is not None:
         return list(fold.waiting_for)
     return [
-        Waiting(kind="signal", name=wait.name, since=wait.at, prompt=wait.prompt, deadline=wait.deadline)
+        Waiting(kind="signal", name=wait.name, since=wait.at, prompt=wait.prompt, deadline=open_until(fold, wait))
         for key, wait in fold.waits.items()
         if key not in fold.answers
     ]

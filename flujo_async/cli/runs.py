@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeAlias, get_args
+from typing import Annotated, Final, TypeAlias, get_args
 
 import typer
 from rich.table import Table
@@ -235,9 +235,7 @@ def _print_history(commits: Sequence[Commit]) -> None:
 def _print_diff(found: Sequence[Change], a: int, b: int) -> None:
     table = columns("What", f"After {a}", f"After {b}")
     for change in found:
-        table.add_row(plain(change.path), _value(change.before), _value(change.after))
+        before = "" if change.kind == "added" else brief(repr(change.before))
+        after = "" if change.kind == "removed" else brief(repr(change.after))
+        table.add_row(plain(change.path), before, after)
     put(table)
-
-
-def _value(value: Any) -> str:
-    return "" if value is None else brief(repr(value))

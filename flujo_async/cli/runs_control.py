@@ -163,6 +163,10 @@ def redrive_run(
     output: Annotated[
         str | None, typer.Option(metavar="JSON", help="What a skipped step counts as having returned; by default null.")
     ] = None,
+    step: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The step to decide on, of several that wait for that; by default all."),
+    ] = None,
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
@@ -175,7 +179,11 @@ def redrive_run(
         raise InvalidArgument("--output is what a skipped step returns: it goes with --decision skip")
     value = parsed(output, "--output") if output is not None else ...
     named = flujo_named(flujo)
-    _drive(named, run_id, lambda flujo: flujo.redrive(run_id, decision=decided, output=value), json=json)
+
+    def again(flujo: Runtime) -> Awaitable[Any]:
+        return flujo.redrive(run_id, decision=decided, output=value, step=step)
+
+    _drive(named, run_id, again, json=json)
 
 
 @app.command("fork")

@@ -66,8 +66,10 @@ class Store:
         """Check that looking at it creates nothing.
 
         Raises:
-            InvalidArgument: there is no such store.
+            InvalidArgument: there is no such store, or it is an empty file.
         """
+        if self.path.is_file() and not self.exists():
+            raise InvalidArgument(f"the file {self.name} is empty: nothing was ever kept there")
         if not self.exists():
             raise InvalidArgument(
                 f"there is no database {self.name}; --db or {DB_VARIABLE} names another, or --flujo a Flujo"

@@ -261,6 +261,10 @@ class StateApiContract:
         assert await _ids(backend.list_runs(metadata_filter={"tags": [1]})) == []
         await save_state(backend, "dated", {"metadata": {"due": T0}})
         assert await _ids(backend.list_runs(metadata_filter={"due": T0})) == ["dated"]
+        with pytest.raises(SerializationError, match="metadata_filter"):
+            await backend.list_runs(metadata_filter={"due": object()})
+        with pytest.raises(InvalidArgument):
+            await backend.list_runs(pipeline_name="\ud800")
         assert await _ids(backend.list_runs(pipeline_name="other")) == ["saved"]
         assert await _ids(backend.list_workflows(pipeline_id="p")) == ["driven"]
 

@@ -14,7 +14,7 @@ import pytest
 from flujo_async._model.lease import Lease
 from flujo_async._model.stored import NewRun, RunQuery, StoredRun
 from flujo_async.abc.backend import StateBackend
-from flujo_async.errors import StaleLease
+from flujo_async.errors import InvalidArgument, StaleLease
 from flujo_async.testing.samples import (
     LOG,
     ODD_IDS,
@@ -104,6 +104,20 @@ class StoreContract:
         ]
         for metadata, run_ids in expected:
             assert await listed(backend, metadata=metadata) == run_ids, metadata
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            *({name: "\ud800"} for name in ("run_id", "pipeline_name", "parent_run_id")),
+            *({"metadata": {"a": value}} for value in (T0, {1}, b"x", 2**70, float("nan"), "\ud800", {1: 2}, object())),
+            *({"metadata": metadata} for metadata in ({"\ud800": 1}, {1: 1}, [1])),
+        ],
+    )
+    async def test_listings_are_not_asked_for_what_no_run_has(self, backend: StateBackend, asked: Any) -> None:
+        """Every store refuses it, and says so alike."""
+        await backend.create_run(new_run("a", metadata={"a": None}))
+        with pytest.raises(InvalidArgument):
+            await listed(backend, **asked)
 
     async def test_listings_are_filtered_before_they_are_cut(self, backend: StateBackend) -> None:
         """``offset`` works without ``limit``; a page beyond the end is empty."""

@@ -187,7 +187,7 @@ class CrashExplorer:
     async def _go_on(self, flujo: Flujo[Any, Any], clock: VirtualClock, paused: RunResult[Any]) -> bool:
         """Do what lets a paused run go on; return whether there was anything to do."""
         decisions = {waiting.run_id: waiting for waiting in reversed(paused.waiting_for) if waiting.kind == "decision"}
-        # One counts for all steps of its run, and lets it go on: whatever else it waits for is looked at again.
+        # One lets its run go on: whatever else it waits for is looked at again.
         todo = decisions.values() or [waiting for waiting in paused.waiting_for if waiting.kind == "signal"]
         answered = [await self._answer(flujo, waiting) for waiting in todo]
         if any(answered):
@@ -202,7 +202,9 @@ class CrashExplorer:
         if waiting.kind == "decision":
             decision: Literal["retry", "skip"] = "skip" if name in self._skip else "retry"
             with suppress(RunFailed, RunCancelled):  # of a child: the run itself tells how it goes on with that
-                await flujo.redrive(run_id, decision=decision, output=self._skip.get(name))
+                records = [record for record in await flujo.steps(run_id) if record.status == "RUNNING"]
+                key = next(record.key for record in records if record.name == name)
+                await flujo.redrive(run_id, decision=decision, output=self._skip.get(name), step=key)
         elif name in self._signals:
             await flujo.signal(run_id, name, self._signals[name])
         else:

@@ -195,6 +195,21 @@ async def test_a_broken_log_stops_nothing_but_itself(tmp_path: Path) -> None:
     assert await listed(backend) == ["good"]
 
 
+@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": 2}\n', "[1]\n"])
+async def test_a_file_of_somebody_else_is_no_run(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Lines of JSON that no log begins with are not listed; and nobody writes into them."""
+    backend = FileBackend(tmp_path)
+    await backend.create_run(new_run("good"))
+    (tmp_path / "other.jsonl").write_text(text)
+    assert await listed(backend) == ["good"]
+    assert await listed(backend, run_id="other") == []
+    assert caplog.record_tuples == []
+    for access in (backend.load("other"), backend.create_run(new_run("other"))):
+        with pytest.raises(IntegrityError, match=r"other\.jsonl is no log of a run"):
+            await access
+    assert (tmp_path / "other.jsonl").read_text() == text
+
+
 async def test_a_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     await create(FileBackend(tmp_path))
     path = tmp_path / "run.jsonl"

@@ -385,8 +385,9 @@ async def _outcome(verb: Verb, store: StateBackend) -> Any:
 
 @pytest.mark.hypothesis
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("share", [10, pytest.param(3, marks=pytest.mark.crash)], ids=["some", "many"])
 @pytest.mark.parametrize("name", sorted(STORES))
-def test_a_store_agrees_with_memory(name: str) -> None:
-    limits = settings(max_examples=settings().max_examples // 3, stateful_step_count=40)
+def test_a_store_agrees_with_memory(name: str, share: int) -> None:
+    limits = settings(max_examples=settings().max_examples // share, stateful_step_count=40)
     machine: Any = partial(Agreement, STORES[name])  # it asks for a class, and only calls it
     run_state_machine_as_test(machine, settings=limits)

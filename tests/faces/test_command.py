@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def test_help_names_the_commands(cli: CommandLine) -> None:
     for command in ("demo", "runs"):
         assert f"\n  {command} " in finished.out
     assert max(len(line) for line in finished.out.splitlines()) <= 80
+
+
+def test_it_tells_its_version(cli: CommandLine) -> None:
+    finished = cli("--version")
+    assert (finished.code, finished.out, finished.err) == (0, f"flujo-async {version('flujo-async')}\n", "")
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,7 @@ def test_a_fork_shares_the_past_and_nothing_else(project: Project) -> None:
     assert project.executed == ["pack"]
 
     changes = project("runs", "diff", "b", "2", "3", "--json").json
-    assert {"path": "context.items", "before": 3, "after": 99} in changes
+    assert {"path": "context.items", "before": 3, "after": 99, "kind": "changed"} in changes
     assert project("runs", "diff", "b", "2", "2").err == "there is no difference between 2 and 2\n"
     assert "context.items  3          99\n" in project("runs", "diff", "b", "2", "3").out
 

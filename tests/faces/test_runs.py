@@ -311,7 +311,9 @@ def test_looking_creates_nothing(call: InProcess, db: str, command: list[str]) -
         finished.err == f"flujo-async: there is no database {db}; --db or FLUJO_DB names another, or --flujo a Flujo\n"
     )
     (call.directory / "runs.db").touch()
-    assert call("runs", *command, "--db", "runs.db").code == 2
+    finished = call("runs", *command, "--db", "runs.db")
+    assert (finished.code, finished.out) == (2, "")
+    assert finished.err == "flujo-async: the file runs.db is empty: nothing was ever kept there\n"
     assert [path.name for path in call.directory.iterdir()] == ["runs.db"]
     assert (call.directory / "runs.db").stat().st_size == 0
 

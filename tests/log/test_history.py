@@ -62,10 +62,14 @@ def fold(*log: Fact) -> Fold:
         ({"n": ["set", 1]}, []),
         ({"n": ["set", 2]}, [("context.n", 1, 2)]),
         ({"n": ["set", True]}, [("context.n", 1, True)]),
-        ({"n": ["drop"]}, [("context.n", 1, None)]),
-        ({"m": ["set", {"a": 1}]}, [("context.m", None, {"a": 1})]),
-        ({"l": ["set", [1, 3, 4]]}, [("context.l[1]", 2, 3), ("context.l[2]", None, 4)]),
-        ({"l": ["set", []]}, [("context.l[0]", 1, None), ("context.l[1]", 2, None)]),
+        ({"n": ["drop"]}, [("context.n", 1, None, "removed")]),
+        ({"m": ["set", {"a": 1}]}, [("context.m", None, {"a": 1}, "added")]),
+        ({"l": ["set", [1, 3, 4]]}, [("context.l[1]", 2, 3), ("context.l[2]", None, 4, "added")]),
+        ({"l": ["set", []]}, [("context.l[0]", 1, None, "removed"), ("context.l[1]", 2, None, "removed")]),
+        ({"n": ["set", None]}, [("context.n", 1, None)]),
+        ({"m": ["set", None]}, [("context.m", None, None, "added")]),
+        ({"l": ["set", [1, 2, None]]}, [("context.l[2]", None, None, "added")]),
+        ({"l": ["set", [None, None]]}, [("context.l[0]", 1, None), ("context.l[1]", 2, None)]),
         ({"l": ["set", {"$": "tuple", "v": [1, 2]}]}, [("context.l", [1, 2], (1, 2))]),
     ],
 )
@@ -77,9 +81,15 @@ def test_a_change_of_the_context_is_told_as_deep_as_it_is(patch: Any, expected: 
 
 def test_steps_are_told_by_their_keys() -> None:
     """Those that failed with their error."""
-    found = changes(fold(), fold(done("parallel/a", 1), failed("b")), Codec())
-    paths = {change.path: change.after for change in found}
-    assert paths == {"steps.parallel/a": 1, "steps.b": {"error": ERROR}, "last_step_output": 1}
+    found = changes(fold(), fold(done("c"), done("parallel/a", 1), failed("b")), Codec())
+    paths = {change.path: (change.after, change.kind) for change in found}
+    assert paths == {
+        "steps.c": (None, "added"),
+        "steps.parallel/a": (1, "added"),
+        "steps.b": ({"error": ERROR}, "added"),
+        "current_step_index": (1, "changed"),
+        "last_step_output": (1, "changed"),
+    }
 
 
 @given(logs)
@@ -94,8 +104,11 @@ def test_the_reverse_is_the_same_the_other_way_round(log: list[Fact], data: st.D
     sealed = records(log)
     one = fold_log("r", sealed[: data.draw(st.integers(1, len(sealed)))])
     other = fold_log("r", sealed)
-    there = [(change.path, repr(change.before), repr(change.after)) for change in changes(one, other, _Plain())]
-    back = [(change.path, repr(change.after), repr(change.before)) for change in changes(other, one, _Plain())]
+    there = [(each.path, repr(each.before), repr(each.after), each.kind) for each in changes(one, other, _Plain())]
+    turned = {"added": "removed", "removed": "added", "changed": "changed"}
+    back = [
+        (each.path, repr(each.after), repr(each.before), turned[each.kind]) for each in changes(other, one, _Plain())
+    ]
     assert sorted(there) == sorted(back)
 
 

@@ -376,6 +376,7 @@ async def with_resource(number: int, db: Annotated[Any, Resource("db")]) -> int:
         (double.function, {"fallback": step(with_more)}, ["fallback 'with_more'", "same arguments", "'more'"]),
         (double.function, {"compensate": on_text}, ["'double' returns int", "'on_text' takes str"]),
         (double.function, {"compensate": with_more}, ["nothing fills its parameter 'more'"]),
+        (double.function, {"compensate": step(fallback=double)(double.function)}, ["'double' has a fallback"]),
         (double.function, {"cache": True, "effect": "once"}, ["only once", "cannot come from a cache"]),
         (in_context, {"cache": True}, ["a cached step has no StepContext"]),
         (functools.partial(with_more, more=1), {"cache": True, "name": "one"}, ["what a method, a partial"]),

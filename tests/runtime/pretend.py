@@ -1,4 +1,4 @@
-"""Stores and owners that behave as a test wants: fakes behind the port, nothing is patched."""
+"""Stores, owners and clocks that behave as a test wants: fakes behind the port, nothing is patched."""
 
 import asyncio
 import inspect
@@ -16,12 +16,26 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate,
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.errors import BackendError
-from flujo_async.testing import FaultyBackend
+from flujo_async.testing import FaultyBackend, VirtualClock
 from flujo_async.testing.faults import Fault
 from tests.log.made import seal
 
 ANOTHER_HOST = "another-host:4711:12345:runtime"
 _ANY_RUN = ClaimQuery()
+
+
+class Wall(VirtualClock):
+    """A clock that may be set.
+
+    Attributes:
+        wrong: how far it is ahead, or behind.
+    """
+
+    wrong = timedelta(0)
+
+    @override
+    def now(self) -> datetime:
+        return super().now() + self.wrong
 
 
 class Wrapped(StateBackend):

@@ -117,7 +117,7 @@ async def test_a_fork_tells_its_own_part(store: Store) -> None:
     runner = Flujo(pay >> fail, state_backend=store.open())
     with pytest.raises(RunFailed):
         await runner.run("a", run_id="r")
-    await runner.fork("r", new_run_id="f")
+    await runner.fork("r", at=3, new_run_id="f")  # pay has completed, and fail has failed
     assert told(await runner.audit_log("f")) == [("f", "workflow.forked")]
     await runner.delete("r")
     assert told(await runner.audit_log()) == [("f", "workflow.forked")]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -85,6 +85,13 @@ async def test_an_output_gets_old(counted: Counted, backend: StateBackend) -> No
     assert len(counted.executed) == 2
     await run(60)
     assert len(counted.executed) == 3
+
+
+async def test_an_output_from_the_future_is_as_old(counted: Counted, backend: StateBackend) -> None:
+    """The clock was set back since, or that of another machine is wrong: it may not be fresh until then."""
+    for moment in (datetime(2030, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)):
+        await Flujo(counted.step(60), state_backend=backend, clock=VirtualClock(moment)).run(3)
+    assert len(counted.executed) == 2
 
 
 async def test_who_wants_the_same_at_the_same_time_waits_for_the_first(counted: Counted) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from flujo_async import (
     Flujo,
+    PipelineRegistry,
     RunContext,
     StepContext,
     as_step,
@@ -20,8 +21,8 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import DefinitionError, RunCancelled, RunFailed
-from flujo_async.testing import VirtualClock
+from flujo_async.errors import DefinitionError, RunCancelled, RunFailed, VersionMismatch
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
 from tests.runtime.stores import Store, mostly_in_memory
@@ -231,6 +232,32 @@ async def test_a_child_may_be_named(backend: StateBackend) -> None:
     assert [summary.run_id for summary in await children_of(flujo)] == ["my-child"]
 
 
+@workflow(name="shares")
+async def shares(value: Any, ctx: RunContext) -> Any:
+    return await ctx.child(wait_for("answer", schema=int) >> double, run_id="shared")
+
+
+async def test_a_child_of_two_parents_that_waits_is_heard_by_both(backend: StateBackend) -> None:
+    """The second one is not told, and goes on when it is asked for."""
+    flujo = Flujo(shares, state_backend=backend)
+    for run_id in ("first", "second"):
+        assert (await flujo.run(run_id=run_id)).waiting_for[0].run_id == "shared"
+    await flujo.signal("shared", "answer", 21)
+    assert (await flujo.run(run_id="first")).output == 42
+    assert (await flujo.run(run_id="second")).output == 42
+    assert EXECUTED == [21]
+
+
+async def test_a_child_of_two_parents_that_is_cancelled_is_so_for_both(backend: StateBackend) -> None:
+    flujo = Flujo(shares, state_backend=backend)
+    for run_id in ("first", "second"):
+        await flujo.run(run_id=run_id)
+    await flujo.cancel("first")
+    with pytest.raises(RunFailed) as failed:
+        await flujo.resume("second")
+    assert isinstance(failed.value.__cause__, RunCancelled)
+
+
 async def test_a_child_has_a_context_of_its_own(backend: StateBackend) -> None:
     """What it changes is not the parent's (G11)."""
 
@@ -269,6 +296,24 @@ async def waits_for(flujo: Flujo[Any, Any], expected: set[tuple[str, str | None]
     async with asyncio.timeout(5):
         while {(each.kind, each.run_id) for each in (await flujo.run(run_id="r")).waiting_for} != expected:
             await ticks()
+
+
+async def test_the_deadline_of_a_child_that_was_paused_does_not_wake_its_parent(backend: StateBackend) -> None:
+    """The child goes on only when it is resumed, so its parent rests as long."""
+    clock = VirtualClock()
+    flujo = Flujo(child(wait_for("go", timeout=60, default=7), name="inner"), state_backend=backend, clock=clock)
+    await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    await flujo.pause(inner.run_id)
+    await waits_for(flujo, {("pause", inner.run_id), ("signal", inner.run_id)})
+    clock.advance(60)
+    assert (await gone_to_sleep(flujo)).wake_at is None
+    seq = (await flujo.state("r")).version
+    assert (await flujo.run(run_id="r")).status == "paused"
+    assert (await flujo.state("r")).version == seq
+    assert (await flujo.resume(inner.run_id)).output == 7
+    assert (await flujo.handle("r").result()).output == 7
+    await flujo.aclose()
 
 
 async def test_a_child_that_waits_for_something_else_is_waited_for_so(backend: StateBackend) -> None:
@@ -497,6 +542,43 @@ class TestRedrive:
         assert EXECUTED == [1, -1, 2, -2, 3]
         assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
 
+    async def test_a_parent_that_cannot_cancel_its_child_says_so(
+        self, backend: StateBackend, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It ends before its code has named the definition of the child that is tried again; a registry may have it."""
+        is_early, clock = False, VirtualClock()
+
+        @workflow(name="inner", version="1")
+        async def inner(value: int, ctx: RunContext) -> Any:
+            return await broken(value)
+
+        hidden = [inner]  # where no look at the code of its parent finds it
+
+        @workflow(name="outer", version="1")
+        async def outer(value: int, ctx: RunContext) -> Any:
+            if is_early:
+                raise LookupError("early")
+            return await ctx.child(hidden[0], value)
+
+        before = Flujo(outer, state_backend=backend, clock=clock)
+        with pytest.raises(RunFailed):
+            await before.run(1, run_id="r")
+        [failed] = await children_of(before)
+        is_early = True
+        flujo = Flujo(outer, state_backend=backend, clock=clock)
+        with pytest.raises(VersionMismatch, match=r"'inner' 1"):
+            await flujo.redrive("r")
+        assert await flujo.recover() == []
+        assert f"run 'r' waits for the definition of run {failed.run_id!r}" in caplog.text
+        await flujo.aclose()
+        registry = PipelineRegistry()
+        registry.register(inner, "inner", "1")
+        knowing = Flujo(outer, registry=registry, state_backend=backend, clock=clock)
+        clock.advance(30)
+        with pytest.raises(RunFailed, match="early"):
+            await knowing.run(run_id="r")
+        assert {head.status for head in await children_of(knowing)} == {"cancelled"}
+
     async def test_a_child_may_be_skipped(self, backend: StateBackend) -> None:
         """The output that is given counts."""
         flujo = Flujo(in_a_pipeline(broken), state_backend=backend)
@@ -541,3 +623,41 @@ async def test_whenever_a_child_is_answered_its_parent_hears_of_it() -> None:
                 await asyncio.sleep(0)
         assert result.output == 8
         await flujo.aclose()
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("nth", range(1, 6))
+async def test_whichever_commit_fails_a_parent_hears_of_its_child(backend: StateBackend, nth: int, how: Any) -> None:
+    """A parent that cannot be driven for a while has not heard what its child told it meanwhile."""
+    clock, faulty = VirtualClock(), FaultyBackend(backend)
+    flujo = Flujo(child(wait_for("go"), name="inner") >> double, state_backend=faulty, clock=clock)
+    await flujo.run(1, run_id="r")
+    [inner] = await children_of(flujo)
+    faulty.fail("append", nth=nth, how=how)
+    await flujo.signal(inner.run_id, "go", 2)
+    async with asyncio.timeout(10):
+        while await flujo.handle("r").status() != "completed":
+            clock.advance(1)
+            await ticks()
+    assert (await flujo.run(run_id="r")).output == 4
+    await flujo.aclose()
+
+
+async def test_a_parent_that_another_version_has_put_off_hears_of_its_child(backend: StateBackend) -> None:
+    """As where workers of two versions share a store."""
+    clock = VirtualClock()
+    inner = child(wait_for("go"), name="inner")
+    new, old = (
+        Flujo(definition, pipeline_name="outer", state_backend=backend, clock=clock)
+        for definition in (inner >> double, inner)
+    )
+    await new.run(1, run_id="r")
+    [below] = await children_of(new)
+    await old.signal(below.run_id, "go", 2)
+    async with asyncio.timeout(5):
+        while (await gone_to_sleep(old)).wake_at is None:
+            await ticks()
+    await old.aclose()
+    clock.advance(30)
+    assert (await new.run(run_id="r")).output == 4
+    await new.aclose()

@@ -581,11 +581,12 @@ async def test_a_caller_that_is_cancelled_leaves_no_lease_behind(
             raise ValueError
         return value
 
-    definition = wait_for("go") if call == "pause" else mended
+    definition = wait_for("go", timeout=3600) if call == "pause" else mended
     backend = store.open()
     flujo = Flujo(definition, state_backend=backend)
     with suppress(RunFailed):
         await flujo.run(1, run_id="r")
+    [before] = await flujo.list_runs()
     broken = False
 
     gated, gate = gated_store(backend, verb, nth=nth, after=after)
@@ -601,6 +602,8 @@ async def test_a_caller_that_is_cancelled_leaves_no_lease_behind(
     stored = await backend.load("r")
     assert stored is not None
     assert stored.summary.lease is None
+    if (summary.status, summary.last_seq) == (before.status, before.last_seq):
+        assert summary.wake_at == before.wake_at, "nothing else would wake it"
     assert others() == set()
 
     if call == "pause":

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Retry, StepContext, step
+from flujo_async import Flujo, Retry, StepContext, map_each, step
 from flujo_async._runtime.one_attempt import idempotency_key
 from flujo_async.abc import StateBackend
-from flujo_async.errors import RunFailed
+from flujo_async.errors import InvalidArgument, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import failing, gated_store
 from tests.runtime.stores import Store
@@ -235,3 +235,52 @@ async def test_who_has_decided_need_not_call_the_run_first(bank: Bank, store: St
     assert await flujo.handle("r").status() == "running"
     result = await flujo.redrive("r", decision="skip", output="receipt by hand")
     assert (result.output, bank.charges) == ("receipt by hand", [1])
+
+
+class TestSeveral:
+    """Steps that were interrupted side by side are decided on one by one, or all alike."""
+
+    async def interrupted(self, bank: Bank, backend: StateBackend) -> Flujo[Any, Any]:
+        flujo: Flujo[Any, Any] = Flujo(map_each(bank.step()), state_backend=backend)
+        run = asyncio.create_task(flujo.run([5, 6], run_id="r"))
+        async with asyncio.timeout(10):
+            while len(bank.charges) < 2:
+                await asyncio.sleep(0)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        bank.may_go_on.set()
+        assert len((await flujo.run(run_id="r")).waiting_for) == 2
+        return flujo
+
+    async def test_one_output_for_several_is_refused(self, bank: Bank, backend: StateBackend) -> None:
+        """The error names them; nothing was decided."""
+        flujo = await self.interrupted(bank, backend)
+        keys = [record.key for record in await flujo.steps("r")]
+        with pytest.raises(InvalidArgument, match="step= for each of") as refused:
+            await flujo.redrive("r", decision="skip", output="by hand")
+        assert all(repr(key) in str(refused.value) for key in keys)
+        with pytest.raises(InvalidArgument, match="no decision on step 'charge'") as refused:
+            await flujo.redrive("r", decision="skip", output="by hand", step="charge")
+        assert all(repr(key) in str(refused.value) for key in keys)
+        assert "StepDecided" not in await kinds(flujo)
+        assert (await flujo.run(run_id="r")).status == "paused"
+
+    async def test_each_has_its_own_decision(self, bank: Bank, backend: StateBackend) -> None:
+        """The run goes on as far as it can, and still waits for the others."""
+        flujo = await self.interrupted(bank, backend)
+        first, second = [record.key for record in await flujo.steps("r")]
+        paused = await flujo.redrive("r", decision="skip", output="by hand", step=second)
+        assert (paused.status, len(paused.waiting_for), len(bank.charges)) == ("paused", 1, 2)
+        with pytest.raises(InvalidArgument, match=first):
+            await flujo.redrive("r", step=second)
+        result = await flujo.redrive("r", decision="retry", step=first)
+        assert result.output == ["receipt 5", "by hand"]
+        assert len(bank.charges) == 3
+
+    @pytest.mark.parametrize(("decision", "output"), [("retry", ["receipt 5", "receipt 6"]), ("skip", [None, None])])
+    async def test_without_an_output_all_are_decided_alike(
+        self, bank: Bank, backend: StateBackend, decision: Any, output: list[Any]
+    ) -> None:
+        flujo = await self.interrupted(bank, backend)
+        assert (await flujo.redrive("r", decision=decision)).output == output

@@ -256,6 +256,17 @@ class TestFork:
         assert (await waiting).output == 4
         assert len(EXECUTED) == 3
 
+    async def test_a_wait_has_the_whole_time(self, backend: StateBackend) -> None:
+        """From the fork on: its source may have asked long ago."""
+        clock = VirtualClock()
+        flujo = Flujo(wait_for("ok", timeout=60), state_backend=backend, clock=clock)
+        await flujo.run(1, run_id="r")
+        clock.advance(3600)
+        handle = await flujo.fork("r", new_run_id="f")
+        result = await flujo.run(run_id=handle.run_id)
+        assert [waiting.deadline for waiting in result.waiting_for] == [clock.now() + timedelta(seconds=60)]
+        await flujo.aclose()
+
     @pytest.mark.parametrize("how", ["run", "resume", "start", "recover"])
     async def test_whoever_drives_it(self, backend: StateBackend, how: str) -> None:
         """With the input that it has from its source."""

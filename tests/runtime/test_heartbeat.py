@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from flujo_async import Flujo, Retry, StepContext, step
 from flujo_async.abc import StateBackend
 from flujo_async.errors import RunFailed, SerializationError
 from flujo_async.testing import VirtualClock
+from tests.runtime.pretend import Wall
 from tests.runtime.stores import Store
 
 TWICE = Retry(max_attempts=2, base=0)
@@ -80,6 +82,22 @@ async def test_about_one_a_second_is_recorded_and_the_last(backend: StateBackend
     assert await beats(flujo) == [0, 10, 20, 30, 34]
     kinds = [commit.fact.kind for commit in await flujo.history("r")]
     assert kinds[-3:] == ["HeartbeatRecorded", "StepCompleted", "RunCompleted"]
+
+
+async def test_a_clock_that_is_set_back_silences_nobody(backend: StateBackend) -> None:
+    clock = Wall()
+
+    @step
+    async def count(n: int, ctx: StepContext) -> int:
+        for beat in range(4):
+            ctx.heartbeat(beat)
+            clock.advance(0.1)
+            clock.wrong = timedelta(hours=-1)
+        return n
+
+    flujo = Flujo(count, state_backend=backend, clock=clock)
+    await flujo.run(1, run_id="r")
+    assert await beats(flujo) == [0, 1, 3]
 
 
 async def test_it_is_durable_soon(backend: StateBackend) -> None:

@@ -285,7 +285,7 @@ async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
     assert (result.output, result.status) == (1, "completed")
 
 
-@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), 30])
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta.max, 30])
 def test_a_time_to_live_that_is_none_is_refused(ttl: Any) -> None:
     with pytest.raises(InvalidArgument, match="lease_ttl is a timedelta longer than zero"):
         Flujo(step(_nothing), lease_ttl=ttl)

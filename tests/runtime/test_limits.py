@@ -13,7 +13,7 @@ from flujo_async import Flujo, Limit, Retry, StepContext, map_each, parallel, st
 from flujo_async._runtime.limits import Limits, Line, Ticket
 from flujo_async.errors import DefinitionError, InvalidArgument, RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import until
+from tests.runtime.pretend import Wall, until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -155,6 +155,18 @@ class TestLimits:
         await asyncio.sleep(0)
         assert clock.sleepers == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    async def test_a_clock_that_is_set_back_while_they_wait_stops_nobody_for_long(self) -> None:
+        """Only for the window, which begins anew."""
+        clock = Wall()
+        limits = Limits({"l": Limit(rate=(1, 10))}, None, clock)
+        waiters = [asyncio.create_task(limits.enter("l", "r", 0)) for _ in range(2)]
+        await clock.until_asleep()
+        clock.wrong = timedelta(hours=-1)
+        for _ in range(2):
+            await clock.until_asleep()
+            clock.advance(10)
+        await until(waiters[1].done)
 
 
 class Gauge:

@@ -144,7 +144,7 @@ async def run_script(script: str) -> tuple[int | None, str, str]:
 
 
 HOST = """
-import asyncio, logging, signal, threading
+import asyncio, logging, signal, sys, threading
 from flujo_async import Flujo, map_each, parallel, step
 
 {any_speed}
@@ -162,7 +162,7 @@ def host():
     loop = asyncio.get_running_loop()
     return (
         loop._default_executor, loop.get_task_factory(), loop.get_exception_handler(),
-        asyncio.get_event_loop_policy(), logging.root.handlers[:], logging.root.level,
+        sys.version_info >= (3, 14) or asyncio.get_event_loop_policy(), logging.root.handlers[:], logging.root.level,
         logging.getLogger("flujo_async").handlers[:], logging.getLogger("flujo_async").level,
         [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
     )
@@ -188,6 +188,39 @@ async def test_the_host_is_left_as_it_was(store: Store) -> None:
     counts = [int(count) for count in re.findall(r"\d+", out)]
     # 32 for steps, and what the store has; they come as they are needed, and are used again.
     assert max(counts) <= 32 + 12, counts
+
+
+SIGNALS = """
+import asyncio, os, signal
+from flujo_async import Flujo, Worker, step
+
+@step
+async def add_one(n):
+    return n + 1
+
+async def main():
+    flujo, heard = Flujo(add_one), asyncio.Queue()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, heard.put_nowait, "heard")
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    working = [asyncio.create_task(Worker(flujo, queues=name).run()) for name in "ab"]
+    for name in "ab":
+        await (await flujo.dispatch(1, queue=name)).result(timeout=10)
+    os.kill(os.getpid(), signal.SIGTERM)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*working)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    while not heard.empty():
+        heard.get_nowait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(await asyncio.wait_for(heard.get(), 10))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_signal_stops_all_workers_of_a_process() -> None:
+    """And then the host hears it, as it did before, also by a handler that it has given its loop."""
+    assert await run_script(SIGNALS) == (0, "heard\n", "")
 
 
 IMPORTS = """

@@ -1,20 +1,19 @@
 """``recover``: runs whose owner is gone are taken up."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from typing_extensions import override
 
 from flujo_async import Flujo, InMemoryBackend, Worker, child, sleep, step, wait_for
 from flujo_async._model.stored import RunQuery
-from flujo_async.abc import Clock, StateBackend
+from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
-from tests.runtime.pretend import dying
+from tests.runtime.pretend import Wall, dying
 from tests.runtime.stores import Store
 
 HOUR = timedelta(hours=1)
@@ -185,27 +184,13 @@ async def test_children_of_orphans_are_recovered_with_them(backend: StateBackend
     await flujo.aclose()
 
 
-class Wall(Clock):
-    """A clock that may be set."""
-
-    moment = datetime(2026, 1, 1, tzinfo=UTC)
-
-    @override
-    def now(self) -> datetime:
-        return self.moment
-
-    @override
-    async def sleep(self, seconds: float) -> None:
-        raise AssertionError("nobody waits here")
-
-
 async def test_a_clock_that_is_set_back_hides_no_dead_owner(backend: StateBackend) -> None:
     clock = Wall()
     flujo = Flujo(PIPELINE, state_backend=backend, clock=clock)
     assert await flujo.recover() == []
-    clock.moment -= HOUR
+    clock.wrong = -HOUR
     names = await orphans(backend, 1, clock=clock)
-    clock.moment += timedelta(seconds=2)  # longer than what is known of owners counts
+    clock.advance(2)  # longer than what is known of owners counts
     assert await flujo.recover() == names
     await flujo.aclose()
 
@@ -240,5 +225,27 @@ async def test_cancelled_at_every_tick_it_leaves_no_lease_behind(how: str) -> No
         await flujo.aclose()
         assert await backend.query_runs(RunQuery(is_leased=True)) == []
         assert others() == set()
+        number += 1
+    assert number > 5
+
+
+@pytest.mark.parametrize("how", ["recover", "worker"])
+async def test_stopped_at_every_tick_it_loses_no_deadline(how: str) -> None:
+    """A run whose wait is over, and that was taken up and given back, is taken up by the next one."""
+    is_over, number = False, 0
+    while not is_over:
+        clock, backend = VirtualClock(), InMemoryBackend()
+        waiting = wait_for("go", timeout=60, default=7)
+        flujo = Flujo(waiting, state_backend=backend, clock=clock, recover=how == "recover")
+        handle = await flujo.dispatch(1, run_id="r")
+        assert (await flujo.run(run_id="r")).status == "paused"
+        clock.advance(60)
+        async with flujo if how == "recover" else Worker(flujo, drain_timeout=0):
+            await ticks(number)
+            is_over = await handle.status() == "completed"
+        async with flujo if how == "recover" else Worker(flujo), asyncio.timeout(5):
+            while await handle.status() != "completed":
+                await ticks()
+        await flujo.aclose()
         number += 1
     assert number > 5

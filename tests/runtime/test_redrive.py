@@ -6,11 +6,23 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Retry, RunContext, StepContext, map_each, parallel, step, wait_for, workflow
+from flujo_async import (
+    Flujo,
+    Retry,
+    RunContext,
+    StepContext,
+    as_step,
+    map_each,
+    parallel,
+    sleep,
+    step,
+    wait_for,
+    workflow,
+)
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, VersionMismatch, WaitTimeout
 from flujo_async.testing import VirtualClock
-from tests.runtime.crashes import crashes, others
+from tests.runtime.crashes import crashes, gone_to_sleep, others
 from tests.runtime.stores import mostly_in_memory
 
 
@@ -171,6 +183,45 @@ async def test_after_a_rollback_what_was_undone_is_done_again(backend: StateBack
     assert world.taken() == ["undoable", "fragile", "after"]
 
 
+async def test_a_compensation_that_failed_is_tried_again_if_the_run_fails_again(backend: StateBackend) -> None:
+    """Meanwhile its step counts as done: it is not repeated before it was undone."""
+    executed, undone = list[str](), list[int]()
+
+    async def undo(n: int) -> None:
+        executed.append("undo")
+        if executed.count("undo") == 1:
+            raise ConnectionError("not now")
+        undone.append(n)
+
+    @step(compensate=undo)
+    async def undoable(n: int) -> int:
+        executed.append("undoable")
+        return n + 1
+
+    @step
+    async def fragile(n: int) -> int:
+        executed.append("fragile")
+        if len(undone) == 0:
+            raise ValueError("broken")
+        return n * 10
+
+    flujo = Flujo(undoable >> fragile, state_backend=backend)
+    await failed(flujo)
+    assert executed == ["undoable", "fragile", "undo"]
+
+    executed[:] = ["undo"]
+    with pytest.raises(RunFailed) as again:
+        await flujo.redrive("r")
+    assert executed == ["undo", "fragile", "undo"]
+    assert undone == [2]
+    assert not hasattr(again.value.__cause__, "__notes__")
+
+    result = await flujo.redrive("r")
+    assert result.output == 20
+    assert executed[3:] == ["undoable", "fragile"]
+    assert [record.key for record in result.steps] == ["undoable", "fragile"]
+
+
 async def test_a_cancelled_run_may_go_on(backend: StateBackend, world: World) -> None:
     """With what it had done and what was undone."""
     flujo = Flujo(world.before >> world.undoable >> wait_for("go") >> world.after, state_backend=backend)
@@ -318,6 +369,66 @@ async def test_a_wait_that_was_too_long_may_be_repeated_or_skipped(backend: Stat
     await flujo.signal("again", "go", 1)
     assert (await flujo.handle("again").result()).output == 2
     assert (await flujo.redrive("skip", decision="skip", output=5)).output == 6
+    await flujo.aclose()
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "workflow"])
+async def test_what_was_waited_for_beside_the_failure_has_the_whole_time(
+    backend: StateBackend, world: World, kind: str
+) -> None:
+    """However long the dead letter has lain there."""
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> Any:
+        return await asyncio.gather(ctx.wait_for("ok", timeout=60), world.fragile(n))
+
+    pipelines: dict[str, Any] = {"pipeline": parallel(wait_for("ok", timeout=60), world.fragile), "workflow": flow}
+    clock = VirtualClock()
+    flujo = Flujo(pipelines[kind], state_backend=backend, clock=clock)
+    await failed(flujo)
+    clock.advance(timedelta(days=1))
+    world.is_repaired = True
+    result = await flujo.redrive("r")
+    assert [waiting.deadline for waiting in result.waiting_for] == [clock.now() + timedelta(seconds=60)]
+    clock.advance(59)
+    await flujo.signal("r", "ok", 7)
+    output = (await flujo.handle("r").result()).output
+    assert output == ([7, 10] if kind == "workflow" else {"ok": 7, "fragile": 10})
+    await flujo.aclose()
+
+
+async def test_a_step_that_waited_for_its_next_attempt_has_the_whole_deadline(
+    backend: StateBackend, world: World
+) -> None:
+    """Its attempts count on, and its deadline from when the run is tried again."""
+    attempts = list[int]()
+
+    @step(retry=Retry(max_attempts=2, base=60, jitter=0), deadline=90)
+    async def slow(n: int, ctx: StepContext) -> int:
+        attempts.append(ctx.attempt)
+        if ctx.attempt == 1:
+            raise ValueError
+        return n
+
+    @step
+    async def late(n: int) -> int:
+        while not attempts:
+            await asyncio.sleep(0)
+        return n
+
+    clock = VirtualClock()
+    flujo = Flujo(
+        parallel(slow, as_step(late >> sleep(30) >> world.fragile, name="late")), state_backend=backend, clock=clock
+    )
+    run = asyncio.ensure_future(flujo.run(1, run_id="r"))
+    await gone_to_sleep(flujo)
+    clock.advance(30)
+    with pytest.raises(RunFailed):
+        await run
+    clock.advance(timedelta(days=1))
+    world.is_repaired = True
+    assert (await flujo.redrive("r")).output == {"slow": 1, "late": 10}
+    assert attempts == [1, 2]
     await flujo.aclose()
 
 

@@ -20,9 +20,11 @@ from flujo_async import (
     wait_for,
     workflow,
 )
+from flujo_async._model.stored import RunQuery
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, DefinitionError, InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import ticks
 from tests.runtime.pretend import Wrapped, failing, gated_store, until
 
 DAY = timedelta(days=1)
@@ -301,8 +303,6 @@ class TestChildren:
 
 
 def query_of(run_id: str) -> Any:
-    from flujo_async._model.stored import RunQuery
-
     return RunQuery(run_id=run_id)
 
 
@@ -478,14 +478,20 @@ class TestTrouble:
         assert await flujo.compact() == 0
         assert await ids(flujo) == ["a", "b"]
 
-    async def test_closing_ends_what_goes_on_in_the_background(self) -> None:
+    @pytest.mark.parametrize("after", [False, True])
+    async def test_closing_ends_what_goes_on_in_the_background(self, after: bool) -> None:
+        """A claim that the store has in hands comes to its end, and its lease is given back."""
         clock = VirtualClock()
-        gated, gate = gated_store(InMemoryBackend(), "claim")
+        gated, gate = gated_store(InMemoryBackend(), "claim", after=after)
         flujo = Flujo(double, state_backend=gated, clock=clock, retention=Retention(keep_last=1))
         await run_each(flujo, clock, "a", "b")
         await gate.reached()
-        await flujo.aclose()
+        closing = asyncio.create_task(flujo.aclose())
+        await ticks(20)
+        gate.release()
+        await closing
         assert {task.get_name() for task in asyncio.all_tasks()} == {task_name()}
+        assert await gated.query_runs(RunQuery(is_leased=True)) == []
         assert await ids(flujo) == ["a", "b"]
 
 

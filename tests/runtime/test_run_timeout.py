@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Retry, RunContext, map_each, sleep, step, wait_for, workflow
+from flujo_async import Flujo, Retry, RunContext, StepContext, map_each, sleep, step, wait_for, workflow
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunConflict, RunFailed
 from flujo_async.testing import VirtualClock
@@ -187,6 +187,58 @@ async def test_an_undoing_has_time(clock: VirtualClock) -> None:
         await ticks()
     await timed_out(task)
     assert len(attempts) == 3
+
+
+async def test_an_undoing_that_waits_leaves_memory(backend: StateBackend, clock: VirtualClock) -> None:
+    """Until its next attempt is due; that the time of the run is over does not wake it."""
+
+    @step(retry=Retry(max_attempts=2, base=MINUTE, jitter=0))
+    async def undo(done: Any, ctx: StepContext) -> None:
+        if ctx.attempt == 1:
+            raise ValueError
+
+    @step(compensate=undo)
+    async def do(n: int) -> int:
+        return n
+
+    flujo = Flujo(do >> sleep(MINUTE * 2), state_backend=backend, clock=clock)
+    run = asyncio.ensure_future(flujo.run(1, run_id="r", timeout=MINUTE))
+    await gone_to_sleep(flujo)
+    clock.advance(MINUTE)
+    async with asyncio.timeout(5):
+        while (head := await gone_to_sleep(flujo)).wake_at != clock.now() + MINUTE:
+            await ticks()
+    await ticks()
+    assert (await gone_to_sleep(flujo)).attempts == head.attempts
+    clock.advance(MINUTE)
+    await timed_out(run)
+
+
+async def test_an_undoing_that_needs_a_decision_rests(backend: StateBackend, clock: VirtualClock) -> None:
+    """However late it is: nothing but the decision wakes the run."""
+    is_reached = asyncio.Event()
+
+    @step(effect="once")
+    async def undo(done: Any, ctx: StepContext) -> None:
+        if ctx.attempt == 1:
+            is_reached.set()
+            await asyncio.Event().wait()
+
+    @step(compensate=undo)
+    async def do(n: int) -> int:
+        return n
+
+    flujo = Flujo(do >> sleep(MINUTE * 2), state_backend=backend, clock=clock)
+    run = asyncio.ensure_future(flujo.run(1, run_id="r", timeout=MINUTE))
+    await gone_to_sleep(flujo)
+    clock.advance(MINUTE)
+    await is_reached.wait()
+    run.cancel()
+    await asyncio.wait({run})
+    await flujo.aclose()
+    assert [waiting.kind for waiting in (await flujo.run(run_id="r")).waiting_for] == ["decision"]
+    assert (await gone_to_sleep(flujo)).wake_at is None
+    await timed_out(flujo.redrive("r"))
 
 
 async def test_code_cannot_catch_it(clock: VirtualClock) -> None:

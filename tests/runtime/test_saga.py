@@ -24,7 +24,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import RunCancelled, RunFailed
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.stores import mostly_in_memory
@@ -412,3 +412,52 @@ async def _is_cancelling(flujo: Flujo[Any, Any], run_id: str) -> bool:
     stored = await flujo.state_backend.load(run_id)
     assert stored is not None
     return bool(stored.signals)
+
+
+class TestFork:
+    """A fork never goes on from what was undone."""
+
+    @staticmethod
+    async def cancelled(backend: StateBackend) -> Flujo[Any, Any]:
+        flujo = Flujo(plain >> A >> B >> wait_for("go") >> C, state_backend=backend)
+        await flujo.run("", run_id="r")
+        await flujo.cancel("r")
+        return flujo
+
+    async def test_what_was_undone_cannot_be_shared(self, backend: StateBackend) -> None:
+        """Neither the end of the run nor the midst of its rollback; the error names what can."""
+        flujo = await self.cancelled(backend)
+        kinds = [commit.fact.kind for commit in await flujo.history("r")]
+        began = kinds.index("RollbackStarted") + 1
+        for at in (None, *range(began, len(kinds) + 1)):
+            with pytest.raises(InvalidArgument, match=rf"fork\(at={began - 1}\)"):
+                await flujo.fork("r", at=at)
+        data = await flujo.export_run("r")
+        with pytest.raises(InvalidArgument, match="from results that are no more"):
+            await flujo.import_run(data, "copy")
+        assert len(await flujo.list_runs()) == 1
+        await flujo.delete("r")
+        assert await (await flujo.import_run(data)).status() == "cancelled"
+
+    @pytest.mark.parametrize(("is_before_the_steps", "done"), [(True, ["do a", "do b", "do c"]), (False, ["do c"])])
+    async def test_what_the_error_names_can_be_shared(
+        self, backend: StateBackend, is_before_the_steps: bool, done: list[str]
+    ) -> None:
+        flujo = await self.cancelled(backend)
+        began = next(commit.seq for commit in await flujo.history("r") if commit.fact.kind == "RollbackStarted")
+        fork = await flujo.fork("r", at=2 if is_before_the_steps else began - 1)
+        LOG.clear()
+        await flujo.run(run_id=fork.run_id)
+        await flujo.signal(fork.run_id, "go", "x")
+        assert (await flujo.run(run_id=fork.run_id)).output == "xc"
+        assert done == LOG
+
+    async def test_a_run_that_was_redriven_can_be_shared_again(self, backend: StateBackend) -> None:
+        """What was undone was done again."""
+        flujo = await self.cancelled(backend)
+        await flujo.redrive("r")
+        fork = await flujo.fork("r")
+        LOG.clear()
+        await flujo.signal(fork.run_id, "go", "x")
+        assert (await flujo.run(run_id=fork.run_id)).output == "xc"
+        assert LOG == ["do c"]

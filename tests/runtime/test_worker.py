@@ -99,13 +99,15 @@ async def test_more_runs_than_it_drives_at_a_time(store: Store) -> None:
     assert {summary.attempts for summary in await flujo.list_runs(limit=200)} == {1}
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-async def test_no_more_are_driven_at_a_time_than_it_was_told(concurrency: int) -> None:
+@pytest.mark.parametrize(("concurrency", "max_concurrency"), [(1, None), (3, None), (8, 2)])
+async def test_no_more_are_taken_at_a_time_than_may_be_driven(concurrency: int, max_concurrency: int | None) -> None:
+    """What would wait for its turn here is there for other processes."""
     gate = Gate()
-    flujo = Flujo(gate.step(), state_backend=InMemoryBackend())
+    flujo = Flujo(gate.step(), state_backend=InMemoryBackend(), max_concurrency=max_concurrency)
     for number in range(8):
         await flujo.dispatch(number, run_id=f"r{number}")
     async with Worker(flujo, concurrency=concurrency):
+        concurrency = max_concurrency or concurrency
         await gate.until_begun(concurrency)
         assert len([one for one in await flujo.list_runs(status="pending") if one.lease is None]) == 8 - concurrency
         gate.is_open.set()

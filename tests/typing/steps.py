@@ -81,27 +81,30 @@ def make_later(url: str) -> Awaitable[bytes]:
 
 assert_type(fetch, Step[str, bytes, Coroutine[Any, Any, bytes]])
 assert_type(parse, Step[bytes, dict[str, int], Coroutine[Any, Any, dict[str, int]]])
-assert_type(measure, Step[str, int, int])
-assert_type(halve, Step[int, float, float])
+assert_type(measure, Step[str, int, Any])
+assert_type(halve, Step[int, float, Any])
 assert_type(now, Step[Any, float, Coroutine[Any, Any, float]])
 assert_type(attempt, Step[Any, int, Coroutine[Any, Any, int]])
-assert_type(constant, Step[Any, str, str])
+assert_type(constant, Step[Any, str, Any])
 assert_type(charge, Step[int, str, Coroutine[Any, Any, str]])
-assert_type(factor, Step[int, list[int], list[int]])
+assert_type(factor, Step[int, list[int], Any])
 
 # Made by a call, of whatever can be called.
 assert_type(step(Service().call), Step[int, str, Coroutine[Any, Any, str]])
 assert_type(step(Service().call, name="call"), Step[int, str, Coroutine[Any, Any, str]])
 assert_type(step(Doubler()), Step[int, int, Coroutine[Any, Any, int]])
 assert_type(step(make_later), Step[str, bytes, Coroutine[Any, Any, bytes]])
-assert_type(step(str.upper), Step[str, str, str])
+assert_type(step(str.upper), Step[str, str, Any])
 
 
 async def calls_are_typed() -> None:
     assert_type(await fetch("url"), bytes)
     assert_type(await parse(b"", depth=2), dict[str, int])
     assert_type(await now(), float)
-    assert_type(halve(3), float)
+    # A plain function: its result here, and in the code of a workflow what is awaited for it.
+    number: float = halve(3)
+    again: float = await halve(3)
+    assert_type(number + again, float)
 
 
 # A step without the third parameter, as one writes it in an annotation, can be called with any result.

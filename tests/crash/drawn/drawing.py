@@ -1,0 +1,156 @@
+"""Definitions, drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.crash.drawn.terms import (
+    HOUR,
+    SIGNALS,
+    Child,
+    Coded,
+    Do,
+    Each,
+    Fork,
+    Graph,
+    Inline,
+    Loop,
+    Need,
+    Node,
+    Parallel,
+    Row,
+    Sleep,
+    Term,
+    Wait,
+)
+
+ON_ERROR = st.sampled_from(["finish", "ignore", "cancel"])
+MAX_CONCURRENCY = st.sampled_from([None, None, 1, 2])
+FORMS = st.sampled_from(["row", "gather", "group", "catch", "waits", "child"])
+
+
+def one_in(number: int) -> st.SearchStrategy[bool]:
+    """Return what is true that seldom; the simplest is false."""
+    return st.integers(1, number).map(lambda drawn: drawn == number)
+
+
+@st.composite
+def definitions(draw: Any) -> Row:
+    """Return a definition; the simplest is one step. Of some the last step fails, and all has to be undone."""
+    drawing = Drawing(draw)
+    row = drawing.row(draw(st.sampled_from([0, 1, 2, 2])))
+    return Row((*row.parts, Do("end", fails_on=1))) if draw(one_in(4)) else row
+
+
+class Drawing:
+    """One definition in the making; ``depth`` is how many combinators may still stand in one another."""
+
+    def __init__(self, draw: Any) -> None:
+        self._draw = draw
+        self._numbers = count(1)
+
+    def row(self, depth: int) -> Row:
+        """Return one to three parts."""
+        return Row(tuple(self._term(depth) for _ in range(self._draw(st.integers(1, 3)))))
+
+    def _term(self, depth: int) -> Term:
+        flat: list[Callable[[int], Term]] = [self._do, self._do, self._do, self._pause]
+        deep = [self._inline, self._child, self._parallel, self._each, self._fork, self._loop, self._graph, self._coded]
+        return self._draw(st.sampled_from([*flat, *deep, *deep] if depth else flat))(depth - 1)
+
+    def _name(self, prefix: str) -> str:
+        return f"{prefix}{next(self._numbers)}"
+
+    # ------------------------------------------------------------------------------------------------ one step
+
+    def _do(self, _: int = 0) -> Do:
+        draw, plain = self._draw, self._plain()
+        if draw(one_in(4)):
+            fails_on = draw(st.integers(1, 3))
+            return replace(plain, fails_on=fails_on, instead=self._fallback() if draw(st.booleans()) else None)
+        return replace(
+            plain,
+            reads=draw(one_in(5)),
+            backoff=draw(st.sampled_from([None, None, None, None, 0.0, HOUR])),
+            undo=draw(st.sampled_from([None, None, None, "plain", "flaky"])),
+        )
+
+    def _plain(self) -> Do:
+        draw = self._draw
+        return Do(
+            self._name("s"),
+            adds=draw(st.integers(1, 3)),
+            turns=draw(st.sampled_from([0, 0, 1, 3])),
+            effect="once" if draw(one_in(10)) else "idempotent",
+            durability=draw(st.sampled_from([None, None, None, None, "sync", "async", "exit"])),
+        )
+
+    def _fallback(self) -> Do:
+        return replace(self._plain(), fails_on=3 if self._draw(one_in(6)) else 0)
+
+    def _pause(self, _: int) -> Term:
+        draw = self._draw
+        match draw(st.sampled_from(["sleep", "signal", "default"])):
+            case "sleep":
+                return Sleep()
+            case "signal":
+                return Wait(draw(st.sampled_from(sorted(SIGNALS))))
+            case _:
+                return Wait(self._name("never"), draw(st.integers(1, 9)))
+
+    # ----------------------------------------------------------------------------------------------- combinators
+
+    def _inline(self, depth: int) -> Inline:
+        return Inline(self._name("b"), self.row(depth))
+
+    def _child(self, depth: int) -> Child:
+        return Child(self._name("c"), self.row(depth))
+
+    def _parallel(self, depth: int) -> Parallel:
+        members = tuple(self._inline(depth) for _ in range(self._draw(st.integers(2, 3))))
+        return Parallel(self._name("p"), members, self._draw(ON_ERROR), self._draw(MAX_CONCURRENCY))
+
+    def _each(self, depth: int) -> Each:
+        items = self._draw(st.integers(1, 3))
+        return Each(self._name("m"), self.row(depth), items, self._draw(ON_ERROR), self._draw(MAX_CONCURRENCY))
+
+    def _fork(self, depth: int) -> Fork:
+        return Fork(self.row(depth), self.row(depth))
+
+    def _loop(self, depth: int) -> Loop:
+        draw = self._draw
+        return Loop(self.row(depth), draw(st.integers(3, 12)), draw(st.booleans()), draw(st.integers(2, 3)))
+
+    def _graph(self, _: int) -> Graph:
+        nodes = list[Node]()
+        for number in range(self._draw(st.integers(2, 5))):
+            nodes.append(self._node(nodes, number))
+        return Graph(self._name("g"), tuple(nodes), self._draw(st.sampled_from(["finish", "cancel"])))
+
+    def _node(self, nodes: list[Node], number: int) -> Node:
+        draw, step = self._draw, replace(self._do(), reads=False)  # what is beside it is not to be seen
+        chosen = draw(st.lists(st.integers(0, number - 1), max_size=2, unique=True)) if number else []
+        needs = tuple(Need(node, draw(one_in(4))) for node in chosen)
+        if needs and not nodes[needs[0].node].needs and draw(one_in(4)):
+            spare = Do(self._name("s"), fails_on=1, turns=draw(st.integers(0, 2)))
+            return Node(step, (replace(needs[0], only_even=False), *needs[1:]), spare)
+        return Node(step, needs)
+
+    def _coded(self, depth: int) -> Coded:
+        form = self._draw(FORMS)
+        steps = [self._do() for _ in range(3)]
+        if form in ("gather", "group", "child"):  # side by side, in one context
+            notes = "nothing" if form == "group" else "total"
+            steps = [_apart(step, notes) for step in steps]
+        first, second, third = steps
+        return Coded(self._name("wf"), form, (first, second, third), self.row(depth) if form == "child" else None)
+
+
+def _apart(step: Do, notes: Any) -> Do:
+    instead = step.instead and replace(step.instead, notes=notes)
+    return replace(step, reads=False, notes=notes, instead=instead)
