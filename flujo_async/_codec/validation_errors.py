@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, ValidationError
 
 from flujo_async._codec.misfit import Misfit
 from flujo_async._codec.shape import Coder, put_fields
+from flujo_async._codec.tree import dumps
 from flujo_async._model.tree import Json
 
-_OPTIONAL = ("input", "ctx")
+MAX_INPUTS: Final = 20_000
+"""Bytes kept of what was validated: each line may hold all of it."""
 
 
 def put_validation_error(error: ValidationError, coder: Coder, depth: int, *, strict: bool) -> list[Json]:
-    """Return ``[title, input_type, hide_input, line, …]``; what was validated may be no value that can be stored.
+    """Return ``[title, input_type, hide_input, line, …]``.
+
+    Unless ``strict``, what was validated is left out where it cannot be stored, is large or is not to be shown.
 
     Raises:
-        Misfit: it is none, and ``strict``.
+        Misfit: it cannot be stored, and ``strict``.
     """
     title, _, input_type, hide_input = cast("Any", error.__reduce__())[1]
     trees: list[Json] = [coder.put(part, depth + 1) for part in (title, input_type, hide_input)]
-    lines = cast("list[dict[str, Any]]", error.errors(include_url=False))
-    return trees + [_put_line(line, coder, depth + 2, strict=strict) for line in lines]
+    room = 0 if hide_input else MAX_INPUTS
+    for line in cast("list[dict[str, Any]]", error.errors(include_url=False)):
+        tree = put_fields([(name, line[name]) for name in ("type", "loc", "msg")], coder, depth + 2)
+        for name in ("ctx", "input") if strict or room > 0 else ("ctx",):
+            tree |= _put_part(name, line, coder, depth + 2, strict=strict)
+        room -= len(dumps(tree.get("input")))
+        if room < 0 and not strict:
+            tree.pop("input", None)
+        trees.append(tree)
+    return trees
 
 
-def _put_line(line: dict[str, Any], coder: Coder, depth: int, *, strict: bool) -> dict[str, Json]:
-    tree = put_fields([(name, line[name]) for name in ("type", "loc", "msg")], coder, depth)
-    for name in _OPTIONAL:
-        try:
-            tree |= put_fields([(name, line[name])] if name in line else [], coder, depth)
-        except Misfit:
-            if strict:
-                raise
-    return tree
+def _put_part(name: str, line: dict[str, Any], coder: Coder, depth: int, *, strict: bool) -> dict[str, Json]:
+    try:
+        return put_fields([(name, line[name])] if name in line else [], coder, depth)
+    except Misfit:
+        if strict:
+            raise
+        return {}
 
 
 def validation_error(args: list[Any]) -> ValidationError | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
 from flujo_async._codec.exceptions import decode_error, encode_error
@@ -91,6 +91,28 @@ def test_what_cannot_be_stored_of_it_is_left_out() -> None:
         assert type(back) is ValidationError
         assert [_told(line)[:3] for line in back.errors()] == [_told(line)[:3] for line in error.errors()]
     assert "input_value" not in str(round_trip(refusal(score=object())))
+
+
+class Form(BaseModel, hide_input_in_errors=True):
+    """Shows nobody what it was given."""
+
+    password: int
+
+
+def test_what_is_large_or_hidden_is_not_recorded() -> None:
+    """Each line has all that was validated, where a field is missing."""
+    fields: Any = {f"field{n}": (int, ...) for n in range(100)}
+    Wide = create_model("Wide", **fields)
+    for model, given in ((Wide, {"text": "secret" * 100_000}), (Form, {"password": "secret"})):
+        with pytest.raises(ValidationError) as raised:
+            model.model_validate(given)
+        tree = {**encode_error(Codec(), raised.value), "traceback": ""}
+        assert "secretsecret" not in str(tree["args"])
+        assert len(dumps(tree)) < 60_000
+        back = decode_error(Codec(), tree)
+        assert isinstance(back, ValidationError)
+        assert back.error_count() == raised.value.error_count()
+    assert "secret" not in str(tree)
 
 
 def test_as_a_value_it_loses_nothing_in_silence() -> None:
