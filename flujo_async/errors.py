@@ -147,17 +147,23 @@ class ProcessDied(FlujoError):
 class RecordedError(FlujoError):
     """A recorded exception whose class this process does not know.
 
+    It is also an instance of those bases of that class that are known, so that what caught the exception catches this.
+
     Attributes:
         type_name: ``module:qualified name`` of the class that was raised.
         message: ``str()`` of the exception.
         traceback: the formatted traceback, as text.
+        bases: the names of the exceptions that its class derived from, as in ``type_name``, nearest first.
     """
 
-    def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
+    bases: tuple[str, ...] = ()
+
+    def __init__(self, type_name: str, message: str, traceback: str = "", bases: tuple[str, ...] = ()) -> None:
         super().__init__(f"{type_name}: {message}" if message else type_name)
         self.type_name = type_name
         self.message = message
         self.traceback = traceback
+        self.bases = bases
 
 
 class SerializationError(FlujoError):

@@ -1,7 +1,8 @@
 """What is kept of an exception, and the exception that comes of it.
 
-A record is ``{type, message, args, attributes, notes, traceback, cause, members}``, without what is empty. It is built
-back without running an ``__init__``: that of many exceptions takes other arguments than those in ``args``.
+A record is ``{type, bases, message, args, attributes, notes, traceback, cause, members}``, without what is empty. It is
+built back without running an ``__init__``: that of many exceptions takes other arguments than those in ``args``. Where
+the class is not known, the bases tell what else would have caught the exception.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final, cast
 
+from pydantic_core import ValidationError
+
 from flujo_async import errors
 from flujo_async._codec.class_shapes import stored_name
 from flujo_async._codec.misfit import Misfit
 from flujo_async._codec.shape import Coder, check_names, get_fields, put_fields, table
+from flujo_async._codec.stand_ins import OWN, StandIn, stand_in_class
 from flujo_async._codec.tree import PAYLOAD, TAG
+from flujo_async._codec.validation_errors import put_validation_error, validation_error
 from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 
@@ -32,16 +37,21 @@ _ARGS: Final[Any] = vars(BaseException)["args"]
 _OBJ: Final = vars(AttributeError)["obj"]
 """What lacked the attribute may hold the exception itself, and as much else; pickles leave it out as well."""
 
-_SLOTS = frozenset({"type", "message", "args", "attributes", "notes", "traceback", "cause", "members"})
+_GROUP_MESSAGE: Final[Any] = vars(BaseExceptionGroup)["message"]
+
+_WITHOUT_ATTRIBUTES: Final = (BaseException, BaseExceptionGroup, ValidationError, StandIn, object)
+"""What these have lies elsewhere in a record."""
+
+_SLOTS = frozenset({"type", "bases", "message", "args", "attributes", "notes", "traceback", "cause", "members"})
 
 
 def _native_errors() -> dict[str, type[Exception]]:
-    found = [*vars(builtins).values(), *vars(errors).values()]
+    found = [*vars(builtins).values(), *vars(errors).values(), ValidationError]
     return {stored_name(cls): cls for cls in found if isinstance(cls, type) and issubclass(cls, Exception)}
 
 
 NATIVE_ERRORS = _native_errors()
-"""The exceptions that need no annotation: Python's own and this package's."""
+"""The exceptions that need no annotation: Python's own, this package's, and that of pydantic."""
 
 
 class ErrorShape:
@@ -78,7 +88,15 @@ class Recorder:
     def record(self, error: BaseException, depth: int, chain: int = 0) -> dict[str, Json]:
         """Return the record; where an exception is met again, it is told without what it came from."""
         put = self._coder.put
-        tree = {"type": put(stored_name(type(error)), depth), "message": put(message_of(error), depth)}
+        told = _recorded(error)  # read from another record: the new one tells what that told
+        name, message = (told.type_name, told.message) if told else (stored_name(type(error)), message_of(error))
+        tree = {"type": put(name, depth), "message": put(message, depth)}
+        if bases := told.bases if told else _bases_of(type(error)):
+            tree["bases"] = put(list(bases), depth)
+        if told and told.traceback:
+            tree["traceback"] = put(told.traceback, depth)
+        elif not self._strict:
+            tree["traceback"] = put(_traceback_text(error), depth)
         tree |= self._state(error, depth + 1)
         if id(error) in self._seen or chain > MAX_CHAIN:
             return tree
@@ -86,18 +104,25 @@ class Recorder:
         return tree | self._origin(error, depth + 1, chain + 1)
 
     def _state(self, error: BaseException, depth: int) -> dict[str, Json]:
-        tree = self._storable({"args": _args_of(error)}, depth)
+        tree = self._args(error, depth)
         if attributes := self._attributes(error, depth + 1):
             tree["attributes"] = attributes
         if notes := _notes_of(error):
             tree |= self._storable({"notes": notes}, depth)
-        if not self._strict:
-            tree["traceback"] = self._coder.put(_traceback_text(error), depth)
         return tree
 
+    def _args(self, error: BaseException, depth: int) -> dict[str, Json]:
+        if isinstance(error, ValidationError):
+            return {"args": put_validation_error(error, self._coder, depth, strict=self._strict)}
+        if isinstance(error, BaseExceptionGroup):
+            # Its second argument are its members, which have records of their own.
+            return self._storable({"args": [_GROUP_MESSAGE.__get__(error)]}, depth)
+        return {} if _recorded(error) else self._storable({"args": list(error.args)}, depth)
+
     def _attributes(self, error: BaseException, depth: int) -> dict[str, Json]:
-        native = {name: getattr(error, name, None) for name in _native_names(type(error))}
-        own = {name: item for name, item in vars(error).items() if not name.startswith("__") and is_unicode(name)}
+        without = OWN if _recorded(error) else ()
+        native = {name: getattr(error, name, None) for name in _native_names(type(error)) if name not in without}
+        own = {name: item for name, item in vars(error).items() if name not in without and _is_attribute(name)}
         # What the interpreter attaches, such as `AttributeError.obj`, is no reason to refuse the exception.
         kept = _put_storable({name: item for name, item in native.items() if item is not None}, self._coder, depth)
         return kept | self._storable(own, depth)
@@ -118,7 +143,8 @@ class Recorder:
         return tree
 
     def _member(self, error: BaseException, depth: int, chain: int) -> Json:
-        if self._strict and self._coder.error_class(stored_name(type(error))) is not type(error):
+        is_known = _recorded(error) or self._coder.error_class(stored_name(type(error))) is type(error)
+        if self._strict and not is_known:
             raise Misfit(f"the group has a {stored_name(type(error))}, which is neither annotated nor registered")
         return self.record(error, depth, chain)
 
@@ -149,7 +175,7 @@ def rebuild(tree: Json, coder: Coder) -> Exception:
 
 
 def _rebuild(tree: dict[str, Json], coder: Coder) -> Exception:
-    error = _known_error(tree, coder) or _recorded_error(tree, coder)
+    error = _known_error(tree, coder) or _stand_in(tree, coder)
     for note in _get_list(tree, "notes", coder):
         if type(note) is not str:
             raise Misfit("a note of a recorded exception is not text")
@@ -183,49 +209,73 @@ class _Shown(str):
 
 def _known_error(tree: dict[str, Json], coder: Coder) -> Exception | None:
     cls = coder.error_class(get_text(tree, "type", coder))
-    if cls is None:
-        return None
-    # The first builtin base is asked, so that a `__new__` of the user's does not run either.
-    native: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-    if issubclass(cls, ExceptionGroup):
-        return _group(tree, coder, cast("type[Exception]", cls), native)
-    try:
-        error: Exception = native.__new__(cls)
-    except TypeError:  # of an extension module that makes its instances itself, as pydantic's `ValidationError`
-        return None
-    _set_attributes(error, tree, coder)
-    _set_args(error, tree, coder)
+    error = None if cls is None else _bare(cls, tree, coder)
+    if error is not None:
+        _set_attributes(error, get_fields(table(tree, "attributes"), coder))
+        _set_args(error, tree, coder)
     return error
 
 
-def _group(tree: dict[str, Json], coder: Coder, cls: type[Exception], native: Any) -> Exception | None:
+def _stand_in(tree: dict[str, Json], coder: Coder) -> Exception:
+    """Return the ``RecordedError`` of an exception whose class may not be built; with what can be read of it."""
+    bases = tuple(_get_list(tree, "bases", coder))
+    text = get_text(tree, "traceback", coder) if "traceback" in tree else ""
+    told = errors.RecordedError(get_text(tree, "type", coder), get_text(tree, "message", coder), text, bases)
+    known = filter(None, map(coder.error_class, bases))
+    error = _bare(stand_in_class(known), tree, coder) or told
+    _set_attributes(error, _get_readable(table(tree, "attributes"), coder))
+    _ARGS.__set__(error, told.args)
+    error.__dict__.update({name: getattr(told, name) for name in OWN})
+    return error
+
+
+def _bare(cls: type[Exception], tree: dict[str, Json], coder: Coder) -> Exception | None:
+    """Return an instance to be filled, if one can be made."""
+    if cls is ValidationError:
+        return validation_error(_get_list(tree, "args", coder))
+    arguments = _group_arguments(tree, coder) if ExceptionGroup in cls.__mro__ else ()
+    # The builtin base that gives it its layout is asked, so that a `__new__` of the user's does not run either.
+    native: Any = cls
+    while native.__module__ != "builtins":
+        native = native.__base__
+    try:
+        error: Exception = native.__new__(cls, *arguments)
+    except TypeError:  # of an extension module that makes its instances itself
+        return None
+    return error
+
+
+def _group_arguments(tree: dict[str, Json], coder: Coder) -> tuple[Any, ...]:
+    """Return what a group is made of; nothing if that was cut off by ``MAX_CHAIN``: then none can be made."""
     trees = tree.get("members", [])
     if type(trees) is not list:
         raise Misfit("the members of a recorded group are not a list")
-    if not trees:
-        return None  # cut off by `MAX_CHAIN`, and a group cannot be empty
     message = next(iter(_get_list(tree, "args", coder)), "")
-    error: Exception = native.__new__(cls, message, [rebuild(member, coder) for member in trees])
-    _set_attributes(error, tree, coder)
-    return error
+    return (message, [rebuild(member, coder) for member in trees]) if trees else ()
 
 
-def _recorded_error(tree: dict[str, Json], coder: Coder) -> errors.RecordedError:
-    text = get_text(tree, "traceback", coder) if "traceback" in tree else ""
-    return errors.RecordedError(get_text(tree, "type", coder), get_text(tree, "message", coder), text)
-
-
-def _set_attributes(error: Exception, tree: dict[str, Json], coder: Coder) -> None:
+def _set_attributes(error: Exception, values: dict[str, Any]) -> None:
     native = _native_names(type(error))
-    for name, value in get_fields(table(tree, "attributes"), coder).items():
+    for name, value in values.items():
         if name in native:
             object.__setattr__(error, name, value)
         else:
             error.__dict__[name] = value
 
 
+def _get_readable(trees: dict[str, Json], coder: Coder) -> dict[str, Any]:
+    """Return the values of classes that are known."""
+    values: dict[str, Any] = {}
+    for name, tree in trees.items():
+        with suppress(Misfit):
+            values[name] = coder.get(tree)
+    return values
+
+
 def _set_args(error: Exception, tree: dict[str, Json], coder: Coder) -> None:
     """Give the recorded arguments; where they could not be stored, one with which the message stays the same."""
+    if isinstance(error, ExceptionGroup | ValidationError):
+        return  # it was made of them
     if "args" in tree:
         _ARGS.__set__(error, tuple(_get_list(tree, "args", coder)))
         return
@@ -256,7 +306,7 @@ def _get_list(tree: dict[str, Json], name: str, coder: Coder) -> list[Any]:
 
 def _native_names(cls: type) -> list[str]:
     """Return the attributes that live in the C structure or in slots, outside ``__dict__`` and ``args``."""
-    bases = [base for base in cls.__mro__ if base not in (BaseException, BaseExceptionGroup, object)]
+    bases = [base for base in cls.__mro__ if base not in _WITHOUT_ATTRIBUTES]
     return [name for base in bases for name, item in vars(base).items() if _is_native(name, item)]
 
 
@@ -274,9 +324,23 @@ def _put_storable(values: dict[str, Any], coder: Coder, depth: int) -> dict[str,
     return tree
 
 
-def _args_of(error: BaseException) -> list[Any]:
-    # A group's second argument are its members, which have records of their own.
-    return [error.message] if isinstance(error, BaseExceptionGroup) else list(error.args)
+def _bases_of(cls: type[BaseException]) -> list[str]:
+    """Return the names of the exceptions that a class derives from, nearest first; nothing of one known everywhere."""
+    if NATIVE_ERRORS.get(stored_name(cls)) is cls:
+        return []
+    return [stored_name(base) for base in cls.__mro__[1:] if issubclass(base, Exception) and base is not Exception]
+
+
+def _recorded(error: BaseException) -> errors.RecordedError | None:
+    """Return the exception if it stands for another one."""
+    if type(error) is not errors.RecordedError and not isinstance(error, StandIn):
+        return None
+    is_whole = all(type(vars(error).get(name)) is str for name in ("type_name", "message", "traceback"))
+    return error if is_whole else None  # anybody may make one, and set it to anything
+
+
+def _is_attribute(name: str) -> bool:
+    return not name.startswith("__") and is_unicode(name)
 
 
 def _notes_of(error: BaseException) -> list[str]:

@@ -27,8 +27,9 @@ def encode_error(codec: Codec, exc: BaseException) -> dict[str, Json]:
 def decode_error(codec: Codec, tree: Json, *, at: str = "error") -> Exception:
     """Return the recorded exception, ready to be raised; its ``__init__`` does not run.
 
-    A class that is neither Python's, nor in ``flujo_async.errors``, nor registered, nor reachable from the annotations
-    of the codec becomes a ``RecordedError``, and so does one that is no ``Exception``.
+    One of a class that is neither Python's, nor in ``flujo_async.errors``, nor registered, nor reachable from the
+    annotations of the codec becomes a ``RecordedError`` that is also an instance of the nearest known bases, and so
+    does one that is no ``Exception``.
 
     Raises:
         SerializationError: the record is malformed.

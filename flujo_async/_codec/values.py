@@ -23,6 +23,7 @@ from flujo_async._codec.misfit import Misfit, key_step, located
 from flujo_async._codec.reachable import reachable_classes
 from flujo_async._codec.registry import REGISTERED, REGISTERED_ERRORS, REGISTERED_TAGS
 from flujo_async._codec.shape import Shape, get_fields, get_items, put_fields, put_items
+from flujo_async._codec.stand_ins import StandIn
 from flujo_async._codec.tree import MAX_DEPTH, PAYLOAD, TAG
 from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
@@ -230,6 +231,8 @@ class Codec:
 
     def _shape_of(self, kind: type) -> Shape:
         shape = REGISTERED.get(kind) or self._by_type.get(kind)
+        if shape is None and issubclass(kind, StandIn):
+            return ERROR_SHAPE
         if shape is None:
             raise Misfit(_refusal(kind))
         return shape

@@ -11,6 +11,7 @@ from typing import Any
 from flujo_async._codec.tree import dumps
 from flujo_async._codec.values import Codec
 from flujo_async._model.policy import Durability
+from flujo_async._plan.function_names import exceptions_in_modules, is_exception
 from flujo_async._plan.nodes import Child, WaitFor
 from flujo_async._plan.pipeline import Chain, Pipeline, as_pipeline
 from flujo_async._plan.signature import underlying
@@ -102,19 +103,16 @@ def annotations_of(chain: Chain[Any, Any]) -> list[Any]:
             annotations += [*node.signature.parameters.values(), node.signature.output_type]
             names: Mapping[str, Any] = node.names() if isinstance(node, Workflow) else _globals(node.function)
             modules[id(names)] = names
+        if isinstance(node, Workflow):
+            annotations += exceptions_in_modules(underlying(node.function))
         if isinstance(node, Step):
             annotations += node.policy.retry.error_types
         if isinstance(node, WaitFor):
             annotations.append(node.schema)
     for names in modules.values():
-        annotations += [value for value in names.values() if _is_exception(value)]
+        annotations += [value for value in names.values() if is_exception(value)]
     return annotations
 
 
 def _globals(function: Callable[..., Any]) -> dict[str, Any]:
     return getattr(underlying(function), "__globals__", {})
-
-
-def _is_exception(value: object) -> bool:
-    """Return whether a global of a step's module is an exception class, which the step may thus raise."""
-    return isinstance(value, type) and issubclass(value, Exception)

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
 from decimal import Decimal
-from types import CodeType
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, overload
 from uuid import UUID
 
 from flujo_async._model.policy import Durability, Duration, misnamed_durability
 from flujo_async._model.usage import reported_usage
 from flujo_async._plan.calls import Calls
+from flujo_async._plan.function_names import mentioned_by, names_of
 from flujo_async._plan.pipeline import Chain, End, Pipeline, check_name
 from flujo_async._plan.signature import (
     Signature,
@@ -183,33 +183,14 @@ class Workflow(Chain[InT, OutT], Generic[InT, OutT]):
 
         What it will call and which types it will meet is looked for there, before it runs.
         """
-        function: Any = underlying(self.function)
-        code = getattr(function, "__code__", None)
-        cells = zip(code.co_freevars, function.__closure__ or (), strict=True) if code is not None else ()
-        around = {name: cell.cell_contents for name, cell in cells if _is_filled(cell)}
-        return {**getattr(function, "__globals__", {}), **around}
+        return names_of(underlying(self.function))
 
     def mentions(self) -> dict[str, Any]:
         """Return those of ``names`` that stand in the code of the function itself, or of a function inside it."""
-        code = getattr(underlying(self.function), "__code__", None)
-        mentioned = _names_in(code) if code is not None else frozenset[str]()
-        return {name: value for name, value in self.names().items() if name in mentioned}
+        return mentioned_by(underlying(self.function))
 
     def __repr__(self) -> str:
         return f"<workflow {self.name}>"
-
-
-def _names_in(code: CodeType) -> frozenset[str]:
-    inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return frozenset({*code.co_names, *code.co_freevars}).union(*map(_names_in, inside))
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 -- reading it is the question
-    except ValueError:
-        return False
-    return True
 
 
 class _Decorator(Protocol):
