@@ -355,6 +355,14 @@ BUGS = (
     ),
     # ------------------------------------------------------------------------------------------------- compensation
     Bug(
+        "runtime.undone-up-to-what-is-ignored",
+        "G6: a crash leaves undone what came after a failure that does not matter",
+        INTERPRETER,
+        'on_error: OnError = "ignore" if node.on_error == "ignore" else "finish"',
+        'on_error: OnError = "finish"',
+        (T + "saga.py::test_a_crash_while_it_is_undone_resumes_that",),
+    ),
+    Bug(
         "runtime.oldest-undone-first",
         "G6: what a run did is undone from the oldest to the newest",
         SAGA,
