@@ -292,7 +292,8 @@ def _spread(candidates: Sequence[tuple[Crash, ...]], most: int) -> list[tuple[Cr
     """Return so many of the candidates at most, evenly chosen."""
     if len(candidates) <= most:
         return list(candidates)
-    return [candidates[number * len(candidates) // most] for number in range(most)]
+    # They are pairs, before and after each write: the sides take turns, whatever the distance is.
+    return [candidates[number * len(candidates) // most // 2 * 2 + number % 2] for number in range(most)]
 
 
 async def _done(result: object) -> None:

@@ -18,7 +18,7 @@ from tests.crash.drawn.oracle import Expected, expected
 from tests.crash.drawn.terms import SIGNALS, Row
 
 WORLDS = 13
-"""At most so many crashes, or pairs of them, are tried on one definition; being odd, on both sides of its writes."""
+"""At most so many crashes, or pairs of them, are tried on one definition."""
 
 
 class Watched:

@@ -102,6 +102,15 @@ async def test_of_more_worlds_than_wanted_an_even_selection_is_explored() -> Non
     assert f"({report.skipped} more were left out)" in str(report)
 
 
+@pytest.mark.parametrize("share", [2, 3, 4])
+async def test_a_selection_has_crashes_before_and_after_writes(share: int) -> None:
+    pipeline, crashes = double >> negate >> double >> negate, list[Any]()
+    most = (await CrashExplorer(pipeline, 3).check()).worlds // share
+    selection = CrashExplorer(pipeline, 3, max_worlds=most, verify=lambda world, _: crashes.extend(world.crashes))
+    assert (await selection.check()).worlds == len(set(crashes)) == most
+    assert {crash.how for crash in crashes} == {"before", "after"}
+
+
 @pytest.mark.parametrize("pipeline", [double >> broken, double >> parallel(broken, negate)])
 async def test_a_run_that_fails_has_to_fail_in_the_same_way(pipeline: Any) -> None:
     report = await CrashExplorer(pipeline, 3).check()
