@@ -126,8 +126,8 @@ class Runner:
         Returns:
             What it left, or how it left memory; ``None`` if it is with somebody else, or sleeps.
         """
-        self.home.check()
         if self._admission.is_full and not request.is_urgent and find == self.taking.prepare:
+            self.home.check()
             await self.taking.ensure(request)
             exists()
         place = nullcontext() if request.is_urgent else self._admission.slot(request.priority)
