@@ -668,7 +668,7 @@ BUGS = (
         DRIVE,
         "            await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)\n",
         "            pass\n",
-        (T + "children.py::TestCancel::test_a_child_that_is_cancelled_fails_the_call",),
+        (T + "children.py::test_a_child_that_was_paused_and_goes_on_lets_its_parent_go_on",),
     ),
     Bug(
         "runtime.progress-counts-again",
