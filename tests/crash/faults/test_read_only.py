@@ -16,9 +16,11 @@ Close = Callable[[Path], Callable[[], object]]
 
 
 def command(*words: str | Path) -> Callable[[], object]:
-    """Return what runs a command; one that is not permitted skips the test."""
+    """Return what runs a command; one that is not there, or not permitted, skips the test."""
 
     def run() -> None:
+        if shutil.which(str(words[0])) is None:
+            pytest.skip(f"this machine has no {words[0]}")
         done = subprocess.run([*map(str, words)], capture_output=True, check=False)
         if done.returncode:
             pytest.skip(f"not permitted: {' '.join(map(str, words))}: {done.stderr.decode().strip()}")
