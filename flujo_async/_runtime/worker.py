@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from flujo_async._model.lease import ClaimQuery
-from flujo_async._model.policy import is_count, seconds
+from flujo_async._model.policy import is_count
 from flujo_async._runtime.flujo import Flujo, runner_of
+from flujo_async._runtime.request import checked_seconds
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async.abc.shield import settle
 from flujo_async.errors import InvalidArgument
@@ -53,7 +54,10 @@ class Worker:
         if not is_count(concurrency):
             raise InvalidArgument(f"concurrency is at least 1, not {concurrency!r}")
         self._runner = runner_of(flujo)
-        self._drain_seconds = seconds(drain_timeout)
+        drain_seconds = checked_seconds(drain_timeout, "drain_timeout")
+        if drain_seconds is None:
+            raise InvalidArgument("drain_timeout is a timedelta or seconds, not None")
+        self._drain_seconds = drain_seconds
         self._scheduler = Scheduler(self._runner, self._ask, is_lasting=True, concurrency=concurrency)
         self._task: asyncio.Task[None] | None = None
 

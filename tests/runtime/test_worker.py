@@ -320,7 +320,14 @@ async def test_no_task_is_left_behind(store: Store) -> None:
     assert asyncio.all_tasks() == before
 
 
-@pytest.mark.parametrize("arguments", [{"queues": ()}, {"queues": ("",)}, {"concurrency": 0}, {"concurrency": 1.5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"queues": ()}, {"queues": ("",)}),
+        *({"concurrency": 0}, {"concurrency": 1.5}),
+        *({"drain_timeout": value} for value in (None, "1", -1, float("nan"), timedelta.max)),
+    ],
+)
 async def test_what_makes_no_sense_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         Worker(Flujo(add_one), **arguments)
