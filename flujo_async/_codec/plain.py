@@ -10,9 +10,8 @@ from typing import Any, Final, cast
 from pydantic import BaseModel
 
 from flujo_async._codec.registry import REGISTERED
-from flujo_async._codec.tree import MAX_DEPTH
 from flujo_async._codec.values import Codec
-from flujo_async._model.tree import JsonObject
+from flujo_async._model.tree import MAX_DEPTH, JsonObject
 from flujo_async.errors import SerializationError
 
 # What `type` returns for a value of type `Any` is unknown to pyright.

@@ -16,9 +16,6 @@ TAG = "$"
 PAYLOAD = "v"
 """The key of what a tagged value holds."""
 
-MAX_DEPTH = 200
-"""How many levels a stored tree may have; orjson writes 254, and what a tree is wrapped in needs some too."""
-
 # Without these orjson would quietly write a dataclass, a date or a ``str`` subclass as something simpler.
 _EXACT = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 

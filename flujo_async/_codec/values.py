@@ -24,9 +24,9 @@ from flujo_async._codec.reachable import reachable_classes
 from flujo_async._codec.registry import REGISTERED, REGISTERED_ERRORS, REGISTERED_TAGS
 from flujo_async._codec.shape import Shape, get_fields, get_items, put_fields, put_items
 from flujo_async._codec.stand_ins import StandIn
-from flujo_async._codec.tree import MAX_DEPTH, PAYLOAD, TAG
+from flujo_async._codec.tree import PAYLOAD, TAG
 from flujo_async._model.text import is_unicode
-from flujo_async._model.tree import Json
+from flujo_async._model.tree import MAX_DEPTH, Json
 from flujo_async.errors import DefinitionError
 
 _ATOMS = frozenset({type(None), bool, int, float, str})

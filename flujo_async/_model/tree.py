@@ -15,14 +15,16 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 JsonObject: TypeAlias = "dict[str, Json]"
 """A JSON object."""
 
-_LEVELS: Final = 200
+MAX_DEPTH: Final = 200
+"""How many levels a stored tree may have; orjson writes 254, and what a tree is wrapped in needs some too."""
+
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
 # What `type` returns for a value of type `Any` is unknown to pyright.
 _type_of: Callable[[object], type[Any]] = type
 
 
-def is_json(value: Any, levels: int = _LEVELS) -> bool:
+def is_json(value: Any, levels: int = MAX_DEPTH) -> bool:
     """Tell whether JSON, as every store writes it, can hold a value; a tuple counts as a list.
 
     Members of an ``Enum`` that are text or numbers as well count as these; no other subclass does.

@@ -68,12 +68,13 @@ class Store:
         Raises:
             InvalidArgument: there is no such store, or it is an empty file.
         """
-        if self.path.is_file() and not self.exists():
+        if self.exists():
+            return
+        if self.path.is_file():
             raise InvalidArgument(f"the file {self.name} is empty: nothing was ever kept there")
-        if not self.exists():
-            raise InvalidArgument(
-                f"there is no database {self.name}; --db or {DB_VARIABLE} names another, or --flujo a Flujo"
-            )
+        raise InvalidArgument(
+            f"there is no database {self.name}; --db or {DB_VARIABLE} names another, or --flujo a Flujo"
+        )
 
     def check_holds_runs(self) -> None:
         """Check that a directory is one of the file backend, and not one of something else.

@@ -14,8 +14,9 @@ from typing import Any, TypedDict
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from flujo_async._codec.tree import MAX_DEPTH, dumps, loads
+from flujo_async._codec.tree import dumps, loads
 from flujo_async._codec.values import Codec
+from flujo_async._model.tree import MAX_DEPTH
 from flujo_async.errors import DefinitionError, SerializationError
 from tests.codec.sameness import same
 from tests.codec.samples import (

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flujo_async._codec.tree import MAX_DEPTH, dumps, loads
+from flujo_async._codec.tree import dumps, loads
 from flujo_async._log.delta import Fields, apply, apply_all, diff, lengthen, same, shorten
+from flujo_async._model.tree import MAX_DEPTH
 from flujo_async.errors import SerializationError
 from tests.log.made import objects, trees
 
