@@ -16,7 +16,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._waiters: dict[_Waiter, str | None] = {}
+        self._waiters: dict[Waiter, str | None] = {}
 
     def announce(self, run_id: str) -> None:
         """Wake those who wait for a change of ``run_id``, or of any run. May be called from any thread."""
@@ -29,12 +29,13 @@ class Changes:
 
     async def wait(self, run_id: str | None = None, *, timeout: float) -> None:
         """Return when ``run_id`` changes (``None``: any run), or after ``timeout`` seconds."""
-        with self._registered(run_id) as waiter:
+        with self.listening(run_id) as waiter:
             await waiter.sleep(timeout)
 
     @contextmanager
-    def _registered(self, run_id: str | None) -> Generator[_Waiter]:
-        waiter = _Waiter()
+    def listening(self, run_id: str | None) -> Generator[Waiter]:
+        """Yield what a change of ``run_id`` (``None``: of any run) wakes from here on."""
+        waiter = Waiter()
         with self._guard:
             self._waiters[waiter] = run_id
         try:
@@ -44,7 +45,7 @@ class Changes:
                 del self._waiters[waiter]
 
 
-class _Waiter:
+class Waiter:
     """One coroutine that waits, and the event loop that it waits in."""
 
     def __init__(self) -> None:
@@ -52,10 +53,12 @@ class _Waiter:
         self._event = asyncio.Event()
 
     def wake(self) -> None:
+        """End its sleep, or let the next one end at once. May be called from any thread."""
         with suppress(RuntimeError):  # its loop was closed in between: nobody waits there any more
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def sleep(self, timeout: float) -> None:
+        """Return when it was woken, or after ``timeout`` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._event.wait()

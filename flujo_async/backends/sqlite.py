@@ -253,9 +253,9 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
-        with self._watch.waiting(run_id):
-            self._commits.look(self._watch.start)
-            await self._changes.wait(run_id, timeout=timeout)
+        with self._watch.waiting(run_id), self._changes.listening(run_id) as waiter:
+            self._commits.look(self._watch.look)
+            await waiter.sleep(timeout)
 
     @override
     async def backup(self, target: Path) -> None:

@@ -19,22 +19,23 @@ POLL_SECONDS = 0.02
 _SIGNS_OF_CHANGE = queries("sqlite.sql")["signs_of_change"]
 _NO_RUN = ""  # announcing it wakes only those who wait for any run
 
-_Signs: TypeAlias = dict[str, tuple[Any, ...]]
+_Signs: TypeAlias = dict[str, tuple[Any, ...] | None]
 
 
 class Watch:
     """Announces changes that other processes make, while somebody waits for changes.
 
     The writer looks: on its connection ``data_version`` tells commits of others from those of this process,
-    which are announced when they happen. Who waits for one run is woken only if that run has changed.
+    which are announced when they happen. Who waits for one run is woken only if that run has changed since the look
+    before, or has not been looked at since somebody waits for it: what came in between may have been a change.
     """
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
         self._guard = threading.Lock()
         self._awaited: Counter[str] = Counter()
-        # What was seen last; only the writer's thread uses these.
-        self._version = -1
+        # What was seen last; only the writer's thread uses these. The versions of two connections say nothing together.
+        self._seen: tuple[sqlite3.Connection, int] | None = None
         self._next_look = 0.0
         self._signs: _Signs = {}
 
@@ -52,11 +53,6 @@ class Watch:
                 if not self._awaited[run_id]:
                     del self._awaited[run_id]
 
-    def start(self, db: sqlite3.Connection) -> None:
-        """Look at what there is to compare with later; called when somebody has begun to wait."""
-        self.look(db)
-        self._signs = self._read(db)
-
     def look(self, db: sqlite3.Connection) -> float | None:
         """Announce what others have changed since the last look.
 
@@ -69,20 +65,21 @@ class Watch:
         if now < self._next_look:
             return self._next_look - now
         self._next_look = now + POLL_SECONDS
-        version: int = db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._version:
-            self._version = version
+        seen: tuple[sqlite3.Connection, int] = db, db.execute("PRAGMA data_version").fetchone()[0]
+        if seen != self._seen:
+            self._seen = seen
             self._announce(self._read(db))
         return POLL_SECONDS
 
     def _announce(self, signs: _Signs) -> None:
         before, self._signs = self._signs, signs
         self._changes.announce(_NO_RUN)
-        for run_id in before.keys() | signs.keys():
-            if before.get(run_id) != signs.get(run_id):
+        for run_id, sign in signs.items():
+            if run_id not in before or before[run_id] != sign:
                 self._changes.announce(run_id)
 
     def _read(self, db: sqlite3.Connection) -> _Signs:
         with self._guard:
-            awaited = list(self._awaited)
-        return {row[0]: row for row in db.execute(_SIGNS_OF_CHANGE, {"run_ids": json_text(awaited)})}
+            signs: _Signs = dict.fromkeys(self._awaited)
+        found = db.execute(_SIGNS_OF_CHANGE, {"run_ids": json_text(list(signs))})
+        return signs | {row[0]: row for row in found}

@@ -10,6 +10,7 @@ WORK = "backends/sqlite_work.py"
 ROWS = "backends/sqlite_rows.py"
 FILE = "backends/sqlite_file.py"
 COPY = "backends/sqlite_copy.py"
+WATCH = "backends/sqlite_watch.py"
 COMMIT = "backends/group_commit.py"
 CONTRACT = "tests/contract/test_sqlite.py::TestSQLiteBackend::"
 TESTS = "tests/backends/test_sqlite.py::"
@@ -422,5 +423,21 @@ BUGS = (
                 _sync(self._target)
 """,
         ("tests/backends/test_sqlite_upkeep.py::test_a_copy_that_is_stopped_does_not_go_on",),
+    ),
+    Bug(
+        "sqlite.wait-begins-seen",
+        "watch: what has changed between the beginning of a wait and the next look is taken as seen",
+        WATCH,
+        "if run_id not in before or before[run_id] != sign:",
+        "if run_id in before and before[run_id] != sign:",
+        ("tests/backends/test_sqlite_watch.py::test_what_changes_between_the_beginning_of_a_wait_and_a_look",),
+    ),
+    Bug(
+        "sqlite.watch-mixes-connections",
+        "watch: the versions that two connections tell are compared with each other",
+        WATCH,
+        "        if seen != self._seen:\n",
+        "        if self._seen is None or seen[1] != self._seen[1]:\n",
+        ("tests/backends/test_sqlite_watch.py::test_what_changes_before_the_file_is_opened_again",),
     ),
 )
