@@ -8,6 +8,10 @@ from typing import Final, Protocol
 _TURNS_TO_SETTLE: Final = 6
 """So many turns of the event loop a wake-up may take through tasks, gathers and task groups."""
 
+_SHORTEST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds between two looks at code that may be held up soon."""
+
 
 class Watcher(Protocol):
     """Somebody who is told of a standstill."""
@@ -22,51 +26,83 @@ class Watcher(Protocol):
         ...
 
 
+class Code(Protocol):
+    """Code of a workflow, in one task."""
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether it waits for other code of the workflow: for a lock, say."""
+        ...
+
+
 class Activity:
     """Counts what goes on in a run: steps that execute, commits, and code of workflows.
 
-    When nothing does, and nothing has begun after a few turns of the event loop, everything in the run waits for
-    something from outside.
+    When nothing does but code that is held up, and nothing has begun for a few turns of the event loop, everything in
+    the run waits for something from outside. Nobody tells when code comes to a lock; so where there is nothing else,
+    the code is looked at from time to time.
     """
 
     def __init__(self, watcher: Watcher) -> None:
         """Count from nothing."""
         self._watcher: Watcher | None = watcher
         self._count = 0
+        self._code: set[Code] = set()  # counted as well
+        self._turns = _TURNS_TO_SETTLE
         self._looking: asyncio.Handle | None = None
+        self._later: asyncio.Handle | None = None
+        self._pause = _SHORTEST_PAUSE
 
     def began(self) -> None:
         """Something goes on."""
         self._count += 1
+        self._turns = _TURNS_TO_SETTLE
 
     def ended(self) -> None:
         """It does no more: it is over, or waits for something from outside."""
         self._count -= 1
-        if not self._count and self._watcher is not None and self._watcher.is_waiting:
+        if self._count == len(self._code) and self._watcher is not None and self._watcher.is_waiting:
             self.look()
 
-    @property
-    def count(self) -> int:
-        """How many things go on."""
-        return self._count
+    def code_began(self, code: Code) -> None:
+        """Code goes on, until it is held up."""
+        self._code.add(code)
+        self.began()
+
+    def code_ended(self, code: Code) -> None:
+        """It does no more."""
+        self._code.discard(code)
+        self.ended()
 
     def look(self) -> None:
         """Tell of a standstill, if this is one; asked for when something has changed in what is waited for."""
+        self._turns, self._pause = _TURNS_TO_SETTLE, _SHORTEST_PAUSE
         if self._looking is None:
-            self._looking = asyncio.get_running_loop().call_soon(self._look, _TURNS_TO_SETTLE)
+            self._looking = asyncio.get_running_loop().call_soon(self._look)
 
     def close(self) -> None:
         """Tell of nothing any more."""
         self._watcher = None
-        self._count += 1
-        if self._looking is not None:
-            self._looking.cancel()
+        for handle in (self._looking, self._later):
+            if handle is not None:
+                handle.cancel()
+        self._looking = self._later = None  # they know the context of who has asked
 
-    def _look(self, turns: int) -> None:
+    def _look(self) -> None:
         self._looking = None
-        if self._count:
+        if self._count > len(self._code):  # when that ends, it is looked at again
             return
-        if turns:
-            self._looking = asyncio.get_running_loop().call_soon(self._look, turns - 1)
-        elif self._watcher is not None:
+        if self._turns:
+            self._turns -= 1
+            self._looking = asyncio.get_running_loop().call_soon(self._look)
+            return
+        if self._watcher is not None and all(code.is_held_up for code in self._code):
             self._watcher.settle()
+        if self._watcher is not None and self._code and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(self._pause, self._look_again)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _look_again(self) -> None:
+        self._later = None
+        if self._looking is None:
+            self._look()

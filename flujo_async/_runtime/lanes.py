@@ -77,7 +77,7 @@ class Lane:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether it goes on by itself, but waits for a lock, an event or a queue, and so for another lane."""
+        """Whether it goes on by itself, but waits for a task, a lock, an event or a queue, and so for another lane."""
         return self._is_counted and self.task is not None and _waits_for_others(self.task)
 
     def end(self) -> None:
@@ -94,16 +94,18 @@ class Lane:
             return
         self._is_counted = goes_on
         if goes_on:
-            self._activity.began()
+            self._activity.code_began(self)
         else:
-            self._activity.ended()
+            self._activity.code_ended(self)
 
 
 _WAITING_ROOMS: Final = frozenset({asyncio.locks.__file__, asyncio.queues.__file__})
 
 
 def _waits_for_others(task: asyncio.Task[Any]) -> bool:
-    """Return whether what a task awaits in the end is one of asyncio's primitives for synchronisation."""
+    """Return whether what a task awaits in the end is a task, or one of asyncio's primitives for synchronisation."""
+    if isinstance(getattr(task, "_fut_waiter", None), asyncio.Task):
+        return True
     coroutine: Any = task.get_coro()
     while inspect.iscoroutine(inner := getattr(coroutine, "cr_await", None)):
         coroutine = inner

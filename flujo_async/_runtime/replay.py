@@ -20,10 +20,6 @@ from flujo_async.errors import NonDeterminismError
 _TURNS_BETWEEN: Final = 8
 """So many turns of the event loop pass between two results, for the code to react to the first before the second."""
 
-_SHORTEST_PAUSE: Final = 0.005
-_LONGEST_PAUSE: Final = 1.0
-"""Seconds between two looks at who waits for whom."""
-
 _FALLBACK: Final = "/fallback"
 _COMPENSATION: Final = "/compensate"
 
@@ -46,8 +42,6 @@ class Replay:
         self._granted = 0
         self._deliveries: deque[asyncio.Future[None]] = deque()
         self._delivering: asyncio.Handle | None = None
-        self._watching: asyncio.Handle | None = None
-        self._pause = _SHORTEST_PAUSE
 
     @property
     def is_over(self) -> bool:
@@ -73,7 +67,6 @@ class Replay:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._askers[key] = (turn, lane)
         self._pump()
-        self._watch()
         try:
             await turn
         except asyncio.CancelledError:
@@ -170,26 +163,9 @@ class Replay:
 
     def close(self) -> None:
         """Give back nothing any more."""
-        for handle in (self._pumping, self._watching, self._delivering):
+        for handle in (self._pumping, self._delivering):
             if handle is not None:
                 handle.cancel()
-
-    def _watch(self) -> None:
-        """Look from time to time whether everybody waits for somebody else, as those may who share a lock."""
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().call_later(self._pause, self._look_around)
-
-    def _look_around(self) -> None:
-        self._watching = None
-        if self.is_over or not self._askers:
-            self._pause = _SHORTEST_PAUSE
-            return
-        held_up = sum(lane.is_held_up for lane in self._lanes.values())
-        if held_up and held_up == self._execution.waits.activity.count and self.check_stuck():
-            self._pause = _SHORTEST_PAUSE
-        else:
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        self._watch()
 
     def _advance(self, lane: Lane) -> None:
         self._next += 1

@@ -33,7 +33,7 @@ from flujo_async._runtime.program import plain_json
 from flujo_async._runtime.replay import Replay, recorded_calls
 from flujo_async._runtime.witness import dice
 from flujo_async.abc.shield import settle
-from flujo_async.errors import SerializationError
+from flujo_async.errors import BackendError, SerializationError
 
 T = TypeVar("T")
 _DRAWS: Final[Mapping[str, Callable[[Execution, str], Any]]] = {
@@ -72,9 +72,11 @@ class _Run:
         self._lane = Lane(path, execution.waits.activity)
         self._replay = Replay(execution, path)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
         self._has_drawn = False
         self._failures: list[Fault] = []
+        self._broken: BackendError | None = None
         self._driver: asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._is_over = False
@@ -94,8 +96,8 @@ class _Run:
             self._note_state_at_end()
             tree = execution.codec.encode(output, at=f"{self._workflow.name}.output")
         except Exception as error:  # whatever the code raises fails the run
-            if (failure := execution.journal.failure) is not None:
-                raise failure from None
+            if (failure := self._failure) is not None:
+                raise failure from failure.__cause__  # and not from what the code has made of it
             with suppress(SerializationError):  # that it cannot be stored may be why the code has failed
                 self._note_state_at_end()
             raise Fault(error, list(self._keys_of(error))) from error
@@ -119,13 +121,15 @@ class _Run:
         try:
             output = await asyncio.create_task(self._code(value))
         except asyncio.CancelledError as error:
+            if self._broken is not None:
+                raise self._broken from self._broken.__cause__
             if self._is_interrupted:
                 raise
             raise RuntimeError(
                 f"workflow {self._workflow.name!r} raised CancelledError, and nobody had cancelled it"
             ) from error
         if self._is_interrupted:  # the code has taken no notice
-            raise asyncio.CancelledError
+            raise self._broken or asyncio.CancelledError
         return output
 
     async def _code(self, value: Value) -> Any:
@@ -159,6 +163,9 @@ class _Run:
                 task.cancel()
                 await settle(task)
                 await asyncio.sleep(0)  # until its callbacks have run
+        if self._is_interrupted:  # in a replay the code hears of what has failed; nothing was forgotten
+            for task in self._unheard:
+                task.exception()
 
     def _keys_of(self, error: BaseException) -> Iterator[str]:
         """Yield the keys of the steps whose failure an exception is, or comes from."""
@@ -192,8 +199,8 @@ class _Run:
 
         def end(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
-            if self._is_interrupted and not task.cancelled():
-                task.exception()  # it comes from the interruption; nobody has to hear of it
+            if getattr(task, "_log_traceback", False):
+                self._unheard.append(task)
             if task.cancelled():
                 self._replay.dismiss(lane)
             lane.end()
@@ -203,7 +210,12 @@ class _Run:
     @property
     def _is_interrupted(self) -> bool:
         is_cancelled = self._driver is not None and self._driver.cancelling() > self._cancelling
-        return is_cancelled or self._execution.is_stopped or self._execution.journal.failure is not None
+        return is_cancelled or self._execution.is_stopped or self._failure is not None
+
+    @property
+    def _failure(self) -> BaseException | None:
+        """Why nothing more can be recorded, if that is so."""
+        return self._broken or self._execution.journal.failure
 
     def _here(self) -> Lane:
         lane = LANE.get()
@@ -290,6 +302,11 @@ class _Run:
         except asyncio.CancelledError:
             self._note_cancelled(key)
             raise
+        except BackendError as trouble:  # with the store, which the code may neither catch nor fail with
+            self._broken = self._broken or trouble
+            if lane is not self._lane and self._lane.task is not None:
+                self._lane.task.cancel()
+            raise asyncio.CancelledError from trouble
         except Fault as fault:
             self._failures.append(fault)
             error = fault.error

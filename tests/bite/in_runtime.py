@@ -21,6 +21,8 @@ INTERPRETER = "_runtime/interpreter.py"
 KEEPER = "_runtime/lease_keeper.py"
 REPLAY = "_runtime/replay.py"
 LANES = "_runtime/lanes.py"
+WORKFLOW = "_runtime/workflow.py"
+ACTIVITY = "_runtime/activity.py"
 PROGRAM = "_runtime/program.py"
 CHAIN = "_log/chain.py"
 DELTA = "_log/delta.py"
@@ -710,5 +712,29 @@ BUGS = (
         "last is not None and tree is last.text:",
         "last is not None and last.text:",
         ("tests/log/test_facts.py::test_the_large_text_that_was_packed_last_is_not_packed_again",),
+    ),
+    Bug(
+        "runtime.held-up-code-goes-on",
+        "a run in which some code waits for a lock never comes to rest",
+        ACTIVITY,
+        "all(code.is_held_up for code in self._code)",
+        "not self._code",
+        ("tests/runtime/test_workflow_rest.py::TestBehindOthers::test_the_run_pauses",),
+    ),
+    Bug(
+        "runtime.looks-at-code-once",
+        "code that comes to a lock later is not looked at again",
+        ACTIVITY,
+        "if self._watcher is not None and self._code and self._later is None:",
+        "if False:",
+        ("tests/runtime/test_workflow_rest.py::TestBehindOthers::test_the_run_pauses",),
+    ),
+    Bug(
+        "runtime.store-trouble-to-code",
+        "the code of a workflow can catch what goes wrong with the store",
+        WORKFLOW,
+        "        except BackendError as trouble:  #",
+        "        except ZeroDivisionError as trouble:  #",
+        (T + "children.py::test_trouble_with_the_store_is_nothing_that_code_can_catch",),
     ),
 )

@@ -81,7 +81,7 @@ async def explore(definition: Row, start: int, durability: str, depth: int) -> N
     )
     report = await explorer.explore()
     wrong = [(str(world), wrong) for world in report.failures if (wrong := watched.differences(world))]
-    assert not wrong
+    assert not wrong, wrong
 
 
 @pytest.mark.hypothesis

@@ -21,7 +21,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import DefinitionError, RunCancelled, RunFailed, VersionMismatch
+from flujo_async.errors import BackendError, DefinitionError, RunCancelled, RunFailed, VersionMismatch
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
@@ -661,3 +661,40 @@ async def test_a_parent_that_another_version_has_put_off_hears_of_its_child(back
     clock.advance(30)
     assert (await new.run(run_id="r")).output == 4
     await new.aclose()
+
+
+@pytest.mark.parametrize(("verb", "nth"), [("create_run", 2), ("append", 3)], ids=["created", "driven"])
+@pytest.mark.parametrize("is_in_a_task", [False, True], ids=["called", "in a task"])
+async def test_trouble_with_the_store_is_nothing_that_code_can_catch(
+    backend: StateBackend, is_in_a_task: bool, verb: str, nth: int
+) -> None:
+    """It would go another way than in a replay. The drive ends, whatever the code still waits for."""
+    caught = list[Exception]()
+
+    @workflow
+    async def outer(n: int, ctx: RunContext) -> Any:
+        async def careful() -> int:
+            try:
+                return int(await ctx.child(double >> double, n))
+            except Exception as error:
+                caught.append(error)
+                return 0
+
+        if not is_in_a_task:
+            return [await careful(), await ctx.wait_for("ok")]
+        return await asyncio.gather(careful(), ctx.wait_for("ok"))
+
+    fails = FaultyBackend(backend)
+    trouble = BackendError("it failed")
+    trouble.__cause__ = cause = OSError("the disk is gone")
+    fails.fail(verb, nth=nth, error=trouble)
+    flujo = Flujo(outer, state_backend=fails)
+    async with asyncio.timeout(20):
+        with pytest.raises(BackendError, match="it failed") as raised:
+            await flujo.run(2, run_id="r")
+        assert raised.value.__cause__ is cause
+        assert (await flujo.resume("r")).status == "paused"
+        await flujo.signal("r", "ok", 1)
+        assert (await flujo.resume("r")).output == [8, 1]
+    assert caught == []
+    await flujo.aclose()

@@ -1,6 +1,7 @@
 """Tasks of workflows: cancelled, left behind, and made by the host's own factory."""
 
 import asyncio
+import gc
 import sys
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from flujo_async import (
     Flujo,
+    RunContext,
     step,
     workflow,
 )
@@ -131,6 +133,28 @@ class TestLeftBehind:
 
         await Flujo(flow).run(1)
         assert others() == set()
+
+    async def test_a_failure_that_is_looked_at_after_a_pause_is_not_reported_as_forgotten(
+        self, backend: StateBackend, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The code comes to it when the run goes on."""
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> int:
+            failing = asyncio.create_task(broken(n))
+            answer = await ctx.wait_for("ok", schema=int)
+            try:
+                return await failing
+            except ValueError:
+                return answer
+
+        flujo = Flujo(flow, state_backend=backend)
+        assert (await flujo.run(1, run_id="r")).status == "paused"
+        await flujo.signal("r", "ok", 7)
+        assert (await flujo.resume("r")).output == 7
+        await flujo.aclose()
+        gc.collect()
+        assert [record.message for record in caplog.records if "never retrieved" in record.message] == []
 
     async def test_they_are_ended_when_the_code_fails(self) -> None:
         """Too."""

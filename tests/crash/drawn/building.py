@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from inspect import Parameter, Signature
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.reducers import add, append
+from tests.crash.drawn.coding import Code, called
 from tests.crash.drawn.terms import (
     HOUR,
     SIGNALS,
@@ -95,7 +95,9 @@ class Building:
             case Graph():
                 return self._graph(term)
             case Coded():
-                return workflow(name=term.name)(self._code(term))
+                return self._code(term)
+            case _:
+                raise TypeError(f"only code can do that: {term}")
 
     # --------------------------------------------------------------------------------------------------- one step
 
@@ -208,29 +210,15 @@ class Building:
             policy["fallback"] = self._taking(term.instead, dict.fromkeys(parameters, int | None))
         return step(name=term.name, **policy)(function)
 
-    # -------------------------------------------------------------------------------------------------- workflows
-
-    def _code(self, term: Coded) -> Callable[[int, RunContext], Any]:
-        steps = [self.term(each) for each in term.steps]
-        body = term.child and self.row(term.child)
+    def _code(self, term: Coded) -> Any:
+        calls = {
+            part.name: self.row(part.body) if isinstance(part, Child) else self.term(part) for part in called(term.body)
+        }
 
         async def code(given: int, ctx: RunContext) -> int:
-            match term.form:
-                case "row":
-                    return await _one_after_the_other(steps, given)
-                case "gather":
-                    return await _gather(steps, given)
-                case "group":
-                    return await _task_group(steps, given)
-                case "catch":
-                    return await _catch(steps, given)
-                case "waits":
-                    return await _waits(steps, given, ctx)
-                case "child":
-                    assert body
-                    return await _beside(ctx.child(body, given), steps[0], given)
+            return await Code(calls, ctx).row(term.body, given)
 
-        return code
+        return workflow(name=term.name)(code)
 
 
 def _is_even(value: int) -> bool:
@@ -242,53 +230,3 @@ def _pure(name: str, function: Callable[[Any], Any]) -> Any:
         return function(given)
 
     return step(name=name)(run)
-
-
-async def _one_after_the_other(steps: list[Any], given: int) -> int:
-    for each in steps:
-        given = await each(given)
-    return given
-
-
-async def _gather(steps: list[Any], given: int) -> int:
-    first, second, third = steps
-    chains = [([first], given), ([second, third], given), ([third, second], given + 1)]
-    ends = await asyncio.gather(*(_one_after_the_other(*chain) for chain in chains), return_exceptions=True)
-    return sum(_or_hundred(end) for end in ends)
-
-
-async def _beside(call: Any, first: Any, given: int) -> int:
-    ends = await asyncio.gather(call, first(given), return_exceptions=True)
-    return sum(_or_hundred(end) for end in ends)
-
-
-def _or_hundred(end: Any) -> int:
-    return 100 if isinstance(end, Exception) else end
-
-
-async def _task_group(steps: list[Any], given: int) -> int:
-    tasks = list[asyncio.Task[int]]()
-    with suppress(ExceptionGroup):
-        async with asyncio.TaskGroup() as group:
-            tasks += [group.create_task(each(given)) for each in steps]
-        return sum(task.result() for task in tasks)
-    return 50
-
-
-async def _catch(steps: list[Any], given: int) -> int:
-    first, second, third = steps
-    try:
-        given = await first(given)
-    except ValueError:
-        given = await second(given + 1)
-    return await third(given)
-
-
-async def _waits(steps: list[Any], given: int, ctx: RunContext) -> int:
-    first, second, _ = steps
-    given = await first(given)
-    ctx.set_metadata(given=given)
-    ctx.random()
-    await ctx.sleep(HOUR)
-    ctx.state.total += 5
-    return await second(given + await ctx.wait_for("w1", schema=int))

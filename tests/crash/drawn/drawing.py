@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from hypothesis import strategies as st
 
 from tests.crash.drawn.terms import (
     HOUR,
     SIGNALS,
+    Attempt,
+    Beside,
     Child,
     Coded,
     Do,
@@ -22,6 +24,7 @@ from tests.crash.drawn.terms import (
     Loop,
     Need,
     Node,
+    Note,
     Parallel,
     Row,
     Sleep,
@@ -31,7 +34,7 @@ from tests.crash.drawn.terms import (
 
 ON_ERROR = st.sampled_from(["finish", "ignore", "cancel"])
 MAX_CONCURRENCY = st.sampled_from([None, None, 1, 2])
-FORMS = st.sampled_from(["row", "gather", "group", "catch", "waits", "child"])
+Notes: TypeAlias = Literal["all", "total", "nothing"]
 
 
 def one_in(number: int) -> st.SearchStrategy[bool]:
@@ -53,6 +56,7 @@ class Drawing:
     def __init__(self, draw: Any) -> None:
         self._draw = draw
         self._numbers = count(1)
+        self._known: dict[Notes, list[Do]] = {"total": [], "nothing": []}
 
     def row(self, depth: int) -> Row:
         """Return one to three parts."""
@@ -141,16 +145,55 @@ class Drawing:
             return Node(step, (replace(needs[0], only_even=False), *needs[1:]), spare)
         return Node(step, needs)
 
+    # ------------------------------------------------------------------------------------------------- workflows
+
     def _coded(self, depth: int) -> Coded:
-        form = self._draw(FORMS)
-        steps = [self._do() for _ in range(3)]
-        if form in ("gather", "group", "child"):  # side by side, in one context
-            notes = "nothing" if form == "group" else "total"
-            steps = [_apart(step, notes) for step in steps]
-        first, second, third = steps
-        return Coded(self._name("wf"), form, (first, second, third), self.row(depth) if form == "child" else None)
+        return Coded(self._name("wf"), self._code(depth + 1, "all"))
 
+    def _code(self, depth: int, notes: Notes) -> Row:
+        """Return a row of code, the steps of which change no more than that of the context.
 
-def _apart(step: Do, notes: Any) -> Do:
-    instead = step.instead and replace(step.instead, notes=notes)
-    return replace(step, reads=False, notes=notes, instead=instead)
+        What is done at the same time does not read it, and where some of it may be left undone, leaves it as it is.
+        """
+        return Row(tuple(self._line(depth, notes) for _ in range(self._draw(st.integers(1, 3)))))
+
+    def _line(self, depth: int, notes: Notes) -> Term:  # noqa: PLR0911 -- one case a term
+        draw = self._draw
+        flat = ["do", "do", "do", "pause", "note"]
+        match draw(st.sampled_from([*flat, "fork", "loop", "attempt", "beside", "beside", "child"] if depth else flat)):
+            case "do":
+                return self._apart(notes)
+            case "note" if notes != "nothing":
+                return Note(draw(st.integers(1, 3)))
+            case "fork":
+                return Fork(self._code(depth - 1, notes), self._code(depth - 1, notes))
+            case "loop":
+                goal, by_total, turns = draw(st.integers(3, 12)), draw(st.booleans()), draw(st.integers(2, 3))
+                return Loop(self._code(depth - 1, notes), goal, by_total and notes == "all", turns)
+            case "attempt":
+                return Attempt(self._code(depth - 1, notes), self._code(depth - 1, notes))
+            case "beside":
+                return self._beside(depth, notes)
+            case "child":
+                return self._child(depth - 1)
+            case _:
+                return self._pause(depth)
+
+    def _beside(self, depth: int, notes: Notes) -> Beside:
+        draw = self._draw
+        how = draw(st.sampled_from(["gather", "tasks", "group", "raise"]))
+        within: Notes = "nothing" if notes == "nothing" or how in ("group", "raise") else "total"
+        rows = tuple(self._code(depth - 1, within) for _ in range(draw(st.integers(2, 3))))
+        return Beside(rows, how, draw(st.integers(1, 3)))
+
+    def _apart(self, notes: Notes) -> Do:
+        """Return a step, which may be one that is called elsewhere as well."""
+        if notes == "all":
+            return self._do()
+        known = self._known[notes]
+        if known and self._draw(one_in(3)):
+            return self._draw(st.sampled_from(known))
+        step = self._do()
+        instead = step.instead and replace(step.instead, notes=notes)
+        known.append(replace(step, reads=False, notes=notes, instead=instead))
+        return known[-1]

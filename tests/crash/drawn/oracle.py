@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from tests.crash.drawn.terms import (
     SIGNALS,
     UNDOING,
+    Attempt,
+    Beside,
     Child,
     Coded,
     Do,
@@ -17,6 +19,7 @@ from tests.crash.drawn.terms import (
     Inline,
     Loop,
     Node,
+    Note,
     Parallel,
     Row,
     Sleep,
@@ -105,7 +108,7 @@ class _Run:
             given = self.term(part, given, marks)
         return given
 
-    def term(self, term: Term, given: int, marks: Marks) -> int:  # noqa: C901, PLR0911 -- one case a term
+    def term(self, term: Term, given: int, marks: Marks) -> int:  # noqa: C901, PLR0911, PLR0912 -- one case a term
         match term:
             case Do():
                 return self.do(term, given, marks)
@@ -128,7 +131,14 @@ class _Run:
             case Graph():
                 return self.graph(term, given, marks)
             case Coded():
-                return self.coded(term, given, marks)
+                return self.row(term.body, given, marks)
+            case Attempt():
+                return self.attempt(term, given, marks)
+            case Beside():
+                return self.beside(term, given, marks)
+            case Note():
+                marks.total += term.adds
+                return given
 
     def do(self, step: Do, given: int, marks: Marks) -> int:
         output = given + step.adds + (marks.total % 3 if step.reads else 0)
@@ -219,46 +229,21 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------- workflows
 
-    def coded(self, coded: Coded, given: int, marks: Marks) -> int:  # noqa: PLR0911 -- one case a form
-        first, second, third = coded.steps
-        match coded.form:
-            case "row":
-                return self.row(Row(coded.steps), given, marks)
-            case "gather":
-                chains = [((first,), given), ((second, third), given), ((third, second), given + 1)]
-                return sum(self._or_else(100, Row(chain), start, marks) for chain, start in chains)
-            case "group":
-                return self._task_group(coded, given, marks)
-            case "catch":
-                try:
-                    given = self.do(first, given, marks)
-                except Failed:
-                    given = self.do(second, given + 1, marks)
-                return self.do(third, given, marks)
-            case "waits":
-                given = self.do(first, given, marks) + SIGNALS["w1"]
-                marks.total += 5
-                return self.do(second, given, marks)
-            case "child":
-                assert coded.child
-                beside = self._or_else(100, Row((first,)), given, marks)
-                try:
-                    return beside + self.child(coded.child, given)
-                except Failed:
-                    return beside + 100
-
-    def _task_group(self, coded: Coded, given: int, marks: Marks) -> int:
-        outputs, has_failed = list[int](), False
-        for step in coded.steps:
-            try:
-                outputs.append(self.do(step, given, marks))
-            except Failed:
-                has_failed = True
-        self._told.is_settled &= not has_failed
-        return 50 if has_failed else sum(outputs)
-
-    def _or_else(self, instead: int, row: Row, given: int, marks: Marks) -> int:
+    def attempt(self, attempt: Attempt, given: int, marks: Marks) -> int:
         try:
-            return self.row(row, given, marks)
+            return self.row(attempt.body, given, marks)
         except Failed:
-            return instead
+            return self.row(attempt.instead, given + 1, marks)
+
+    def beside(self, beside: Beside, given: int, marks: Marks) -> int:
+        outputs, has_failed = list[int](), False
+        for row in beside.rows:
+            try:
+                outputs.append(self.row(row, given, marks))
+            except Failed:
+                outputs.append(100)
+                has_failed = True
+        if has_failed and beside.how in ("group", "raise"):
+            self._told.is_settled = False
+            return 50
+        return sum(outputs)

@@ -149,18 +149,42 @@ class Graph:
 
 @dataclass(frozen=True)
 class Coded:
-    """A workflow of three steps.
-
-    Attributes:
-        form: what its code does: one step after the other; chains of them side by side, whose failures count 100; in a
-            task group, whose failure counts 50; the second one if the first fails; with a sleep and an answer between
-            them; a step beside the row as a child.
-    """
+    """A coroutine that does a row in Python; only there may a row have what is below."""
 
     name: str
-    form: Literal["row", "gather", "group", "catch", "waits", "child"]
-    steps: tuple[Do, Do, Do]
-    child: Row | None = None
+    body: Row
 
 
-Term: TypeAlias = Do | Sleep | Wait | Inline | Child | Parallel | Each | Fork | Loop | Graph | Coded
+@dataclass(frozen=True)
+class Beside:
+    """Some rows at the same time, in one context, for the same input; the sum of what they return.
+
+    Attributes:
+        how: by which means of asyncio: ``"gather"`` and ``"tasks"`` take 100 for a row that fails, ``"group"``, which
+            cancels the others, and ``"raise"``, which leaves them alone, come to 50 then.
+        limit: how many of the rows go on at a time.
+    """
+
+    rows: tuple[Row, ...]
+    how: Literal["gather", "tasks", "group", "raise"]
+    limit: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A row, and if it fails another one, with the next number."""
+
+    body: Row
+    instead: Row
+
+
+@dataclass(frozen=True)
+class Note:
+    """The coroutine itself adds to the total, among other things that are recorded."""
+
+    adds: int
+
+
+Term: TypeAlias = (
+    Do | Sleep | Wait | Inline | Child | Parallel | Each | Fork | Loop | Graph | Coded | Beside | Attempt | Note
+)
