@@ -12,7 +12,6 @@ from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
 from flujo_async._log.inputs import input_of
-from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import (
     AttemptFailed,
     EventEmitted,
@@ -166,7 +165,7 @@ def open_until(fold: Fold, wait: WaitStarted) -> datetime | None:
 def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
     """Return the state of a run at the end of its fold."""
     started = fold.started
-    context = fold.context_in(MAIN_SCOPE)
+    context = fold.context.tree
     return WorkflowState(
         run_id=fold.run_id,
         pipeline_id=fold.fingerprint,

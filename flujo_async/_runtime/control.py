@@ -16,7 +16,6 @@ from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.fork import check_past, fork
 from flujo_async._log.history import children_to_redrive, to_drop
-from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._log.views import sealed
 from flujo_async._model.facts import Decision, Fact, RunForked, RunPaused, RunRedriven, StepDecided
 from flujo_async._model.ids import check_run_id
@@ -274,7 +273,7 @@ class Control:
         fold = fold_log(run_id, source.records)
         check_past(fold, source.records)
         past = Prefix(run_id, fold.seq)
-        before = fold.context_in(MAIN_SCOPE)
+        before = fold.context.tree
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()
         forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))

@@ -13,7 +13,6 @@ from flujo_async._codec.tree import canonical, dumps, loads
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold
-from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._log.views import step_records, workflow_state
 from flujo_async._model.facts import RunMigrated, RunStarted
 from flujo_async._model.result import RunResult
@@ -112,7 +111,7 @@ class Program:
             run_id=fold.run_id,
             status=fold.status,
             output=self.codec.decode(fold.output, at="output"),
-            context=self.contexts.decode(fold.context_in(MAIN_SCOPE)),
+            context=self.contexts.decode(fold.context.tree),
             steps=cast("Any", partial(step_records, fold, self.codec)),
             error=error,
             waiting_for=list(fold.waiting_for),
@@ -205,7 +204,7 @@ class Catalogue:
         if _fits(program, fold) or self._migrate is None:
             return None
         changes = self._migrate(workflow_state(fold, program.codec)) or {}
-        before = fold.context_in(MAIN_SCOPE)
+        before = fold.context.tree
         after = program.contexts.updated(before, changes)  # what does not fit is refused before anything executes
         return RunMigrated(
             at=now,
