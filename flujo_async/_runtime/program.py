@@ -174,7 +174,11 @@ class Catalogue:
 
     def reading(self, fold: Fold) -> Program:
         """Return what best knows the values of a recorded run."""
-        return self._registered(fold) or self._successor(fold)
+        return self.knowing(fold.started.pipeline_name, fold.pipeline_version)
+
+    def knowing(self, name: str, version: str) -> Program:
+        """Return what best knows the values of runs of a definition."""
+        return self._registered(name, version) or self._successor(name)
 
     def running(self, fold: Fold) -> Program:
         """Return what a recorded run goes on with.
@@ -182,17 +186,17 @@ class Catalogue:
         Raises:
             VersionMismatch: nothing here fits what was recorded, and there is no ``migrate``.
         """
-        for program in (self._registered(fold), self.current):
+        name = fold.started.pipeline_name
+        for program in (self._registered(name, fold.pipeline_version), self.current):
             if program is not None and _fits(program, fold):
                 return program
-        successor = self._successor(fold)
+        successor = self._successor(name)
         if self._migrate is None:
             raise VersionMismatch(_mismatch(successor.definition, fold), run_id=fold.run_id)
         return successor
 
-    def _successor(self, fold: Fold) -> Program:
+    def _successor(self, name: str) -> Program:
         """Return what has the name of a recorded run's definition by now; where nothing has it, the runtime's own."""
-        name = fold.started.pipeline_name
         if name == self.current.definition.name:
             return self.current
         found = self._registry.find(name) if self._registry is not None else None
@@ -213,8 +217,7 @@ class Catalogue:
             patch=diff(before, after),
         )
 
-    def _registered(self, fold: Fold) -> Program | None:
-        name, version = fold.started.pipeline_name, fold.pipeline_version
+    def _registered(self, name: str, version: str) -> Program | None:
         definition = self._registry.find(name, version) if self._registry is not None else None
         definition = definition or self._children.get((name, version))
         return None if definition is None else self._program(definition)

@@ -12,7 +12,7 @@ from flujo_async._codec.values import Codec
 from flujo_async._log.chain import GENESIS, next_hash
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.inputs import input_of
-from flujo_async._log.views import commits, workflow_state
+from flujo_async._log.views import commit_of, workflow_state
 from flujo_async._model.facts import (
     AttemptFailed,
     BlockCompleted,
@@ -180,7 +180,7 @@ def test_the_state_of_a_run_shows_what_was_folded() -> None:
         ("b", StepStatus.RUNNING, 2),
     ]
     assert state.metadata == {"who": "Ada"}
-    assert [commit.step for commit in commits(sealed)] == [None, "b", "a"]
+    assert [commit_of(record).step for record in sealed] == [None, "b", "a"]
 
 
 @pytest.mark.parametrize(
