@@ -39,4 +39,20 @@ BUGS = (
         "        if not self._tasks:\n",
         ("tests/runtime/test_combinators.py::TestFailures::test_a_sibling_that_cleans_up_is_not_cancelled_again",),
     ),
+    Bug(
+        "growth.read-at-once",
+        "G15: who reads a long log holds up the event loop",
+        "abc/pace.py",
+        "            await pace.turn()\n",
+        "            pass\n",
+        ("tests/runtime/test_pace.py::test_who_reads_a_long_log_leaves_the_loop_to_others",),
+    ),
+    Bug(
+        "growth.queue-written-whole",
+        "G13: a list that is taken from at its front and added to at its end is written whole at each step",
+        "_log/delta.py",
+        "    if 0 < gone < len(before) and ",
+        "    if 0 < gone < 0 and ",
+        ("tests/runtime/test_linear_cost.py::test_a_list_costs_what_comes_and_goes_wherever_that_is",),
+    ),
 )
