@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, get_origin
+from weakref import WeakValueDictionary
 
 from typing_extensions import is_typeddict
 
@@ -67,7 +68,7 @@ class Codec:
         self._errors: _Names[type[Exception]] = _Names()
         self._tags: Mapping[str, Shape] = _TAGS
         self._is_lenient = False
-        self._sources: dict[int, object] = {}
+        self._sources: WeakValueDictionary[int, object] = WeakValueDictionary()  # some are made anew in each run
         self.learn(*annotations)
 
     def learn(self, *annotations: object) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flujo_async._log.chain import verify
-from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.fold import Fold
+from flujo_async._log.gradual import Gradual, each_of, fold_gradually, verify_gradually
 from flujo_async._log.large import with_values
 from flujo_async._log.snapshot import blobs_of, fold_from, snapshot_of
 from flujo_async._model.state import TERMINAL
@@ -14,7 +14,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.errors import IntegrityError, SerializationError
 
 
-def audit(run: StoredRun, blobs: Mapping[str, bytes], snapshot: Snapshot | None = None) -> Fold:
+def audit(run: StoredRun, blobs: Mapping[str, bytes], snapshot: Snapshot | None = None) -> Gradual[Fold]:
     """Return the state of a run whose log is whole and whose head fits it.
 
     Args:
@@ -27,14 +27,14 @@ def audit(run: StoredRun, blobs: Mapping[str, bytes], snapshot: Snapshot | None 
             snapshot says something else.
     """
     run_id = run.summary.run_id
-    verify(run_id, run.records)
+    yield from verify_gradually(run_id, run.records)
     records = with_values(run_id, run.records, blobs)
     if snapshot is None:
-        fold = fold_log(run_id, records)
+        fold = yield from fold_gradually(run_id, records)
     else:
-        fold = fold_log(run_id, records[: snapshot.seq])
+        fold = yield from fold_gradually(run_id, records[: snapshot.seq])
         _check_snapshot(fold, snapshot, blobs)
-        fold.extend(records[snapshot.seq :])
+        yield from each_of(records[snapshot.seq :], fold.extend)
     for what, told, found in _compared(run.summary, fold):
         if told != found:
             raise IntegrityError(f"the head says {what} {told!r}, and the log {found!r}", run_id=run_id, seq=fold.seq)

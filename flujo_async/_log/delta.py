@@ -1,13 +1,15 @@
 """What changed in a context: whole values for whoever merges changes, as little as possible for the log.
 
-A change is ``["set", tree]``, ``["drop"]``, ``["add", tail]`` for a list or a text that grew at its end, or
+A change is ``["set", tree]``, ``["drop"]``, ``["add", tail]`` for a list or a text that grew at its end,
+``["cut", start, stop, items]`` for a list in which items came in the place of others, of which there may be none, with
+a fifth item where it grew at its end as well, or
 ``["in", {key: change}]`` for what changed inside: of a dictionary by key, of a list by index, with a third item where
 the list grew as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Final, TypeAlias, cast
 
 from typing_extensions import override
@@ -22,6 +24,9 @@ _Made: TypeAlias = dict[int, list[Json]]
 """Lists that nobody else has, by identity: they may grow in place."""
 
 _DROP: Final[_Change] = ["drop"]
+
+_QUICK: Final = frozenset({str, int, bool, type(None)})
+"""Of two values of one of these, Python's equality tells all."""
 
 _DEEPEST: Final = 32
 """How many levels inside a change is looked for: each takes two in a patch, and those of JSON are bounded."""
@@ -96,6 +101,8 @@ def check_patch(patch: object) -> None:
         match change:
             case ["set", _] | ["drop"] | ["add", str() | list()] | ["in", dict()] | ["in", dict(), list()]:
                 pass
+            case ["cut", int(), int(), list()] | ["cut", int(), int(), list(), list()]:
+                pass
             case _:
                 raise SerializationError(f"not a change of a field: {change!r}", path=f"patch.{name}")
 
@@ -151,10 +158,10 @@ def _changed(before: Json, change: Json, made: _Made, path: str) -> Json:
     match change:
         case ["set", tree]:
             return tree
-        case ["add", str(tail)]:
-            return before + tail if isinstance(before, str) else tail
-        case ["add", list(tail)]:
-            return _grown(before if isinstance(before, list) else [], tail, made)
+        case ["add", str() | list() as tail]:
+            return _added(before, tail, made)
+        case ["cut", int(start), int(stop), list(items), *rest]:
+            return _cut(before if isinstance(before, list) else [], slice(start, stop), [items, *rest], made)
         case ["in", dict(inner), *rest] if isinstance(before, list) and all(map(str.isdecimal, inner)):
             inside = _changed_inside(before, inner, made, path)
             return _grown(inside, cast("list[Json]", rest[0]), made) if rest else inside
@@ -168,6 +175,12 @@ def _changed(before: Json, change: Json, made: _Made, path: str) -> Json:
             raise SerializationError(f"not a change of a field: {change!r}", path=path)
 
 
+def _added(before: Json, tail: str | list[Json], made: _Made) -> Json:
+    if isinstance(tail, list):
+        return _grown(before if isinstance(before, list) else [], tail, made)
+    return before + tail if isinstance(before, str) else tail
+
+
 def _grown(before: list[Json], tail: list[Json], made: _Made) -> list[Json]:
     if made.get(id(before)) is before:
         before.extend(tail)
@@ -175,6 +188,15 @@ def _grown(before: list[Json], tail: list[Json], made: _Made) -> list[Json]:
     grown = [*before, *tail]
     made[id(grown)] = grown
     return grown
+
+
+def _cut(before: list[Json], place: slice, items: list[Json], made: _Made) -> list[Json]:
+    after = before if made.get(id(before)) is before else list(before)
+    instead, *tails = cast("list[list[Json]]", items)
+    after[place] = instead
+    after.extend(item for tail in tails for item in tail)
+    made[id(after)] = after
+    return after
 
 
 def _changed_inside(before: list[Json], inner: Mapping[str, Json], made: _Made, path: str) -> list[Json]:
@@ -203,8 +225,16 @@ def _change(before: Json, after: Json, depth: int = 0) -> _Change | None:
 
 
 def _change_of_list(before: list[Json], after: list[Json], depth: int) -> _Change | None:
-    if not before or len(after) < len(before):
+    if not before or not after:
         return ["set", after] if before or after else None
+    is_shorter = len(after) < len(before)
+    change: _Change | None = ["set", after] if is_shorter else _change_in_place(before, after, depth)
+    if change is None or change[0] == "add" or (change[0] == "in" and len(after) == len(before)):
+        return change
+    return min((change, *_cuts(before, after)), key=lambda change: len(dumps(change)))
+
+
+def _change_in_place(before: list[Json], after: list[Json], depth: int) -> _Change | None:
     tail = after[len(before) :]
     inner = _inner(before, after, depth)
     if not inner:
@@ -212,6 +242,27 @@ def _change_of_list(before: list[Json], after: list[Json], depth: int) -> _Chang
     if len(inner) == len(before):
         return ["set", after]
     return ["in", inner, tail] if tail else ["in", inner]
+
+
+def _cuts(before: list[Json], after: list[Json]) -> Iterator[_Change]:
+    """Yield changes between the items that both lists begin with and those that both end with, and that of a queue."""
+    start = _alike(before, after)
+    end = _alike(reversed(before[start:]), reversed(after[start:]))
+    yield ["cut", start, len(before) - end, after[start : len(after) - end]]
+    gone = next((place for place, item in enumerate(before) if same(item, after[0])), len(before))
+    if 0 < gone < len(before) and _alike(before[gone:], after) == len(before) - gone:
+        yield ["cut", 0, gone, [], after[len(before) - gone :]]
+
+
+def _alike(before: Iterable[Json], after: Iterable[Json]) -> int:
+    """Return how many items are the same, from the first on."""
+    count = 0
+    for one, other in zip(before, after, strict=False):
+        is_plain = type(one) is type(other) and type(one) in _QUICK
+        if not (one == other if is_plain else same(one, other)):
+            break
+        count += 1
+    return count
 
 
 def _inner(before: list[Json], after: list[Json], depth: int) -> dict[str, Json]:

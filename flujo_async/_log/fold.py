@@ -64,13 +64,13 @@ class Fold:
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
         changes: the facts that changed a context, or the progress, and still count.
-        migrations: what each migration changed there, with the keys of all that was done before it.
-        contexts: the encoded fields of each live context that has changed, by scope.
+        migrations: what each migration and each fork changed in the context, if anything, with its place in the log.
+        context: the encoded fields of the run's context. Those of its branches matter to who executes it only.
     """
 
     __slots__ = (
         *("answers", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
-        *("choices", "contexts", "current_step_index", "deadline", "decisions", "error", "failed_attempts"),
+        *("choices", "context", "current_step_index", "deadline", "decisions", "error", "failed_attempts"),
         *("failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats"),
         *("last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
         *("pipeline_version", "places", "prev_hash", "reason", "repeats", "rollback", "run_id", "seq"),
@@ -126,8 +126,8 @@ class Fold:
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
         self.changes: list[Change] = []
-        self.migrations: list[tuple[Patch, frozenset[str]]] = []
-        self.contexts: dict[str, Fields] = {MAIN_SCOPE: Fields(started.context)}
+        self.migrations: list[tuple[Patch, int]] = []
+        self.context: Fields = Fields(started.context)
 
     @property
     def error_message(self) -> str | None:
@@ -193,18 +193,10 @@ class Fold:
             except SerializationError as error:
                 raise _not_a_fact(self.run_id, record, error) from error
 
-    def _change_context(self, scope: str, patch: Patch) -> None:
-        if not patch:
-            return
-        if scope not in self.contexts:
-            self.contexts[scope] = Fields(self.context_in(scope))
-        self.contexts[scope].change(patch)
-
-    def context_in(self, scope: str) -> JsonObject:
-        """Return the fields of the context of ``scope``: its own, or those it began with."""
-        while scope not in self.contexts:
-            scope = scope.rpartition("/")[0]
-        return self.contexts[scope].tree
+    def place_of(self, key: str) -> int | None:
+        """Return where in the log something ended: a step, a wait, a sleep or a combinator; ``None`` if it has not."""
+        has_ended = key in self.outcomes or key in self.blocks or key in self.answers
+        return self.places[key] if has_ended else None
 
     def _run_started(self, fact: facts.RunStarted) -> None:
         if fact is not self.started:
@@ -217,8 +209,7 @@ class Fold:
         self.run_id, self.status, self.taken = fact.run_id, "pending", set[str]()
         completed = [key for key in self.children if isinstance(self.outcomes.get(key), StepCompleted)]
         self.children = {key: self.children[key] for key in completed}
-        self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))
-        self._take_in(fact)
+        self._migrate(fact)
 
     def _run_redriven(self, fact: facts.RunRedriven) -> None:
         self.status = "running"
@@ -261,7 +252,7 @@ class Fold:
         self._fold_changes_again([fact for fact in self.changes if getattr(fact, "key", None) not in keys])
 
     def _fold_changes_again(self, changes: list[Change]) -> None:
-        self.contexts = {MAIN_SCOPE: Fields(self.started.context)}
+        self.context = Fields(self.started.context)
         self.current_step_index, self.last_step_output = sum(map(is_top_level, self.answers)), None
         self.changes = []
         for fact in changes:
@@ -273,7 +264,11 @@ class Fold:
 
     def _run_migrated(self, fact: facts.RunMigrated) -> None:
         self.pipeline_version, self.fingerprint = fact.pipeline_version, fact.fingerprint
-        self.migrations.append((fact.patch, frozenset((*self.outcomes, *self.blocks, *self.answers))))
+        self._migrate(fact)
+
+    def _migrate(self, fact: facts.RunMigrated | facts.RunForked) -> None:
+        if fact.patch:
+            self.migrations.append((fact.patch, self.seq))
         self._take_in(fact)
 
     def _metadata_set(self, fact: facts.MetadataSet) -> None:
@@ -336,19 +331,18 @@ class Fold:
             case StepCompleted():
                 self.last_step_output = fact.output
                 self.current_step_index += is_top_level(fact.key) or self._is_fallback(fact.key)
-                if fact.patch:
-                    self._change_context(fact.scope, fact.patch)
+                scope = fact.scope
             case facts.BlockCompleted():
                 self.current_step_index += is_top_level(fact.key)
-                for scope in [scope for scope in self.contexts if scope.startswith(f"{fact.key}/")]:
-                    del self.contexts[scope]
-                self._change_context(fact.scope, fact.patch)
+                scope = fact.scope
             case facts.StateChanged():
-                self._change_context(fact.scope, fact.patch)
+                scope = fact.scope
             case facts.RunMigrated() | facts.RunForked():
-                self._change_context(MAIN_SCOPE, fact.patch)
+                scope = MAIN_SCOPE
             case _:
                 assert_never(fact)
+        if scope == MAIN_SCOPE:
+            self.context.change(fact.patch)
 
     def _is_fallback(self, key: str) -> bool:
         """Return whether a step completes an element of the outermost sequence, for which it stands in."""

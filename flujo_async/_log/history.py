@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, cast
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import same
 from flujo_async._log.fold import Fold
-from flujo_async._log.keys import MAIN_SCOPE, compensation_of, fallback_of
+from flujo_async._log.keys import compensation_of, fallback_of
 from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.state import StepStatus
 from flujo_async._model.tree import Json
@@ -62,7 +62,7 @@ def _view(fold: Fold, codec: Codec) -> Mapping[str, Any]:
     return {
         "status": fold.status,
         "current_step_index": fold.current_step_index,
-        "context": fold.context_in(MAIN_SCOPE),
+        "context": fold.context.tree,
         "steps": steps,
         "metadata": {name: codec.encode(value) for name, value in fold.metadata.items()},
         "last_step_output": fold.last_step_output,

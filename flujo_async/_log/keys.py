@@ -8,7 +8,7 @@ branch, the index of the item or the turn: ``parallel/summarise``, ``map_each/7/
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 RESERVED = "/@[]"
 """What a step's name may not have: these characters separate the parts of keys and sources."""
@@ -78,6 +78,14 @@ def is_plain_call(key: str) -> bool:
 def is_within(key: str, path: str) -> bool:
     """Return whether a key is ``path`` or stands below it."""
     return key == path or key.startswith(f"{path}/")
+
+
+def paths_above(key: str) -> Iterator[str]:
+    """Yield the paths that a key stands below, the shortest first."""
+    place = key.find("/")
+    while place >= 0:
+        yield key[:place]
+        place = key.find("/", place + 1)
 
 
 def item_source(source: str | None, index: int) -> str | None:

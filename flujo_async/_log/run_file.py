@@ -6,7 +6,7 @@ line by which a whole file is told from the beginning of one. Facts and blobs st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from flujo_async._codec import heads
 from flujo_async._codec.tree import dumps, loads
 from flujo_async._log.audit import audit
+from flujo_async._log.gradual import Gradual, each_of
 from flujo_async._model.stored import Blob, Record, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.errors import IntegrityError, InvalidArgument, SchemaTooNew, SerializationError
@@ -30,7 +31,7 @@ class RunFile:
     blobs: tuple[Blob, ...]
 
 
-def dump_run(run: StoredRun, blobs: Mapping[str, bytes]) -> bytes:
+def dump_run(run: StoredRun, blobs: Mapping[str, bytes]) -> Gradual[bytes]:
     """Return a run as a file.
 
     Args:
@@ -40,7 +41,7 @@ def dump_run(run: StoredRun, blobs: Mapping[str, bytes]) -> bytes:
     Raises:
         IntegrityError: the run is broken, or a blob is missing.
     """
-    fold = audit(run, blobs)
+    fold = yield from audit(run, blobs)
     head = heads.encode_summary(replace(run.summary, lease=None))
     first = dumps({"file": _KIND, "format": FORMAT, "head": head})
     signals = [dumps({"signal": heads.encode_signal(signal)}) for signal in run.signals]
@@ -53,7 +54,7 @@ def dump_run(run: StoredRun, blobs: Mapping[str, bytes]) -> bytes:
     return body + dumps({"end": {**counts, "hash": fold.hash, "sha256": sha256(body).hexdigest()}}) + b"\n"
 
 
-def load_run(data: bytes) -> RunFile:
+def load_run(data: bytes) -> Gradual[RunFile]:
     """Return what ``dump_run`` wrote, verified.
 
     Raises:
@@ -64,14 +65,13 @@ def load_run(data: bytes) -> RunFile:
     head = _head(data)
     lines = _Lines(head.run_id)
     try:
-        for line in data.splitlines(keepends=True)[1:]:
-            lines.take(line)
+        yield from each_of(data.splitlines(keepends=True)[1:], lines.take)
     except (SerializationError, KeyError, TypeError, ValueError) as error:
         raise lines.broken(f"not a line of a run: {error!r}") from error
     run = StoredRun(head, tuple(lines.records), tuple(lines.signals.values()))
     if lines.end is None:
         raise lines.broken("the file ends here, and lacks its last line")
-    fold = audit(run, {blob.digest: blob.data for blob in lines.blobs})
+    fold = yield from audit(run, {blob.digest: blob.data for blob in lines.blobs})
     body = data[: data.rstrip(b"\n").rfind(b"\n") + 1]
     if lines.end.get("hash") != fold.hash or lines.end.get("sha256") != sha256(body).hexdigest():
         raise IntegrityError("the last line does not fit what is before it", run_id=head.run_id, seq=fold.seq)
@@ -105,12 +105,16 @@ class _Lines:
         self.blobs: list[Blob] = []
         self.end: Mapping[str, Any] | None = None
 
-    def take(self, line: bytes) -> None:
-        """Take in a line.
+    def take(self, lines: Iterable[bytes]) -> None:
+        """Take in the next lines.
 
         Raises:
-            SerializationError, KeyError, TypeError, ValueError: it is none.
+            SerializationError, KeyError, TypeError, ValueError: one is none.
         """
+        for line in lines:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
         tree = cast("dict[str, Any]", loads(line))
         if self.end is not None or not line.endswith(b"\n"):
             raise ValueError("a line that is not complete, or behind the last")

@@ -33,7 +33,7 @@ from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The version of the bodies made here; those of another are not read."""
 
 _Values: TypeAlias = Mapping[str, Json]
@@ -75,7 +75,7 @@ def copied(fold: Fold) -> Fold:
         value = getattr(fold, name)
         if isinstance(value, (list, dict, set)) and name not in _VALUES:
             setattr(same, name, copy(cast("Any", value)))
-    same.contexts = {scope: fields.copy() for scope, fields in fold.contexts.items()}
+    same.context = fold.context.copy()
     return same
 
 
@@ -149,11 +149,8 @@ def _encode(fold: Fold, blobs: Blobs) -> dict[str, Any]:
         "taken": sorted(fold.taken),
         "cancelled_calls": sorted(fold.cancelled_calls),
         "not_run": {key: [name, status.value] for key, (name, status) in fold.not_run.items()},
-        "done_before": [sorted(done) for _, done in fold.migrations],
-        "contexts": {
-            scope: {name: _if_known(tree, blobs) for name, tree in fields.tree.items()}
-            for scope, fields in fold.contexts.items()
-        },
+        "migrated_at": [seq for _, seq in fold.migrations],
+        "context": {name: _if_known(tree, blobs) for name, tree in fold.context.tree.items()},
     }
 
 
@@ -187,9 +184,8 @@ def _decode(tree: dict[str, Any], values: _Values) -> Fold:
     fold.outcomes = {fact.key: fact for fact in outcomes}
     fold.blocks = {fact.key: fact.patch for fact in changes if isinstance(fact, BlockCompleted)}
     fold.state_changes = {fact.key: fact for fact in changes if isinstance(fact, StateChanged)}
-    migrations = [fact for fact in changes if isinstance(fact, RunMigrated | RunForked)]
-    done_before = map(frozenset, tree["done_before"])
-    fold.migrations = [(fact.patch, done) for fact, done in zip(migrations, done_before, strict=True)]
+    patches = [fact.patch for fact in changes if isinstance(fact, RunMigrated | RunForked) and fact.patch]
+    fold.migrations = list(zip(patches, tree["migrated_at"], strict=True))
     fold.rollback = cast("Any", tree["rollback"] and fact_of(tree["rollback"], values))
     for name in _BY_KEY:
         by_key: list[Any] = [fact_of(line, values) for line in tree[name]]
@@ -219,7 +215,7 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     fold.taken = set(tree["taken"])
     fold.cancelled_calls = set(tree["cancelled_calls"])
     fold.not_run = {key: (name, StepStatus(status)) for key, (name, status) in tree["not_run"].items()}
-    fold.contexts = {scope: Fields(_restored(fields, values)) for scope, fields in tree["contexts"].items()}
+    fold.context = Fields(_restored(tree["context"], values))
 
 
 def _restored(trees: dict[str, Json], values: _Values) -> dict[str, Json]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +12,6 @@ from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold
 from flujo_async._log.inputs import input_of
-from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import (
     AttemptFailed,
     EventEmitted,
@@ -93,11 +92,15 @@ def event_of(record: Record, codec: Codec) -> Event:
 
 def step_records(fold: Fold, codec: Codec) -> list[StepRecord]:
     """Return a record of each step, in the order of completion; then those not done, and those of graphs not begun."""
-    finished = [step_record(fold, outcome, codec) for outcome in fold.outcomes.values()]
+    return [step_record(fold, outcome, codec) for outcome in fold.outcomes.values()] + steps_not_ended(fold)
+
+
+def steps_not_ended(fold: Fold) -> list[StepRecord]:
+    """Return the records of the steps that are not done, and then those of graphs not begun."""
     begun: dict[str, AttemptFailed | StepStarted] = {**fold.failed_attempts, **fold.once}
     ended = fold.outcomes.keys() | fold.not_run.keys()
     unfinished = [_begun(fold, fact) for key, fact in begun.items() if key not in ended]
-    return finished + unfinished + _not_run(fold, fold.outcomes.keys() | begun.keys() - fold.not_run.keys())
+    return unfinished + _not_run(fold, fold.outcomes.keys() | begun.keys() - fold.not_run.keys())
 
 
 def _not_run(fold: Fold, others: Set[str]) -> list[StepRecord]:
@@ -163,10 +166,10 @@ def open_until(fold: Fold, wait: WaitStarted) -> datetime | None:
     return None if wait.deadline is None else wait.deadline + max(fold.began_at - wait.at, timedelta(0))
 
 
-def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
-    """Return the state of a run at the end of its fold."""
+def workflow_state(fold: Fold, codec: Codec, steps: list[StepRecord] | None = None) -> WorkflowState:
+    """Return the state of a run at the end of its fold; ``steps`` are its ``step_records``, if they are at hand."""
     started = fold.started
-    context = fold.context_in(MAIN_SCOPE)
+    context = fold.context.tree
     return WorkflowState(
         run_id=fold.run_id,
         pipeline_id=fold.fingerprint,
@@ -175,7 +178,7 @@ def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
         current_step_index=fold.current_step_index,
         pipeline_context={name: codec.decode(tree, at=f"context.{name}") for name, tree in context.items()},
         last_step_output=codec.decode(fold.last_step_output, at="last_step_output"),
-        step_history=step_records(fold, codec),
+        step_history=step_records(fold, codec) if steps is None else steps,
         status=fold.status,
         created_at=started.at,
         updated_at=fold.updated_at,
@@ -191,8 +194,3 @@ def workflow_state(fold: Fold, codec: Codec) -> WorkflowState:
         task_id=fold.run_id if started.is_background else None,
         background_error=fold.error_message if started.is_background else None,
     )
-
-
-def commits(records: Iterable[Record]) -> list[Commit]:
-    """Return all records as readers see them."""
-    return [commit_of(record) for record in records]

@@ -27,8 +27,12 @@ class Progress:
         self._nodes = {node.name: node for node in graph.nodes}
         self._chosen: dict[str, str] = {}
         self._after: dict[str, list[str]] = {name: [] for name in self._nodes}
+        self._left: dict[str, int] = {}  # of those that wait for all, and so need not be looked at until none is left
         for node in graph.nodes:
-            for name in node.predecessors():
+            before = node.predecessors()
+            if all(len(dependency.steps) == 1 for dependency in node.dependencies):
+                self._left[node.name] = len(before)
+            for name in before:
                 self._after[name].append(node.name)
         self._actions: dict[str, set[str]] = {}
         for gate in (gate for node in graph.nodes for gate in node.gates):
@@ -42,19 +46,27 @@ class Progress:
             place: where that stands in the log.
             action: what it chose, if it did.
         """
-        self.ended[name] = StepStatus.SUCCEEDED
+        self._end(name, StepStatus.SUCCEEDED)
         self._places[name] = place
         if action is not None:
             self._chosen[name] = action
 
     def lose(self, name: str, status: Literal[StepStatus.FAILED, StepStatus.CANCELLED]) -> None:
         """A node has failed, or is cancelled."""
-        self.ended[name] = status
+        self._end(name, status)
         self._lost.append(name)
+        for later in self._after[name]:  # it is looked at now
+            self._left.pop(later, None)
 
     def skip(self, name: str) -> None:
         """A node is skipped."""
-        self.ended[name] = StepStatus.SKIPPED
+        self._end(name, StepStatus.SKIPPED)
+
+    def _end(self, name: str, status: StepStatus) -> None:
+        self.ended[name] = status
+        for later in self._after[name]:
+            if later in self._left:
+                self._left[later] -= 1
 
     def actions(self, name: str) -> set[str]:
         """Return the actions of a node that have edges."""
@@ -66,6 +78,8 @@ class Progress:
 
     def verdict(self, node: GraphNode) -> Verdict:
         """Return what is to be done with a node that has not ended."""
+        if self._left.get(node.name):
+            return "wait"
         inputs = [self._stands(dependency.steps) for dependency in node.dependencies]
         gates = [self._stands((gate.step,)) for gate in node.gates]
         together = (*inputs, *gates)

@@ -115,9 +115,11 @@ def migrate(execution: Execution, scope: Scope, key: str) -> None:
 
     What was changed then holds for the whole run: for the branches that were under way as well.
     """
-    for patch, done in execution.journal.fold.migrations:
-        if key in done:
-            scope.change(patch)
+    fold = execution.journal.fold
+    if fold.migrations and (place := fold.place_of(key)) is not None:
+        for patch, seq in fold.migrations:
+            if place < seq:
+                scope.change(patch)
 
 
 def remember_to_undo(execution: Execution, step: Step[Any, Any], key: str) -> None:

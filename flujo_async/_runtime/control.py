@@ -13,10 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from flujo_async._codec.tree import canonical
 from flujo_async._log.delta import diff
-from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.fold import Fold
 from flujo_async._log.fork import check_past, fork
+from flujo_async._log.gradual import fold_gradually
 from flujo_async._log.history import children_to_redrive, to_drop
-from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._log.views import sealed
 from flujo_async._model.facts import Decision, Fact, RunForked, RunPaused, RunRedriven, StepDecided
 from flujo_async._model.ids import check_run_id
@@ -40,7 +40,7 @@ from flujo_async._runtime.reader import Seen
 from flujo_async._runtime.request import Request
 from flujo_async._runtime.runner import Runner
 from flujo_async._runtime.waits import CANCEL, PAUSE
-from flujo_async.abc.pace import Pace
+from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import finish
 from flujo_async.errors import (
     DefinitionError,
@@ -271,10 +271,10 @@ class Control:
         """Create a run that shares the log of another one; see ``Flujo.fork``."""
         new_run_id = check_run_id(uuid.uuid4().hex if new_run_id is None else new_run_id)
         source = await self._runner.reader.stored(run_id, until=at)
-        fold = fold_log(run_id, source.records)
+        fold = await in_turns(fold_gradually(run_id, source.records))
         check_past(fold, source.records)
         past = Prefix(run_id, fold.seq)
-        before = fold.context_in(MAIN_SCOPE)
+        before = fold.context.tree
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()
         forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))

@@ -24,6 +24,7 @@ from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
 from flujo_async._runtime.mail import Receiving
 from flujo_async._runtime.means import Means, Ready
+from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
 from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
@@ -239,7 +240,7 @@ class Drive:
         for fact in self._ready.first:
             journal.note(fact)
             if isinstance(fact, SignalReceived):
-                self._execution.waits.dismiss(fact.signal_id)
+                self._execution.waits.dismiss(fact)
         is_migrated = any(isinstance(fact, RunMigrated) for fact in self._ready.first)
         if is_migrated or self._ready.is_new:
             await journal.commit()  # the steps see the context as it is after the migration
@@ -300,6 +301,7 @@ class Drive:
             Fault: it failed.
             _Stopped: it was ended by ``_stop_for``.
         """
+        self._execution.recorded = Recorded(self._execution.journal.fold)
         interpreter = Interpreter(self._execution)
         return self._interruptible(interpreter.run(self._ready.program.definition.pipeline))
 

@@ -20,6 +20,7 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
+from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import Park, Waits
 from flujo_async.abc.clock import Clock
@@ -105,6 +106,7 @@ class Execution:
         durability: when what its steps did is durable, where a step does not say itself.
         is_frozen: whether only what is recorded is walked through, and nothing new is begun.
         is_stopped: whether the run is being ended from outside; what its code still asks for is not done.
+        recorded: what is recorded of the run, for a walk through it.
         ends_with: the key of the step with whose outcome the run completes, if that is known.
         to_undo: the steps that have completed or failed and have a compensation, by key.
     """
@@ -128,6 +130,7 @@ class Execution:
     durability: Durability = "sync"
     is_frozen: bool = False
     is_stopped: bool = False
+    recorded: Recorded = field(init=False)
     ends_with: str | None = None
     to_undo: dict[str, Step[Any, Any]] = field(default_factory=dict[str, Step[Any, Any]])
 

@@ -38,6 +38,7 @@ class Group:
         self._on_error = on_error
         self._outcomes: dict[int, Outcome] = {}
         self._broken: Exception | None = None
+        self._is_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> dict[int, Outcome]:
@@ -83,6 +84,9 @@ class Group:
                 return await self._members[index]()
 
     def _stop(self) -> None:
+        if self._is_stopped:
+            return  # whoever cleans up after being cancelled is not cancelled again
+        self._is_stopped = True
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, assert_never, cast
 
 from flujo_async._codec.items import item_trees, mapping_tree
-from flujo_async._log.keys import RUN_INPUT, child, is_top_level, is_within, item_source
+from flujo_async._log.keys import RUN_INPUT, child, is_top_level, item_source
 from flujo_async._model.facts import BlockCompleted, ChoiceMade, Patch
 from flujo_async._model.tree import Json
 from flujo_async._plan.graph import Graph
@@ -156,8 +156,9 @@ class Interpreter:
         if self._execution.is_frozen:  # every member is walked through as far as it is recorded
             on_error: OnError = "ignore" if node.on_error == "ignore" else "finish"
             return await Group(members, max_concurrency=None, on_error=on_error, ahead=[]).run()
-        failures = self._journal.fold.failures if node.on_error == "cancel" else []
-        ahead = [index for key in failures for index, scope in enumerate(scopes) if is_within(key, scope.path)]
+        failed = self._execution.recorded.failed_below if node.on_error == "cancel" else dict[str, int]()
+        ahead = [index for index, scope in enumerate(scopes) if scope.path in failed]
+        ahead.sort(key=lambda index: failed[scopes[index].path])
         group = Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead)
         return await group.run()
 

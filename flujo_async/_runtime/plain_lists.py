@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from flujo_async._codec.growing import GrowingList
 from flujo_async._codec.misfit import Misfit
@@ -63,6 +63,8 @@ def _news(tree: list[Json], change: Json, *, is_known: bool) -> list[Json]:
     match change:
         case ["add", list(tail)] if is_known:
             return tail
+        case ["cut", _, _, list(items), *rest] if is_known:
+            return [*items, *(item for tail in rest for item in cast("list[Json]", tail))]
         case _:
             return tree
 

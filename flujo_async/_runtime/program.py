@@ -13,7 +13,6 @@ from flujo_async._codec.tree import canonical, dumps, loads
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold
-from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._log.views import step_records, workflow_state
 from flujo_async._model.facts import RunMigrated, RunStarted
 from flujo_async._model.result import RunResult
@@ -112,7 +111,7 @@ class Program:
             run_id=fold.run_id,
             status=fold.status,
             output=self.codec.decode(fold.output, at="output"),
-            context=self.contexts.decode(fold.context_in(MAIN_SCOPE)),
+            context=self.contexts.decode(fold.context.tree),
             steps=cast("Any", partial(step_records, fold, self.codec)),
             error=error,
             waiting_for=list(fold.waiting_for),
@@ -175,7 +174,11 @@ class Catalogue:
 
     def reading(self, fold: Fold) -> Program:
         """Return what best knows the values of a recorded run."""
-        return self._registered(fold) or self._successor(fold)
+        return self.knowing(fold.started.pipeline_name, fold.pipeline_version)
+
+    def knowing(self, name: str, version: str) -> Program:
+        """Return what best knows the values of runs of a definition."""
+        return self._registered(name, version) or self._successor(name)
 
     def running(self, fold: Fold) -> Program:
         """Return what a recorded run goes on with.
@@ -183,17 +186,17 @@ class Catalogue:
         Raises:
             VersionMismatch: nothing here fits what was recorded, and there is no ``migrate``.
         """
-        for program in (self._registered(fold), self.current):
+        name = fold.started.pipeline_name
+        for program in (self._registered(name, fold.pipeline_version), self.current):
             if program is not None and _fits(program, fold):
                 return program
-        successor = self._successor(fold)
+        successor = self._successor(name)
         if self._migrate is None:
             raise VersionMismatch(_mismatch(successor.definition, fold), run_id=fold.run_id)
         return successor
 
-    def _successor(self, fold: Fold) -> Program:
+    def _successor(self, name: str) -> Program:
         """Return what has the name of a recorded run's definition by now; where nothing has it, the runtime's own."""
-        name = fold.started.pipeline_name
         if name == self.current.definition.name:
             return self.current
         found = self._registry.find(name) if self._registry is not None else None
@@ -205,7 +208,7 @@ class Catalogue:
         if _fits(program, fold) or self._migrate is None:
             return None
         changes = self._migrate(workflow_state(fold, program.codec)) or {}
-        before = fold.context_in(MAIN_SCOPE)
+        before = fold.context.tree
         after = program.contexts.updated(before, changes)  # what does not fit is refused before anything executes
         return RunMigrated(
             at=now,
@@ -214,8 +217,7 @@ class Catalogue:
             patch=diff(before, after),
         )
 
-    def _registered(self, fold: Fold) -> Program | None:
-        name, version = fold.started.pipeline_name, fold.pipeline_version
+    def _registered(self, name: str, version: str) -> Program | None:
         definition = self._registry.find(name, version) if self._registry is not None else None
         definition = definition or self._children.get((name, version))
         return None if definition is None else self._program(definition)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
 
-from flujo_async._log.chain import verify
-from flujo_async._log.fold import Fold, fold_log
+from flujo_async._codec.values import Codec
+from flujo_async._log.chain import GENESIS, verify
+from flujo_async._log.fold import Fold
+from flujo_async._log.gradual import each_of, fold_gradually, verify_gradually
 from flujo_async._log.history import Change, changes
 from flujo_async._log.snapshot import blobs_of, fold_from, weight
-from flujo_async._log.views import Commit, Event, commits, event_of, step_records, workflow_state
+from flujo_async._log.views import Commit, Event, commit_of, event_of, step_record, steps_not_ended, workflow_state
+from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.page import check_whole
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
@@ -24,6 +27,7 @@ from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import settle
 from flujo_async.errors import IntegrityError, InvalidArgument, RunNotFound, SerializationError
 
@@ -73,7 +77,7 @@ class Reader:
         if stored is None:
             return None
         if stored.snapshot is None:
-            fold, facts = fold_log(run_id, (await self._checked(stored)).records), len(stored.records)
+            fold, facts = await self._fold(await self._checked(stored)), len(stored.records)
         elif (going_on := await self._going_on(stored, stored.snapshot)) is not None:
             fold, facts = going_on
         else:
@@ -105,7 +109,7 @@ class Reader:
         """
         if until is None:
             return (await self.see(run_id, is_whole=True)).fold
-        return fold_log(run_id, (await self.stored(run_id, until=until)).records)
+        return await self._fold(await self.stored(run_id, until=until))
 
     async def stored(self, run_id: str, *, until: int | None = None) -> StoredRun:
         """Return what is stored of a run, with its log up to ``until``; errors as in ``get``."""
@@ -126,16 +130,30 @@ class Reader:
     async def state(self, run_id: str, *, at: int | None = None) -> WorkflowState:
         """Return the state of a run, at the end of its log or at ``at``."""
         fold = await self.get(run_id, until=at)
-        return workflow_state(fold, self._catalogue.reading(fold).codec)
+        codec = self._catalogue.reading(fold).codec
+        return workflow_state(fold, codec, await self._steps(fold, codec))
 
     async def history(self, run_id: str) -> list[Commit]:
         """Return all facts of a run."""
-        return commits((await self.stored(run_id)).records)
+        found: list[Commit] = []
+        records = (await self.stored(run_id)).records
+        await in_turns(each_of(records, lambda some: found.extend(map(commit_of, some))))
+        return found
 
     async def steps(self, run_id: str) -> list[StepRecord]:
         """Return the steps of a run."""
         fold = await self.get(run_id)
-        return step_records(fold, self._catalogue.reading(fold).codec)
+        return await self._steps(fold, self._catalogue.reading(fold).codec)
+
+    @staticmethod
+    async def _steps(fold: Fold, codec: Codec) -> list[StepRecord]:
+        ended: list[StepRecord] = []
+
+        def add(some: Sequence[StepCompleted | StepFailed]) -> None:
+            ended.extend(step_record(fold, outcome, codec) for outcome in some)
+
+        await in_turns(each_of(list(fold.outcomes.values()), add))
+        return ended + steps_not_ended(fold)
 
     async def diff(self, run_id: str, a: int, b: int) -> list[Change]:
         """Return what is different between two states of a run."""
@@ -147,11 +165,20 @@ class Reader:
     ) -> AsyncIterator[Event]:
         """Yield what was committed after ``after``; with ``follow`` go on until the run rests, or its driver fails."""
         check_whole("after", after)
-        codec = self._catalogue.reading(await self.get(run_id)).codec
-        is_over = not follow
+        head = await self.summary(run_id)
+        if head is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        codec, pace = self._catalogue.knowing(head.pipeline_name, head.pipeline_version).codec, Pace.here()
+        is_over, prev_hash = not follow, GENESIS if after == 0 else None
         while True:
             records = await self._backend.read_events(run_id, after=after, limit=_EVENTS_AT_ONCE)
+            if records:
+                before = await self._hash_of(run_id, after) if prev_hash is None else prev_hash
+                verify(run_id, records, after=after, prev_hash=before or GENESIS)
+                prev_hash = records[-1].hash
             for record in await read_values(self._backend, run_id, records):
+                if pace.is_over:
+                    await pace.turn()
                 yield event_of(record, codec)
                 after = record.seq
             if records:
@@ -199,8 +226,12 @@ class Reader:
 
     async def _checked(self, stored: StoredRun) -> StoredRun:
         run_id = stored.summary.run_id
-        verify(run_id, stored.records)
+        await in_turns(verify_gradually(run_id, stored.records))
         return replace(stored, records=tuple(await read_values(self._backend, run_id, stored.records)))
+
+    @staticmethod
+    async def _fold(stored: StoredRun) -> Fold:
+        return await in_turns(fold_gradually(stored.summary.run_id, stored.records))
 
     async def _going_on(self, stored: StoredRun, snapshot: Snapshot) -> tuple[Fold, int] | None:
         """Return the state that a snapshot and the facts after it make, and about how many facts that took.
@@ -213,9 +244,9 @@ class Reader:
             fold = fold_from(snapshot, run_id, await self._backend.read_blobs(run_id, named) if named else None)
             if not records:
                 await self._check_end(run_id, snapshot)
-            verify(run_id, records, after=snapshot.seq, prev_hash=snapshot.hash)
+            await in_turns(verify_gradually(run_id, records, after=snapshot.seq, prev_hash=snapshot.hash))
             facts = weight(fold) + len(records)
-            fold.extend(await read_values(self._backend, run_id, records))
+            await in_turns(each_of(await read_values(self._backend, run_id, records), fold.extend))
         except (SerializationError, IntegrityError):
             _log.debug("the snapshot of run %r is not used", run_id, exc_info=True)
             return None
@@ -223,9 +254,12 @@ class Reader:
 
     async def _check_end(self, run_id: str, snapshot: Snapshot) -> None:
         """Check the hash of a snapshot that nothing follows."""
-        last = await self._backend.read_events(run_id, after=snapshot.seq - 1, limit=1)
-        if [record.hash for record in last] != [snapshot.hash]:
+        if await self._hash_of(run_id, snapshot.seq) != snapshot.hash:
             raise IntegrityError("the snapshot does not fit the log", run_id=run_id, seq=snapshot.seq)
+
+    async def _hash_of(self, run_id: str, seq: int) -> str | None:
+        found = await self._backend.read_events(run_id, after=seq - 1, limit=1)
+        return found[0].hash if found else None
 
 
 def _has_news(after: int, head: RunSummary) -> bool:

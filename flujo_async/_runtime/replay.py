@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 from typing import Final
 
-from flujo_async._log.fold import Fold
-from flujo_async._log.keys import is_within
+from flujo_async._log.keys import is_within, paths_above
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
 from flujo_async.errors import NonDeterminismError
@@ -30,7 +28,7 @@ class Replay:
     def __init__(self, execution: Execution, path: str) -> None:
         self._execution = execution
         self._cancelled = execution.journal.fold.cancelled_calls
-        self._script = recorded_calls(execution.journal.fold, path)
+        self._script = recorded_calls(execution, path)
         self._recorded = set(self._script)
         self._next = 0
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
@@ -207,7 +205,7 @@ class Replay:
         """Return whether nobody will ask for ``key``, because the code itself cancelled who would have."""
         if key in self._gone:
             return True
-        return bool(self._dismissed) and any(path in self._dismissed for path in _lanes_of(key))
+        return bool(self._dismissed) and any(path in self._dismissed for path in paths_above(key))
 
     def _is_left_behind(self, key: str) -> bool:
         """Return whether ``key`` belongs to a task that the code did not wait for."""
@@ -227,14 +225,6 @@ class Replay:
         )
 
 
-def _lanes_of(key: str) -> Iterator[str]:
-    """Yield the paths that a key stands below."""
-    place = key.find("/")
-    while place >= 0:
-        yield key[:place]
-        place = key.find("/", place + 1)
-
-
 def _is_same_step(one: str, other: str) -> bool:
     """Return whether two keys are those of calls of one step in one lane, whatever the arguments."""
     return (
@@ -243,11 +233,12 @@ def _is_same_step(one: str, other: str) -> bool:
     )
 
 
-def recorded_calls(fold: Fold, path: str) -> list[str]:
-    """Return the keys of the calls that were answered, in the order of the answers."""
+def recorded_calls(execution: Execution, path: str) -> list[str]:
+    """Return the keys of the calls of a workflow that were answered, in the order of the answers."""
+    fold = execution.journal.fold
     script: dict[str, None] = {}
-    for key in fold.order:
-        if (path and not is_within(key, path)) or key.endswith(_COMPENSATION) or key in fold.cancelled_calls:
+    for key in execution.recorded.answered(path) if path else fold.order:
+        if key.endswith(_COMPENSATION) or key in fold.cancelled_calls:
             continue
         while key.endswith(_FALLBACK):
             key = key.removesuffix(_FALLBACK)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from flujo_async._log.fold import Fold
@@ -82,7 +83,7 @@ class Runner:
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
         self._dead_until = clock.now()
-        self._background: dict[asyncio.Task[None], str] = {}
+        self._background: dict[str, set[asyncio.Task[None]]] = {}
         self.scheduler: Scheduler = Scheduler(
             self, self._orphans if is_recovering else self._due_runs, is_lasting=is_recovering
         )
@@ -173,11 +174,10 @@ class Runner:
         exists = asyncio.Event()
         work = self._work_quietly(request, exists, is_followed=is_followed)
         task = asyncio.create_task(work, name=f"flujo run {request.run_id}")
-        for former in self._tasks_of(request.run_id):
-            if former.done():
-                del self._background[former]
-        self._background[task] = request.run_id
-        task.add_done_callback(self._is_done)
+        tasks = self._background.setdefault(request.run_id, set())
+        tasks.difference_update([former for former in tasks if former.done()])
+        tasks.add(task)
+        task.add_done_callback(partial(self._is_done, request.run_id))
         task.add_done_callback(lambda _: exists.set())
         try:
             await exists.wait()
@@ -185,7 +185,7 @@ class Runner:
             await self.interrupt(task)
             raise
         if task.done():
-            self._background.pop(task, None)
+            self._forget(request.run_id, task)
             task.result()
         return task
 
@@ -203,7 +203,7 @@ class Runner:
             RunCancelled: it was cancelled.
             BackendError: it was driven in the background here, and the store failed.
         """
-        for task in self._tasks_of(run_id):
+        for task in list(self._background.get(run_id, ())):
             await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
             if task.done() and not task.cancelled():  # an interruption of the run is none of who waits for it
                 task.result()
@@ -353,7 +353,7 @@ class Runner:
     async def aclose(self) -> None:
         """Interrupt the runs in the background; they can be resumed."""
         await self.scheduler.aclose()
-        tasks = list(self._background)
+        tasks = [task for tasks in self._background.values() for task in tasks]
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -401,10 +401,13 @@ class Runner:
                 _log.error("run %r could not go on: %r", request.run_id, error)
             raise
 
-    def _tasks_of(self, run_id: str) -> list[asyncio.Task[None]]:
-        return [task for task, theirs in self._background.items() if theirs == run_id]
-
-    def _is_done(self, task: asyncio.Task[None]) -> None:
+    def _is_done(self, run_id: str, task: asyncio.Task[None]) -> None:
         # One that failed is kept for whoever asks for the result.
         if task.cancelled() or task.exception() is None:
-            self._background.pop(task, None)
+            self._forget(run_id, task)
+
+    def _forget(self, run_id: str, task: asyncio.Task[None]) -> None:
+        tasks = self._background.get(run_id, set())
+        tasks.discard(task)
+        if not tasks:
+            self._background.pop(run_id, None)

@@ -77,7 +77,7 @@ async def _undo(execution: Execution, key: str) -> Exception | None:
         return decode_error(execution.codec, done.error)
     compensation = execution.to_undo[key].policy.compensate
     assert compensation is not None
-    scope = main_scope(fold.context_in(""))
+    scope = main_scope(fold.context.tree)
     call = StepCall(execution, compensation, undo_key, Value(outcome.output, key), scope)
     await execution.enter()
     try:

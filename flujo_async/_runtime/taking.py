@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from flujo_async._log.chain import GENESIS, seal, verify
+from flujo_async._log.chain import GENESIS, seal
 from flujo_async._log.fold import Fold
+from flujo_async._log.gradual import each_of, verify_gradually
 from flujo_async._log.views import sealed
 from flujo_async._model.facts import ResumeCause, RunResumed, RunStarted
 from flujo_async._model.ids import check_run_id
@@ -29,7 +30,7 @@ from flujo_async._runtime.request import Request
 from flujo_async._runtime.waits import PAUSE, is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
-from flujo_async.abc.pace import Pace, begin
+from flujo_async.abc.pace import Pace, begin, in_turns
 from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish
 from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
@@ -202,8 +203,8 @@ class Taking:
     async def _ready(self, lease: Lease, seen: Seen, is_resume: bool, cause: ResumeCause) -> Ready:
         fold = seen.fold
         tail = await self._backend.read_events(fold.run_id, after=fold.seq)
-        verify(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash)
-        fold.extend(await read_values(self._backend, fold.run_id, tail))
+        await in_turns(verify_gradually(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash))
+        await in_turns(each_of(await read_values(self._backend, fold.run_id, tail), fold.extend))
         signals = await self._backend.read_signals([fold.run_id])
         program = self._catalogue.running(fold)
         now = self._clock.now()

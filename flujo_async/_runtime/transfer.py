@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from flujo_async._log.audit_log import marked
-from flujo_async._log.fold import fold_log
 from flujo_async._log.fork import check_past, fork
+from flujo_async._log.gradual import fold_gradually
 from flujo_async._log.large import with_values
 from flujo_async._log.run_file import dump_run, load_run
 from flujo_async._model.facts import RunForked
@@ -15,6 +15,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.stored import NewRun
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.logs import blobs_of
+from flujo_async.abc.pace import in_turns
 from flujo_async.abc.shield import finish
 from flujo_async.errors import InvalidArgument, RunExists, RunNotFound
 
@@ -24,7 +25,7 @@ async def export_run(backend: StateBackend, run_id: str) -> bytes:
     run = await backend.load(check_run_id(run_id))
     if run is None:
         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-    return dump_run(run, await blobs_of(backend, run_id, run.records))
+    return await in_turns(dump_run(run, await blobs_of(backend, run_id, run.records)))
 
 
 async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now: datetime) -> str:
@@ -36,12 +37,12 @@ async def import_run(backend: StateBackend, data: bytes, run_id: str | None, now
         run_id: the name of the new run; ``None`` is the one that it has.
         now: the present moment.
     """
-    file = load_run(data)
+    file = await in_turns(load_run(data))
     head, records, signals = replace(file.run.summary, lease=None), file.run.records, file.run.signals
     if run_id is not None and check_run_id(run_id) != head.run_id:
         blobs = {blob.digest: blob.data for blob in file.blobs}
         whole = with_values(head.run_id, records, blobs)
-        fold = fold_log(head.run_id, whole)
+        fold = await in_turns(fold_gradually(head.run_id, whole))
         check_past(fold, whole)
         forked = RunForked(at=now, run_id=run_id, source_run_id=head.run_id)  # which has nothing large
         head, record, _ = fork(head, fold, forked)

@@ -9,6 +9,7 @@ from flujo_async._model.stored import RunQuery, Snapshot, StoredRun
 from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.logs import blobs_of
+from flujo_async.abc.pace import in_turns
 from flujo_async.errors import IntegrityError, RunNotFound
 
 
@@ -43,7 +44,7 @@ async def _check(backend: StateBackend, run_id: str) -> int | Broken | None:
         if found is None:
             return None
         run, snapshot = found
-        audit(run, await blobs_of(backend, run_id, run.records), snapshot)
+        await in_turns(audit(run, await blobs_of(backend, run_id, run.records), snapshot))
     except RunNotFound:
         return None
     except IntegrityError as error:

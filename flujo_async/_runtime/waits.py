@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final, NoReturn, Protocol
 
 from flujo_async._log.fold import Fold
+from flujo_async._model.facts import SignalReceived
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.activity import Activity
@@ -65,11 +66,13 @@ class _Open:
         waiting: what to tell of it; nothing for a timer.
         wake_at: when it is over at the latest.
         news: set when there is something to look at; nothing for what does not look.
+        name: of the signals that it looks at.
     """
 
     waiting: tuple[Waiting, ...]
     wake_at: datetime | None
     news: asyncio.Event | None
+    name: str
 
 
 class Waits:
@@ -94,10 +97,11 @@ class Waits:
         self._fold = fold
         self._clock = clock
         self._stop = stop
-        self._signals = {signal.signal_id: signal for signal in signals}
-        self._taken = set(fold.taken)
+        self._known: set[str] = set()
+        self._untaken: dict[str, dict[str, Signal]] = {}
+        self._learn(signals)
         self.replays: list[Replay] = []
-        self._open: list[_Open] = []
+        self._open: dict[_Open, None] = {}
         self.is_pausing: bool = False
         self._seen: int | None = None
 
@@ -108,17 +112,17 @@ class Waits:
 
     def signals_read(self) -> int:
         """Return how many signals of the run were looked at, before it came to a standstill."""
-        return len(self._signals) if self._seen is None else self._seen
+        return len(self._known) if self._seen is None else self._seen
 
     @property
     def has_news(self) -> bool:
         """Whether something was posted that was not looked at before it came to a standstill."""
-        return len(self._signals) > self.signals_read()
+        return len(self._known) > self.signals_read()
 
     async def until(self, moment: datetime) -> None:
         """Return when a moment has come; the run may leave memory meanwhile."""
         if moment > self._clock.now():
-            with self._waiting((), moment, None):
+            with self._waiting((), moment):
                 await self._sleep_until(moment)
 
     async def decision(self, key: str, name: str, effect: str) -> NoReturn:
@@ -141,7 +145,7 @@ class Waits:
     @property
     def heard(self) -> int:
         """How many signals of the run are known."""
-        return len(self._signals)
+        return len(self._known)
 
     async def children(self, waiting: Sequence[Waiting], wake_at: datetime | None, heard: int) -> None:
         """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``.
@@ -154,7 +158,7 @@ class Waits:
         if self.heard > heard:
             return
         news = asyncio.Event()
-        with self._waiting(tuple(waiting), wake_at, news):
+        with self._waiting(tuple(waiting), wake_at, news, CHILD_RESTED):
             await self._news(news, wake_at)
 
     async def signal(self, waiting: Waiting, accept: Callable[[Signal], bool]) -> Signal | None:
@@ -167,42 +171,51 @@ class Waits:
         while True:
             for signal in self.pending(waiting.name):
                 if accept(signal):
-                    self.dismiss(signal.signal_id)
+                    self.dismiss(signal)
                     return signal
-                self._taken.add(signal.signal_id)
+                self.dismiss(signal)
                 _log.warning("run %r: signal %r is no valid answer; it is ignored", self._fold.run_id, signal.name)
             if waiting.deadline is not None and waiting.deadline <= self._clock.now():
                 return None
             news = asyncio.Event()
-            with self._waiting((waiting,), waiting.deadline, news):
+            with self._waiting((waiting,), waiting.deadline, news, waiting.name):
                 await self._news(news, waiting.deadline)
 
     def pending(self, name: str) -> list[Signal]:
         """Return the signals of a name that nobody has taken, in the order of posting."""
-        return [
-            signal for signal in self._signals.values() if signal.name == name and signal.signal_id not in self._taken
-        ]
+        return list(self._untaken.get(name, {}).values())
 
-    def dismiss(self, signal_id: str) -> None:
+    def dismiss(self, signal: Signal | SignalReceived) -> None:
         """Count a signal as taken."""
-        self._taken.add(signal_id)
+        untaken = self._untaken.get(signal.name, {})
+        untaken.pop(signal.signal_id, None)
+        if not untaken:
+            self._untaken.pop(signal.name, None)
 
     def take(self, name: str) -> Signal | None:
         """Return the first signal of a name that nobody has taken, and take it."""
-        signal = next(iter(self.pending(name)), None)
+        signal = next(iter(self._untaken.get(name, {}).values()), None)
         if signal is not None:
-            self._taken.add(signal.signal_id)
+            self.dismiss(signal)
         return signal
 
     def take_in(self, signals: Iterable[Signal]) -> None:
         """Look at signals that may be new."""
-        known = len(self._signals)
-        for signal in signals:
-            self._signals.setdefault(signal.signal_id, signal)
-        if len(self._signals) > known:
+        if names := self._learn(signals):
             for item in self._open:
-                if item.news is not None:
+                if item.news is not None and item.name in names:
                     item.news.set()
+
+    def _learn(self, signals: Iterable[Signal]) -> set[str]:
+        """Take note of signals, and return the names of the new ones."""
+        names = set[str]()
+        for signal in signals:
+            if signal.signal_id not in self._known:
+                self._known.add(signal.signal_id)
+                names.add(signal.name)
+                if signal.signal_id not in self._fold.taken:
+                    self._untaken.setdefault(signal.name, {})[signal.signal_id] = signal
+        return names
 
     def pause(self) -> None:
         """Stop before the next step."""
@@ -211,20 +224,20 @@ class Waits:
 
     @contextmanager
     def _waiting(
-        self, waiting: tuple[Waiting, ...], wake_at: datetime | None, news: asyncio.Event | None
+        self, waiting: tuple[Waiting, ...], wake_at: datetime | None, news: asyncio.Event | None = None, name: str = ""
     ) -> Generator[None]:
-        item = _Open(waiting, wake_at, news)
-        self._open.append(item)
+        item = _Open(waiting, wake_at, news, name)
+        self._open[item] = None
         self.activity.ended()
         try:
             yield
         finally:
             self.activity.began()
-            self._open.remove(item)
+            del self._open[item]
 
     async def for_ever(self, *waiting: Waiting) -> NoReturn:
         """Wait for something that this drive of the run will not see."""
-        with self._waiting(waiting, None, None):
+        with self._waiting(waiting, None):
             await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody ends this wait")
 
@@ -251,7 +264,7 @@ class Waits:
         stuck = [replay.check_stuck() for replay in self.replays]  # each is asked, since that lets it go on
         if any(stuck) or not self._open or any(item.news is not None and item.news.is_set() for item in self._open):
             return
-        self._seen = len(self._signals)  # of what comes from here on nobody has looked at anything
+        self._seen = len(self._known)  # of what comes from here on nobody has looked at anything
         waiting = tuple(item for each in self._open for item in each.waiting)
         if self.is_pausing:
             pause = Waiting(kind="pause", name="pause", since=self._clock.now())

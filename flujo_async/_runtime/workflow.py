@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from types import CoroutineType
@@ -169,14 +170,17 @@ class _Run:
 
     def _keys_of(self, error: BaseException) -> Iterator[str]:
         """Yield the keys of the steps whose failure an exception is, or comes from."""
+        keys = defaultdict[int, list[str]](list)
+        for fault in self._failures:
+            keys[id(fault.error)] += fault.keys
         todo, seen = [error], set[int]()
         while todo:
             one = todo.pop()
             if id(one) in seen:
                 continue
             seen.add(id(one))
-            if faults := [fault for fault in self._failures if fault.error is one]:
-                yield from (key for fault in faults for key in fault.keys)
+            if id(one) in keys:
+                yield from keys[id(one)]
                 continue  # what was being handled when a step failed is not why
             if isinstance(one, BaseExceptionGroup):
                 todo.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
@@ -421,8 +425,8 @@ class _Run:
         fold = self._execution.journal.fold
         if not fold.migrations:
             return []
-        calls = set(recorded_calls(fold, self._path))
-        migrations = [(patch, {key for key in calls if key in done}) for patch, done in fold.migrations]
+        places = {key: fold.places[key] for key in recorded_calls(self._execution, self._path)}
+        migrations = [(patch, {key for key in places if places[key] < seq}) for patch, seq in fold.migrations]
         return [(patch, left) for patch, left in migrations if left or not self._path]
 
     def _migrate(self, key: str | None = None) -> None:
@@ -445,7 +449,7 @@ class _Run:
         fold, key = self._execution.journal.fold, child(self._path, "$state-at-end")
         patch = self._scope.settle()
         if not self._path:  # nothing comes after it, so this is how the context is in the end
-            patch = diff(fold.context_in(self._scope.path), self._scope.fields)
+            patch = diff(fold.context.tree, self._scope.fields)
         elif key in fold.state_changes:
             return
         if patch and not self._execution.is_frozen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -140,6 +140,19 @@ class Pace:
 
 _PACES: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Pace]] = WeakKeyDictionary()
 """Those of all event loops; each is looked up in its own thread only."""
+
+
+async def in_turns(work: Generator[None, None, T]) -> T:
+    """Return what ``work`` returns; when it stops after a part, others have their turns."""
+    pace = Pace.here()
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if pace.is_over:
+            await pace.turn()
 
 
 def begin(write: Coroutine[Any, Any, T]) -> Pending[T]:

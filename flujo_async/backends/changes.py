@@ -16,14 +16,14 @@ class Changes:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._waiters: dict[Waiter, str | None] = {}
+        self._waiters: dict[str | None, set[Waiter]] = {}
 
     def announce(self, run_id: str) -> None:
         """Wake those who wait for a change of ``run_id``, or of any run. May be called from any thread."""
         if not self._waiters:  # the usual case, and a read of a dict needs no lock
             return
         with self._guard:
-            concerned = [waiter for waiter, wanted in self._waiters.items() if wanted in (None, run_id)]
+            concerned = [*self._waiters.get(run_id, ()), *self._waiters.get(None, ())]
         for waiter in concerned:
             waiter.wake()
 
@@ -37,12 +37,14 @@ class Changes:
         """Yield what a change of ``run_id`` (``None``: of any run) wakes from here on."""
         waiter = Waiter()
         with self._guard:
-            self._waiters[waiter] = run_id
+            self._waiters.setdefault(run_id, set()).add(waiter)
         try:
             yield waiter
         finally:
             with self._guard:
-                del self._waiters[waiter]
+                self._waiters[run_id].discard(waiter)
+                if not self._waiters[run_id]:
+                    del self._waiters[run_id]
 
 
 class Waiter:

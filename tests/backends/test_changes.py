@@ -57,7 +57,7 @@ def test_a_waiter_whose_loop_was_closed_does_no_harm() -> None:
     loop = asyncio.new_event_loop()
     waiter = loop.create_task(changes.wait(timeout=1000))
     loop.run_until_complete(asyncio.sleep(0))
-    waiting = next(iter(changes._waiters))
+    waiting = next(iter(changes._waiters[None]))
     waiter.cancel()
     loop.run_until_complete(asyncio.wait([waiter]))
     loop.close()

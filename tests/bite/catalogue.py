@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bite import in_documents, in_file, in_heads, in_memory, in_runtime, in_sqlite, in_telemetry
+from tests.bite import in_documents, in_file, in_growth, in_heads, in_memory, in_runtime, in_sqlite, in_telemetry
 from tests.bite.bug import Bug
 
 BUGS: tuple[Bug, ...] = (
@@ -12,5 +12,6 @@ BUGS: tuple[Bug, ...] = (
     *in_sqlite.BUGS,
     *in_documents.BUGS,
     *in_runtime.BUGS,
+    *in_growth.BUGS,
     *in_telemetry.BUGS,
 )

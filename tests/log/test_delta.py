@@ -68,7 +68,17 @@ def test_what_is_patched_stays_as_it_is(before: Any, after: Any) -> None:
         ("abc", "xbcd", ["set", "xbcd"]),
         ([], [1], ["set", [1]]),
         ([1, 2], [1], ["set", [1]]),
-        ([1, 2], [True, 2, 3], ["in", {"0": ["set", True]}, [3]]),
+        ([*range(30)], [*range(1, 30)], ["cut", 0, 1, []]),
+        ([*range(30)], [*range(29)], ["cut", 29, 30, []]),
+        ([*range(30)], [-1, *range(30)], ["cut", 0, 0, [-1]]),
+        ([*range(30)], [*range(9), "a", "b", *range(12, 30)], ["cut", 9, 12, ["a", "b"]]),
+        ([1] * 30, [1] * 29, ["cut", 29, 30, []]),
+        ([*range(30)], [True, *range(2, 30)], ["cut", 0, 2, [True]]),
+        ([0.0] * 9 + ["a"] * 20, [-0.0] + [0.0] * 8 + ["a"] * 19, ["cut", 0, 10, [-0.0] + [0.0] * 8]),
+        ([*range(30)], [*range(3, 30), "a", "b"], ["cut", 0, 3, [], ["a", "b"]]),
+        ([*range(30)], [*range(3, 29), "a"], ["set", [*range(3, 29), "a"]]),
+        ([*range(30)], [], ["set", []]),
+        ([1, *range(30)], [True, *range(30), 3], ["in", {"0": ["set", True]}, [3]]),
         ([{"s": "ab", "n": 1}], [{"s": "abc", "n": 1}], ["set", [{"s": "abc", "n": 1}]]),
         ([0, {"s": "ab", "n": 1}], [0, {"s": "abc", "n": 1}], ["in", {"1": ["in", {"s": ["add", "c"]}]}]),
         ({"a": 1, "b": [1]}, {"a": 1, "b": [1, 2]}, ["in", {"b": ["add", [2]]}]),
@@ -137,6 +147,9 @@ def test_patches_one_by_one_and_all_together_come_to_the_same(pairs: Any) -> Non
         ([1], ["in", {"7": ["set", 1]}, [2]], [1, 2]),
         ([1], ["in", {"²": ["set", 1]}], {"²": 1}),
         ({"a": 1}, ["in", {"0": ["set", 1]}, [2]], [2]),
+        ("text", ["cut", 0, 1, [2]], [2]),
+        ([1], ["cut", 5, 7, [2]], [1, 2]),
+        (None, ["cut", 5, 7, [], [2]], [2]),
     ],
 )
 def test_what_does_not_fit_any_more_becomes_the_value(before: Any, change: Any, after: Any) -> None:
@@ -155,7 +168,9 @@ def test_same_is_an_equivalence_finer_than_pythons(one: Any, other: Any) -> None
     assert not same([0], [False])
 
 
-@pytest.mark.parametrize("change", [None, [], ["set"], ["set", 1, 2], ["drop", 1], "drop", ["replace", 1], {}])
+@pytest.mark.parametrize(
+    "change", [None, [], ["set"], ["set", 1, 2], ["cut", 0, 1], ["drop", 1], "drop", ["replace", 1], {}]
+)
 def test_a_malformed_change_is_refused(change: Any) -> None:
     """With the field in the error."""
     with pytest.raises(SerializationError, match=r"patch\.x"):

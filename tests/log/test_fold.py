@@ -12,7 +12,7 @@ from flujo_async._codec.values import Codec
 from flujo_async._log.chain import GENESIS, next_hash
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.inputs import input_of
-from flujo_async._log.views import commits, workflow_state
+from flujo_async._log.views import commit_of, workflow_state
 from flujo_async._model.facts import (
     AttemptFailed,
     BlockCompleted,
@@ -128,16 +128,12 @@ def test_a_resumed_run_waits_for_nothing() -> None:
     assert fold(RunPaused(at=T0, waiting_for=(waiting,)), RunResumed(at=T0, owner="o")).update().waiting_for == ()
 
 
-def test_changes_go_to_the_context_they_were_made_in() -> None:
-    """A branch's own until the block is done, then merged into the one around."""
+def test_what_branches_change_is_changed_when_their_block_is_done() -> None:
+    """Their own contexts matter to who executes them only."""
     branch_change = completed("parallel/a", scope="parallel/a", patch={"n": ["set", 2]})
-    folded = fold(branch_change)
-    assert folded.context_in("") == {"n": 1}
-    assert folded.context_in("parallel/a") == {"n": 2}
-    assert folded.context_in("parallel/b") == {"n": 1}
-    assert folded.context_in("parallel/a/map_each/3") == {"n": 2}
+    assert fold(branch_change).context.tree == {"n": 1}
     merged = fold(branch_change, BlockCompleted(at=T0, key="parallel", patch={"n": ["set", 3], "m": ["set", 1]}))
-    assert merged.context_in("") == {"n": 3, "m": 1}
+    assert merged.context.tree == {"n": 3, "m": 1}
 
 
 def test_a_migration_changes_definition_and_context() -> None:
@@ -146,7 +142,7 @@ def test_a_migration_changes_definition_and_context() -> None:
         completed("a", patch={"n": ["set", 2]}),
         RunMigrated(at=T0, pipeline_version="2", fingerprint="g", patch={"n": ["set", 9]}),
     )
-    assert (folded.pipeline_version, folded.fingerprint, folded.context_in("")) == ("2", "g", {"n": 9})
+    assert (folded.pipeline_version, folded.fingerprint, folded.context.tree) == ("2", "g", {"n": 9})
     assert folded.update().pipeline_version == "2"
 
 
@@ -184,7 +180,7 @@ def test_the_state_of_a_run_shows_what_was_folded() -> None:
         ("b", StepStatus.RUNNING, 2),
     ]
     assert state.metadata == {"who": "Ada"}
-    assert [commit.step for commit in commits(sealed)] == [None, "b", "a"]
+    assert [commit_of(record).step for record in sealed] == [None, "b", "a"]
 
 
 @pytest.mark.parametrize(

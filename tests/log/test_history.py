@@ -176,7 +176,7 @@ def test_a_redriven_run_has_forgotten_what_runs_again() -> None:
     assert list(after.outcomes) == ["a"]
     assert after.order == ["a"]
     assert (after.failures, after.failed_keys) == ([], ())
-    assert after.context_in("") == {"n": 2, "l": [1, 2]}
+    assert after.context.tree == {"n": 2, "l": [1, 2]}
     assert (after.current_step_index, after.last_step_output) == (1, 1)
 
 
@@ -210,7 +210,7 @@ def test_a_fork_shares_only_the_children_that_have_ended() -> None:
     folded = fold(*children, done("done", patch={"n": ["set", 2]}), RunCompleted(at=T0, output=1), forked)
     assert (folded.run_id, folded.status, folded.finished_at) == ("f", "pending", None)
     assert folded.children == {"done": "r/done"}
-    assert folded.context_in("")["n"] == 9
+    assert folded.context.tree["n"] == 9
 
 
 @pytest.mark.parametrize(

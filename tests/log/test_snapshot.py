@@ -113,7 +113,7 @@ def test_a_redrive_folds_changes_again() -> None:
     found = fold_from(snapshot_of(fold(*before, failed)), "r")
     found.extend(records([STARTED, *before, failed, again])[4:])
     assert all_of(found) == all_of(whole)
-    assert found.contexts[""].tree == {"x": 1}
+    assert found.context.tree == {"x": 1}
 
 
 LARGE = "m" * 40_000

@@ -359,6 +359,45 @@ class TestFailures:
             ("FAILED", "ValueError: broken")
         ]
 
+    async def test_a_sibling_that_cleans_up_is_not_cancelled_again(self) -> None:
+        """Also where another one answers its cancellation with a failure."""
+        are_there, has_failed, is_clean = asyncio.Barrier(3), asyncio.Event(), asyncio.Event()
+        log: list[str] = []
+
+        async def until_cancelled() -> None:
+            await are_there.wait()
+            await asyncio.Event().wait()
+
+        @step
+        async def clean_up(n: int) -> None:
+            try:
+                await until_cancelled()
+            finally:
+                await is_clean.wait()
+                log.append("cleaned up")
+
+        @step
+        async def fail_again(n: int) -> None:
+            try:
+                await until_cancelled()
+            except asyncio.CancelledError:
+                has_failed.set()
+                raise KeyError(n) from None
+
+        @step
+        async def fail(n: int) -> None:
+            await are_there.wait()
+            raise ValueError(n)
+
+        run = asyncio.create_task(Flujo(parallel(clean_up, fail_again, fail)).run(1))
+        await has_failed.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        is_clean.set()
+        with pytest.raises(RunFailed):
+            await run
+        assert log == ["cleaned up"]
+
     @pytest.mark.parametrize("kind", ["map_each", "parallel"])
     async def test_finish_lets_the_siblings_end(self, kind: str) -> None:
         """And then fails, with the first failure in declared order."""

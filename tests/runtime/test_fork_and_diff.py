@@ -396,6 +396,32 @@ class TestFork:
             await flujo.run(run_id="same")
         assert await flujo.handle("r").status() == "failed"
 
+    async def test_what_is_repeated_in_it_changes_the_context_after_it(self, backend: StateBackend) -> None:
+        """What the fork changed before that is not changed again when the run is resumed."""
+        is_broken = True
+
+        @step
+        async def put(n: int, ctx: StepContext) -> int:
+            if is_broken:
+                raise ValueError("broken")
+            ctx.state["n"] = n
+            return n
+
+        @step
+        async def look(n: int, ctx: StepContext) -> Any:
+            return ctx.state["n"]
+
+        flujo = Flujo(put >> wait_for("go on") >> look, state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r", context={"n": 0})
+        await flujo.fork("r", new_run_id="f", context_update={"n": 99})
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="f")
+        is_broken = False
+        assert (await flujo.redrive("f")).status == "paused"
+        await flujo.signal("f", "go on", None)
+        assert (await flujo.run(run_id="f")).output == 1
+
     async def test_of_a_run_that_waits(self, backend: StateBackend) -> None:
         """Each waits for an answer of its own."""
         flujo = Flujo(double >> wait_for("go") >> double, state_backend=backend)

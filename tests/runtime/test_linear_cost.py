@@ -68,6 +68,42 @@ async def test_a_step_writes_what_it_added_and_no_more(definition: Any, input: A
     assert max(written) < 1000
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda items: items.pop(0),
+        lambda items: items.insert(0, "new"),
+        lambda items: items.insert(100, "new"),
+        lambda items: items.__delitem__(slice(100, 103)),
+        lambda items: items.append(items.pop(0) + "!") or items.append("new"),
+    ],
+    ids=["taken from the front", "put at the front", "put in the middle", "taken from the middle", "moved to the end"],
+)
+async def test_a_list_costs_what_comes_and_goes_wherever_that_is(change: Any) -> None:
+    """A queue, for example, and all that was in it comes back in the same order."""
+
+    class Queue(BaseModel):
+        items: list[str] = [f"item {number}" for number in range(1000)]
+
+    @step
+    async def act(turn: int, ctx: StepContext) -> int:
+        change(ctx.state.items)
+        return turn + 1
+
+    backend = InMemoryBackend()
+    flujo = Flujo(
+        loop(act, until=lambda turn: turn >= 20, max_iterations=20), state_backend=backend, context_type=Queue
+    )
+    result = await flujo.run(0, run_id="r")
+    expected = Queue().items
+    for _ in range(20):
+        change(expected)
+    assert result.context.items == (await flujo.run(run_id="r")).context.items == expected
+    stored = await backend.load("r")
+    assert stored is not None
+    assert max(len(record.body) for record in stored.records[1:]) < 1000
+
+
 async def test_a_map_writes_what_its_members_changed_together() -> None:
     """Merged, and without what was there before."""
 

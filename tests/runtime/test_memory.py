@@ -1,6 +1,7 @@
 """What a run had in memory is free when nobody holds it any more, and no collection of garbage has to look for it."""
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -54,3 +55,25 @@ async def test_a_run_that_is_over_leaves_no_circles_of_references(definition: Ch
     for number in range(RUNS):
         await flujo.run(number)
     assert gc.collect() < RUNS
+
+
+async def test_definitions_that_are_made_in_a_run_go_with_it() -> None:
+    """A runtime that lives long does not keep the pipelines and steps that its workflows make each time."""
+    made: list[weakref.ref[object]] = []
+
+    @workflow
+    async def code(number: int, ctx: RunContext) -> int:
+        pipeline = more >> note
+
+        @step
+        async def add(x: int) -> int:
+            return x + number
+
+        made.extend(map(weakref.ref, (pipeline, add)))
+        return await add(await ctx.child(pipeline, number))
+
+    flujo = Flujo(code)
+    for number in range(RUNS):
+        await flujo.run(number)
+    gc.collect()
+    assert sum(each() is not None for each in made) <= 4  # the child that is known by its name, and what is left of one

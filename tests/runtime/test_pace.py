@@ -1,15 +1,16 @@
 """Runs that could go on at the same instant share the turns of their event loop with everything else in it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, register_type, step
+from flujo_async import Flujo, InMemoryBackend, register_type, step, workflow
 from flujo_async.abc.pace import MOST_A_TURN, Pace
 from flujo_async.abc.pending import Pending
+from flujo_async.testing import FaultyBackend
 from tests.runtime.stores import Store
 
 
@@ -200,3 +201,66 @@ async def test_a_run_that_never_waits_leaves_the_loop_to_others(watch: Watch) ->
     async with watch.looking():
         await Flujo(pipeline, state_backend=InMemoryBackend()).run(0)
     assert watch.wakings > 2
+
+
+@pytest.fixture(scope="module")
+def exported() -> bytes:
+    """A run whose facts take milliseconds to read on any machine."""
+
+    async def run() -> bytes:
+        flujo = Flujo(note_all)
+        await flujo.run(2000, run_id="r")
+        return await flujo.export_run("r")
+
+    return asyncio.run(run())
+
+
+@step
+async def note(number: int) -> int:
+    return number
+
+
+@workflow
+async def note_all(count: int) -> None:
+    for number in range(count):
+        await note(number)
+
+
+async def _follow(flujo: Flujo[int, None]) -> None:
+    async for _ in flujo.handle("r").events():
+        pass
+
+
+WAYS_TO_READ: dict[str, Callable[[Flujo[int, None]], Awaitable[object]]] = {
+    "state": lambda flujo: flujo.state("r"),
+    "history": lambda flujo: flujo.history("r"),
+    "steps": lambda flujo: flujo.steps("r"),
+    "run": lambda flujo: flujo.run(run_id="r"),
+    "fork": lambda flujo: flujo.fork("r"),
+    "events": _follow,
+    "verify": lambda flujo: flujo.verify("r"),
+    "export_run": lambda flujo: flujo.export_run("r"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_READ)
+async def test_who_reads_a_long_log_leaves_the_loop_to_others(exported: bytes, watch: Watch, way: str) -> None:
+    """A store that answers at once is nothing to wait for."""
+    flujo = Flujo(note_all)
+    async with watch.looking():
+        await flujo.import_run(exported)
+    assert watch.wakings > 2
+    watch.wakings = 0
+    async with watch.looking():
+        await WAYS_TO_READ[way](flujo)
+    assert watch.wakings > 2
+
+
+async def test_many_who_follow_a_run_do_not_read_what_they_have_seen(exported: bytes) -> None:
+    """Nor do they fold the run to know its definition."""
+    faulty = FaultyBackend(InMemoryBackend())
+    flujo = Flujo(note_all, state_backend=faulty)
+    await flujo.import_run(exported)
+    faulty.calls.clear()
+    assert [event.kind async for event in flujo.handle("r").events(after=2001)] == ["RunCompleted"]
+    assert "load" not in {call.verb for call in faulty.calls}

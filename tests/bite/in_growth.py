@@ -1,0 +1,58 @@
+"""Bugs that make work grow faster than what there is to do."""
+
+from __future__ import annotations
+
+from tests.bite.bug import Bug
+
+GROWTH = "tests/runtime/test_growth.py::"
+
+BUGS = (
+    Bug(
+        "growth.all-waits-woken",
+        "G13: each answer wakes all that wait for any",
+        "_runtime/waits.py",
+        "if item.news is not None and item.name in names:",
+        "if item.news is not None:",
+        (GROWTH + "test_many_waits_in_one_run_that_goes_on",),
+    ),
+    Bug(
+        "growth.all-recorded-looked-at",
+        "G13: each workflow in a run goes through all that is recorded of the run",
+        "_runtime/replay.py",
+        "for key in execution.recorded.answered(path) if path else fold.order:",
+        "for key in [key for key in fold.order if not path or is_within(key, path)]:",
+        (GROWTH + "test_a_replay", GROWTH + "test_a_run"),
+    ),
+    Bug(
+        "growth.all-inputs-looked-at",
+        "G13: a step of a graph looks at all that it depends on as each of them ends",
+        "_plan/graph_progress.py",
+        "        if self._left.get(node.name):\n",
+        "        if self._left.get(node.name, 0) < 0:\n",
+        (GROWTH + "test_a_run",),
+    ),
+    Bug(
+        "growth.cancelled-again",
+        "a branch that cleans up after being cancelled is cancelled again when another fails meanwhile",
+        "_runtime/group.py",
+        "        if self._is_stopped:\n",
+        "        if not self._tasks:\n",
+        ("tests/runtime/test_combinators.py::TestFailures::test_a_sibling_that_cleans_up_is_not_cancelled_again",),
+    ),
+    Bug(
+        "growth.read-at-once",
+        "G15: who reads a long log holds up the event loop",
+        "abc/pace.py",
+        "            await pace.turn()\n",
+        "            pass\n",
+        ("tests/runtime/test_pace.py::test_who_reads_a_long_log_leaves_the_loop_to_others",),
+    ),
+    Bug(
+        "growth.queue-written-whole",
+        "G13: a list that is taken from at its front and added to at its end is written whole at each step",
+        "_log/delta.py",
+        "    if 0 < gone < len(before) and ",
+        "    if 0 < gone < 0 and ",
+        ("tests/runtime/test_linear_cost.py::test_a_list_costs_what_comes_and_goes_wherever_that_is",),
+    ),
+)

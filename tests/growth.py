@@ -1,0 +1,59 @@
+"""How much work something takes, counted in bytecodes: the same each time, whatever else the machine does."""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import flujo_async
+
+_PACKAGE = os.path.dirname(flujo_async.__file__) + os.sep
+
+
+class Counted:
+    """What was counted.
+
+    Attributes:
+        bytecodes: so many instructions of this package were executed in this thread.
+    """
+
+    def __init__(self) -> None:
+        self.bytecodes = 0
+
+    def trace(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "call":
+            if not frame.f_code.co_filename.startswith(_PACKAGE):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        elif event == "opcode":
+            self.bytecodes += 1
+        return self.trace
+
+
+@contextmanager
+def counting() -> Iterator[Counted]:
+    """Count what is executed in the block, in functions that are entered in it."""
+    counted, before = Counted(), sys.gettrace()
+    sys.settrace(counted.trace)
+    try:
+        yield counted
+    finally:
+        sys.settrace(before)
+
+
+async def growth(work: Callable[[int], Awaitable[Callable[[], Awaitable[object]]]], size: int) -> float:
+    """Return how many times as much work it takes to do twice as much of something.
+
+    Args:
+        work: makes all ready for so much of it, and returns what does it.
+        size: how much is little.
+    """
+    counted: list[int] = []
+    for count in (2 * size, size, 2 * size):  # the first warms caches
+        act = await work(count)
+        with counting() as found:
+            await act()
+        counted.append(found.bytecodes)
+    return counted[2] / counted[1]

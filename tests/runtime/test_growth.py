@@ -1,0 +1,274 @@
+"""Twice as much takes twice the work (G13): whatever there is of it. Bytecodes are counted, and never time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias
+
+import pytest
+from pydantic import BaseModel
+
+from flujo_async import (
+    Depends,
+    Flujo,
+    RunContext,
+    StepContext,
+    graph,
+    loop,
+    map_each,
+    parallel,
+    step,
+    wait_for,
+    workflow,
+)
+from flujo_async._log.fold import fold_log
+from flujo_async._log.snapshot import snapshot_of
+from flujo_async._model.stored import Signal
+from flujo_async._runtime.mail import nudge
+from flujo_async.backends.changes import Changes
+from flujo_async.errors import RunFailed
+from flujo_async.reducers import add
+from tests.growth import growth
+
+Work: TypeAlias = Callable[[], Awaitable[object]]
+
+ALMOST_TWICE = 2.15
+
+
+class Count(BaseModel):
+    total: Annotated[int, add] = 0
+
+
+@step
+async def one_more(x: int) -> int:
+    return x + 1
+
+
+@step
+async def count(x: int, ctx: StepContext) -> int:
+    ctx.state.total += 1
+    return x
+
+
+@step
+async def count_too(x: int, ctx: StepContext) -> int:
+    ctx.state.total += 1
+    return x
+
+
+@step
+async def first(both: dict[str, int]) -> int:
+    return both["count"]
+
+
+@step
+async def refuse(x: int) -> int:
+    raise ValueError(x)
+
+
+@step(fallback=one_more)
+async def give_way(x: int) -> int:
+    raise ValueError(x)
+
+
+@step
+async def alone(x: int) -> list[int]:
+    return [x]
+
+
+@step
+async def largest(xs: list[int]) -> int:
+    return max(xs)
+
+
+@workflow
+async def two_more(x: int) -> int:
+    return await one_more(await one_more(x))
+
+
+@workflow
+async def one_by_one(n: int) -> int:
+    for x in range(n):
+        await one_more(x)
+    return n
+
+
+@workflow
+async def all_at_once(n: int) -> int:
+    return sum(await asyncio.gather(*map(one_more, range(n))))
+
+
+@workflow
+async def all_in_vain(n: int) -> int:
+    errors = await asyncio.gather(*map(refuse, range(n)), return_exceptions=True)
+    raise ExceptionGroup("all of them", [error for error in errors if isinstance(error, Exception)])
+
+
+def turns(body: Any, n: int) -> Any:
+    return loop(body, until=lambda x: x >= n, max_iterations=n + 1)
+
+
+def wide(n: int) -> Any:
+    """Return a graph of which the last step waits for all others."""
+    leaves = [step(_named(f"leaf_{place}", one_more.function)) for place in range(n)]
+    names: dict[str, Any] = {"Annotated": Annotated, "Depends": Depends, "leaves": leaves}
+    parameters = ", ".join(f"p{place}: Annotated[int, Depends(leaves[{place}])]" for place in range(n))
+    exec(f"async def last({parameters}) -> int: return p0", names)
+    return graph(step(names["last"]))
+
+
+def _named(name: str, function: Any) -> Any:
+    async def leaf(x: int) -> int:
+        return int(await function(x))
+
+    leaf.__name__ = leaf.__qualname__ = name
+    return leaf
+
+
+DEFINITIONS: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
+    "turns of a loop": (lambda n: turns(one_more, n), lambda n: 0),
+    "steps of a workflow": (lambda n: one_by_one, lambda n: n),
+    "tasks of a workflow": (lambda n: all_at_once, lambda n: n),
+    "items": (lambda n: map_each(one_more), range),
+    "items a few at a time": (lambda n: map_each(one_more, max_concurrency=5), range),
+    "items that are workflows": (lambda n: map_each(two_more, max_concurrency=5), range),
+    "turns that are workflows": (lambda n: turns(two_more, 2 * n), lambda n: 0),
+    "items that change contexts of branches": (lambda n: map_each(parallel(count, count_too) >> first), range),
+    "items after others have failed": (lambda n: map_each(give_way) >> map_each(one_more), range),
+    "turns after others have failed": (lambda n: turns(alone >> map_each(give_way) >> largest, n), lambda n: 0),
+    "steps that one step depends on": (wide, lambda n: {"x": 0}),
+    "steps that fail in one workflow": (lambda n: all_in_vain, lambda n: n),
+}
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+async def test_a_run(name: str) -> None:
+    """However long, and however wide; and the same when it is walked through once more."""
+    definition, input = DEFINITIONS[name]
+
+    async def ready(n: int) -> Work:
+        flujo = Flujo(definition(n), context_type=Count)
+        given = input(n)
+
+        async def run() -> None:
+            with suppress(RunFailed):
+                await flujo.run(list(given) if isinstance(given, range) else given)
+
+        return run
+
+    assert await growth(ready, 60) < ALMOST_TWICE
+
+
+@pytest.mark.parametrize("name", ["items", "items that are workflows", "turns that are workflows"])
+async def test_a_replay(name: str) -> None:
+    """Of what is recorded each part finds its own."""
+    definition, input = DEFINITIONS[name]
+
+    async def ready(n: int) -> Work:
+        flujo = Flujo(definition(n) >> wait_for("more"))
+        given = input(n)
+        await flujo.run(list(given) if isinstance(given, range) else given, run_id="r")
+        await flujo.signal("r", "more", 1)
+
+        async def resume() -> None:
+            assert (await flujo.run(run_id="r")).status == "completed"
+
+        return resume
+
+    assert await growth(ready, 60) < ALMOST_TWICE
+
+
+async def test_many_waits_in_one_run_that_goes_on() -> None:
+    """An answer wakes the one that waits for it."""
+
+    async def ready(n: int) -> Work:
+        begun, answered, is_over = asyncio.Event(), [asyncio.Event() for _ in range(n)], asyncio.Event()
+
+        @step
+        async def hold() -> None:
+            begun.set()
+            await is_over.wait()
+
+        @workflow
+        async def waiting(n: int, ctx: RunContext) -> None:
+            async def wait(place: int) -> None:
+                await ctx.wait_for(f"answer {place}")
+                answered[place].set()
+
+            await asyncio.gather(*map(wait, range(n)), hold())
+
+        flujo = Flujo(waiting)
+        await flujo.start(n, run_id="r")
+        await begun.wait()
+
+        async def answer() -> None:
+            for place, heard in enumerate(answered):
+                await flujo.state_backend.post(Signal("r", f"{place}", f"answer {place}", 1, datetime.now(UTC)))
+                nudge("r")
+                await heard.wait()
+            is_over.set()
+            await flujo.handle("r").result()
+
+        return answer
+
+    assert await growth(ready, 30) < ALMOST_TWICE
+
+
+async def test_many_runs_that_are_waited_for() -> None:
+    """A change wakes who waits for this run, and finds them at once."""
+
+    async def ready(n: int) -> Work:
+        changes = Changes()
+        listening = ExitStack()
+        for place in range(n):
+            listening.enter_context(changes.listening(f"run {place}"))
+
+        async def change() -> None:
+            for place in range(n):
+                changes.announce(f"run {place}")
+            listening.close()
+
+        return change
+
+    assert await growth(ready, 60) < ALMOST_TWICE
+
+
+async def test_many_runs_that_are_started() -> None:
+    """One that begins does not look at all that go on in the background."""
+
+    async def ready(n: int) -> Work:
+        is_over = asyncio.Event()
+
+        @step
+        async def hold(place: int) -> None:
+            await is_over.wait()
+
+        flujo = Flujo(hold)
+
+        async def start() -> None:
+            handles = [await flujo.start(place) for place in range(n)]
+            is_over.set()
+            for handle in handles:
+                await handle.result()
+
+        return start
+
+    assert await growth(ready, 200) < ALMOST_TWICE
+
+
+async def test_a_fork_of_a_fork() -> None:
+    """Each goes on where the one before ended, and has not all that came before in it once more."""
+
+    async def length(forks: int) -> int:
+        flujo = Flujo(map_each(one_more))
+        await flujo.run(list(range(100)), run_id="0")
+        for place in range(forks):
+            await flujo.fork(str(place), new_run_id=str(place + 1))
+        stored = await flujo.state_backend.load(str(forks))
+        assert stored is not None
+        return len(snapshot_of(fold_log(str(forks), stored.records)).body)
+
+    few, more, most = [await length(forks) for forks in (0, 20, 40)]
+    assert most - more < 1.1 * (more - few)
+    assert more - few < 20 * 500
