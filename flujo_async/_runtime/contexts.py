@@ -129,12 +129,11 @@ class LiveScope(Scope):
         """Take in what the code has changed, and all that is recorded; return what is not."""
         is_behind = self._next < len(self._history)
         patch = self._settle()
-        if is_behind:
-            patch = {}
-            self._catch_up(len(self._history))
-        if self._log is not None:
-            patch, self._log = diff(self._log.tree, self.fields), None
-        return patch
+        self._catch_up(len(self._history))
+        if (log := self._log) is not None:
+            self._log = None
+            return diff(log.tree, self.fields)
+        return {} if is_behind else patch
 
     def _settle(self) -> Patch:
         if not self._is_loaded:
