@@ -99,7 +99,7 @@ def recorded_step(execution: Execution, step: Step[Any, Any], key: str, scope: S
     if not isinstance(outcome, StepCompleted):
         return None
     if outcome.patch:
-        scope.change(outcome.patch)
+        scope.recall(outcome)
     return outcome
 
 

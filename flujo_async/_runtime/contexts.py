@@ -13,7 +13,7 @@ from typing_extensions import TypedDict, is_typeddict, override
 from flujo_async._codec.values import Codec
 from flujo_async._log.delta import Fields, diff, lengthen, shorten
 from flujo_async._log.keys import MAIN_SCOPE
-from flujo_async._model.facts import Patch
+from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._runtime.plain_lists import PlainLists
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument
@@ -51,8 +51,12 @@ class Scope:
         return short
 
     def change(self, patch: Patch) -> None:
-        """Take in what is recorded of a step, or what a merge changed."""
+        """Take in what a merge or a migration changed."""
         self._fields.change(patch)
+
+    def recall(self, completed: StepCompleted) -> None:
+        """Take in what is recorded of a step."""
+        self.change(completed.patch)
 
     def become(self, other: Scope) -> None:
         """Be as another one is now."""
@@ -65,15 +69,40 @@ class Scope:
 
 
 class LiveScope(Scope):
-    """The context of a workflow: its code changes it in place, and several of its steps at the same time."""
+    """The context of a workflow: its code changes it in place, and several of its steps at the same time.
 
-    __slots__ = ("_contexts", "_is_loaded", "_live", "_record")
+    In a replay the code changes it again, at times earlier than the log has that. What the steps changed is taken in
+    in the order of the log, as changes of what the log had at that place, so that nothing of either is lost.
+    """
 
-    def __init__(self, path: str, fields: JsonObject, contexts: ContextType, record: Callable[[Patch], None]) -> None:
-        """Begin with ``fields``; ``record`` is told what the code has changed."""
+    __slots__ = ("_contexts", "_history", "_is_loaded", "_is_replayed", "_live", "_log", "_next", "_record")
+
+    def __init__(
+        self,
+        path: str,
+        fields: JsonObject,
+        contexts: ContextType,
+        record: Callable[[Patch], None],
+        history: Sequence[StepCompleted | StateChanged],
+        is_replayed: Callable[[], bool],
+    ) -> None:
+        """Begin with ``fields``.
+
+        Args:
+            path: as in ``Scope``.
+            fields: as in ``Scope``.
+            contexts: of what type it is.
+            record: is told what the code has changed and is not recorded.
+            history: what is recorded of it, in the order of the log.
+            is_replayed: tells whether all that is recorded has been given back to the code.
+        """
         super().__init__(path, fields)
         self._contexts = contexts
         self._record = record
+        self._history = history
+        self._is_replayed = is_replayed
+        self._next = 0  # in the history
+        self._log: Fields | None = None  # the context by the log up to there; none is as it is here
         self._live: Any = None
         self._is_loaded = False
 
@@ -87,24 +116,39 @@ class LiveScope(Scope):
 
     def note(self) -> None:
         """Record what the code has changed since the last time."""
-        if patch := self.settle():
+        if self._next < len(self._history) and not self._is_replayed():
+            self._settle()
+        elif patch := self.unrecorded():
             self._record(patch)
 
     def end(self) -> None:
         """Record nothing any more."""
         self._record = _nobody
 
-    def settle(self) -> Patch:
-        """Take in what the code has changed since the last time, and return it."""
+    def unrecorded(self) -> Patch:
+        """Take in what the code has changed, and all that is recorded; return what is not."""
+        is_behind = self._next < len(self._history)
+        patch = self._settle()
+        self._catch_up(len(self._history))
+        if (log := self._log) is not None:
+            self._log = None
+            return diff(log.tree, self.fields)
+        return {} if is_behind else patch
+
+    def _settle(self) -> Patch:
         if not self._is_loaded:
             return {}
-        patch = shorten(self.fields, self._contexts.changes(self.fields, self._live, self.lists))
+        before = self.fields
+        patch = shorten(before, self._contexts.changes(before, self._live, self.lists))
+        if patch and self._log is None and self._next < len(self._history):
+            self._log = Fields(before)
         self._advance(patch)
         return patch
 
     @override
     def take_in(self, before: JsonObject, patch: Patch) -> Patch:
-        self.note()
+        if new := self.unrecorded():
+            self._record(new)
         if self.fields is not before:
             patch = self._contexts.rebase(Scope(self.path, before), self.fields, lengthen(before, patch))
         short = shorten(self.fields, patch)
@@ -112,10 +156,39 @@ class LiveScope(Scope):
         return short
 
     @override
+    def recall(self, completed: StepCompleted) -> None:
+        self._settle()
+        places = range(self._next, len(self._history))
+        if (place := next((place for place in places if self._history[place] is completed), None)) is not None:
+            self._catch_up(place + 1)
+        elif all(fact is not completed for fact in self._history):  # else it was taken in with one that came after it
+            self.change(completed.patch)
+
+    @override
     def change(self, patch: Patch) -> None:
         if patch:
             self.note()
-            self._refresh(patch)
+            self._apply(patch)
+
+    def _catch_up(self, place: int) -> None:
+        while self._next < place:
+            fact = self._history[self._next]
+            self._next += 1
+            if isinstance(fact, StepCompleted):
+                self._apply(fact.patch)
+                continue
+            log = self._log or Fields(self.fields)
+            log.change(fact.patch)
+            self._log = log if diff(log.tree, self.fields) else None
+
+    def _apply(self, patch: Patch) -> None:
+        """Take in a change of the context as the log has it."""
+        if self._log is not None:
+            before = self._log.tree
+            self._log.change(patch)
+            patch = self._contexts.put_before(Scope(self.path, before), self.fields, lengthen(before, patch))
+            patch = shorten(self.fields, patch)
+        self._refresh(patch)
 
     def _refresh(self, patch: Patch) -> None:
         self._advance(patch)
@@ -233,6 +306,19 @@ class ContextType:
             if name in meanwhile
             else change
             for name, change in changes.items()
+        }
+
+    def put_before(self, base: Scope, now: JsonObject, changes: Patch) -> Patch:
+        """Return changes that were made to ``base`` as changes of ``now``, to which others led that come after them.
+
+        Raises:
+            ContextConflict: a reducer cannot make one value of both.
+        """
+        later = diff(base.fields, now)
+        return {
+            name: self.reduce(name, base, change, later[name], ("a step", "the code")) if name in later else change
+            for name, change in changes.items()
+            if name not in later or name in self._reducers
         }
 
     def merge(self, base: Scope, branches: Sequence[Scope]) -> Patch:

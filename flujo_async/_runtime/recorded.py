@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from flujo_async._log.fold import Fold
-from flujo_async._log.keys import paths_above
+from flujo_async._log.fold import Change, Fold
+from flujo_async._log.keys import is_compensation, paths_above
+from flujo_async._model.facts import StateChanged, StepCompleted
 
 
 class Recorded:
@@ -22,6 +23,18 @@ class Recorded:
     def answered(self, path: str) -> Sequence[str]:
         """Return the keys in ``Fold.order`` that are ``path`` or stand below it."""
         return self._answered.get(path, ())
+
+    def changed(self, path: str, scope: str) -> Sequence[StepCompleted | StateChanged]:
+        """Return what the steps and the code of a workflow at ``path`` changed in a context, as the log has it."""
+        changes = self._fold.changes if not path else self._changed.get(path, ())
+        return [
+            fact
+            for fact in changes
+            if isinstance(fact, StepCompleted | StateChanged)
+            and fact.patch
+            and fact.scope == scope
+            and not is_compensation(fact.key)
+        ]
 
     @cached_property
     def failed_below(self) -> Mapping[str, int]:
@@ -38,6 +51,15 @@ class Recorded:
         for key in self._fold.order:
             for path in _paths_of(key):
                 found[path].append(key)
+        return found
+
+    @cached_property
+    def _changed(self) -> Mapping[str, Sequence[Change]]:
+        found: defaultdict[str, list[Change]] = defaultdict(list)
+        for fact in self._fold.changes:
+            if isinstance(fact, StepCompleted | StateChanged) and fact.patch:
+                for path in _paths_of(fact.key):
+                    found[path].append(fact)
         return found
 
 

@@ -69,9 +69,12 @@ class _Run:
         self._workflow = workflow
         self._path = path
         self._outer = scope
-        self._scope = LiveScope(scope.path, scope.fields, execution.contexts, self._record)
         self._lane = Lane(path, execution.waits.activity)
-        self._replay = Replay(execution, path)
+        self._replay = replay = Replay(execution, path)
+        history = execution.recorded.changed(path, scope.path)
+        self._scope = LiveScope(
+            scope.path, scope.fields, execution.contexts, self._record, history, lambda: replay.is_over
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
@@ -440,14 +443,16 @@ class _Run:
 
     def _record(self, patch: Patch) -> None:
         """Record what the code has changed in the context since the last call."""
-        key = self._lane.label("$state")
-        if key not in self._execution.journal.fold.state_changes and not self._execution.is_frozen:
+        changes = self._execution.journal.fold.state_changes
+        while (key := self._lane.label("$state")) in changes:
+            pass
+        if not self._execution.is_frozen:
             self._note_state(key, patch)
 
     def _note_state_at_end(self) -> None:
         """Record how the code has left the context."""
         fold, key = self._execution.journal.fold, child(self._path, "$state-at-end")
-        patch = self._scope.settle()
+        patch = self._scope.unrecorded()
         if not self._path:  # nothing comes after it, so this is how the context is in the end
             patch = diff(fold.context.tree, self._scope.fields)
         elif key in fold.state_changes:

@@ -737,4 +737,20 @@ BUGS = (
         "        except ZeroDivisionError as trouble:  #",
         (T + "children.py::test_trouble_with_the_store_is_nothing_that_code_can_catch",),
     ),
+    Bug(
+        "runtime.recalled-over-the-code",
+        "in a replay, what a step changed in the context overwrites what the code has changed by then",
+        CONTEXTS,
+        "patch = self._contexts.put_before(Scope(self.path, before), self.fields, lengthen(before, patch))",
+        "patch = lengthen(before, patch)",
+        ("tests/runtime/test_workflow_replayed_context.py::test_a_crash_changes_nothing_of_it",),
+    ),
+    Bug(
+        "runtime.unrecorded-in-a-replay",
+        "what the code has changed in a replay, and the log does not have, is never recorded",
+        CONTEXTS,
+        "            return diff(log.tree, self.fields)\n",
+        "            return {}\n",
+        ("tests/runtime/test_workflow_replayed_context.py::test_a_crash_changes_nothing_of_it",),
+    ),
 )
