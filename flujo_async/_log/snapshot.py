@@ -33,14 +33,14 @@ from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The version of the bodies made here; those of another are not read."""
 
 _Values: TypeAlias = Mapping[str, Json]
 
 _PLAIN: Final = (
     *("run_id", "pipeline_version", "fingerprint", "status", "seq", "hash", "prev_hash", "current_step_index"),
-    *("reason", "places", "failures", "order", "graphs", "children"),
+    *("reason", "places", "failures", "order", "graphs", "children", "inherited"),
 )
 """What is JSON as it is, and small."""
 

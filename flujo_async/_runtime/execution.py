@@ -81,6 +81,14 @@ class Children(Protocol):
         """Wake the runs above one that has news."""
         ...
 
+    async def given(self, call: ChildCall, run_id: str) -> Value:
+        """Return what a child was given when it was started; what ``call`` gives it, unless ``call`` has started it."""
+        ...
+
+    async def cancel(self, run_id: str, reason: str) -> None:
+        """Cancel a child with all that runs below it; its parent goes on."""
+        ...
+
     async def cancel_children(self, run_id: str, reason: str) -> None:
         """Cancel all that runs below a run, leaves first."""
         ...

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
+from flujo_async._log.delta import same
 from flujo_async._log.fold import Fold
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.policy import Durability, Retention
@@ -21,7 +22,7 @@ from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.drive import Drive
-from flujo_async._runtime.execution import ChildCall, Ended
+from flujo_async._runtime.execution import ChildCall, Ended, Value
 from flujo_async._runtime.home import Home
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
@@ -282,6 +283,14 @@ class Runner:
                 waiting = tuple(replace(item, deadline=None) for item in waiting)
             return Park(waiting, fold.wake_at, is_paused=True)
         return Ended(fold.output, fold.usage)
+
+    async def given(self, call: ChildCall, run_id: str) -> Value:
+        """Return what a child was given; see ``Children``."""
+        seen = await self.reader.look(run_id)
+        if seen is None or seen.summary.parent_run_id != call.execution.run_id:
+            return call.value
+        given = seen.fold.started.input
+        return call.value if same(given, call.value.tree) else Value(given)
 
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""

@@ -655,6 +655,22 @@ BUGS = (
         (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
     ),
     Bug(
+        "runtime.children-given-anew",
+        "a child that was started before a migration is compared with what the new definition gives it",
+        FOLD,
+        "        self.inherited = list(self.children)\n",
+        "",
+        (T + "migrate.py::TestChildrenUnderWay::test_it_goes_on_with_what_it_was_given",),
+    ),
+    Bug(
+        "runtime.replaced-child-goes-on",
+        "a child that does not count any more after a rollback is left to whoever takes it up",
+        CALLS,
+        "                await self.execution.children.cancel(run_id, reason)\n",
+        "",
+        (T + "children.py::TestRedrive::test_the_child_that_does_not_count_any_more_is_cancelled",),
+    ),
+    Bug(
         "runtime.children-left-alone",
         "G5: cancelling a run leaves its children to themselves",
         DRIVE,

@@ -542,6 +542,32 @@ class TestRedrive:
         assert EXECUTED == [1, -1, 2, -2, 3]
         assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
 
+    async def test_the_child_that_does_not_count_any_more_is_cancelled(self, backend: StateBackend) -> None:
+        """At once, and not only when its parent ends: nobody goes on with it meanwhile."""
+        is_fixed, numbers = False, iter(range(1, 9))
+
+        async def undo(done: int) -> None:
+            EXECUTED.append(-done)
+
+        @step(compensate=undo)
+        async def book() -> int:
+            return next(numbers)
+
+        @step
+        async def flaky(value: int) -> int:
+            if not is_fixed:
+                raise ValueError("broken")
+            return value
+
+        flujo = Flujo(book >> child(flaky >> wait_for("go"), name="inner"), state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="r")
+        is_fixed = True
+        result = await flujo.redrive("r")
+        heads = {head.run_id: head.status for head in await children_of(flujo)}
+        assert heads.pop(result.waiting_for[0].run_id) == "paused"
+        assert list(heads.values()) == ["cancelled"]
+
     async def test_a_parent_that_cannot_cancel_its_child_says_so(
         self, backend: StateBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
