@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -77,7 +77,7 @@ class Children(Protocol):
         """
         ...
 
-    async def tell_parents(self, parent_run_id: str | None, run_id: str) -> None:
+    async def tell_parents(self, parents: Iterable[str], run_id: str) -> None:
         """Wake the runs above one that has news."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -35,7 +35,7 @@ from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.taking import Taking, cause_of
-from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park
+from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
@@ -257,8 +257,9 @@ class Runner:
             with Owner.at_work() as owner, suppress(StaleLease):
                 found: Ready | Fold | None = await self.taking.create(request, str(owner), program)
                 if found is None:
+                    await self._ask_to_be_told(execution.run_id, run_id)
                     found = await self.taking.prepare_again(request, str(owner))
-                rested = await self._rest_of_child(found)
+                rested = await self._rest_of_child(found, execution.run_id)
                 if rested is not None:
                     return rested
             head = await self.reader.summary(run_id)
@@ -266,12 +267,19 @@ class Runner:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
             await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
 
-    async def _rest_of_child(self, found: Ready | Fold | None) -> Ended | Park | None:
+    async def _ask_to_be_told(self, parent_run_id: str, run_id: str) -> None:
+        """Let a child tell a parent that has not started it; asked for before the parent looks at the child."""
+        head = await self.reader.summary(run_id)
+        if head is not None and head.parent_run_id != parent_run_id and head.status not in TERMINAL:
+            now = self.clock.now()
+            await self.backend.post(Signal(run_id, f"{PARENT}#{parent_run_id}", PARENT, parent_run_id, now))
+
+    async def _rest_of_child(self, found: Ready | Fold | None, parent_run_id: str) -> Ended | Park | None:
         if found is None:
             return None
         fold, error = found, None
         if isinstance(found, Ready):
-            drive = Drive(found, self._means, self, is_inline=True)
+            drive = Drive(found, self._means, self, driven_by=parent_run_id)
             fold, error = await drive.run(), drive.error
             if drive.parked is not None and not drive.parked.is_paused:
                 return drive.parked
@@ -309,8 +317,12 @@ class Runner:
         await self.backend.post(Signal(run_id, f"{name}#{number}", name, payload, self.clock.now()))
         nudge(run_id)
 
-    async def tell_parents(self, parent_run_id: str | None, run_id: str) -> None:
+    async def tell_parents(self, parents: Iterable[str], run_id: str) -> None:
         """Wake the runs above one that has news: the nearest may have to drive it."""
+        for parent_run_id in parents:
+            await self._tell_upwards(parent_run_id, run_id)
+
+    async def _tell_upwards(self, parent_run_id: str | None, run_id: str) -> None:
         while parent_run_id is not None:
             now = self.clock.now()
             with suppress(RunNotFound):  # a parent may be deleted

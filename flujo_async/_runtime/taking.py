@@ -140,7 +140,7 @@ class Taking:
     ) -> Ready | Fold | None:
         fold = seen.fold
         self._catalogue.reading(fold).check_same_request(request, fold)
-        if not self._goes_on(request, seen) and not await self._has_old_news(fold):
+        if not self._goes_on(request, seen):
             return fold
         try:
             self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
@@ -162,15 +162,6 @@ class Taking:
         if "definition" in kinds or (request.is_resume and "pause" in kinds):
             return True
         return self.is_due(seen, self._clock.now())
-
-    async def _has_old_news(self, fold: Fold) -> bool:
-        """Return whether a child that a run waits for goes on by now; only the parent that has started it was told."""
-        own = {waiting.kind for waiting in fold.waiting_for if waiting.run_id is None}
-        if fold.status != "paused" or "pause" in own:
-            return False
-        children = {waiting.run_id for waiting in fold.waiting_for if waiting.run_id is not None}
-        heads = [await self._reader.summary(run_id) for run_id in children]
-        return any(head is not None and head.status != "paused" for head in heads)
 
     @staticmethod
     def is_due(seen: Seen, now: datetime) -> bool:

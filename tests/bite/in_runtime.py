@@ -682,9 +682,17 @@ BUGS = (
         "runtime.parent-not-told",
         "a parent that waits for a child is not woken when that ends",
         DRIVE,
-        "            await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)\n",
+        "            await execution.children.tell_parents(others, execution.run_id)\n",
         "            pass\n",
         (T + "children.py::test_a_child_that_was_paused_and_goes_on_lets_its_parent_go_on",),
+    ),
+    Bug(
+        "runtime.other-parents-not-told",
+        "a child tells of its end only the run that has started it",
+        DRIVE,
+        "execution.waits.pending(PARENT))",
+        "())",
+        (T + "children.py::test_the_parents_of_a_child_that_was_paused_and_goes_on_do_so",),
     ),
     Bug(
         "runtime.progress-counts-again",
