@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -127,11 +127,9 @@ class Runner:
         Returns:
             What it left, or how it left memory; ``None`` if it is with somebody else, or sleeps.
         """
-        if self._admission.is_full and not request.is_urgent and find == self.taking.prepare:
-            self.home.check()
-            await self.taking.ensure(request)
-            exists()
-        place = nullcontext() if request.is_urgent else self._admission.slot(request.priority)
+        place: AbstractAsyncContextManager[None] = nullcontext()
+        if not request.is_urgent and not (self._admission.is_full and await self._has_no_use(request, find, exists)):
+            place = self._admission.slot(request.run_id, request.priority)
         with self.home.at_work(), Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
             async with place:
                 found = await find(request, str(owner))
@@ -141,6 +139,17 @@ class Runner:
                 if found is not None:
                     return await self.drive(found)
         return None
+
+    async def _has_no_use(self, request: Request, find: Find, exists: Callable[[], None]) -> bool:
+        """Return whether a run rests, or somebody else drives it; it is in the store when this returns."""
+        self.home.check()
+        is_first = find == self.taking.prepare
+        seen = await (self.taking.ensure(request) if is_first else self.reader.look(request.run_id))
+        exists()
+        if seen is None:
+            return False
+        is_elsewhere = seen.summary.lease is not None and not self.taking.is_free(seen.summary)
+        return is_elsewhere or not self.taking.goes_on(request, seen)
 
     async def enqueue(self, request: Request) -> None:
         """Put a run into its queue, unless it exists.
@@ -307,6 +316,7 @@ class Runner:
         if seen.fold.status in TERMINAL:
             return
         await self.post_control(seen, CANCEL, reason)
+        self._admission.let_in(run_id)
         with suppress(RunCancelled, RunFailed):
             await self.complete(Request(run_id=run_id, is_urgent=True))
 
@@ -349,7 +359,7 @@ class Runner:
                     await self._let_rest(lease, seen, now)
                     return
                 is_late = self._admission.is_full
-                await stack.enter_async_context(self._admission.slot(seen.summary.priority))
+                await stack.enter_async_context(self._admission.slot(lease.run_id, seen.summary.priority))
                 if is_late and not await self.backend.renew([lease], now=self.clock.now(), ttl=self.ttl):
                     raise StaleLease(f"run {lease.run_id!r}: somebody has claimed it before its turn came here")
             except BaseException:

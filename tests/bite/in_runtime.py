@@ -655,6 +655,22 @@ BUGS = (
         (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
     ),
     Bug(
+        "runtime.cancel-waits-for-a-place",
+        "a run that waits for its place is cancelled when it has one",
+        "_runtime/runner.py",
+        "        self._admission.let_in(run_id)\n",
+        "",
+        (T + "admission.py::test_who_waits_for_a_place_hears_that_the_run_was_cancelled",),
+    ),
+    Bug(
+        "runtime.place-for-a-result",
+        "the result of a run that has ended waits until another run has",
+        "_runtime/runner.py",
+        "        return is_elsewhere or not self.taking.goes_on(request, seen)\n",
+        "        return is_elsewhere\n",
+        (T + "admission.py::test_what_is_not_driven_needs_no_place",),
+    ),
+    Bug(
         "runtime.children-given-anew",
         "a child that was started before a migration is compared with what the new definition gives it",
         FOLD,
