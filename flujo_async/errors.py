@@ -36,7 +36,15 @@ from typing import Any
 
 
 class FlujoError(Exception):
-    """The root of every error that this package raises on purpose."""
+    """The root of every error that this package raises on purpose. Copies and pickles keep all that it has."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made_again, (type(self), self.args), vars(self)
+
+
+def _made_again(cls: type[FlujoError], args: tuple[Any, ...]) -> FlujoError:
+    """Return an error without its ``__init__``, which takes other arguments than those in ``args``."""
+    return cls.__new__(cls, *args)
 
 
 class InvalidArgument(FlujoError, ValueError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import traceback
 from contextlib import suppress
-from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final, cast
 
 from pydantic_core import ValidationError
@@ -19,7 +18,7 @@ from flujo_async import errors
 from flujo_async._codec.class_shapes import stored_name
 from flujo_async._codec.misfit import Misfit
 from flujo_async._codec.shape import Coder, check_names, get_fields, put_fields, table
-from flujo_async._codec.stand_ins import OWN, StandIn, stand_in_class
+from flujo_async._codec.stand_ins import OWN, StandIn, native_names, new, stand_in_class
 from flujo_async._codec.tree import PAYLOAD, TAG
 from flujo_async._codec.validation_errors import put_validation_error, validation_error
 from flujo_async._model.text import is_unicode
@@ -34,13 +33,7 @@ MAX_CHAIN = 16
 _ARGS: Final[Any] = vars(BaseException)["args"]
 """Sets the arguments also where a class has a property of that name; its ``__setattr__`` is not asked either."""
 
-_OBJ: Final = vars(AttributeError)["obj"]
-"""What lacked the attribute may hold the exception itself, and as much else; pickles leave it out as well."""
-
 _GROUP_MESSAGE: Final[Any] = vars(BaseExceptionGroup)["message"]
-
-_WITHOUT_ATTRIBUTES: Final = (BaseException, BaseExceptionGroup, ValidationError, StandIn, object)
-"""What these have lies elsewhere in a record."""
 
 _SLOTS = frozenset({"type", "bases", "message", "args", "attributes", "notes", "traceback", "cause", "members"})
 
@@ -121,7 +114,7 @@ class Recorder:
 
     def _attributes(self, error: BaseException, depth: int) -> dict[str, Json]:
         without = OWN if _recorded(error) else ()
-        native = {name: getattr(error, name, None) for name in _native_names(type(error)) if name not in without}
+        native = {name: getattr(error, name, None) for name in native_names(type(error)) if name not in without}
         own = {name: item for name, item in vars(error).items() if name not in without and _is_attribute(name)}
         # What the interpreter attaches, such as `AttributeError.obj`, is no reason to refuse the exception.
         kept = _put_storable({name: item for name, item in native.items() if item is not None}, self._coder, depth)
@@ -234,15 +227,10 @@ def _bare(cls: type[Exception], tree: dict[str, Json], coder: Coder) -> Exceptio
     if cls is ValidationError:
         return validation_error(_get_list(tree, "args", coder))
     arguments = _group_arguments(tree, coder) if ExceptionGroup in cls.__mro__ else ()
-    # The builtin base that gives it its layout is asked, so that a `__new__` of the user's does not run either.
-    native: Any = cls
-    while native.__module__ != "builtins":
-        native = native.__base__
     try:
-        error: Exception = native.__new__(cls, *arguments)
+        return new(cls, *arguments)
     except TypeError:  # of an extension module that makes its instances itself
         return None
-    return error
 
 
 def _group_arguments(tree: dict[str, Json], coder: Coder) -> tuple[Any, ...]:
@@ -255,7 +243,7 @@ def _group_arguments(tree: dict[str, Json], coder: Coder) -> tuple[Any, ...]:
 
 
 def _set_attributes(error: Exception, values: dict[str, Any]) -> None:
-    native = _native_names(type(error))
+    native = native_names(type(error))
     for name, value in values.items():
         if name in native:
             object.__setattr__(error, name, value)
@@ -302,17 +290,6 @@ def _get_list(tree: dict[str, Json], name: str, coder: Coder) -> list[Any]:
     if type(items) is not list:
         raise Misfit(f"{name!r} of a recorded exception is not a list")
     return items
-
-
-def _native_names(cls: type) -> list[str]:
-    """Return the attributes that live in the C structure or in slots, outside ``__dict__`` and ``args``."""
-    bases = [base for base in cls.__mro__ if base not in _WITHOUT_ATTRIBUTES]
-    return [name for base in bases for name, item in vars(base).items() if _is_native(name, item)]
-
-
-def _is_native(name: str, item: object) -> bool:
-    is_slot = isinstance(item, (MemberDescriptorType, GetSetDescriptorType)) and not name.startswith("__")
-    return is_slot and item is not _OBJ
 
 
 def _put_storable(values: dict[str, Any], coder: Coder, depth: int) -> dict[str, Json]:

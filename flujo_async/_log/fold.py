@@ -57,6 +57,7 @@ class Fold:
         answers: how each wait and each sleep ended, by key.
         taken: the ids of the signals that were taken.
         children: the runs that this one started, by key.
+        inherited: the keys of those that were started before the last migration.
         cancelled_calls: the keys of what the code of a workflow called, and cancelled before it had the result.
         values: what was drawn, by key.
         state_changes: what a workflow changed in its context between steps, by key.
@@ -71,7 +72,7 @@ class Fold:
     __slots__ = (
         *("answers", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
         *("choices", "context", "current_step_index", "deadline", "decisions", "error", "failed_attempts"),
-        *("failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats"),
+        *("failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats", "inherited"),
         *("last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
         *("pipeline_version", "places", "prev_hash", "reason", "repeats", "rollback", "run_id", "seq"),
         *("started", "state_changes", "status", "taken", "timers", "updated_at", "usage", "usages", "values"),
@@ -119,6 +120,7 @@ class Fold:
         self.answers: dict[str, Answer] = {}
         self.taken: set[str] = set()
         self.children: dict[str, str] = {}
+        self.inherited: list[str] = []
         self.cancelled_calls: set[str] = set()
         self.values: dict[str, Json] = {}
         self.state_changes: dict[str, facts.StateChanged] = {}
@@ -233,18 +235,8 @@ class Fold:
         oldest = min((self.places[key] for key in keys & self.places.keys()), default=self.seq)
         self.order = [key for key in self.order if self.places[key] < oldest]
         by_keys: tuple[dict[str, Any], ...] = (
-            self.outcomes,
-            self.failed_attempts,
-            self.not_run,
-            self.once,
-            self.blocks,
-            self.heartbeats,
-            self.timers,
-            self.waits,
-            self.answers,
-            self.choices,
-            self.state_changes,
-            self.places,
+            *(self.outcomes, self.failed_attempts, self.not_run, self.once, self.blocks, self.heartbeats),
+            *(self.timers, self.waits, self.answers, self.choices, self.state_changes, self.places),
         )
         for by_key in by_keys:
             for key in keys & by_key.keys():
@@ -264,6 +256,7 @@ class Fold:
 
     def _run_migrated(self, fact: facts.RunMigrated) -> None:
         self.pipeline_version, self.fingerprint = fact.pipeline_version, fact.fingerprint
+        self.inherited = list(self.children)
         self._migrate(fact)
 
     def _migrate(self, fact: facts.RunMigrated | facts.RunForked) -> None:

@@ -40,7 +40,7 @@ _Values: TypeAlias = Mapping[str, Json]
 
 _PLAIN: Final = (
     *("run_id", "pipeline_version", "fingerprint", "status", "seq", "hash", "prev_hash", "current_step_index"),
-    *("reason", "places", "failures", "order", "graphs", "children"),
+    *("reason", "places", "failures", "order", "graphs", "children", "inherited"),
 )
 """What is JSON as it is, and small."""
 

@@ -144,8 +144,25 @@ def _node(step: _AnyStep, ways: Sequence[On]) -> GraphNode:
     actions: dict[str, tuple[str, ...]] = {}
     for on in ways:
         actions[on.step.name] = (*actions.get(on.step.name, ()), on.action)
+    _check_fallbacks(step)
     dependencies = [_dependency(step, name, actions) for name in step.signature.dependencies]
     return GraphNode(step, tuple(dependencies), tuple(Gate(name, chosen) for name, chosen in actions.items()))
+
+
+def _check_fallbacks(made: _AnyStep) -> None:
+    """Check that what a step is given fills the steps that stand in for it: by name, or as the input if it has one."""
+    given, has_input = set[str | None](made.signature.parameters), False
+    while (fallback := made.policy.fallback) is not None:
+        its, own_input = fallback.signature, made.signature.input_parameter
+        has_input = has_input or own_input in given
+        given = (given if its.has_kwargs else given & its.parameters.keys()) - {own_input}
+        filled = given | its.defaults | ({its.input_parameter} if has_input else set[str | None]())
+        if missing := [name for name in its.parameters if name not in filled]:
+            raise DefinitionError(
+                f"step {made.name!r}: its fallback {fallback.name!r} gets the same arguments in this graph, by their "
+                f"names, and none is {missing[0]!r}"
+            )
+        made = fallback
 
 
 def _dependency(step: _AnyStep, parameter: str, reviewers: Container[str]) -> Dependency:

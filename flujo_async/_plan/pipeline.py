@@ -127,8 +127,8 @@ class Chain(ABC, Generic[In, Out]):
         return Pipeline(self.elements(), durability=durability)
 
     def __rshift__(self, other: Chain[Out, Next]) -> Pipeline[In, Next]:
-        left = self.elements()
-        return Pipeline((*left, *as_chain(other, ">>").elements()), fitting=len(left))
+        left = as_body(self, ">>")
+        return Pipeline((*left.sequence, *as_chain(other, ">>").elements()), longer_than=left)
 
     if not TYPE_CHECKING:  # for a type checker this would be a way to join anything
 
@@ -142,11 +142,12 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
 
     Attributes:
         sequence: the elements.
-        fitting: so many elements at the front are known to fit; a long chain is not checked anew for each ``>>``.
+        longer_than: what is known to fit, and stands at the front; a long chain is not checked anew for each ``>>``.
         durability: when what its steps did is durable, where a step does not say itself; ``None`` leaves that to the
             runtime.
         labels: the label of each, unique in the pipeline.
         name: the names of the elements, joined.
+        named: the first element of each name.
 
     Raises:
         DefinitionError: there are none, two different ones have the same name, what one returns is not what the
@@ -154,23 +155,35 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
     """
 
     sequence: tuple[Chain[Any, Any], ...]
-    fitting: InitVar[int] = 1
+    longer_than: InitVar[Pipeline[Any, Any] | None] = None
     durability: Durability | None = None
-    labels: tuple[str, ...] = field(init=False)
-    name: str = field(init=False)
+    labels: tuple[str, ...] = field(init=False, compare=False)
+    name: str = field(init=False, compare=False)
+    named: dict[str, Chain[Any, Any]] = field(init=False, compare=False)
 
-    def __post_init__(self, fitting: int) -> None:
+    def __post_init__(self, longer_than: Pipeline[Any, Any] | None) -> None:
         if not self.sequence:
             raise DefinitionError("a pipeline has at least one step")
-        _check_names(self.sequence)
-        for element in self.sequence[fitting - 1 :]:
+        known = 0 if longer_than is None else len(longer_than.sequence)
+        named = {} if longer_than is None else longer_than.named.copy()
+        for element in self.sequence[known:]:
+            _check_name(named.setdefault(element.name, element), element)
             element.check_filled()
-        for left, right in pairwise(self.sequence[fitting - 1 :]):
+        for left, right in pairwise(self.sequence[max(known - 1, 0) :]):
             check_flow(left.outlets(), right.inlets())
-        names = [element.name for element in self.sequence]
-        shown = names if len(names) <= _NAMED_IN_FULL else [names[0], "…", names[-1]]
-        object.__setattr__(self, "labels", tuple(number_repeated(names)))
-        object.__setattr__(self, "name", " >> ".join(shown))
+        is_short = len(self.sequence) <= _NAMED_IN_FULL
+        shown = [element.name for element in (self.sequence if is_short else (self.sequence[0], self.sequence[-1]))]
+        object.__setattr__(self, "named", named)
+        object.__setattr__(self, "name", (" >> " if is_short else " >> … >> ").join(shown))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):  # asked for what is not set: labels, which nobody needs of a part of a chain
+            if name != "labels":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            labels = tuple(number_repeated([element.name for element in self.sequence]))
+            object.__setattr__(self, "labels", labels)
+            return labels
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], steps: Mapping[str, Any]) -> Pipeline[Any, Any]:
@@ -299,11 +312,9 @@ def check_flow(outlets: Sequence[End], inlets: Sequence[End]) -> None:
                 )
 
 
-def _check_names(sequence: Sequence[Chain[Any, Any]]) -> None:
-    named: dict[str, Chain[Any, Any]] = {}
-    for element in sequence:
-        other = named.setdefault(element.name, element)
-        if (element.has_own_name or other.has_own_name) and other is not element and other != element:
-            raise DefinitionError(
-                f"two different elements of one pipeline are called {element.name!r}; rename one: @step(name=…)"
-            )
+def _check_name(other: Chain[Any, Any], element: Chain[Any, Any]) -> None:
+    """Check that an element may have the name that another one had first."""
+    if (element.has_own_name or other.has_own_name) and other is not element and other != element:
+        raise DefinitionError(
+            f"two different elements of one pipeline are called {element.name!r}; rename one: @step(name=…)"
+        )

@@ -141,9 +141,11 @@ class Step(Chain[InT, OutT], Generic[InT, OutT, Called]):
         """Check that the step can be called with its input alone, as in a pipeline.
 
         Raises:
-            DefinitionError: nothing fills one of its parameters.
+            DefinitionError: nothing fills one of its parameters, or one of its fallback.
         """
         check_unfilled(self.signature, f"step {self.name!r}")
+        if self.policy.fallback is not None:
+            self.policy.fallback.check_filled()
 
     def on(self, action: str) -> On:
         """Return the way out of this step that ``Action(action)`` chooses, for the edges of a ``graph``.

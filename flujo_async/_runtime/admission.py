@@ -31,7 +31,7 @@ class Admission:
             raise InvalidArgument(f"max_concurrency is at least 1, or None, not {limit!r}")
         self._limit = limit
         self._inside = 0
-        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._queue: list[tuple[int, int, str, asyncio.Future[None]]] = []
         self._arrivals = count()
 
     @property
@@ -39,24 +39,31 @@ class Admission:
         """Whether somebody who comes now has to wait."""
         return self._limit is not None and self._inside >= self._limit
 
-    def slot(self, priority: int = 0) -> AbstractAsyncContextManager[None]:
-        """Wait for a place, and have it while the block runs."""
-        return _UNLIMITED if self._limit is None else self._slot(priority)
+    def slot(self, run_id: str, priority: int = 0) -> AbstractAsyncContextManager[None]:
+        """Wait for a place for a run, and have it while the block runs."""
+        return _UNLIMITED if self._limit is None else self._slot(run_id, priority)
+
+    def let_in(self, run_id: str) -> None:
+        """Let those in who wait for a place for a run, though there is none."""
+        for *_, theirs, place in self._queue:
+            if theirs == run_id and not place.done():
+                place.set_result(None)
+                self._inside += 1
 
     @asynccontextmanager
-    async def _slot(self, priority: int) -> AsyncGenerator[None]:
-        await self._enter(priority)
+    async def _slot(self, run_id: str, priority: int) -> AsyncGenerator[None]:
+        await self._enter(run_id, priority)
         try:
             yield
         finally:
             self._leave()
 
-    async def _enter(self, priority: int) -> None:
+    async def _enter(self, run_id: str, priority: int) -> None:
         if not self.is_full:
             self._inside += 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, (-priority, next(self._arrivals), place))
+        heapq.heappush(self._queue, (-priority, next(self._arrivals), run_id, place))
         try:
             await place
         except asyncio.CancelledError:
@@ -65,9 +72,9 @@ class Admission:
             raise
 
     def _leave(self) -> None:
-        while self._queue:
+        self._inside -= 1
+        while self._queue and not self.is_full:
             *_, place = heapq.heappop(self._queue)
             if not place.done():
                 place.set_result(None)
-                return
-        self._inside -= 1
+                self._inside += 1

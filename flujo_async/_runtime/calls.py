@@ -305,8 +305,13 @@ class ChildCall:
         return completed
 
     async def _started(self) -> str:
-        run_id = self.execution.journal.fold.children.get(self.key)
-        return run_id or await self._start(self.run_id or child_run_id(self.execution.run_id, self.key))
+        fold = self.execution.journal.fold
+        run_id = fold.children.get(self.key)
+        if run_id is None:
+            return await self._start(self.run_id or child_run_id(fold.run_id, self.key))
+        if self.key in fold.inherited and not fold.repeats:  # it goes on with what it was given then
+            self.value = await self.execution.children.given(self, run_id)
+        return run_id
 
     async def _start(self, run_id: str) -> str:
         now = self.execution.clock.now()
@@ -335,6 +340,8 @@ class ChildCall:
                 if self.run_id is not None or not self.execution.journal.fold.repeats:
                     raise
                 # What comes before it was undone and done again, otherwise this time: the old child does not count.
+                reason = f"run {self.execution.run_id!r} has started another child in its place"
+                await self.execution.children.cancel(run_id, reason)
                 seq = self.execution.journal.fold.seq
                 run_id = await self._start(child_run_id(self.execution.run_id, f"{self.key}@{seq}"))
                 continue

@@ -39,7 +39,7 @@ from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.reader import Seen
 from flujo_async._runtime.request import Request
 from flujo_async._runtime.runner import Runner
-from flujo_async._runtime.waits import CANCEL, PAUSE
+from flujo_async._runtime.waits import CANCEL, PAUSE, parents_of
 from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import finish
 from flujo_async.errors import (
@@ -130,7 +130,7 @@ class Control:
         if seen.fold.status in TERMINAL:
             return
         nudge(seen.summary.run_id)
-        await self._runner.tell_parents(seen.summary.parent_run_id, seen.summary.run_id)
+        await self._runner.tell_parents(_parents(seen), seen.summary.run_id)
         self._runner.scheduler.kick()
 
     def _validated(self, fold: Fold, name: str, payload: Any) -> Json:
@@ -190,7 +190,7 @@ class Control:
         controls = [taken(signal, now) for signal in _pending(seen, PAUSE)]
         waiting = Waiting(kind="pause", name="pause", since=now)
         await self._record(lease, seen, [*controls, RunPaused(at=now, waiting_for=(waiting, *seen.fold.waiting_for))])
-        await self._runner.tell_parents(seen.summary.parent_run_id, lease.run_id)
+        await self._runner.tell_parents(_parents(seen), lease.run_id)
 
     async def _record(self, lease: Lease, seen: Seen, facts: Sequence[Fact]) -> None:
         """Append facts to a claimed run, and let it go."""
@@ -239,7 +239,7 @@ class Control:
             lease = await self._runner.taking.take(run_id, str(owner), frozenset({*_ENDED, "paused"}))
             if lease is not None:
                 await self._redrive(lease, verdict)
-                await self._runner.tell_parents(seen.summary.parent_run_id, run_id)
+                await self._runner.tell_parents(_parents(seen), run_id)
         return await self._runner.complete(Request(run_id=run_id))
 
     async def _redrive(self, lease: Lease, verdict: _Verdict) -> None:
@@ -303,6 +303,10 @@ def _check_sender(by: Any) -> None:
 def _pending(seen: Seen, name: str) -> list[Signal]:
     """Return the signals of a name that the run has not taken."""
     return [signal for signal in seen.signals if signal.name == name and signal.signal_id not in seen.fold.taken]
+
+
+def _parents(seen: Seen) -> list[str]:
+    return parents_of(seen.summary.parent_run_id, seen.signals)
 
 
 def _is_awaited(seen: Seen, name: str) -> bool:

@@ -27,7 +27,7 @@ from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
-from flujo_async._runtime.waits import CANCEL, PAUSE, Park, Waits
+from flujo_async._runtime.waits import CANCEL, PARENT, PAUSE, Park, Waits, parents_of
 from flujo_async._runtime.witness import is_always_replaying
 from flujo_async.abc.pace import Pace
 from flujo_async.abc.shield import finish, settle
@@ -77,14 +77,14 @@ class Drive:
         parked: how the run left memory, if it did.
     """
 
-    def __init__(self, ready: Ready, means: Means, children: Children, *, is_inline: bool = False) -> None:
+    def __init__(self, ready: Ready, means: Means, children: Children, *, driven_by: str | None = None) -> None:
         """Prepare to drive a run.
 
         Args:
             ready: the run.
             means: what drives work with.
             children: what runs its children.
-            is_inline: whether the run's parent drives it, and hears of its end anyway.
+            driven_by: the parent that drives the run, if one does, and hears of its end anyway.
         """
         waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
         pace = Pace.here()
@@ -99,7 +99,7 @@ class Drive:
             self._watch, watch = instruments.driving(identity), partial(instruments.attempt, identity)
         self._snapshots = Snapshots(means.backend, ready.lease, journal, ready.facts)
         self._ready = ready
-        self._is_inline = is_inline
+        self._driven_by = driven_by
         self._means = means
         self._outside = _Outside(self)
         self._held = Held(means.keeper, ready.lease, self._outside)
@@ -438,9 +438,10 @@ class Drive:
 
     async def _tell_parents(self) -> None:
         """Wake the runs above, which do not drive this one, and wait for it as it was when they rested."""
-        parent_run_id = self._execution.journal.fold.started.parent_run_id
-        if parent_run_id is not None and not self._is_inline:
-            await self._execution.children.tell_parents(parent_run_id, self._execution.run_id)
+        execution = self._execution
+        parents = parents_of(execution.journal.fold.started.parent_run_id, execution.waits.pending(PARENT))
+        if others := [run_id for run_id in parents if run_id != self._driven_by]:
+            await execution.children.tell_parents(others, execution.run_id)
 
     def _has_let_go(self) -> bool:
         """Return whether there is nothing left of the drive, as when the run has come to its end by itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -78,8 +78,16 @@ class Children(Protocol):
         """
         ...
 
-    async def tell_parents(self, parent_run_id: str | None, run_id: str) -> None:
+    async def tell_parents(self, parents: Iterable[str], run_id: str) -> None:
         """Wake the runs above one that has news."""
+        ...
+
+    async def given(self, call: ChildCall, run_id: str) -> Value:
+        """Return what a child was given when it was started; what ``call`` gives it, unless ``call`` has started it."""
+        ...
+
+    async def cancel(self, run_id: str, reason: str) -> None:
+        """Cancel a child with all that runs below it; its parent goes on."""
         ...
 
     async def cancel_children(self, run_id: str, reason: str) -> None:

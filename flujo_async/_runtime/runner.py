@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+from flujo_async._log.delta import same
 from flujo_async._log.fold import Fold
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.policy import Durability, Retention
@@ -22,7 +23,7 @@ from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.drive import Drive
-from flujo_async._runtime.execution import ChildCall, Ended
+from flujo_async._runtime.execution import ChildCall, Ended, Value
 from flujo_async._runtime.home import Home
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.mail import nudge
@@ -35,7 +36,7 @@ from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.taking import Taking, cause_of
-from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, Park
+from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
@@ -127,11 +128,9 @@ class Runner:
         Returns:
             What it left, or how it left memory; ``None`` if it is with somebody else, or sleeps.
         """
-        if self._admission.is_full and not request.is_urgent and find == self.taking.prepare:
-            self.home.check()
-            await self.taking.ensure(request)
-            exists()
-        place = nullcontext() if request.is_urgent else self._admission.slot(request.priority)
+        place: AbstractAsyncContextManager[None] = nullcontext()
+        if not request.is_urgent and not (self._admission.is_full and await self._has_no_use(request, find, exists)):
+            place = self._admission.slot(request.run_id, request.priority)
         with self.home.at_work(), Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
             async with place:
                 found = await find(request, str(owner))
@@ -141,6 +140,17 @@ class Runner:
                 if found is not None:
                     return await self.drive(found)
         return None
+
+    async def _has_no_use(self, request: Request, find: Find, exists: Callable[[], None]) -> bool:
+        """Return whether a run rests, or somebody else drives it; it is in the store when this returns."""
+        self.home.check()
+        is_first = find == self.taking.prepare
+        seen = await (self.taking.ensure(request) if is_first else self.reader.look(request.run_id))
+        exists()
+        if seen is None:
+            return False
+        is_elsewhere = seen.summary.lease is not None and not self.taking.is_free(seen.summary)
+        return is_elsewhere or not self.taking.goes_on(request, seen)
 
     async def enqueue(self, request: Request) -> None:
         """Put a run into its queue, unless it exists.
@@ -256,8 +266,9 @@ class Runner:
             with Owner.at_work() as owner, suppress(StaleLease):
                 found: Ready | Fold | None = await self.taking.create(request, str(owner), program)
                 if found is None:
+                    await self._ask_to_be_told(execution.run_id, run_id)
                     found = await self.taking.prepare_again(request, str(owner))
-                rested = await self._rest_of_child(found)
+                rested = await self._rest_of_child(found, execution.run_id)
                 if rested is not None:
                     return rested
             head = await self.reader.summary(run_id)
@@ -265,12 +276,19 @@ class Runner:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
             await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
 
-    async def _rest_of_child(self, found: Ready | Fold | None) -> Ended | Park | None:
+    async def _ask_to_be_told(self, parent_run_id: str, run_id: str) -> None:
+        """Let a child tell a parent that has not started it; asked for before the parent looks at the child."""
+        head = await self.reader.summary(run_id)
+        if head is not None and head.parent_run_id != parent_run_id and head.status not in TERMINAL:
+            now = self.clock.now()
+            await self.backend.post(Signal(run_id, f"{PARENT}#{parent_run_id}", PARENT, parent_run_id, now))
+
+    async def _rest_of_child(self, found: Ready | Fold | None, parent_run_id: str) -> Ended | Park | None:
         if found is None:
             return None
         fold, error = found, None
         if isinstance(found, Ready):
-            drive = Drive(found, self._means, self, is_inline=True)
+            drive = Drive(found, self._means, self, driven_by=parent_run_id)
             fold, error = await drive.run(), drive.error
             if drive.parked is not None and not drive.parked.is_paused:
                 return drive.parked
@@ -283,6 +301,14 @@ class Runner:
             return Park(waiting, fold.wake_at, is_paused=True)
         return Ended(fold.output, fold.usage)
 
+    async def given(self, call: ChildCall, run_id: str) -> Value:
+        """Return what a child was given; see ``Children``."""
+        seen = await self.reader.look(run_id)
+        if seen is None or seen.summary.parent_run_id != call.execution.run_id:
+            return call.value
+        given = seen.fold.started.input
+        return call.value if same(given, call.value.tree) else Value(given)
+
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
         self.home.check()
@@ -290,6 +316,7 @@ class Runner:
         if seen.fold.status in TERMINAL:
             return
         await self.post_control(seen, CANCEL, reason)
+        self._admission.let_in(run_id)
         with suppress(RunCancelled, RunFailed):
             await self.complete(Request(run_id=run_id, is_urgent=True))
 
@@ -300,8 +327,12 @@ class Runner:
         await self.backend.post(Signal(run_id, f"{name}#{number}", name, payload, self.clock.now()))
         nudge(run_id)
 
-    async def tell_parents(self, parent_run_id: str | None, run_id: str) -> None:
+    async def tell_parents(self, parents: Iterable[str], run_id: str) -> None:
         """Wake the runs above one that has news: the nearest may have to drive it."""
+        for parent_run_id in parents:
+            await self._tell_upwards(parent_run_id, run_id)
+
+    async def _tell_upwards(self, parent_run_id: str | None, run_id: str) -> None:
         while parent_run_id is not None:
             now = self.clock.now()
             with suppress(RunNotFound):  # a parent may be deleted
@@ -328,7 +359,7 @@ class Runner:
                     await self._let_rest(lease, seen, now)
                     return
                 is_late = self._admission.is_full
-                await stack.enter_async_context(self._admission.slot(seen.summary.priority))
+                await stack.enter_async_context(self._admission.slot(lease.run_id, seen.summary.priority))
                 if is_late and not await self.backend.renew([lease], now=self.clock.now(), ttl=self.ttl):
                     raise StaleLease(f"run {lease.run_id!r}: somebody has claimed it before its turn came here")
             except BaseException:

@@ -82,8 +82,8 @@ class Taking:
             raise RunNotFound(f"there is no run {request.run_id!r}", run_id=request.run_id)
         return await self._take_up(request, owner, seen, cause_of(seen.summary))
 
-    async def ensure(self, request: Request) -> None:
-        """Put a run into the store that nobody drives yet, unless it exists.
+    async def ensure(self, request: Request) -> Seen:
+        """Put a run into the store that nobody drives yet, unless it exists; return it.
 
         Raises:
             RunConflict: it exists with another input or context.
@@ -93,6 +93,7 @@ class Taking:
             await self.create(request, None)
             seen = await self._reader.see(request.run_id)
         self._catalogue.reading(seen.fold).check_same_request(request, seen.fold)
+        return seen
 
     async def create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
         """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner."""
@@ -141,7 +142,7 @@ class Taking:
     ) -> Ready | Fold | None:
         fold = seen.fold
         self._catalogue.reading(fold).check_same_request(request, fold)
-        if not self._goes_on(request, seen) and not await self._has_old_news(fold):
+        if not self.goes_on(request, seen):
             return fold
         try:
             self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
@@ -154,7 +155,7 @@ class Taking:
         lease = await self.take(request.run_id, owner, last_lease=seen.summary.lease)
         return None if lease is None else await self.ready(lease, seen, is_resume=request.is_resume, cause=cause)
 
-    def _goes_on(self, request: Request, seen: Seen) -> bool:
+    def goes_on(self, request: Request, seen: Seen) -> bool:
         """Return whether there is anything to do in a run."""
         fold = seen.fold
         if fold.status != "paused":
@@ -163,15 +164,6 @@ class Taking:
         if "definition" in kinds or (request.is_resume and "pause" in kinds):
             return True
         return self.is_due(seen, self._clock.now())
-
-    async def _has_old_news(self, fold: Fold) -> bool:
-        """Return whether a child that a run waits for goes on by now; only the parent that has started it was told."""
-        own = {waiting.kind for waiting in fold.waiting_for if waiting.run_id is None}
-        if fold.status != "paused" or "pause" in own:
-            return False
-        children = {waiting.run_id for waiting in fold.waiting_for if waiting.run_id is not None}
-        heads = [await self._reader.summary(run_id) for run_id in children]
-        return any(head is not None and head.status != "paused" for head in heads)
 
     @staticmethod
     def is_due(seen: Seen, now: datetime) -> bool:

@@ -34,6 +34,9 @@ REFUSED: Final = "$refused"
 CHILD_RESTED: Final = "$child"
 """The name of the signal by which a child tells its parent that it comes to rest."""
 
+PARENT: Final = "$parent"
+"""The name of the signal by which a run asks to be told of a child that another one has started."""
+
 
 @dataclass(frozen=True, slots=True)
 class Park:
@@ -276,6 +279,12 @@ class Waits:
         if wake_at is None or wake_at > self._clock.now() + MOMENT:
             is_paused = all(item.waiting for item in self._open)
             self._stop(Park(waiting if is_paused else (), wake_at, is_paused))
+
+
+def parents_of(parent_run_id: str | None, signals: Iterable[Signal]) -> list[str]:
+    """Return the runs that are told of a child: the one that has started it, and those that have asked for it."""
+    others = [str(signal.payload) for signal in signals if signal.name == PARENT]
+    return others if parent_run_id is None else [parent_run_id, *others]
 
 
 def is_due(fold: Fold, signals: Sequence[Signal], now: datetime, *, has_news: bool) -> bool:

@@ -148,7 +148,7 @@ class Fault:
         await self._reached.wait()
 
     def release(self) -> None:
-        """Let go on what it holds up."""
+        """Let go on what it holds up, unless that is to hang for ever."""
         self._released.open()
 
     async def released(self) -> None:
@@ -156,7 +156,7 @@ class Fault:
         await self._released.wait()
 
     def withdraw(self) -> None:
-        """Let it happen no more, and go on what it holds up."""
+        """Let it happen no more, and go on what it holds up, unless that is to hang for ever."""
         self._is_withdrawn = True
         self.release()
 

@@ -123,7 +123,10 @@ class FaultyBackend(StateBackend):
         return self._add(verb, nth, how, delaying(until, self._hold))
 
     def hang(self, verb: str | Collection[str], *, nth: int | Collection[int] | None = 1, how: How = "before") -> Fault:
-        """Let calls never return, unless they are cancelled; for calls that are let go on later, there is ``delay``."""
+        """Let calls never return, unless they are cancelled or the process dies.
+
+        Nothing lets them go on, neither ``release`` nor ``withdraw``: for calls that go on later, there is ``delay``.
+        """
         return self._add(verb, nth, how, delaying(for_ever, self._hold))
 
     def duplicate(self, verb: str | Collection[str], *, nth: int | Collection[int] | None = 1) -> Fault:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import traceback
 from abc import ABC, ABCMeta
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -118,6 +121,14 @@ class Numbered(OSError):
         self.number = number
 
 
+class Undecoded(UnicodeDecodeError):
+    """Has what it tells in the structure of its base, which shows nothing while that is missing."""
+
+
+class Several(ExceptionGroup[Exception]):
+    """Has members."""
+
+
 def read_back(error: Exception, *known: object) -> Any:
     return decode_error(Codec(*known), loads(dumps(encode_error(Codec(), error))))
 
@@ -173,8 +184,31 @@ def test_nothing_of_the_known_classes_runs() -> None:
     assert (back.message, back.args, back == back, {back: 1}[back]) == ("loud", (str(back),), True, 1)
     back.extra = 1
     encode_error(Codec(), back)
+    assert vars(pickle.loads(pickle.dumps(copy.copy(back)))) == vars(back)
     assert RAN == []
     assert Loud.known == before
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (Numbered(2), ["errno", "strerror", "filename", "number"]),
+        (Undecoded("utf-8", b"\xff", 0, 1, "why"), ["encoding", "object", "start", "end", "reason"]),
+        (Several("all", [ValueError("a"), KeyError("b")]), ["message"]),
+        (RenamedAgain("a:B", "x", "lines"), ["type_name", "traceback"]),
+    ],
+    ids=lambda it: type(it).__name__,
+)
+def test_it_can_be_copied_and_pickled(error: Exception, attributes: list[str], again: Callable[[Any], Any]) -> None:
+    """Though no module has its class: what it stands for, what it is caught by, and all that it has stay the same."""
+    first = read_back(error)
+    first.add_note("noted")
+    back = again(first)
+    assert type(back) is type(first)
+    assert (str(back), back.args, vars(back)) == (str(first), first.args, vars(first))
+    assert [getattr(back, name) for name in attributes] == [getattr(first, name) for name in attributes]
+    assert repr(getattr(back, "exceptions", None)) == repr(getattr(first, "exceptions", None))
 
 
 def test_one_that_is_frozen_can_be_kept_in_a_set() -> None:

@@ -244,6 +244,44 @@ class TestMistakes:
         """A condition may let through only some of the types of an output, such as those that are not ``None``."""
         assert with_annotation(annotation)
 
+    @pytest.mark.parametrize(
+        ("other", "missing"),
+        [
+            (step(lambda x: x, name="other"), "x"),
+            (step(lambda x, a: a, name="other"), "x"),
+            (step(lambda a, *, y: a, name="other"), None),  # refused where its step is made
+            (step(lambda a: a, name="other"), ""),
+            (step(lambda x=1: x, name="other"), ""),
+            (step(lambda **rest: rest, name="other"), ""),
+            (step(lambda *rest: rest, name="other"), ""),
+            (step(lambda: 1, name="other"), ""),
+            (step(lambda a: a, name="other", fallback=step(lambda z: z, name="last")), ""),
+            (step(lambda: 1, name="other", fallback=step(lambda z: z, name="last")), "z"),
+        ],
+    )
+    def test_a_fallback_is_filled_by_name(self, other: Any, missing: str | None) -> None:
+        """Or as the input, where its step takes an entry of the input."""
+
+        def build() -> Any:
+            @step(fallback=other)
+            async def made(a: Annotated[int, Depends(fetch_b)]) -> Any:
+                return a
+
+            return graph(made)
+
+        if missing == "":
+            assert build()
+        else:
+            with pytest.raises(DefinitionError, match=f"gets the same arguments.*none is '{missing or 'y'}'"):
+                build()
+
+    def test_a_fallback_is_given_the_entry_that_its_step_takes(self) -> None:
+        @step(fallback=step(lambda x: x, name="other"))
+        async def made(b: Annotated[int, Depends(fetch_b)], entry: int) -> Any:
+            return b + entry
+
+        assert graph(made)
+
     def test_two_steps_of_one_name_are_refused(self) -> None:
         @step(name="fetch_a")
         async def other() -> int:

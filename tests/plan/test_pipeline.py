@@ -1,6 +1,7 @@
 """Pipelines and combinators are checked when they are built."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from enum import Enum
@@ -10,6 +11,7 @@ import pytest
 
 from flujo_async import Pipeline, as_step, branch, loop, map_each, parallel, step
 from flujo_async._plan.nodes import Branch, Loop, Parallel
+from flujo_async._plan.pipeline import Chain, End
 from flujo_async.errors import DefinitionError
 
 
@@ -334,3 +336,36 @@ def test_the_checks_know_collections_from_their_items() -> None:
     assert split >> lengths >> map_each(count)
     with refused(r"returns Mapping\[str, int\]", r"takes Iterable\[int\]"):
         _ = lengths >> map_each(half)
+
+
+class Looked(Chain[int, int]):
+    """An element that counts how often it is asked for its name."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.looks = 0
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        self.looks += 1
+        return f"e{self.number}"
+
+    def inlets(self) -> list[End]:
+        return [End("e", int)]
+
+    def outlets(self) -> list[End]:
+        return [End("e", int)]
+
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        return []
+
+
+def test_a_long_chain_is_not_looked_through_for_each_step() -> None:
+    """Neither for names that are taken already, nor for labels: those are for whoever has the whole."""
+    elements = [Looked(number) for number in range(100)]
+    chain = functools.reduce(operator.rshift, elements[1:], node(elements[0]))
+    assert all(element.looks < 10 for element in elements[1:])
+    assert labels(chain) == tuple(f"e{number}" for number in range(100))
+    assert (chain >> elements[7]).labels[-1] == "e7@101"
+    with pytest.raises(AttributeError, match="no attribute 'label'"):
+        chain.label  # noqa: B018 -- it is asked for

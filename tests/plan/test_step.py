@@ -300,6 +300,17 @@ def test_in_a_pipeline_a_step_gets_its_input_only(
         place(made)
 
 
+def test_in_a_pipeline_a_fallback_gets_the_input_only() -> None:
+    """In a workflow it may be given what its step is."""
+
+    def scale(value: int, factor: int = 2) -> int:
+        return value * factor
+
+    outer = step(scale, name="outer", fallback=step(scale, fallback=step(second_required)))
+    with refused("'second_required'", "nothing fills its parameter 'factor'"):
+        Flujo(outer)
+
+
 def test_a_signature_tells_all_its_parameters() -> None:
     def merge(
         ctx: StepContext,

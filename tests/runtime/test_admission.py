@@ -8,9 +8,11 @@ import pytest
 
 from flujo_async import Flujo, child, sleep, step, wait_for
 from flujo_async.abc import StateBackend
-from flujo_async.errors import InvalidArgument, RunConflict, RunFailed
+from flujo_async.errors import InvalidArgument, RunCancelled, RunConflict, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
+
+HOUR = timedelta(hours=1)
 
 
 class Crowd:
@@ -159,6 +161,79 @@ async def test_cancelling_needs_no_place(backend: StateBackend, crowd: Crowd) ->
     assert crowd.order == [1]
     assert task.exception() is not None
     await flujo.aclose()
+
+
+async def test_who_waits_for_a_place_hears_that_the_run_was_cancelled(backend: StateBackend, crowd: Crowd) -> None:
+    """At once, and the place is for the next one."""
+    flujo = Flujo(crowd.step, state_backend=backend, max_concurrency=1)
+    busy = await flujo.start(1, run_id="busy")
+    queued = asyncio.ensure_future(flujo.run(2, run_id="queued"))
+    after = await flujo.start(3, run_id="after")
+    async with asyncio.timeout(5):
+        await ticks()
+        await flujo.cancel("queued")
+        with pytest.raises(RunCancelled):
+            await queued
+    assert crowd.order == [1]
+    crowd.go_on.set()
+    assert [(await handle.result()).output for handle in (busy, after)] == [1, 3]
+    assert crowd.most == 1
+    await flujo.aclose()
+
+
+async def test_a_run_that_is_due_and_has_no_place_can_be_cancelled(backend: StateBackend, crowd: Crowd) -> None:
+    """Also by the runtime that has claimed it already."""
+    clock = VirtualClock()
+
+    @step
+    async def pick(n: int) -> int:
+        return await crowd.step(n) if n else n
+
+    flujo = Flujo(
+        pick >> sleep(timedelta(hours=1)) >> pick, state_backend=backend, clock=clock, max_concurrency=1, lease_ttl=HOUR
+    )
+    await flujo.start(0, run_id="due")
+    await gone_to_sleep(flujo, "due")
+    busy = await flujo.start(1, run_id="busy")
+    async with asyncio.timeout(5):
+        while not crowd.inside:
+            await ticks()
+        clock.advance(HOUR)
+        while [head.run_id for head in await flujo.list_runs() if head.lease is not None] != ["busy", "due"]:
+            await ticks()
+        await flujo.cancel("due")
+    assert await flujo.handle("due").status() == "cancelled"
+    await flujo.cancel(busy.run_id)
+    await flujo.aclose()
+
+
+async def test_what_is_not_driven_needs_no_place(backend: StateBackend, crowd: Crowd) -> None:
+    """A run that has ended, or waits, or that another runtime drives."""
+    elsewhere = Flujo(crowd.step, state_backend=backend)
+    flujo = Flujo(crowd.step, state_backend=backend, max_concurrency=1)
+    crowd.go_on.set()
+    await flujo.run(0, run_id="done")
+    crowd.go_on.clear()
+    paused = Flujo(wait_for("go"), state_backend=backend, max_concurrency=1)
+    await paused.run(0, run_id="paused")
+    await flujo.start(1, run_id="busy")
+    other = await elsewhere.start(2, run_id="other")
+    async with asyncio.timeout(5):
+        while crowd.inside < 2:
+            await ticks()
+        assert (await flujo.run(0, run_id="done")).output == 0
+        assert (await flujo.run(run_id="paused")).status == "paused"
+        attached = asyncio.ensure_future(flujo.run(2, run_id="other"))
+        await ticks()
+        await elsewhere.cancel("other")
+        with pytest.raises(RunCancelled):
+            await attached
+    crowd.go_on.set()
+    assert (await flujo.handle("busy").result()).output == 1
+    with pytest.raises(RunCancelled):
+        await other.result()
+    await flujo.aclose()
+    await elsewhere.aclose()
 
 
 async def test_looking_needs_no_place(crowd: Crowd) -> None:

@@ -238,14 +238,26 @@ async def shares(value: Any, ctx: RunContext) -> Any:
 
 
 async def test_a_child_of_two_parents_that_waits_is_heard_by_both(backend: StateBackend) -> None:
-    """The second one is not told, and goes on when it is asked for."""
+    """Both go on by themselves, though only the first has started it."""
     flujo = Flujo(shares, state_backend=backend)
     for run_id in ("first", "second"):
         assert (await flujo.run(run_id=run_id)).waiting_for[0].run_id == "shared"
     await flujo.signal("shared", "answer", 21)
-    assert (await flujo.run(run_id="first")).output == 42
-    assert (await flujo.run(run_id="second")).output == 42
+    for run_id in ("first", "second"):
+        assert (await flujo.handle(run_id).result()).output == 42
     assert EXECUTED == [21]
+    await flujo.aclose()
+
+
+async def test_a_child_that_was_a_run_before_is_heard(backend: StateBackend) -> None:
+    """It has no parent, and tells the one that waits for it all the same."""
+    before = Flujo(wait_for("answer", schema=int) >> double, state_backend=backend)
+    await before.run(None, run_id="shared")
+    flujo = Flujo(shares, state_backend=backend)
+    assert (await flujo.run(run_id="r")).waiting_for[0].run_id == "shared"
+    await flujo.signal("shared", "answer", 21)
+    assert (await flujo.handle("r").result()).output == 42
+    await flujo.aclose()
 
 
 async def test_a_child_of_two_parents_that_is_cancelled_is_so_for_both(backend: StateBackend) -> None:
@@ -254,8 +266,47 @@ async def test_a_child_of_two_parents_that_is_cancelled_is_so_for_both(backend: 
         await flujo.run(run_id=run_id)
     await flujo.cancel("first")
     with pytest.raises(RunFailed) as failed:
-        await flujo.resume("second")
+        await flujo.handle("second").result()
     assert isinstance(failed.value.__cause__, RunCancelled)
+    await flujo.aclose()
+
+
+async def test_the_parents_of_a_child_that_was_paused_and_goes_on_do_so(backend: StateBackend) -> None:
+    """Whoever goes on with it: nobody has posted anything to it."""
+    flujo = Flujo(shares, state_backend=backend)
+    await flujo.run(run_id="first")
+    await flujo.pause("shared")
+    await flujo.signal("shared", "answer", 21)
+    assert (await flujo.run(run_id="second")).waiting_for[0].kind == "pause"
+    assert (await flujo.resume("shared")).output == 42
+    for run_id in ("first", "second"):
+        assert (await flujo.handle(run_id).result()).output == 42
+    await flujo.aclose()
+
+
+@pytest.mark.parametrize("first_goes_on", [True, False])
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("nth", range(1, 6))
+async def test_whichever_commit_fails_both_parents_hear(
+    backend: StateBackend, nth: int, how: Any, first_goes_on: bool
+) -> None:
+    """Also where another runtime drives the child, and the first parent is out of reach."""
+    clock, faulty = VirtualClock(), FaultyBackend(backend)
+    flujo = Flujo(shares, state_backend=backend, clock=clock)
+    await flujo.run(run_id="first")
+    if not first_goes_on:
+        await flujo.pause("first")
+    await flujo.aclose()
+    flujo = Flujo(shares, state_backend=faulty, clock=clock)
+    await flujo.run(run_id="second")
+    faulty.fail("append", nth=nth, how=how)
+    await flujo.signal("shared", "answer", 21)
+    async with asyncio.timeout(10):
+        while await flujo.handle("second").status() != "completed":
+            clock.advance(1)
+            await ticks()
+    await flujo.aclose()
+    assert (await Flujo(shares, state_backend=backend, clock=clock).resume("first")).output == 42
 
 
 async def test_a_child_has_a_context_of_its_own(backend: StateBackend) -> None:
@@ -541,6 +592,32 @@ class TestRedrive:
         assert (await flujo.redrive("r")).output == 6
         assert EXECUTED == [1, -1, 2, -2, 3]
         assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
+
+    async def test_the_child_that_does_not_count_any_more_is_cancelled(self, backend: StateBackend) -> None:
+        """At once, and not only when its parent ends: nobody goes on with it meanwhile."""
+        is_fixed, numbers = False, iter(range(1, 9))
+
+        async def undo(done: int) -> None:
+            EXECUTED.append(-done)
+
+        @step(compensate=undo)
+        async def book() -> int:
+            return next(numbers)
+
+        @step
+        async def flaky(value: int) -> int:
+            if not is_fixed:
+                raise ValueError("broken")
+            return value
+
+        flujo = Flujo(book >> child(flaky >> wait_for("go"), name="inner"), state_backend=backend)
+        with pytest.raises(RunFailed):
+            await flujo.run(run_id="r")
+        is_fixed = True
+        result = await flujo.redrive("r")
+        heads = {head.run_id: head.status for head in await children_of(flujo)}
+        assert heads.pop(result.waiting_for[0].run_id) == "paused"
+        assert list(heads.values()) == ["cancelled"]
 
     async def test_a_parent_that_cannot_cancel_its_child_says_so(
         self, backend: StateBackend, caplog: pytest.LogCaptureFixture

@@ -279,7 +279,17 @@ async def test_waiting_is_part_of_the_deadline() -> None:
 
 
 async def test_a_small_run_is_not_starved_by_a_large_one(gauge: Gauge) -> None:
+    """Its turn comes among the first, and not when a thousand others have had theirs."""
+    coming = {"large": 1000, "small": 1}
+    has_come = {name: asyncio.Event() for name in coming}
     may_go_on = asyncio.Event()
+
+    @step
+    async def come(value: tuple[str, int]) -> tuple[str, int]:
+        coming[value[0]] -= 1
+        if coming[value[0]] == 0:
+            has_come[value[0]].set()
+        return value
 
     @step(limit="api")
     async def call(value: tuple[str, int]) -> int:
@@ -287,14 +297,14 @@ async def test_a_small_run_is_not_starved_by_a_large_one(gauge: Gauge) -> None:
         await gauge.hold(value[0])
         return value[1]
 
-    async with Flujo(map_each(call), limits={"api": Limit(concurrency=1)}) as flujo:
+    async with Flujo(map_each(come >> call), limits={"api": Limit(concurrency=1)}) as flujo:
         large = asyncio.create_task(flujo.run([("large", n) for n in range(1000)]))
-        await asyncio.sleep(0.01)
+        await has_come["large"].wait()
         small = asyncio.create_task(flujo.run([("small", 0)]))
-        await asyncio.sleep(0.01)
+        await has_come["small"].wait()
         may_go_on.set()
         await small
-        assert gauge.begun.index("small") <= 2
+        assert gauge.begun.index("small") < 100
         large.cancel()
         with pytest.raises(asyncio.CancelledError):
             await large

@@ -7,7 +7,8 @@ import pytest
 
 from flujo_async import Flujo, PipelineRegistry, RunContext, WorkflowState, child, step, wait_for, workflow
 from flujo_async.abc import StateBackend
-from flujo_async.errors import InvalidSignal
+from flujo_async.errors import InvalidSignal, RunFailed
+from tests.runtime.stores import Store
 
 
 @dataclass
@@ -40,6 +41,12 @@ async def polish(text: str) -> str:
 async def check(text: str) -> str:
     """Change a text in another way."""
     return f"{text}, checked"
+
+
+@step
+async def keep_text(text: str) -> str:
+    """Return the same."""
+    return text
 
 
 @step
@@ -110,6 +117,64 @@ class TestChildren:
             assert (await flujo.run(run_id="r")).output == "a text, read, polished"
             assert {head.run_id for head in await flujo.list_runs()} == {"r", "review of /a"}
         assert migrate.asked == ["review of /a"]
+
+
+def _two_answers(name: str = "review") -> Any:
+    return child(polish >> wait_for("text", schema=str) >> wait_for("title", schema=str), name=name)
+
+
+class TestChildrenUnderWay:
+    """A child that was started keeps what it was given, as a step that was executed keeps its result."""
+
+    async def test_it_goes_on_with_what_it_was_given(self, store: Store) -> None:
+        """Through restarts too, and in the journal of its parent: nothing in it is done twice, and nothing is lost."""
+        old = fetch >> _two_answers() >> keep_text
+        await Flujo(old, pipeline_name="edit", state_backend=store.open()).run("/a", run_id="r")
+        new = fetch >> check >> _two_answers() >> keep_text
+        for name in ("text", "title"):
+            async with Flujo(new, pipeline_name="edit", state_backend=store.open(), migrate=Migrations()) as flujo:
+                assert (await flujo.run(run_id="r")).waiting_for[0].name == name
+                await flujo.signal("r/review", name, f"a {name}")
+                result = await flujo.run(run_id="r")
+        assert result.output == "a title"
+        given = {record.key: record.input for record in result.steps}
+        assert given == {
+            "fetch": "/a",
+            "check": "the page at /a",
+            "review": "the page at /a",
+            "keep_text": "a title",
+        }
+        heads = await flujo.list_runs(parent_run_id="r")
+        assert [(head.run_id, head.status) for head in heads] == [("r/review", "completed")]
+
+    async def test_under_another_name_it_is_another_child(self, backend: StateBackend) -> None:
+        """Nobody waits for the first one any more: it ends with its parent."""
+        await Flujo(fetch >> _two_answers(), pipeline_name="edit", state_backend=backend).run("/a", run_id="r")
+        new = fetch >> check >> _two_answers("checked review")
+        async with Flujo(new, pipeline_name="edit", state_backend=backend, migrate=Migrations()) as flujo:
+            await flujo.signal("r/review", "text", "a text")
+            paused = await flujo.run(run_id="r")
+            assert [waiting.run_id for waiting in paused.waiting_for] == ["r/checked review"]
+            await flujo.cancel("r")
+            assert {head.status for head in await flujo.list_runs()} == {"cancelled"}
+
+    async def test_one_that_fails_is_tried_again_with_it(self, backend: StateBackend) -> None:
+        """It is redriven with its parent, as if nothing had been changed."""
+        is_down = True
+
+        @step
+        async def send(text: str) -> str:
+            if is_down:
+                raise ConnectionError("down")
+            return f"{text}, sent"
+
+        sending = child(send, name="send")
+        with pytest.raises(RunFailed):
+            await Flujo(polish >> sending, pipeline_name="edit", state_backend=backend).run("a", run_id="r")
+        new = polish >> check >> sending
+        flujo = Flujo(new, pipeline_name="edit", state_backend=backend, migrate=Migrations())
+        is_down = False
+        assert (await flujo.redrive("r")).output == "a, polished, sent"
 
 
 def _registry(version: str, **pipelines: Any) -> PipelineRegistry:

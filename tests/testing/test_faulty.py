@@ -141,8 +141,10 @@ async def test_a_held_call_of_another_event_loop_is_let_go(faulty: FaultyBackend
 
 
 async def test_a_call_that_hangs_ends_when_it_is_cancelled(faulty: FaultyBackend) -> None:
-    faulty.hang("create_run")
+    fault = faulty.hang("create_run")
     task = await begun(create(faulty))
+    fault.withdraw()  # which lets no call go on that hangs
+    await asyncio.sleep(0)
     assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
