@@ -160,7 +160,7 @@ class Catalogue:
         """Return the program of a child, which can run here from now on."""
         definition = definition_of(node.body, node.name)
         known = self._children.setdefault((definition.name, definition.version), definition)
-        if known.pipeline != definition.pipeline:  # the code of a workflow has made it anew, around other values
+        if known.pipeline != definition.pipeline:  # made anew by the code of a workflow
             self._programs.pop(id(known), None)
             self._children[definition.name, definition.version] = known = definition
         return self._program(known)

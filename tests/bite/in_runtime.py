@@ -666,7 +666,7 @@ BUGS = (
         "runtime.child-of-another",
         "a child made anew by code runs as the one of that name that was there first",
         PROGRAM,
-        "        if known.pipeline != definition.pipeline:  # the code of a workflow has made it anew, around other values\n",
+        "        if known.pipeline != definition.pipeline:  # made anew by the code of a workflow\n",
         "        if False:\n",
         (T + "children.py::test_a_child_made_by_code_is_the_one_that_it_was_given",),
     ),
