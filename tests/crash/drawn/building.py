@@ -49,8 +49,8 @@ from tests.crash.drawn.terms import (
     Wait,
 )
 
-Happens = Callable[[str], object]
-"""Called with what is done, when it begins."""
+Happens = Callable[[str, StepContext], object]
+"""Called with what is done, and by which attempt, when it begins."""
 
 
 class Marks(BaseModel):
@@ -63,8 +63,17 @@ class Marks(BaseModel):
 class Building:
     """Builds pipelines whose side effects are told to ``happens``."""
 
-    def __init__(self, happens: Happens) -> None:
+    def __init__(self, happens: Happens, *, hour: float = HOUR, turn: float = 0) -> None:
+        """Prepare to build.
+
+        Args:
+            happens: is told.
+            hour: how many seconds an hour has.
+            turn: how many seconds a step sleeps in a turn.
+        """
         self._happens = happens
+        self._hour = hour
+        self._turn = turn
 
     def row(self, row: Row) -> Any:
         first, *others = map(self.term, row.parts)
@@ -77,7 +86,7 @@ class Building:
             case Do():
                 return step(name=term.name, **self._policy(term))(self._function(term))
             case Sleep():
-                return sleep(HOUR)
+                return sleep(self._hour)
             case Wait():
                 return self._wait(term)
             case Inline():
@@ -101,14 +110,14 @@ class Building:
 
     def _function(self, term: Do) -> Callable[[int, StepContext], Any]:
         async def run(given: int, ctx: StepContext) -> int:
-            self._happens(f"{term.name} {given}")
+            self._happens(f"{term.name} {given}", ctx)
             before = ctx.state.total
             if term.notes != "nothing":
                 ctx.state.total += term.adds
             if term.notes == "all":
                 ctx.state.seen.append(f"{term.name} {given}")
             for _ in range(term.turns):
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._turn)
             if term.backoff is not None and ctx.attempt == 1:
                 raise ConnectionError(term.name)
             if term.fails_on and given % term.fails_on == 0:
@@ -122,7 +131,7 @@ class Building:
         if term.durability is not None:
             policy["durability"] = term.durability
         if term.backoff is not None:
-            policy["retry"] = Retry(max_attempts=2, base=term.backoff, cap=HOUR, jitter=0)
+            policy["retry"] = Retry(max_attempts=2, base=term.backoff / HOUR * self._hour, cap=HOUR, jitter=0)
         if term.instead is not None:
             policy["fallback"] = self.term(term.instead)
         if term.undo is not None:
@@ -131,7 +140,7 @@ class Building:
 
     def _undo(self, term: Do) -> Any:
         async def undo(output: int, ctx: StepContext) -> None:
-            self._happens(f"undo {term.name} {output}")
+            self._happens(f"undo {term.name} {output}", ctx)
             ctx.state.total += UNDOING
             if term.undo == "flaky" and ctx.attempt == 1:
                 raise ConnectionError(term.name)
@@ -141,7 +150,7 @@ class Building:
     def _wait(self, term: Wait) -> Any:
         if term.name in SIGNALS:
             return wait_for(term.name, schema=int)
-        return wait_for(term.name, schema=int, timeout=HOUR, default=term.default)
+        return wait_for(term.name, schema=int, timeout=self._hour, default=term.default)
 
     # ------------------------------------------------------------------------------------------------ combinators
 
@@ -212,7 +221,7 @@ class Building:
 
     def _code(self, term: Coded) -> Callable[[int, RunContext], Any]:
         steps = [self.term(each) for each in term.steps]
-        body = term.child and self.row(term.child)
+        body: Any = child(self.row(term.child)) if term.child else None  # so named, it is known in every process
 
         async def code(given: int, ctx: RunContext) -> int:
             match term.form:
@@ -225,10 +234,10 @@ class Building:
                 case "catch":
                     return await _catch(steps, given)
                 case "waits":
-                    return await _waits(steps, given, ctx)
+                    return await _waits(steps, given, ctx, self._hour)
                 case "child":
                     assert body
-                    return await _beside(ctx.child(body, given), steps[0], given)
+                    return await _beside(ctx.child(body.body, given), steps[0], given)
 
         return code
 
@@ -284,11 +293,11 @@ async def _catch(steps: list[Any], given: int) -> int:
     return await third(given)
 
 
-async def _waits(steps: list[Any], given: int, ctx: RunContext) -> int:
+async def _waits(steps: list[Any], given: int, ctx: RunContext, hour: float) -> int:
     first, second, _ = steps
     given = await first(given)
     ctx.set_metadata(given=given)
     ctx.random()
-    await ctx.sleep(HOUR)
+    await ctx.sleep(hour)
     ctx.state.total += 5
     return await second(given + await ctx.wait_for("w1", schema=int))
