@@ -113,7 +113,7 @@ class Caller(Member):
                     self.ask(self.runtimes[task.run_id].run(task.start, run_id=task.run_id), f"run {task}", task)
                 case "start" if not task.is_dispatched:
                     self.ask(self._start(task), f"start {task}")
-                case "resume":
+                case "resume" if not (task.is_dispatched and self.records.is_calm):  # workers get there by themselves
                     self.ask(self.runtimes[task.run_id].resume(task.run_id), f"resume {task}", task)
                 case "result":
                     self.ask(handle.result(), f"result {task}", task)
