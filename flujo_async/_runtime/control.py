@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, get_args
@@ -48,6 +48,7 @@ from flujo_async.errors import (
     InvalidSignal,
     RunExists,
     SerializationError,
+    StaleLease,
 )
 
 _ENDED: Final[frozenset[RunStatus]] = frozenset({"failed", "cancelled"})
@@ -181,7 +182,8 @@ class Control:
                 await self._runner.post_control(seen, PAUSE, None)
             lease = lease or await taking.take(run_id, str(owner))
             if lease is not None:  # nobody drives it
-                await self._pause_at_rest(lease)
+                with suppress(StaleLease):  # somebody does by now, and hears of the pause
+                    await self._pause_at_rest(lease)
 
     async def _pause_at_rest(self, lease: Lease) -> None:
         async with self._or_give_back(lease):
@@ -238,7 +240,10 @@ class Control:
         with Owner.at_work() as owner:
             lease = await self._runner.taking.take(run_id, str(owner), frozenset({*_ENDED, "paused"}))
             if lease is not None:
-                await self._redrive(lease, verdict)
+                try:
+                    await self._redrive(lease, verdict)
+                except StaleLease:  # somebody has taken the run meanwhile, and may have gone on with it
+                    return await self.redrive(run_id, decision, output, step)
                 await self._runner.tell_parents(_parents(seen), run_id)
         return await self._runner.complete(Request(run_id=run_id))
 

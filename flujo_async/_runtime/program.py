@@ -25,7 +25,7 @@ from flujo_async._plan.registry import PipelineRegistry
 from flujo_async._runtime.answer_type import check_answer_types
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.request import Request
-from flujo_async.errors import InvalidArgument, RunConflict, SerializationError, VersionMismatch
+from flujo_async.errors import DefinitionError, InvalidArgument, RunConflict, SerializationError, VersionMismatch
 
 Migrate: TypeAlias = Callable[[WorkflowState], Mapping[str, Any] | None]
 """Takes the state of a run recorded under another definition; returns the fields of the context to change."""
@@ -159,13 +159,21 @@ class Catalogue:
         """Return the program of a child, which can run here from now on."""
         definition = definition_of(node.body, node.name)
         known = self._children.setdefault((definition.name, definition.version), definition)
+        if known.pipeline != definition.pipeline:  # made anew by the code of a workflow
+            self._programs.pop(id(known), None)
+            self._children[definition.name, definition.version] = known = definition
         return self._program(known)
 
     def _add_children(self, definition: Definition) -> None:
         for other in definition.children():
-            if (other.name, other.version) not in self._children:
-                self._children[other.name, other.version] = other
+            known = self._children.setdefault((other.name, other.version), other)
+            if known is other:
                 self._add_children(other)
+            elif known.pipeline != other.pipeline:
+                raise DefinitionError(
+                    f"two different children are called {other.name!r}, and nothing else tells their runs apart; "
+                    f"rename one: child(…, name=…)"
+                )
 
     def _program(self, definition: Definition) -> Program:
         if id(definition) not in self._programs:

@@ -88,15 +88,20 @@ class Taking:
         Raises:
             RunConflict: it exists with another input or context.
         """
-        seen = await self._reader.look(check_run_id(request.run_id))
-        if seen is None:
-            await self.create(request, None)
-            seen = await self._reader.see(request.run_id)
+        while (seen := await self._reader.look(check_run_id(request.run_id))) is None:
+            with suppress(RunExists):
+                await self._create(request, None)
+                return  # by now it may have come to its end, and be deleted
         self._catalogue.reading(seen.fold).check_same_request(request, seen.fold)
         return seen
 
     async def create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
         """Create a run, leased to ``owner``; return nothing if it exists, or there is no owner."""
+        with suppress(RunExists):
+            return await self._create(request, owner, program)
+        return None
+
+    async def _create(self, request: Request, owner: str | None, program: Program | None = None) -> Ready | None:
         check_run_id(request.run_id)
         if (pace := Pace.here()).is_over:  # many may begin at the same instant, with megabytes to encode
             await pace.turn()
@@ -123,12 +128,10 @@ class Taking:
             wake_at=now + timedelta(seconds=request.delay) if request.delay else None,
         )
         new = NewRun(summary, (record,), tuple(blobs))
-        with suppress(RunExists):
-            lease = await acquire(self._backend.begin_create(new, owner=owner, ttl=self._ttl), self.give_back)
-            if self._instruments is not None:
-                self._instruments.committed(identity_of(fold), [sealed(record, started)])
-            return None if lease is None else Ready(lease, fold, program, priority=request.priority)
-        return None
+        lease = await acquire(self._backend.begin_create(new, owner=owner, ttl=self._ttl), self.give_back)
+        if self._instruments is not None:
+            self._instruments.committed(identity_of(fold), [sealed(record, started)])
+        return None if lease is None else Ready(lease, fold, program, priority=request.priority)
 
     def _with_carrier(self, started: RunStarted) -> RunStarted:
         """Return the first fact of a run with what instruments give it to carry along."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flujo_async import Flujo
+from flujo_async import Flujo, StepContext
 from flujo_async.testing import CrashExplorer
 from flujo_async.testing.explorer_report import World
 from tests.crash.drawn.building import Building, Marks
@@ -28,7 +28,7 @@ class Watched:
         self.told = told
         self._happened = Counter[str]()
 
-    def happens(self, name: str) -> None:
+    def happens(self, name: str, _: StepContext) -> None:
         self._happened[name] += 1
 
     def begin(self) -> None:

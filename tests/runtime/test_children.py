@@ -686,6 +686,42 @@ def test_what_is_no_definition_is_no_child() -> None:
             child(wrong)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
+def adding(number: int) -> Any:
+    """Return a step of always the same name and structure."""
+
+    @step(name="add")
+    async def add(n: int) -> int:
+        return n + number
+
+    return add
+
+
+def test_two_children_of_one_name_are_one_definition() -> None:
+    """By name and structure a child's definition is found again; where two are alike, one would run for the other."""
+    one, other = adding(1), adding(10)
+    first, second = as_step(child(one), name="a"), as_step(child(other), name="b")
+    registry = PipelineRegistry()
+    registry.register(first, "one", "1.0.0")
+    registry.register(second, "other", "1.0.0")
+    for refused in [{"pipeline": first >> second}, {"registry": registry, "pipeline_name": "one"}]:
+        with pytest.raises(DefinitionError, match="two different children are called 'add'"):
+            Flujo(**refused)
+    Flujo(first >> as_step(child(one), name="b"))
+    Flujo(first >> as_step(child(other, name="add ten"), name="b"))
+
+
+async def test_a_child_made_by_code_is_the_one_that_it_was_given() -> None:
+    @workflow
+    async def add_up(numbers: list[int], ctx: RunContext) -> int:
+        total = 0
+        for number in numbers:
+            total = await ctx.child(adding(number), total)
+        return total
+
+    flujo = Flujo(add_up)
+    assert [(await flujo.run(numbers)).output for numbers in ([1, 10], [2, 20])] == [11, 22]
+
+
 async def test_whenever_a_child_is_answered_its_parent_hears_of_it() -> None:
     """At every tick around the moment in which both pause."""
     for number in range(40, 400, 3):

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from flujo_async import Flujo, InMemoryBackend, Worker, step
-from flujo_async._model.stored import RunQuery
+from flujo_async._model.lease import Lease
+from flujo_async._model.stored import NewRun, RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument, RunConflict
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import failing
+from tests.runtime.pretend import Wrapped, failing
 from tests.runtime.stores import Store
 
 executed: list[Any] = []
@@ -71,6 +72,22 @@ async def test_the_same_once_more_changes_nothing(store: Store) -> None:
     await asyncio.gather(*(flujo.dispatch(1, run_id="r", queue="b", priority=2) for _ in range(5)))
     stored = await head(store.open(), "r")
     assert (stored.queue, stored.priority, stored.last_seq) == ("a", 1, 1)
+
+
+class Hasty(Wrapped):
+    """A store whose runs have ended, and are deleted, before whoever has created them hears of that."""
+
+    async def create_run(self, run: NewRun, **more: Any) -> Lease | None:
+        lease = await super().create_run(run, **more)
+        await self.inner.delete_run(run.summary.run_id)
+        return lease
+
+
+async def test_a_run_may_be_gone_when_dispatch_returns() -> None:
+    backend = Hasty(InMemoryBackend())
+    handle = await Flujo(effect, state_backend=backend).dispatch(1, run_id="r")
+    assert handle.run_id == "r"
+    assert await backend.query_runs(RunQuery()) == []
 
 
 async def test_another_input_is_a_conflict(store: Store) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, step
+from flujo_async import Flujo, sleep, step
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunUpdate
 from flujo_async.abc import Capabilities, StateBackend
 from flujo_async.backends.memory import InMemoryBackend
-from flujo_async.errors import InvalidArgument, StaleLease
+from flujo_async.errors import InvalidArgument, RunFailed, StaleLease
 from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import gone_to_sleep
 from tests.runtime.pretend import ANOTHER_HOST, Wrapped, until
 from tests.runtime.stores import Store, on_disk
 
@@ -125,6 +126,63 @@ async def test_a_run_that_was_taken_between_two_steps_does_not_begin_the_next() 
     await backend.release(backend.taken[0])
     assert (await driving).output == 2
     assert executed == ["first", "second"]
+
+
+class HeldUp(Overtaken):
+    """A store whose user is held up before a commit, once that is wanted, until somebody else has the run."""
+
+    is_wanted = False
+
+    async def append(self, lease: Lease, *args: Any, **more: Any) -> int:
+        if self.is_wanted:
+            self.is_wanted = False
+            self._clock.advance(120)
+            query = ClaimQuery(run_id=lease.run_id, statuses=frozenset({"running", "failed"}))
+            now, ttl = self._clock.now(), timedelta(seconds=1)
+            self.taken = await self.inner.claim(ANOTHER_HOST, now=now, ttl=ttl, query=query)
+            await self.inner.release(self.taken[0])
+        return await self.inner.append(lease, *args, **more)
+
+
+async def test_a_pause_that_somebody_has_taken_the_run_from_is_heard_by_them() -> None:
+    """As after a long stop of the process that pauses."""
+
+    @step
+    async def first(n: int) -> int:
+        return n
+
+    clock = VirtualClock()
+    backend = HeldUp(InMemoryBackend(), clock)
+    async with Flujo(first >> sleep(timedelta(hours=1)), state_backend=backend, clock=clock) as flujo:
+        handle = await flujo.start(1, run_id="r")
+        await gone_to_sleep(flujo, "r")
+        backend.is_wanted = True
+        await flujo.pause("r")
+        assert backend.taken
+        clock.advance(3600)
+        assert (await handle.result()).status == "paused"
+
+
+async def test_a_redrive_that_somebody_has_taken_the_run_from_is_done_all_the_same() -> None:
+    """Whoever took it has let it go as it was."""
+    attempts = list[int]()
+
+    @step
+    async def first(n: int) -> int:
+        attempts.append(n)
+        if len(attempts) == 1:
+            raise ValueError("not now")
+        return n
+
+    clock = VirtualClock()
+    backend = HeldUp(InMemoryBackend(), clock)
+    flujo = Flujo(first, state_backend=backend, clock=clock)
+    with pytest.raises(RunFailed):
+        await flujo.run(1, run_id="r")
+    backend.is_wanted = True
+    assert (await flujo.redrive("r")).output == 1
+    assert backend.taken
+    assert attempts == [1, 1]
 
 
 class Disowning(Wrapped):

@@ -49,8 +49,8 @@ from tests.crash.drawn.terms import (
     Wait,
 )
 
-Happens = Callable[[str], object]
-"""Called with what is done, when it begins."""
+Happens = Callable[[str, StepContext], object]
+"""Called with what is done, and by which attempt, when it begins."""
 
 
 class Marks(BaseModel):
@@ -63,8 +63,17 @@ class Marks(BaseModel):
 class Building:
     """Builds pipelines whose side effects are told to ``happens``."""
 
-    def __init__(self, happens: Happens) -> None:
+    def __init__(self, happens: Happens, *, hour: float = HOUR, turn: float = 0) -> None:
+        """Prepare to build.
+
+        Args:
+            happens: is told.
+            hour: how many seconds an hour has.
+            turn: how many seconds a step sleeps in a turn.
+        """
         self._happens = happens
+        self._hour = hour
+        self._turn = turn
 
     def row(self, row: Row) -> Any:
         first, *others = map(self.term, row.parts)
@@ -77,7 +86,7 @@ class Building:
             case Do():
                 return step(name=term.name, **self._policy(term))(self._function(term))
             case Sleep():
-                return sleep(HOUR)
+                return sleep(self._hour)
             case Wait():
                 return self._wait(term)
             case Inline():
@@ -103,14 +112,14 @@ class Building:
 
     def _function(self, term: Do) -> Callable[[int, StepContext], Any]:
         async def run(given: int, ctx: StepContext) -> int:
-            self._happens(f"{term.name} {given}")
+            self._happens(f"{term.name} {given}", ctx)
             before = ctx.state.total
             if term.notes != "nothing":
                 ctx.state.total += term.adds
             if term.notes == "all":
                 ctx.state.seen.append(f"{term.name} {given}")
             for _ in range(term.turns):
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._turn)
             if term.backoff is not None and ctx.attempt == 1:
                 raise ConnectionError(term.name)
             if term.fails_on and given % term.fails_on == 0:
@@ -124,7 +133,7 @@ class Building:
         if term.durability is not None:
             policy["durability"] = term.durability
         if term.backoff is not None:
-            policy["retry"] = Retry(max_attempts=2, base=term.backoff, cap=HOUR, jitter=0)
+            policy["retry"] = Retry(max_attempts=2, base=term.backoff / HOUR * self._hour, cap=HOUR, jitter=0)
         if term.instead is not None:
             policy["fallback"] = self.term(term.instead)
         if term.undo is not None:
@@ -133,7 +142,7 @@ class Building:
 
     def _undo(self, term: Do) -> Any:
         async def undo(output: int, ctx: StepContext) -> None:
-            self._happens(f"undo {term.name} {output}")
+            self._happens(f"undo {term.name} {output}", ctx)
             ctx.state.total += UNDOING
             if term.undo == "flaky" and ctx.attempt == 1:
                 raise ConnectionError(term.name)
@@ -143,7 +152,7 @@ class Building:
     def _wait(self, term: Wait) -> Any:
         if term.name in SIGNALS:
             return wait_for(term.name, schema=int)
-        return wait_for(term.name, schema=int, timeout=HOUR, default=term.default)
+        return wait_for(term.name, schema=int, timeout=self._hour, default=term.default)
 
     # ------------------------------------------------------------------------------------------------ combinators
 
@@ -211,12 +220,15 @@ class Building:
         return step(name=term.name, **policy)(function)
 
     def _code(self, term: Coded) -> Any:
-        calls = {
-            part.name: self.row(part.body) if isinstance(part, Child) else self.term(part) for part in called(term.body)
-        }
+        parts = list(called(term.body))
+        steps = {part.name: self.term(part) for part in parts if isinstance(part, Do)}
+        children = {part.name: child(self.row(part.body)) for part in parts if isinstance(part, Child)}
+        calls = {**steps, **{name: node.body for name, node in children.items()}}
+        known = branch(lambda _: "", children) if children else None  # named in the code, so known in every process
 
         async def code(given: int, ctx: RunContext) -> int:
-            return await Code(calls, ctx).row(term.body, given)
+            assert known or not children
+            return await Code(calls, ctx, self._hour).row(term.body, given)
 
         return workflow(name=term.name)(code)
 

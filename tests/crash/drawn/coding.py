@@ -10,7 +10,6 @@ from typing import Any
 from flujo_async import RunContext
 from flujo_async.errors import LoopExhausted
 from tests.crash.drawn.terms import (
-    HOUR,
     SIGNALS,
     Attempt,
     Beside,
@@ -48,11 +47,18 @@ def called(row: Row) -> Iterator[Do | Child]:
 
 
 class Code:
-    """The code of one execution of a workflow; ``calls`` are its steps and children, by their names."""
+    """The code of one execution of a workflow.
 
-    def __init__(self, calls: Mapping[str, Any], ctx: RunContext) -> None:
+    Args:
+        calls: its steps and children, by their names.
+        ctx: of the execution.
+        hour: how many seconds an hour has.
+    """
+
+    def __init__(self, calls: Mapping[str, Any], ctx: RunContext, hour: float) -> None:
         self._calls = calls
         self._ctx = ctx
+        self._hour = hour
 
     async def row(self, row: Row, given: int) -> int:
         for part in row.parts:
@@ -67,12 +73,12 @@ class Code:
             case Child():
                 return await ctx.child(self._calls[part.name], given)
             case Sleep():
-                await ctx.sleep(HOUR)
+                await ctx.sleep(self._hour)
                 return given
             case Wait():
                 if part.name in SIGNALS:
                     return await ctx.wait_for(part.name, schema=int)
-                return await ctx.wait_for(part.name, schema=int, timeout=HOUR, default=part.default)
+                return await ctx.wait_for(part.name, schema=int, timeout=self._hour, default=part.default)
             case Fork():
                 return await self.row(part.odd if given % 2 else part.even, given)
             case Loop():

@@ -43,9 +43,12 @@ def one_in(number: int) -> st.SearchStrategy[bool]:
 
 
 @st.composite
-def definitions(draw: Any) -> Row:
-    """Return a definition; the simplest is one step. Of some the last step fails, and all has to be undone."""
-    drawing = Drawing(draw)
+def definitions(draw: Any, first: int = 1) -> Row:
+    """Return a definition; the simplest is one step. Of some the last step fails, and all has to be undone.
+
+    Names are numbered from ``first`` on.
+    """
+    drawing = Drawing(draw, first)
     row = drawing.row(draw(st.sampled_from([0, 1, 2, 2])))
     return Row((*row.parts, Do("end", fails_on=1))) if draw(one_in(4)) else row
 
@@ -53,9 +56,9 @@ def definitions(draw: Any) -> Row:
 class Drawing:
     """One definition in the making; ``depth`` is how many combinators may still stand in one another."""
 
-    def __init__(self, draw: Any) -> None:
+    def __init__(self, draw: Any, first: int) -> None:
         self._draw = draw
-        self._numbers = count(1)
+        self._numbers = count(first)
         self._known: dict[Notes, list[Do]] = {"total": [], "nothing": []}
 
     def row(self, depth: int) -> Row:
