@@ -26,6 +26,8 @@ from flujo_async.errors import DefinitionError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Answer = TypeVar("Answer")
+Default = TypeVar("Default")
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
 
@@ -73,6 +75,27 @@ class RunContext:
             duration: how long, a ``timedelta`` or seconds.
         """
         return self._calls.sleep(duration)
+
+    @overload
+    def wait_for(
+        self, name: str, *, schema: type[Answer], prompt: str | None = None, timeout: Duration | None = None
+    ) -> Awaitable[Answer]: ...
+
+    @overload
+    def wait_for(
+        self, name: str, *, schema: type[Answer], prompt: str | None = None, timeout: Duration, default: Default
+    ) -> Awaitable[Answer | Default]: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: str,
+        *,
+        schema: Any = None,
+        prompt: str | None = None,
+        timeout: Duration | None = None,
+        default: Any = ...,
+    ) -> Awaitable[Any]: ...
 
     def wait_for(
         self,
