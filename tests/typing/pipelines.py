@@ -12,6 +12,7 @@ from flujo_async import (
     RunResult,
     as_step,
     branch,
+    graph,
     loop,
     map_each,
     parallel,
@@ -120,6 +121,9 @@ async def ask(name: str, ctx: RunContext) -> str:
     assert_type(await ctx.wait_for("yes", schema=bool, timeout=3, default="nobody"), bool | str)
     assert_type(await ctx.wait_for("other", schema=int | None), Any)
     assert_type(await ctx.wait_for("any", default=None, timeout=3), Any)
+    assert_type(await ctx.child(adopt, name), Dog)
+    assert_type(await ctx.child(tick), float)
+    await ctx.child(grow, name)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     return name
 
 
@@ -134,6 +138,14 @@ async def runs_are_typed() -> None:
     assert_type(await Flujo(fetch >> map_each(measure)).run("url"), RunResult[list[int]])
     assert_type(await Flujo(parallel(measure, fetch)).run("url"), RunResult[dict[str, Any]])
     assert_type(await Flujo(measure).run("text"), RunResult[int])
+    await flujo.run(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await flujo.start(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await flujo.dispatch(b"text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    flujo.stream(["text"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await flujo.run(run_id="run")  # its input is known
+    await Flujo(tick).run()
+    await Flujo(graph(feed)).run({"animal": Dog()})
+    await Flujo(graph(tick)).run(None)
 
 
 async def a_name_says_nothing_about_types(registry: PipelineRegistry) -> None:
