@@ -170,6 +170,7 @@ class Runner:
         Returns:
             The task; it ends with the exception of a store that failed.
         """
+        self.home.check()
         exists = asyncio.Event()
         work = self._work_quietly(request, exists, is_followed=is_followed)
         task = asyncio.create_task(work, name=f"flujo run {request.run_id}")
