@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from flujo_async._log.chain import GENESIS, seal, verify
@@ -26,7 +26,7 @@ from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
-from flujo_async._runtime.waits import PAUSE, is_due
+from flujo_async._runtime.waits import PAUSE
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import Pace, begin
@@ -161,7 +161,7 @@ class Taking:
         kinds = {waiting.kind for waiting in fold.waiting_for}
         if "definition" in kinds or (request.is_resume and "pause" in kinds):
             return True
-        return self.is_due(seen, self._clock.now())
+        return seen.is_due(self._clock.now())
 
     async def _has_old_news(self, fold: Fold) -> bool:
         """Return whether a child that a run waits for goes on by now; only the parent that has started it was told."""
@@ -171,13 +171,6 @@ class Taking:
         children = {waiting.run_id for waiting in fold.waiting_for if waiting.run_id is not None}
         heads = [await self._reader.summary(run_id) for run_id in children]
         return any(head is not None and head.status != "paused" for head in heads)
-
-    @staticmethod
-    def is_due(seen: Seen, now: datetime) -> bool:
-        """Return whether a paused run can go on, as it was seen."""
-        # Put off until another moment than its own, it was not driven since its signals were read.
-        is_put_off = seen.summary.wake_at != seen.fold.wake_at
-        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary) or is_put_off)
 
     def sleeps(self, summary: RunSummary) -> bool:
         """Return whether a run has left memory until a moment that has not come."""

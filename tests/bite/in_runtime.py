@@ -711,4 +711,12 @@ BUGS = (
         "last is not None and last.text:",
         ("tests/log/test_facts.py::test_the_large_text_that_was_packed_last_is_not_packed_again",),
     ),
+    Bug(
+        "runtime.followers-end-where-a-run-rested",
+        "whoever follows a run stops in its middle if it went on while the last events were read",
+        READER,
+        "                is_over = not follow  # that it rested is an old story\n",
+        "",
+        (T + "handle.py::TestEvents::test_a_follower_goes_on_with_a_run_that_goes_on_while_it_reads_its_last_events",),
+    ),
 )
