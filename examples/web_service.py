@@ -117,7 +117,7 @@ async def post_order(request: Request) -> Response:
 async def get_order(request: Request) -> Response:
     handle = handle_of(request)
     state = await handle.state()
-    found = {"status": state.status, "questions": [waiting.prompt for waiting in state.waiting_for]}
+    found: dict[str, object] = {"status": state.status, "questions": [waiting.prompt for waiting in state.waiting_for]}
     if state.status == "completed":
         found["output"] = (await handle.result()).output
     return JSONResponse(found)

@@ -16,7 +16,7 @@ FlujoError
 │   ├── LoopExhausted      a loop made all its turns and was not done
 │   ├── ContextConflict    two branches changed one field of the context
 │   └── AllBranchesFailed  nothing was left of a parallel or a map that ignores failures
-├── WrongEventLoop         a ``Flujo`` that is at work in another event loop (also a ``RuntimeError``)
+├── WrongEventLoop         a ``Flujo`` at work in another event loop, or in none of asyncio (also a ``RuntimeError``)
 ├── ProcessDied            the process of a step ended before the step was done
 ├── RecordedError          stands in for a recorded exception whose class is not known here
 ├── SerializationError     a value that cannot be stored or read back, with the path of the field
@@ -142,9 +142,9 @@ class AllBranchesFailed(RunError):
 
 
 class WrongEventLoop(FlujoError, RuntimeError):
-    """The ``Flujo`` is at work in another event loop; nothing was done in this one.
+    """The ``Flujo`` is at work in another event loop, or none of asyncio runs here; nothing was done.
 
-    Make a ``Flujo`` for each event loop; they may share the backend.
+    Make a ``Flujo`` for each event loop; they may share the backend. Only loops of asyncio will do: trio's is none.
     """
 
 

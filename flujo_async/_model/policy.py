@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from flujo_async.errors import DefinitionError
@@ -166,11 +167,15 @@ def retry_delay(policy: Retry, attempt: int, u: float) -> float:
 def asked_delay(error: Exception, now: datetime) -> float | None:
     """Return the wait that an exception itself asks for by its ``retry_after``, in seconds.
 
-    That attribute is a ``timedelta``, a number of seconds, or an aware ``datetime``; one that has passed is now.
-    ``None`` where there is no such attribute, or none that is a wait; at most ``LONGEST_WAIT``.
+    That attribute is a ``timedelta``, a number of seconds, or an aware ``datetime``; one that has passed is now. Text
+    is that of the HTTP header: seconds, or a date. ``None`` where there is no such attribute, or none that is a wait;
+    at most ``LONGEST_WAIT``.
+
+    Source: RFC 9110, 10.2.3.
     """
     try:
         asked = getattr(error, "retry_after", None)
+        asked = _of_header(asked) if isinstance(asked, str) else asked
     except Exception:  # a property of a stranger's: no reason to lose the error itself
         return None
     if isinstance(asked, datetime):
@@ -178,6 +183,13 @@ def asked_delay(error: Exception, now: datetime) -> float | None:
     if isinstance(asked, bool) or not isinstance(asked, timedelta | int | float):
         return None
     return _up_to_longest(asked)
+
+
+def _of_header(text: str) -> float | datetime:
+    try:
+        return float(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
 
 
 def _up_to_longest(wait: Duration) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, TypeAlias, TypeVar, get_args, overload
 
 from flujo_async._log.keys import escape, number_repeated
 from flujo_async._model.policy import Duration, check_timer, is_count
@@ -15,6 +15,11 @@ from flujo_async.errors import DefinitionError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Answer = TypeVar("Answer")
+Default = TypeVar("Default")
+
+Ask: TypeAlias = Callable[[In], Any] | Callable[[In, Any], Any]
+"""A question about a value, or about a value and the context."""
 
 _DEFAULT_CASE: Final = "default"
 
@@ -68,7 +73,7 @@ def map_each(
 
 
 def branch(
-    selector: Callable[..., Any], cases: Mapping[Any, Chain[In, Out]], default: Chain[In, Out] | None = None
+    selector: Ask[In], cases: Mapping[Any, Chain[In, Out]], default: Chain[In, Out] | None = None
 ) -> Chain[In, Out]:
     """Choose one of several pipelines by the key that ``selector`` returns.
 
@@ -96,7 +101,7 @@ def branch(
     )
 
 
-def loop(body: Chain[In, In], *, until: Callable[..., Any], max_iterations: int) -> Chain[In, In]:
+def loop(body: Chain[In, In], *, until: Ask[In], max_iterations: int) -> Chain[In, In]:
     """Run ``body`` again and again, each time on its own output, until ``until`` is true.
 
     Args:
@@ -124,6 +129,29 @@ def as_step(pipeline: Chain[In, Out], *, name: str) -> Chain[In, Out]:
     """
     check_name(name, "as_step()")
     return Block(body=as_body(pipeline, "as_step()"), name=name)
+
+
+@overload
+def wait_for(
+    name: str, *, schema: type[Answer], prompt: str | None = None, timeout: Duration | None = None
+) -> Chain[Any, Answer]: ...
+
+
+@overload
+def wait_for(
+    name: str, *, schema: type[Answer], prompt: str | None = None, timeout: Duration, default: Default
+) -> Chain[Any, Answer | Default]: ...
+
+
+@overload
+def wait_for(
+    name: str,
+    *,
+    schema: Any = None,
+    prompt: str | None = None,
+    timeout: Duration | None = None,
+    default: Any = ...,
+) -> Chain[Any, Any]: ...
 
 
 def wait_for(

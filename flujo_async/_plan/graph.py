@@ -84,7 +84,7 @@ class GraphNode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph(Chain[Mapping[str, Any], Any]):
+class Graph(Chain[Mapping[str, Any] | None, Any]):
     """Steps with what they depend on. Made by ``graph``.
 
     Attributes:

@@ -21,7 +21,7 @@ _Condition: TypeAlias = dict[str, frozenset[str]]
 """The actions that must have been chosen, by reviewing step, for a node to run."""
 
 
-def graph(*steps: Chain[Any, Any] | Edges, on_error: GraphOnError = "cancel") -> Chain[Mapping[str, Any], Any]:
+def graph(*steps: Chain[Any, Any] | Edges, on_error: GraphOnError = "cancel") -> Chain[Mapping[str, Any] | None, Any]:
     """Run steps as soon as what they depend on is there, side by side where nothing stands between them.
 
     What a step depends on stands in its annotations, as ``Annotated[int, Depends(fetch)]``. Any other parameter takes

@@ -116,6 +116,10 @@ class Step(Chain[InT, OutT], Generic[InT, OutT, Called]):
         """What changes with the code of the function."""
         return fingerprint(self.function)
 
+    @overload
+    def __call__(self, input: InT, /, *args: Any, **kwargs: Any) -> Called: ...
+    @overload
+    def __call__(self, **kwargs: Any) -> Called: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Called:
         """Call the function; in the code of a workflow, return what awaits its recorded result."""
         calls = CALLS.get()
@@ -169,13 +173,15 @@ class _Decorator(Protocol):
     """What ``@step(option=…)`` is applied with; keeps the types of the function."""
 
     @overload
-    def __call__(self, function: Callable[[StepContext], Awaitable[Out]], /) -> Step[Any, Out, _Awaited[Out]]: ...
+    def __call__(
+        self, function: Callable[Concatenate[StepContext, ...], Awaitable[Out]], /
+    ) -> Step[Any, Out, _Awaited[Out]]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[In, ...], Awaitable[Out]], /) -> Step[In, Out, _Awaited[Out]]: ...
     @overload
     def __call__(self, function: Callable[[], Awaitable[Out]], /) -> Step[Any, Out, _Awaited[Out]]: ...
     @overload
-    def __call__(self, function: Callable[[StepContext], Out], /) -> Step[Any, Out]: ...
+    def __call__(self, function: Callable[Concatenate[StepContext, ...], Out], /) -> Step[Any, Out]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[In, ...], Out], /) -> Step[In, Out]: ...
     @overload
@@ -184,7 +190,7 @@ class _Decorator(Protocol):
 
 @overload
 def step(
-    function: Callable[[StepContext], Awaitable[Out]], /, **options: Unpack[StepOptions]
+    function: Callable[Concatenate[StepContext, ...], Awaitable[Out]], /, **options: Unpack[StepOptions]
 ) -> Step[Any, Out, _Awaited[Out]]: ...
 @overload
 def step(
@@ -195,7 +201,9 @@ def step(
     function: Callable[[], Awaitable[Out]], /, **options: Unpack[StepOptions]
 ) -> Step[Any, Out, _Awaited[Out]]: ...
 @overload
-def step(function: Callable[[StepContext], Out], /, **options: Unpack[StepOptions]) -> Step[Any, Out]: ...
+def step(
+    function: Callable[Concatenate[StepContext, ...], Out], /, **options: Unpack[StepOptions]
+) -> Step[Any, Out]: ...
 @overload
 def step(function: Callable[Concatenate[In, ...], Out], /, **options: Unpack[StepOptions]) -> Step[In, Out]: ...
 @overload

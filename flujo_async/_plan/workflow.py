@@ -26,6 +26,8 @@ from flujo_async.errors import DefinitionError
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Answer = TypeVar("Answer")
+Default = TypeVar("Default")
 InT = TypeVar("InT", contravariant=True)
 OutT = TypeVar("OutT", covariant=True)
 
@@ -74,6 +76,27 @@ class RunContext:
         """
         return self._calls.sleep(duration)
 
+    @overload
+    def wait_for(
+        self, name: str, *, schema: type[Answer], prompt: str | None = None, timeout: Duration | None = None
+    ) -> Awaitable[Answer]: ...
+
+    @overload
+    def wait_for(
+        self, name: str, *, schema: type[Answer], prompt: str | None = None, timeout: Duration, default: Default
+    ) -> Awaitable[Answer | Default]: ...
+
+    @overload
+    def wait_for(
+        self,
+        name: str,
+        *,
+        schema: Any = None,
+        prompt: str | None = None,
+        timeout: Duration | None = None,
+        default: Any = ...,
+    ) -> Awaitable[Any]: ...
+
     def wait_for(
         self,
         name: str,
@@ -92,7 +115,9 @@ class RunContext:
         """
         return self._calls.wait_for(name, schema=schema, prompt=prompt, timeout=timeout, default=default)
 
-    def child(self, definition: Chain[In, Out], input: In | Any = None, *, run_id: str | None = None) -> Awaitable[Out]:
+    def child(
+        self, definition: Chain[In, Out], input: In | None = None, *, run_id: str | None = None
+    ) -> Awaitable[Out]:
         """Run a definition as a run of its own, and return its output.
 
         Args:
@@ -161,6 +186,10 @@ class Workflow(Chain[InT, OutT], Generic[InT, OutT]):
         if self.signature.resources:
             raise DefinitionError(f"workflow {name!r} asks for a Resource: those are for steps, which touch the world")
 
+    @overload
+    def __call__(self, input: InT, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, OutT]: ...
+    @overload
+    def __call__(self, **kwargs: Any) -> Coroutine[Any, Any, OutT]: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, OutT]:
         """Call the function."""
         coroutine: Coroutine[Any, Any, OutT] = self.function(*args, **kwargs)
@@ -197,7 +226,7 @@ class _Decorator(Protocol):
     """What ``@workflow(option=…)`` is applied with; keeps the types of the function."""
 
     @overload
-    def __call__(self, function: Callable[[RunContext], Awaitable[Out]], /) -> Workflow[Any, Out]: ...
+    def __call__(self, function: Callable[Concatenate[RunContext, ...], Awaitable[Out]], /) -> Workflow[Any, Out]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[In, ...], Awaitable[Out]], /) -> Workflow[In, Out]: ...
     @overload
@@ -205,7 +234,7 @@ class _Decorator(Protocol):
 
 
 @overload
-def workflow(function: Callable[[RunContext], Awaitable[Out]], /) -> Workflow[Any, Out]: ...
+def workflow(function: Callable[Concatenate[RunContext, ...], Awaitable[Out]], /) -> Workflow[Any, Out]: ...
 @overload
 def workflow(function: Callable[Concatenate[In, ...], Awaitable[Out]], /) -> Workflow[In, Out]: ...
 @overload

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Generic, Literal, Self
 
 from typing_extensions import TypeVar  # `default=` is in `typing` since 3.13 only
@@ -122,7 +122,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
     async def run(
         self,
-        input: In | Any = ...,
+        input: In | EllipsisType = ...,
         /,
         *,
         run_id: str | None = None,
@@ -162,7 +162,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
     async def start(
         self,
-        input: In | Any = ...,
+        input: In | EllipsisType = ...,
         /,
         *,
         run_id: str | None = None,
@@ -193,7 +193,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
     async def dispatch(
         self,
-        input: In | Any = ...,
+        input: In | EllipsisType = ...,
         /,
         *,
         run_id: str | None = None,
@@ -341,7 +341,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
 
     async def stream(
         self,
-        input: In | Any = ...,
+        input: In | EllipsisType = ...,
         /,
         *,
         run_id: str | None = None,

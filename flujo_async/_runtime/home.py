@@ -22,13 +22,14 @@ class Home:
         self._inside: Counter[asyncio.AbstractEventLoop] = Counter()
 
     def check(self) -> None:
-        """Check that a runtime is not at work in another event loop.
+        """Check that a runtime can work here, and is not at work in another event loop.
 
         Raises:
-            WrongEventLoop: it is.
+            WrongEventLoop: it cannot, or it is.
         """
+        loop = _running_loop()
         with self._guard:
-            self._check(asyncio.get_running_loop())
+            self._check(loop)
 
     def at_work(self) -> _AtWork:
         """Be at work in the event loop that runs, until the block ends; errors as in ``check``."""
@@ -36,7 +37,7 @@ class Home:
 
     def enter(self) -> asyncio.AbstractEventLoop:
         """Begin to be at work; see ``at_work``."""
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         with self._guard:
             self._check(loop)
             self._inside[loop] += 1
@@ -55,6 +56,16 @@ class Home:
                 "this Flujo is at work in another event loop, and belongs to one at a time: make a Flujo for each "
                 "event loop; they may share the backend"
             )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise WrongEventLoop(
+            "no event loop of asyncio runs here, and a Flujo works in no other: "
+            "asyncio.run(main()), or anyio.run(main) without backend='trio'"
+        ) from None
 
 
 class _AtWork:

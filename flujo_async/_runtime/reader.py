@@ -20,11 +20,13 @@ from flujo_async._log.views import Commit, Event, commit_of, event_of, step_reco
 from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.page import check_whole
+from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
 from flujo_async._model.stored import RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
+from flujo_async._runtime.waits import is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import Pace, in_turns
@@ -53,6 +55,12 @@ class Seen:
     summary: RunSummary
     signals: tuple[Signal, ...]
     facts: int
+
+    def is_due(self, now: datetime) -> bool:
+        """Return whether a paused run can go on."""
+        # Put off until another moment than its own, it was not driven since its signals were read.
+        is_put_off = self.summary.wake_at != self.fold.wake_at
+        return is_due(self.fold, self.signals, now, has_news=has_news(self.summary) or is_put_off)
 
 
 class Reader:
@@ -182,12 +190,22 @@ class Reader:
                 yield event_of(record, codec)
                 after = record.seq
             if records:
+                is_over = not follow  # that it rested is an old story
                 continue
             if is_over:
                 return
-            # What is read once the run rests is all: nothing is added to it any more.
             summary = await self.watch(run_id, partial(_has_news, after), driver)
-            is_over = summary is None or summary.status in RESTING or (driver is not None and driver.done())
+            is_over = summary is None or summary.status in TERMINAL or (driver is not None and driver.done())
+            if not is_over and summary is not None and summary.status == "paused" and summary.last_seq <= after:
+                is_over = not await self._goes_on(run_id, after, driver)
+
+    async def _goes_on(self, run_id: str, after: int, driver: asyncio.Task[None] | None) -> bool:
+        """Return whether a run that is paused has its answer, once somebody has gone on with it."""
+        seen = await self.look(run_id)
+        if seen is None or (seen.fold.status == "paused" and not seen.is_due(self._clock.now())):
+            return False
+        await self.watch(run_id, lambda head: head.last_seq > after, driver)
+        return True
 
     async def watch(
         self, run_id: str, is_reached: Callable[[RunSummary], bool], driver: asyncio.Task[None] | None = None

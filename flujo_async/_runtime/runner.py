@@ -181,6 +181,7 @@ class Runner:
         Returns:
             The task; it ends with the exception of a store that failed.
         """
+        self.home.check()
         exists = asyncio.Event()
         work = self._work_quietly(request, exists, is_followed=is_followed)
         task = asyncio.create_task(work, name=f"flujo run {request.run_id}")
@@ -223,7 +224,7 @@ class Runner:
             seen = await self.reader.see(run_id)
             if seen.fold.status not in RESTING:
                 continue  # somebody has just gone on with it
-            if seen.fold.status in TERMINAL or not self.taking.is_due(seen, self.clock.now()):
+            if seen.fold.status in TERMINAL or not seen.is_due(self.clock.now()):
                 return self.outcome(seen.fold)
             # It has its answer, and somebody is about to go on with it.
             last_seq = seen.summary.last_seq
@@ -355,7 +356,7 @@ class Runner:
         async with AsyncExitStack() as stack:
             try:
                 seen, now = await self.reader.see(lease.run_id), self.clock.now()
-                if seen.fold.status == "paused" and not self.taking.is_due(seen, now):
+                if seen.fold.status == "paused" and not seen.is_due(now):
                     await self._let_rest(lease, seen, now)
                     return
                 is_late = self._admission.is_full

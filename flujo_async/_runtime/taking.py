@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from flujo_async._log.chain import GENESIS, seal
@@ -27,7 +27,7 @@ from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
-from flujo_async._runtime.waits import PAUSE, is_due
+from flujo_async._runtime.waits import PAUSE
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import Pace, begin, in_turns
@@ -91,7 +91,7 @@ class Taking:
         while (seen := await self._reader.look(check_run_id(request.run_id))) is None:
             with suppress(RunExists):
                 await self._create(request, None)
-                return  # by now it may have come to its end, and be deleted
+                return None  # by now it may have come to its end, and be deleted
         self._catalogue.reading(seen.fold).check_same_request(request, seen.fold)
         return seen
 
@@ -166,14 +166,7 @@ class Taking:
         kinds = {waiting.kind for waiting in fold.waiting_for}
         if "definition" in kinds or (request.is_resume and "pause" in kinds):
             return True
-        return self.is_due(seen, self._clock.now())
-
-    @staticmethod
-    def is_due(seen: Seen, now: datetime) -> bool:
-        """Return whether a paused run can go on, as it was seen."""
-        # Put off until another moment than its own, it was not driven since its signals were read.
-        is_put_off = seen.summary.wake_at != seen.fold.wake_at
-        return is_due(seen.fold, seen.signals, now, has_news=has_news(seen.summary) or is_put_off)
+        return seen.is_due(self._clock.now())
 
     def sleeps(self, summary: RunSummary) -> bool:
         """Return whether a run has left memory until a moment that has not come."""

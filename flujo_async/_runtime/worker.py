@@ -63,6 +63,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT comes, then drain. In other threads than the main one, until cancelled."""
+        self._runner.home.check()
         stop = asyncio.Event()
         with _on_signals(stop):
             async with self:

@@ -118,8 +118,10 @@ def store_at(db: str) -> Store:
     """Return the store that an option names.
 
     Raises:
-        InvalidArgument: it is a URL of nothing that outlives a process.
+        InvalidArgument: it is empty, or a URL of nothing that outlives a process.
     """
+    if not db:
+        raise InvalidArgument("--db '' names no store: it is empty; is a variable of the shell not set?")
     scheme, is_url, rest = db.partition("://")
     if not is_url:
         return Store(db, f"{'file' if Path(db).is_dir() else 'sqlite'}:///{db}", Path(db))

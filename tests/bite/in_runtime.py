@@ -801,4 +801,12 @@ BUGS = (
         "            return {}\n",
         ("tests/runtime/test_workflow_replayed_context.py::test_a_crash_changes_nothing_of_it",),
     ),
+    Bug(
+        "runtime.followers-end-where-a-run-rested",
+        "whoever follows a run stops in its middle if it went on while the last events were read",
+        READER,
+        "                is_over = not follow  # that it rested is an old story\n",
+        "",
+        (T + "handle.py::TestEvents::test_a_follower_goes_on_with_a_run_that_goes_on_while_it_reads_its_last_events",),
+    ),
 )

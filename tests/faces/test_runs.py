@@ -302,6 +302,13 @@ def test_there_is_no_such_run(shop: Shop) -> None:
     assert finished.err == "flujo-async: there is no run 'nobody'; `runs list` names them all\n"
 
 
+def test_a_store_without_a_name_is_none(call: InProcess) -> None:
+    """As from a variable of the shell that is not set."""
+    finished = call("runs", "list", "--db", "")
+    assert (finished.code, finished.out) == (2, "")
+    assert finished.err.startswith("flujo-async: --db '' names no store")
+
+
 @pytest.mark.parametrize("db", ["runs.db", "sqlite:///runs.db", "file:///runs"])
 @pytest.mark.parametrize("command", [["list"], ["show", "demo"]])
 def test_looking_creates_nothing(call: InProcess, db: str, command: list[str]) -> None:

@@ -4,6 +4,7 @@ import doctest
 import math
 import sys
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -151,6 +152,8 @@ class Broken(Exception):
         (0, 0.0),
         (2.5, 2.5),
         (timedelta(minutes=1), 60.0),
+        ("7", 7.0),  # as the header of HTTP has it
+        (format_datetime(NOW + timedelta(seconds=9), usegmt=True), 9.0),
         (NOW + timedelta(seconds=9), 9.0),
         (NOW - timedelta(seconds=9), 0.0),
         (timedelta(days=1000), seconds(LONGEST_WAIT)),
@@ -163,7 +166,9 @@ def test_an_exception_may_ask_for_a_wait(asked: Any, wait: float) -> None:
     assert asked_delay(Busy(asked), NOW) == wait
 
 
-@pytest.mark.parametrize("asked", [-1, -(10**400), timedelta(-1), math.nan, None, True, "7", datetime(2026, 1, 2)])
+@pytest.mark.parametrize(
+    "asked", [-1, -(10**400), timedelta(-1), math.nan, None, True, "-7", "soon", "", "nan", datetime(2026, 1, 2)]
+)
 def test_what_is_no_wait_is_not_heeded(asked: Any) -> None:
     assert asked_delay(Busy(asked), NOW) is None
 

@@ -503,7 +503,7 @@ UNUSUAL = [
     (step(functools.partial(Service())), "Service", (int, str), "6"),
     (step(Adder()), "Adder", (int, int), 3),
     (step(increment), "<lambda>", (Any, Any), 3),
-    (step(lambda value: double(value), name="late"), "late", (Any, Any), 4),
+    (step(lambda value: double(value), name="late"), "late", (Any, Any), 4),  # pyright: ignore[reportArgumentType]
     (step(Wrapped), "Wrapped", (int, Wrapped), Wrapped(2)),
     (step(str), "str", (Any, str), "2"),
     (step(float), "float", (Any, float), 2.0),

@@ -1,6 +1,7 @@
 """One ``Flujo`` and several event loops: one at a time, one after another."""
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -74,6 +75,24 @@ async def test_a_second_loop_is_refused_while_the_first_has_a_run(use: Use) -> N
     assert not (await flujo.state_backend.read_signals(["r1"]))
     door.go_on.set()
     assert (await task).output == 1
+
+
+WITHOUT: dict[str, Use] = {
+    "run": lambda flujo: flujo.run(1),
+    "start": lambda flujo: flujo.start(1),
+    "signal": lambda flujo: flujo.signal("r1", "go"),
+    "recover": lambda flujo: flujo.recover(),
+    "worker": lambda flujo: Worker(flujo).run(),
+}
+
+
+@pytest.mark.parametrize("use", WITHOUT.values(), ids=WITHOUT)
+def test_without_a_loop_of_asyncio_it_is_refused(use: Use) -> None:
+    """This is how a coroutine is driven by trio, which is somebody else's loop. Signals are nobody's business then."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(WrongEventLoop, match="no event loop of asyncio"):
+        use(Flujo(double)).send(None)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 async def test_a_second_loop_is_refused_while_the_first_takes_up_runs() -> None:

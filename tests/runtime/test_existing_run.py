@@ -446,7 +446,8 @@ class TestConflict:
                 driving = asyncio.create_task(flujo.run(1, run_id="r"))
                 await work.is_reached.wait()
         executed, history = list(work.executed), await flujo.history("r")
-        for other in (2, 1.0, True, "1", None):
+        others: list[Any] = [2, 1.0, True, "1", None]
+        for other in others:
             with pytest.raises(RunConflict, match="another input"):
                 await flujo.run(other, run_id="r")
             with pytest.raises(RunConflict):

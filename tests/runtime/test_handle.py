@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Event, Flujo, StepContext, as_step, map_each, parallel, step
+from flujo_async import Event, Flujo, InMemoryBackend, StepContext, as_step, map_each, parallel, step, wait_for
 from flujo_async._log.chain import GENESIS
 from flujo_async.abc import StateBackend
 from flujo_async.errors import DefinitionError, InvalidArgument, RunFailed, RunNotFound, SerializationError
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.stores import Store
 
 
@@ -295,6 +295,38 @@ class TestEvents:
             gate.go_on.set()
             await follower
         assert [event.kind for event in seen] == KINDS + LATER_KINDS
+
+    async def test_a_follower_waits_for_a_run_that_has_its_answer(self, store: Store) -> None:
+        """Its head says that it is paused, until somebody goes on with it; and somebody is about to."""
+        async with Flujo(wait_for("go", schema=int), state_backend=store.open()) as flujo:
+            await flujo.run(run_id="r")
+            paused = [event.kind async for event in flujo.handle("r").events(follow=True)]
+            await flujo.signal("r", "go", 2)
+            events = [event.kind async for event in flujo.handle("r").events(follow=True)]
+        assert paused == ["RunStarted", "WaitStarted", "RunPaused"]
+        assert events[-1] == "RunCompleted"
+
+    async def test_a_follower_goes_on_with_a_run_that_goes_on_while_it_reads_its_last_events(self, gate: Gate) -> None:
+        """That it rested when the follower last looked is an old story then."""
+        faulty = FaultyBackend(InMemoryBackend())
+        pipeline = wait_for("go", schema=int) >> gate.pipeline
+
+        async def follow() -> list[str]:
+            return [event.kind async for event in Flujo(pipeline, state_backend=faulty).handle("r").events(follow=True)]
+
+        async with Flujo(pipeline, state_backend=faulty.inner) as flujo:
+            await flujo.run(run_id="r")
+            last = faulty.delay("read_events", nth=3)  # after what there is, and nothing more, and that it rests
+            behind = faulty.delay("read_events", nth=4, how="after")
+            follower = asyncio.create_task(follow())
+            await last.reached()
+            await flujo.signal("r", "go", 1)
+            await gate.is_reached.wait()
+            last.release()
+            await behind.reached()  # it has read what there was meanwhile
+            gate.go_on.set()
+            behind.release()
+            assert (await follower)[-1] == "RunCompleted"
 
     async def test_a_stream_drives_its_run(self, store: Store, gate: Gate) -> None:
         """And ends when it rests."""

@@ -7,14 +7,18 @@ from flujo_async import (
     Flujo,
     Pipeline,
     PipelineRegistry,
+    RunContext,
     RunHandle,
     RunResult,
     as_step,
     branch,
+    graph,
     loop,
     map_each,
     parallel,
     step,
+    wait_for,
+    workflow,
 )
 from flujo_async._plan.pipeline import Chain
 
@@ -93,6 +97,35 @@ assert_type(branch(len, {1: measure, 2: measure >> grow}), Chain[str, int])
 assert_type(loop(grow, until=bool, max_iterations=3), Chain[int, int])
 assert_type(as_step(measure >> grow, name="block"), Chain[str, int])
 
+# A question is about the value that comes by; also that of a lambda, whose parameters are known by it.
+assert_type(loop(grow, until=lambda number: number > 3, max_iterations=3), Chain[int, int])
+assert_type(loop(grow, until=lambda number, context: number > context["most"], max_iterations=3), Chain[int, int])
+assert_type(branch(lambda text: text.isupper(), {True: measure}, default=measure), Chain[str, int])
+assert_type(branch(repr, {"": feed}), Chain[Animal, bool])  # it may ask about less than what comes by
+loop(grow, until=str.isupper, max_iterations=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+branch(lambda: True, {True: measure})  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# An answer is what its schema says, as far as a type checker can say it of one.
+assert_type(wait_for("name", schema=Dog), Chain[Any, Dog])
+assert_type(wait_for("name", schema=list[int], timeout=3), Chain[Any, list[int]])
+assert_type(wait_for("name", schema=bool, timeout=3, default=None), Chain[Any, bool | None])
+assert_type(wait_for("name", schema=int | str), Chain[Any, Any])
+assert_type(wait_for("name"), Chain[Any, Any])
+assert_type(adopt >> wait_for("dog", schema=Dog) >> feed, Pipeline[str, bool])
+wait_for("name", schema=str) >> feed  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue, reportUnusedExpression]
+
+
+@workflow
+async def ask(name: str, ctx: RunContext) -> str:
+    assert_type(await ctx.wait_for("dog", schema=Dog), Dog)
+    assert_type(await ctx.wait_for("yes", schema=bool, timeout=3, default="nobody"), bool | str)
+    assert_type(await ctx.wait_for("other", schema=int | None), Any)
+    assert_type(await ctx.wait_for("any", default=None, timeout=3), Any)
+    assert_type(await ctx.child(adopt, name), Dog)
+    assert_type(await ctx.child(tick), float)
+    await ctx.child(grow, name)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+    return name
+
 
 async def runs_are_typed() -> None:
     flujo = Flujo(measure >> grow)
@@ -105,6 +138,14 @@ async def runs_are_typed() -> None:
     assert_type(await Flujo(fetch >> map_each(measure)).run("url"), RunResult[list[int]])
     assert_type(await Flujo(parallel(measure, fetch)).run("url"), RunResult[dict[str, Any]])
     assert_type(await Flujo(measure).run("text"), RunResult[int])
+    await flujo.run(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await flujo.start(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await flujo.dispatch(b"text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    flujo.stream(["text"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await flujo.run(run_id="run")  # its input is known
+    await Flujo(tick).run()
+    await Flujo(graph(feed)).run({"animal": Dog()})
+    await Flujo(graph(tick)).run(None)
 
 
 async def a_name_says_nothing_about_types(registry: PipelineRegistry) -> None:

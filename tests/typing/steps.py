@@ -40,6 +40,11 @@ async def attempt(context: StepContext) -> int:
     return context.attempt
 
 
+@step
+async def context_first(context: StepContext, number: int) -> int:
+    return number
+
+
 @step()
 def constant() -> str:
     return ""
@@ -85,6 +90,7 @@ assert_type(measure, Step[str, int, Any])
 assert_type(halve, Step[int, float, Any])
 assert_type(now, Step[Any, float, Coroutine[Any, Any, float]])
 assert_type(attempt, Step[Any, int, Coroutine[Any, Any, int]])
+assert_type(context_first, Step[Any, int, Coroutine[Any, Any, int]])  # which of the others it takes is not told
 assert_type(constant, Step[Any, str, Any])
 assert_type(charge, Step[int, str, Coroutine[Any, Any, str]])
 assert_type(factor, Step[int, list[int], Any])
@@ -101,6 +107,10 @@ async def calls_are_typed() -> None:
     assert_type(await fetch("url"), bytes)
     assert_type(await parse(b"", depth=2), dict[str, int])
     assert_type(await now(), float)
+    assert_type(await fetch(url="url"), bytes)
+    assert_type(await context_first(3), int)
+    await fetch(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await parse("raw", depth=2)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     # A plain function: its result here, and in the code of a workflow what is awaited for it.
     number: float = halve(3)
     again: float = await halve(3)

@@ -222,7 +222,7 @@ class Building:
     def _code(self, term: Coded) -> Any:
         parts = list(called(term.body))
         steps = {part.name: self.term(part) for part in parts if isinstance(part, Do)}
-        children = {part.name: child(self.row(part.body)) for part in parts if isinstance(part, Child)}
+        children: dict[str, Any] = {part.name: child(self.row(part.body)) for part in parts if isinstance(part, Child)}
         calls = {**steps, **{name: node.body for name, node in children.items()}}
         known = branch(lambda _: "", children) if children else None  # named in the code, so known in every process
 
