@@ -50,10 +50,10 @@ async def growth(work: Callable[[int], Awaitable[Callable[[], Awaitable[object]]
         work: makes all ready for so much of it, and returns what does it.
         size: how much is little.
     """
-    counted: list[int] = []
-    for count in (2 * size, size, 2 * size):  # the first warms caches
+    least: dict[int, int] = {}
+    for count in (2 * size, size, 2 * size, size):  # caches are cold at first, and a busy machine makes more turns
         act = await work(count)
         with counting() as found:
             await act()
-        counted.append(found.bytecodes)
-    return counted[2] / counted[1]
+        least[count] = min(least.get(count, found.bytecodes), found.bytecodes)
+    return least[2 * size] / least[size]

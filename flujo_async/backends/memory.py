@@ -95,6 +95,7 @@ class InMemoryBackend(StateBackend):
     def __init__(self) -> None:
         self._guard = threading.Lock()  # never held across an await
         self._runs: dict[str, _Run] = {}
+        self._children: dict[str, dict[str, _Run]] = {}  # of each run that has some
         self._going: dict[str, _Run] = {}  # those of them that have not ended: few, among all that ever were
         self._blobs: weakref.WeakValueDictionary[str, _Data] = weakref.WeakValueDictionary()
         self._system: dict[str, bytes] = {}
@@ -124,6 +125,8 @@ class InMemoryBackend(StateBackend):
             self._extend(kept, run.records, run.blobs)
             kept.signals.update((signal.signal_id, signal) for signal in run.signals)
             self._runs[run_id] = kept
+            if summary.parent_run_id:
+                self._children.setdefault(summary.parent_run_id, {})[run_id] = kept
             self._sort(kept)
         self._changes.announce(run_id)
         return summary.lease
@@ -230,6 +233,9 @@ class InMemoryBackend(StateBackend):
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         with self._guard:
+            if query.parent_run_id and not query.run_id:
+                children = self._children.get(query.parent_run_id, {}).values()
+                return selection.select((run.summary for run in children), query)
             return selection.select(self._summaries(query.run_id), query)
 
     @override
@@ -258,7 +264,11 @@ class InMemoryBackend(StateBackend):
     async def delete_run(self, run_id: str) -> None:
         check_run_id(run_id)
         with self._guard:
-            self._runs.pop(run_id, None)
+            run = self._runs.pop(run_id, None)
+            if run is not None and (parent := run.summary.parent_run_id):
+                self._children[parent].pop(run_id)
+                if not self._children[parent]:
+                    del self._children[parent]
             self._going.pop(run_id, None)
             self._entries.pop(run_id, None)
         self._changes.announce(run_id)

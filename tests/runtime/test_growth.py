@@ -169,7 +169,7 @@ async def test_a_replay(name: str) -> None:
         flujo = Flujo(definition(n) >> wait_for("more"))
         given = input(n)
         await flujo.run(list(given) if isinstance(given, range) else given, run_id="r")
-        await flujo.signal("r", "more", 1)
+        await flujo.state_backend.post(Signal("r", "more", "more", 1, datetime.now(UTC)))  # so that nobody else resumes
 
         async def resume() -> None:
             assert (await flujo.run(run_id="r")).status == "completed"
@@ -230,6 +230,29 @@ async def test_many_runs_that_are_waited_for() -> None:
             listening.close()
 
         return change
+
+    assert await growth(ready, 60) < ALMOST_TWICE
+
+
+async def test_children_of_many_runs() -> None:
+    """Each run finds its own, as a retention asks for of all that are to go."""
+
+    @workflow
+    async def parent(number: int, ctx: RunContext) -> int:
+        return await ctx.child(one_more, number)
+
+    async def ready(n: int) -> Work:
+        flujo = Flujo(parent)
+        for number in range(n):
+            await flujo.run(number, run_id=f"{number}")
+
+        async def look() -> None:
+            for number in range(n):
+                (child,) = await flujo.list_runs(parent_run_id=f"{number}")
+                await flujo.delete(child.run_id)
+                assert not await flujo.list_runs(parent_run_id=f"{number}")
+
+        return look
 
     assert await growth(ready, 60) < ALMOST_TWICE
 
