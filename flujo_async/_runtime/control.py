@@ -273,7 +273,7 @@ class Control:
         source = await self._runner.reader.stored(run_id, until=at)
         fold = fold_log(run_id, source.records)
         check_past(fold, source.records)
-        past = Prefix(run_id, fold.seq)
+        past = Prefix(run_id, fold.seq, fold.hash)
         before = fold.context_in(MAIN_SCOPE)
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()

@@ -189,7 +189,7 @@ class RunLog(LockedFile):
         """
         files = SideFiles(self.path, secrets.token_hex(8))
         try:
-            shared = () if run.prefix is None else source_of(run.prefix, source).share(run.prefix.last_seq, files)
+            shared = () if run.prefix is None else source_of(run.prefix, source).share(run.prefix, files)
             files.keep(run.blobs)
             birth = heads.encode_summary(summary)
             first = {**file_line.first_signals(run.signals), "format": FORMAT, "files": files.mark}
@@ -238,25 +238,31 @@ class RunLog(LockedFile):
             start = max(mark for mark in [(birth.shared_seq, 0), *self._marks, last] if mark[0] <= snapshot.seq)
         birth.files.put_snapshot(KeptSnapshot(snapshot, start))
 
-    def share(self, last_seq: int, files: SideFiles) -> list[Segment]:
-        """Give another run the records up to ``last_seq``, which the log has, and their blobs, by reference."""
+    def share(self, prefix: Prefix, files: SideFiles) -> list[Segment]:
+        """Give another run the records of a prefix, and their blobs, by reference.
+
+        Raises:
+            SequenceConflict: the log has no such prefix.
+        """
         summary, birth = self.head(), self._known()
         assert summary is not None
+        found: str | None = None
         self._settle()
         shared: list[Segment] = []
         for log, segment in self._segments(summary):
-            if shared and shared[-1].last_seq >= last_seq:
+            if shared and shared[-1].last_seq >= prefix.last_seq:
                 break
             content = Content(self.run_id, shared[-1].last_seq if shared else 0)
-            last = min(last_seq, segment.last_seq)
+            last = min(prefix.last_seq, segment.last_seq)
             if last == content.before:
                 continue
             end = content.add_until(_bytes(log, segment.end), last)
+            found = content.records[last - content.before - 1].hash
             files.share_log(log, segment.log)
             files.share_blobs(birth.files, content.blobs)
             shared.append(Segment(segment.log, last, end))
-        if shared:
-            files.sync()
+        transition.check_prefix(prefix, summary.last_seq, found)
+        files.sync()
         return shared
 
     def extent(self) -> int:
@@ -435,12 +441,9 @@ def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
 
     Raises:
         RunNotFound: there is none.
-        SequenceConflict: it ends too early.
     """
-    head = source.head() if source else None
-    if source is None or head is None:
+    if source is None or source.head() is None:
         raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-    transition.check_prefix(prefix, head.last_seq)
     return source
 
 

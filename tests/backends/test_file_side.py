@@ -244,7 +244,7 @@ async def test_forks_in_both_directions_do_not_wait_for_each_other(tmp_path: Pat
 
 async def test_a_fork_of_itself_is_refused(tmp_path: Path) -> None:
     backend = FileBackend(tmp_path)
-    run = new_run(prefix=Prefix("run", 1))
+    run = new_run(prefix=Prefix("run", 1, LOG[0].hash))
     with pytest.raises(RunNotFound):
         await backend.create_run(run)
     await create(backend)
