@@ -80,10 +80,17 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The records of another run's log, from 1 to ``last_seq`` (at least 1), which a fork shares."""
+    """The records of another run's log, from 1 to ``last_seq`` (at least 1), which a fork shares.
+
+    Attributes:
+        run_id: the other run.
+        last_seq: the last of the records.
+        hash: the hash of that one, which tells the run from others that have had its name.
+    """
 
     run_id: str
     last_seq: int
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)

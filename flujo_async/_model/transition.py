@@ -94,14 +94,16 @@ def check_append(summary: RunSummary, lease: Lease, expected_seq: int) -> None:
         raise SequenceConflict(f"run {lease.run_id!r}: the log is at seq {summary.last_seq}, not {expected_seq}")
 
 
-def check_prefix(prefix: Prefix, last_seq: int) -> None:
-    """Let a fork share the log of a run that is at ``last_seq``, or not.
+def check_prefix(prefix: Prefix, last_seq: int, found: str | None) -> None:
+    """Let a fork share the log of a run that is at ``last_seq`` and has the hash ``found`` at the prefix's, or not.
 
     Raises:
-        SequenceConflict: the log ends before.
+        SequenceConflict: the log ends before, or is another one.
     """
     if prefix.last_seq > last_seq:
         raise SequenceConflict(f"run {prefix.run_id!r}: the log is at seq {last_seq}, before {prefix.last_seq}")
+    if found != prefix.hash:
+        raise SequenceConflict(f"run {prefix.run_id!r} was deleted, and created anew, since it was looked at")
 
 
 def lost(lease: Lease) -> StaleLease:

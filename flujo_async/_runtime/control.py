@@ -278,7 +278,7 @@ class Control:
         source = await self._runner.reader.stored(run_id, until=at)
         fold = await in_turns(fold_gradually(run_id, source.records))
         check_past(fold, source.records)
-        past = Prefix(run_id, fold.seq)
+        past = Prefix(run_id, fold.seq, fold.hash)
         before = fold.context.tree
         after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
         now = self._runner.clock.now()

@@ -80,7 +80,7 @@ class LeaseKeeper:
         self._threshold: float | None = stall_threshold()
         self._watched: set[Watched] = set()
         self._guard = threading.Condition()
-        self._held: dict[tuple[str, int], Held] = {}
+        self._held: set[Held] = set()
         self._thread: threading.Thread | None = None
 
     def keep(self, held: Held) -> None:
@@ -94,12 +94,12 @@ class LeaseKeeper:
         held.loop = None if self._threshold is None else Watched.here()
         with self._guard:
             self._ensure_thread(held.lease)
-            self._held[held.lease.run_id, held.lease.token] = held
+            self._held.add(held)
 
     def let_go(self, held: Held) -> None:
         """Do nothing for a lease any more."""
         with self._guard:
-            self._held.pop((held.lease.run_id, held.lease.token), None)
+            self._held.discard(held)
 
     async def renew_now(self, held: Held) -> bool:
         """Renew a lease that has run out; return whether its owner has the run still."""
@@ -162,7 +162,7 @@ class LeaseKeeper:
 
     def _all(self) -> list[Held]:
         with self._guard:
-            return list(self._held.values())
+            return list(self._held)
 
     def _look(self, held: list[Held]) -> None:
         try:
@@ -181,7 +181,7 @@ class LeaseKeeper:
 
     def _is_held(self, entry: Held) -> bool:
         with self._guard:
-            return self._held.get((entry.lease.run_id, entry.lease.token)) is entry
+            return entry in self._held
 
     def _renew(self, held: list[Held]) -> None:
         leases = [entry.lease for entry in held]
@@ -191,9 +191,14 @@ class LeaseKeeper:
             # The leases last for two more tries; a store that stays away stops the runs at their next commit.
             _log.warning("leases could not be renewed: %r", error)
             return
-        kept = {(lease.run_id, lease.token): lease for lease in renewed}
+        kept = {_name(lease): lease for lease in renewed}
         for entry in held:
-            if (lease := kept.get((entry.lease.run_id, entry.lease.token))) is not None:
+            if (lease := kept.get(_name(entry.lease))) is not None:
                 entry.lease = lease
             elif self._is_held(entry):  # a run that came to rest meanwhile has given its lease back
                 entry.holder.lose()
+
+
+def _name(lease: Lease) -> tuple[str, int, str]:
+    """Return what stays of a lease as long as it is held; of a run that is created anew the tokens come again."""
+    return lease.run_id, lease.token, lease.owner

@@ -39,7 +39,7 @@ class Owner:
         host: the machine, its boot and its process namespace.
         pid: the process.
         started: when the process started, in clock ticks since boot; empty where that cannot be known.
-        name: one caller in that process that takes a run and drives it.
+        name: one caller in that process that takes a run and drives it, or one of the claims of such a caller.
     """
 
     host: str
@@ -66,6 +66,19 @@ class Owner:
             return None
         return cls(parts[0], int(parts[1]), parts[2], parts[3])
 
+    @staticmethod
+    def for_claim(owner: str) -> str:
+        """Return the name under which an owner makes one of several claims.
+
+        A run that is deleted and created anew has the same tokens again, and its owner may still drive the one before.
+        """
+        return f"{owner}/{next(_NUMBERS)}"
+
+    @staticmethod
+    def of_claim(owner: str) -> str:
+        """Return the owner that has made a claim under a name."""
+        return owner.partition("/")[0]
+
     def is_here(self) -> bool:
         """Return whether this owner belongs to this process."""
         return (self.host, self.pid, self.started) == _this_process(os.getpid())
@@ -73,7 +86,7 @@ class Owner:
     def is_dead(self) -> bool:
         """Return whether the owner is known to have ended."""
         if self.is_here():
-            loop = _WORKING.get(self.name)
+            loop = _WORKING.get(self.of_claim(self.name))
             return loop is None or loop.is_closed()
         if self.host != _this_host() or sys.platform == "win32":  # there, signal 0 is not a question but a Ctrl-C
             return False

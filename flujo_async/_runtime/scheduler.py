@@ -234,7 +234,7 @@ class Scheduler:
     async def claim(self, owner: str, query: ClaimQuery) -> list[Lease]:
         """Claim runs; a caller that is cancelled meanwhile leaves no lease behind."""
         driver = self._driver
-        claim = driver.backend.claim(owner, now=driver.clock.now(), ttl=driver.ttl, query=query)
+        claim = driver.backend.claim(Owner.for_claim(owner), now=driver.clock.now(), ttl=driver.ttl, query=query)
         return await acquire(begin(claim), self.let_go)
 
     async def _find_own(self, owner: str) -> list[Lease]:
@@ -242,10 +242,11 @@ class Scheduler:
         if not self._is_to_look_for_own:
             return []
         leased = await self._driver.backend.query_runs(RunQuery(is_leased=True))
-        own = [head.lease for head in leased if head.lease is not None and head.lease.owner == owner]
+        leases = [head.lease for head in leased if head.lease is not None]
         self._is_to_look_for_own = False
-        driven = {(lease.run_id, lease.token) for lease in self._driving.values()}
-        return [lease for lease in own if (lease.run_id, lease.token) not in driven]
+        driven = {(lease.run_id, lease.owner) for lease in self._driving.values()}
+        own = [lease for lease in leases if Owner.of_claim(lease.owner) == owner]
+        return [lease for lease in own if (lease.run_id, lease.owner) not in driven]
 
     async def drive_all(self, leases: Sequence[Lease]) -> list[str]:
         """Drive claimed runs, and return the ids of those that fit."""

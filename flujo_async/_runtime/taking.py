@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
-from flujo_async._model.stored import NewRun
+from flujo_async._model.stored import NewRun, Record
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
@@ -33,7 +34,7 @@ from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import Pace, begin, in_turns
 from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish
-from flujo_async.errors import RunExists, RunNotFound, VersionMismatch
+from flujo_async.errors import IntegrityError, RunExists, RunNotFound, StaleLease, VersionMismatch
 
 _TAKEN_UP: Final[frozenset[RunStatus]] = frozenset({*CLAIMABLE, "paused"})
 
@@ -82,8 +83,8 @@ class Taking:
             raise RunNotFound(f"there is no run {request.run_id!r}", run_id=request.run_id)
         return await self._take_up(request, owner, seen, cause_of(seen.summary))
 
-    async def ensure(self, request: Request) -> Seen:
-        """Put a run into the store that nobody drives yet, unless it exists; return it.
+    async def ensure(self, request: Request) -> Seen | None:
+        """Put a run into the store that nobody drives yet, unless it exists; then return it.
 
         Raises:
             RunConflict: it exists with another input or context.
@@ -190,7 +191,9 @@ class Taking:
 
     async def _ready(self, lease: Lease, seen: Seen, is_resume: bool, cause: ResumeCause) -> Ready:
         fold = seen.fold
-        tail = await self._backend.read_events(fold.run_id, after=fold.seq)
+        seen_last, tail = _parted(await self._backend.read_events(fold.run_id, after=fold.seq - 1))
+        if seen_last is None or seen_last.hash != fold.hash:
+            raise await self._is_another(seen)
         await in_turns(verify_gradually(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash))
         await in_turns(each_of(await read_values(self._backend, fold.run_id, tail), fold.extend))
         signals = await self._backend.read_signals([fold.run_id])
@@ -205,6 +208,13 @@ class Taking:
         is_new = seen.summary.status == "pending"
         facts = seen.facts + len(tail)
         return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new, facts)
+
+    async def _is_another(self, seen: Seen) -> Exception:
+        """Return the error for a run whose log does not go on from what was seen of it."""
+        run_id, head = seen.fold.run_id, await self._reader.summary(seen.fold.run_id)
+        if head is not None and head.created_at == seen.summary.created_at:
+            return IntegrityError("the log is not what it was a moment ago", run_id=run_id, seq=seen.fold.seq)
+        return StaleLease(f"run {run_id!r} was deleted, and maybe created anew, since it was looked at")
 
     async def take(
         self,
@@ -292,3 +302,8 @@ def cause_of(head: RunSummary) -> ResumeCause:
         return "queued"
     was_left = head.status == "running" and head.wake_at is None and not has_news(head)
     return "recovered" if was_left else "woken"
+
+
+def _parted(records: Sequence[Record]) -> tuple[Record | None, Sequence[Record]]:
+    """Return the first of some records, if there is one, and the others."""
+    return (records[0], records[1:]) if records else (None, ())

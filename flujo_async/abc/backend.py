@@ -124,7 +124,8 @@ class StateBackend(StateApi):
         Raises:
             RunExists: the ``run_id`` is taken; nothing was written. Goes before the two below where both are true.
             RunNotFound: there is no run ``run.prefix.run_id``; nothing was written.
-            SequenceConflict: the log of that run ends before ``run.prefix.last_seq``; nothing was written.
+            SequenceConflict: the log of that run ends before ``run.prefix.last_seq``, or that record has another hash,
+                since the run was deleted and created anew; nothing was written.
         """
         return await self._documents().create_run(run, owner=owner, ttl=ttl)
 

@@ -305,8 +305,8 @@ class _Document:
         """Return this run with the records of another one, and the blobs that came with them."""
         if source is None:
             raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-        transition.check_prefix(prefix, source.summary.last_seq)
         records = source.state["records"][: prefix.last_seq]
+        transition.check_prefix(prefix, source.summary.last_seq, records[-1]["hash"])
         blobs = {digest: blob for digest, blob in source.state["blobs"].items() if blob["seq"] <= prefix.last_seq}
         return _Document(self.summary, {**self.state, "records": records, "blobs": blobs})
 

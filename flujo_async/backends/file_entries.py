@@ -55,12 +55,14 @@ class _Index:
         header: the first line.
         last: where the last write begins.
         end: where it ends.
+        is_settled: whether all that is durable; whoever wrote it may have died before it was.
         places: where the entries are, by run.
     """
 
     header: bytes = b""
     last: int = 0
     end: int = 0
+    is_settled: bool = False
     places: dict[str, dict[EntryId, _Place]] = field(default_factory=dict[str, dict[EntryId, _Place]])
 
     def add(self, data: bytes) -> None:
@@ -161,8 +163,9 @@ class EntryFile:
         if not self._path.exists():
             return
         with self._guard, self._locked() as file:
-            if run_id in self._index.places:
-                self._write(file, [{"without": {"run_id": run_id, "kind": None}}])
+            without = [{"without": {"run_id": run_id, "kind": None}}] if run_id in self._index.places else []
+            if without or not self._index.is_settled:
+                self._write(file, without)
 
     def copy_to(self, directory: Path) -> None:
         """Copy the file, as it is at one instant, to a directory."""
@@ -194,6 +197,7 @@ class EntryFile:
         if size < self._index.end or (header and file_line.read(cast("int", file.fd), 0, len(header)) != header):
             self._index = _Index()
         if size > self._index.end:
+            self._index.is_settled = False
             self._take_in(file_line.read(cast("int", file.fd), self._index.end, size))
 
     def _take_in(self, data: bytes) -> None:
@@ -221,17 +225,18 @@ class EntryFile:
             _logger.warning("%s: dropped %d bytes of an unfinished write", self._path, torn)
         try:
             os.ftruncate(fd, index.end)
+            if not index.is_settled:
+                file_lock.sync_directory(self._path.parent)
             # The last write once more: whoever made it may have failed to make it durable, and a sync forgets that.
             file_line.write(fd, index.last, file_line.read(fd, index.last, index.end) + data)
             os.fsync(fd)
-            if not index.end:
-                file_lock.sync_directory(self._path.parent)
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(fd, index.end)
             raise
         file.check_there()
         self._take_in(data)
+        index.is_settled = True
         if not index.places or (index.end > _LARGE and 2 * _size(index) < index.end):
             self._write_anew(file, is_asked_to=False)
 

@@ -20,6 +20,10 @@ BROKEN = (SerializationError, KeyError, TypeError, AttributeError)
 """What reading a line raises that nobody wrote."""
 
 
+class TooShort(OSError):
+    """A file ends before what is to be read of it."""
+
+
 def encode(
     head: dict[str, Any],
     *,
@@ -149,7 +153,7 @@ def read(fd: int, start: int, end: int) -> bytes:
     """Return these bytes of a file.
 
     Raises:
-        OSError: the file is shorter.
+        TooShort: the file ends before that.
     """
     os.lseek(fd, start, os.SEEK_SET)
     chunks: list[bytes] = []
@@ -157,7 +161,7 @@ def read(fd: int, start: int, end: int) -> bytes:
     while missing > 0:
         chunk = os.read(fd, missing)
         if not chunk:
-            raise OSError(f"the file ends {missing} bytes before byte {end}")
+            raise TooShort(f"the file ends {missing} bytes before byte {end}")
         chunks.append(chunk)
         missing -= len(chunk)
     return b"".join(chunks)

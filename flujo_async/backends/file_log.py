@@ -189,15 +189,15 @@ class RunLog(LockedFile):
         """
         files = SideFiles(self.path, secrets.token_hex(8))
         try:
-            shared = () if run.prefix is None else source_of(run.prefix, source).share(run.prefix.last_seq, files)
+            shared = () if run.prefix is None else source_of(run.prefix, source).share(run.prefix, files)
             files.keep(run.blobs)
             birth = heads.encode_summary(summary)
             first = {**file_line.first_signals(run.signals), "format": FORMAT, "files": files.mark}
             if shared:
                 first["prefix"] = list(map(asdict, shared))
             line = file_line.encode(birth, first=first, records=run.records, blobs=run.blobs)
-            self._add(line, sync=True)
-            file_lock.sync_directory(self.path.parent)
+            file_lock.sync_directory(self.path.parent)  # first: where there is a line, its file has its name for good
+            self._add(line + b"\n", sync=True)
         except BaseException:
             self.remove()
             raise
@@ -218,7 +218,7 @@ class RunLog(LockedFile):
         birth = self._known()
         birth.files.keep(blobs)
         head = {key: value for key, value in heads.encode_summary(summary).items() if value != birth.head[key]}
-        self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal), sync)
+        self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal) + b"\n", sync)
         if sync:
             self.check_there()
         self._summary = summary
@@ -238,24 +238,31 @@ class RunLog(LockedFile):
             start = max(mark for mark in [(birth.shared_seq, 0), *self._marks, last] if mark[0] <= snapshot.seq)
         birth.files.put_snapshot(KeptSnapshot(snapshot, start))
 
-    def share(self, last_seq: int, files: SideFiles) -> list[Segment]:
-        """Give another run the records up to ``last_seq``, which the log has, and their blobs, by reference."""
+    def share(self, prefix: Prefix, files: SideFiles) -> list[Segment]:
+        """Give another run the records of a prefix, and their blobs, by reference.
+
+        Raises:
+            SequenceConflict: the log has no such prefix.
+        """
         summary, birth = self.head(), self._known()
         assert summary is not None
+        found: str | None = None
+        self._settle()
         shared: list[Segment] = []
         for log, segment in self._segments(summary):
-            if shared and shared[-1].last_seq >= last_seq:
+            if shared and shared[-1].last_seq >= prefix.last_seq:
                 break
             content = Content(self.run_id, shared[-1].last_seq if shared else 0)
-            last = min(last_seq, segment.last_seq)
+            last = min(prefix.last_seq, segment.last_seq)
             if last == content.before:
                 continue
             end = content.add_until(_bytes(log, segment.end), last)
+            found = content.records[last - content.before - 1].hash
             files.share_log(log, segment.log)
             files.share_blobs(birth.files, content.blobs)
             shared.append(Segment(segment.log, last, end))
-        if shared:
-            files.sync()
+        transition.check_prefix(prefix, summary.last_seq, found)
+        files.sync()
         return shared
 
     def extent(self) -> int:
@@ -277,6 +284,8 @@ class RunLog(LockedFile):
     def remove(self) -> None:
         """Remove the log, while it is locked: who waits for the lock finds out that the file is gone."""
         if self._fd is None:
+            with suppress(FileNotFoundError):
+                file_lock.sync_directory(self.path.parent)  # whoever removed it may have died before that
             return
         belongings = self.belongings()
         if os.name == "nt":  # an open file cannot be removed there, but an empty one is no run
@@ -382,8 +391,8 @@ class RunLog(LockedFile):
         for segment in birth.prefix:
             try:
                 content.add_all(_bytes(birth.files.shared(segment.log), segment.end))
-            except FileNotFoundError as error:
-                raise content.broken(f"the log that the run continues is gone: {error}") from error
+            except (FileNotFoundError, file_line.TooShort) as error:
+                raise content.broken(f"the log that the run continues, or its end, is gone: {error}") from error
             del content.records[segment.last_seq :]
         content.signals.clear()
         return content
@@ -404,12 +413,17 @@ class RunLog(LockedFile):
         wanted = content.records[after - seq :]
         return wanted if limit is None else wanted[:limit]
 
-    def _add(self, line: bytes, sync: bool) -> None:
+    def _settle(self) -> None:
+        """Make durable all that the log has: whoever wrote it may have died before that."""
+        if self._doubtful < self._end:
+            self._add(b"", sync=True)
+
+    def _add(self, lines: bytes, sync: bool) -> None:
         fd = cast("int", self._fd)
         self._doubtful = min(self._doubtful, self._end)
         start = self._doubtful if sync else self._end
         try:
-            file_line.write(fd, start, file_line.read(fd, start, self._end) + line + b"\n")
+            file_line.write(fd, start, file_line.read(fd, start, self._end) + lines)
             if sync:
                 os.fsync(fd)
                 self._doubtful = sys.maxsize
@@ -419,7 +433,7 @@ class RunLog(LockedFile):
                 os.ftruncate(fd, self._end)
             self._forget()
             raise
-        self._end += len(line) + 1
+        self._end += len(lines)
 
 
 def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
@@ -427,12 +441,9 @@ def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
 
     Raises:
         RunNotFound: there is none.
-        SequenceConflict: it ends too early.
     """
-    head = source.head() if source else None
-    if source is None or head is None:
+    if source is None or source.head() is None:
         raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-    transition.check_prefix(prefix, head.last_seq)
     return source
 
 

@@ -85,7 +85,7 @@ class OpenLogs:
         except FileNotFoundError:
             return
         with entries:
-            yield from (entry for entry in entries if entry.name.endswith(SUFFIX))
+            yield from (entry for entry in entries if entry.name.endswith(SUFFIX) and entry.is_file())
 
     def close_idle(self, keep: int = 0) -> None:
         """Close logs that nobody uses, the one unused for longest first, until ``keep`` are left."""

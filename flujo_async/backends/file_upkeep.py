@@ -98,7 +98,7 @@ def _tidy(logs: OpenLogs, name: str) -> None:
     if log_name := log_name_of(name):
         with logs.using(log_name, patience=PATIENCE) as log, suppress(FlujoError):  # a broken one is left alone
             log.tidy(name.split(".")[-2])
-    elif name.endswith(SUFFIX):
+    elif name.endswith(SUFFIX) and (logs.directory / name).is_file():
         with logs.using(name, patience=PATIENCE) as log:
             if not log.extent():  # its creation never came to an end
                 log.remove()

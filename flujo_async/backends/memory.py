@@ -307,7 +307,8 @@ class InMemoryBackend(StateBackend):
         source = self._runs.get(prefix.run_id)
         if source is None:
             raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-        transition.check_prefix(prefix, source.summary.last_seq)
+        last = source.records[prefix.last_seq - 1 : prefix.last_seq]
+        transition.check_prefix(prefix, source.summary.last_seq, last[0].hash if last else None)
         return source
 
     def _extend(self, run: _Run, records: Sequence[Record], blobs: Iterable[Blob]) -> None:

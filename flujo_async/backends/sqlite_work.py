@@ -172,8 +172,8 @@ def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
     found = db.execute(_SQL["source"], values).fetchone()
     if found is None:
         raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-    log, last_seq = found
-    transition.check_prefix(prefix, last_seq)
+    log, last_seq, hash_ = found
+    transition.check_prefix(prefix, last_seq, hash_)
     return log, prefix.last_seq
 
 

@@ -121,6 +121,14 @@ class ForkContract:
             await backend.create_run(fork((*log, LOG[3]), "again", of="fork")[0])
         assert await listed(backend) == ["fork", "run"]
 
+    async def test_a_fork_of_what_was_created_anew_is_refused(self, backend: StateBackend) -> None:
+        """Whoever forks has looked at the run that had the name before: the fork would continue another past."""
+        await backend.create_run(new_run(records=sealed([b"another", b"past"])))
+        with pytest.raises(SequenceConflict):
+            await backend.create_run(fork(LOG[:2])[0])
+        assert await listed(backend) == ["run"]
+        assert await backend.load("fork") is None
+
     async def test_a_fork_under_a_taken_id_is_refused(self, backend: StateBackend) -> None:
         """Whatever it is a fork of."""
         await create(backend)
@@ -222,7 +230,7 @@ class ForkContract:
         past = sealed([b"other", b"past"])
         await backend.create_run(new_run(records=past))
         second, second_log = fork(past, "second")
-        assert second.prefix == Prefix("run", 2)
+        assert second.prefix == Prefix("run", 2, past[-1].hash)
         await backend.create_run(second)
         assert (await load(backend, "fork")).records == log
         assert (await load(backend, "second")).records == second_log

@@ -104,7 +104,7 @@ def fork(
     Its records are its own: those of another fork, or of ``LOG``, differ.
     """
     own = sealed([b'{"kind":"Test","fork":"%s","n":%d}' % (run_id.encode(), n) for n in range(count)], after=past)
-    return new_run(run_id, records=own, prefix=Prefix(of, len(past)), **fields), (*past, *own)
+    return new_run(run_id, records=own, prefix=Prefix(of, len(past), past[-1].hash), **fields), (*past, *own)
 
 
 def blob(text: str) -> Blob:

@@ -11,7 +11,7 @@ import signal as signals
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,19 @@ async def test_a_file_of_somebody_else_is_no_run(tmp_path: Path, text: str, capl
         with pytest.raises(IntegrityError, match=r"other\.jsonl is no log of a run"):
             await access
     assert (tmp_path / "other.jsonl").read_text() == text
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+async def test_what_is_no_file_stops_nothing(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A directory that is named like a log, or anything else that only looks like one."""
+    backend = FileBackend(tmp_path / "runs")
+    await backend.create_run(new_run("good"))
+    make(tmp_path / "runs" / "other.jsonl")
+    assert await listed(backend) == ["good"]
+    assert await claimed_ids(backend, statuses=RUN_STATUSES) == ["good"]
+    await backend.compact()
+    await backend.backup(tmp_path / "copy")
+    assert await listed(FileBackend(tmp_path / "copy")) == ["good"]
 
 
 async def test_a_log_of_a_newer_version_is_refused(tmp_path: Path) -> None:

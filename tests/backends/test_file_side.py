@@ -221,6 +221,17 @@ async def test_a_fork_that_lost_what_it_shares_says_so(tmp_path: Path) -> None:
     assert (caught.value.run_id, caught.value.seq) == ("fork", 1)
 
 
+async def test_a_fork_whose_shared_log_has_lost_its_end_says_so(tmp_path: Path) -> None:
+    backend = FileBackend(tmp_path)
+    await create(backend, new_run(records=LOG[:2]))
+    await create(backend, fork(LOG[:2])[0])
+    [shared] = side(tmp_path, "fork").iterdir()
+    os.truncate(shared, shared.stat().st_size - 1)
+    with pytest.raises(IntegrityError, match="gone") as caught:
+        await FileBackend(tmp_path).load("fork")
+    assert (caught.value.run_id, caught.value.seq) == ("fork", 1)
+
+
 async def test_forks_in_both_directions_do_not_wait_for_each_other(tmp_path: Path) -> None:
     backend = FileBackend(tmp_path)
     for run_id in ("one", "two"):
@@ -233,7 +244,7 @@ async def test_forks_in_both_directions_do_not_wait_for_each_other(tmp_path: Pat
 
 async def test_a_fork_of_itself_is_refused(tmp_path: Path) -> None:
     backend = FileBackend(tmp_path)
-    run = new_run(prefix=Prefix("run", 1))
+    run = new_run(prefix=Prefix("run", 1, LOG[0].hash))
     with pytest.raises(RunNotFound):
         await backend.create_run(run)
     await create(backend)

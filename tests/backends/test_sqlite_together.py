@@ -122,7 +122,7 @@ def test_the_second_of_two_to_one_run_waits_its_turn(db: sqlite3.Connection) -> 
 
 def test_forks_are_made_one_by_one(db: sqlite3.Connection) -> None:
     one_by_one(db, [creation("a")])
-    fork = creation("b", records=LOG[1:2], prefix=Prefix("a", 1))
+    fork = creation("b", records=LOG[1:2], prefix=Prefix("a", 1, LOG[0].hash))
     assert do_together(db, [fork, creation("c"), creation("d")]).keys() == {1, 2}
 
 

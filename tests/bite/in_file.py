@@ -15,6 +15,7 @@ UPKEEP = "backends/file_upkeep.py"
 CONTRACT = "tests/contract/test_file.py::TestFileBackend::"
 TESTS = "tests/backends/test_file.py::"
 SIDE_TESTS = "tests/backends/test_file_side.py::"
+DURABLE = "tests/backends/test_file_durable.py::"
 POWER = "tests/crash/faults/test_power_cut.py::"
 
 BUGS = (
@@ -87,6 +88,14 @@ BUGS = (
         "start = self._doubtful if sync else self._end",
         "start = self._end",
         (POWER + "test_a_sync_that_succeeds_after_one_that_could_not_be_undone_is_not_believed",),
+    ),
+    Bug(
+        "file.fork-of-what-is-not-durable",
+        "G4, G9: a fork is acknowledged, and a failure of power takes the log away that it shares",
+        LOG,
+        "        self._settle()\n",
+        "",
+        (DURABLE + "test_what_a_fork_shares_is_durable_before_the_fork_is",),
     ),
     Bug(
         "file.no-lock",

@@ -23,6 +23,14 @@ BUGS = (
         ),
     ),
     Bug(
+        "heads.fork-of-another",
+        "G10: a fork of a run that was created anew meanwhile continues another past than it was made for",
+        TRANSITION,
+        "if found != prefix.hash:",
+        "if False:",
+        (CONTRACT + "test_a_fork_of_what_was_created_anew_is_refused",),
+    ),
+    Bug(
         "heads.owner-not-compared",
         "G3: who owned a run that was deleted writes to the new one of that name, whose tokens begin anew",
         TRANSITION,

@@ -809,4 +809,20 @@ BUGS = (
         "",
         (T + "handle.py::TestEvents::test_a_follower_goes_on_with_a_run_that_goes_on_while_it_reads_its_last_events",),
     ),
+    Bug(
+        "runtime.one-name-for-all-claims",
+        "G10, G11: who still drives a run that was deleted writes into the one that has its name now",
+        "_runtime/scheduler.py",
+        "driver.backend.claim(Owner.for_claim(owner), now=",
+        "driver.backend.claim(owner, now=",
+        (T + "created_anew.py::test_a_worker_that_drives_both_keeps_them_apart",),
+    ),
+    Bug(
+        "runtime.another-run-goes-on",
+        "G10, G11: a run that was created anew since it was looked at goes on from what the one before had done",
+        TAKING,
+        "if seen_last is None or seen_last.hash != fold.hash:",
+        "if False:",
+        (T + "created_anew.py::test_one_that_was_looked_at_before_is_looked_at_again",),
+    ),
 )

@@ -161,7 +161,8 @@ class Agreement(RuleBasedStateMachine):
     def fork(self, source: str, behind: int, owner: str | None, ttl: timedelta, **run: Any) -> None:
         found = self.both(lambda store: store.load(source))
         seq = max(1, (found.summary.last_seq if found else 0) - behind)
-        self.create(_run(**run, head={}, prefix=Prefix(source, seq)), owner, ttl)
+        known = [record.hash for record in found.records if record.seq == seq] if found else []
+        self.create(_run(**run, head={}, prefix=Prefix(source, seq, *(known or ["unknown"]))), owner, ttl)
 
     def create(self, run: NewRun, owner: str | None, ttl: timedelta) -> None:
         self.keep([self.both(lambda store: store.create_run(run, owner=owner, ttl=ttl))])

@@ -215,14 +215,18 @@ DELETE FROM blobs_of_logs WHERE log = :log AND seq > :shared;
 SELECT id FROM runs WHERE run_id = :run_id
 
 -- name: source
--- The log that has a certain fact of a run: its own, or that of a run it was forked from. And where the run is.
+-- The log that has a certain fact of a run: its own, or that of a run it was forked from. And where the run is, and the
+-- hash of the fact.
 WITH RECURSIVE sources (log, source, shared) AS (
     SELECT id, source, shared FROM logs WHERE id = ({key_of_run})
     UNION ALL
     SELECT logs.id, logs.source, logs.shared FROM sources JOIN logs ON logs.id = sources.source
     WHERE sources.shared >= :shared AND logs.id < sources.log
 )
-SELECT log, (SELECT {last_seq} FROM runs WHERE run_id = :run_id) FROM sources
+SELECT log,
+    (SELECT {last_seq} FROM runs WHERE run_id = :run_id),
+    (SELECT hash FROM facts WHERE facts.log = sources.log AND seq = :shared)
+FROM sources
 WHERE sources.shared IS NULL OR sources.shared < :shared;
 
 -- name: head_of_run
