@@ -604,7 +604,7 @@ BUGS = (
         "runtime.recorded-changes-dropped",
         "G1: after a restart the context lacks what recorded steps changed",
         CALLS,
-        "    if outcome.patch:\n        scope.change(outcome.patch)\n",
+        "    if outcome.patch:\n        scope.recall(outcome)\n",
         "",
         (T + "redrive.py::test_what_the_failed_run_changed_in_the_context_is_there",),
     ),
