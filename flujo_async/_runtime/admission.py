@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from itertools import count
 from typing import Final
 
@@ -33,6 +34,7 @@ class Admission:
         self._inside = 0
         self._queue: list[tuple[int, int, str, asyncio.Future[None]]] = []
         self._arrivals = count()
+        self._welcome: Counter[str] = Counter()
 
     @property
     def is_full(self) -> bool:
@@ -43,12 +45,18 @@ class Admission:
         """Wait for a place for a run, and have it while the block runs."""
         return _UNLIMITED if self._limit is None else self._slot(run_id, priority)
 
-    def let_in(self, run_id: str) -> None:
-        """Let those in who wait for a place for a run, though there is none."""
+    @contextmanager
+    def letting_in(self, run_id: str) -> Generator[None]:
+        """Let those in who wait for a place for a run, or come for one meanwhile, though there is none."""
+        self._welcome[run_id] += 1
         for *_, theirs, place in self._queue:
             if theirs == run_id and not place.done():
                 place.set_result(None)
                 self._inside += 1
+        try:
+            yield
+        finally:
+            self._welcome -= Counter({run_id: 1})
 
     @asynccontextmanager
     async def _slot(self, run_id: str, priority: int) -> AsyncGenerator[None]:
@@ -59,7 +67,7 @@ class Admission:
             self._leave()
 
     async def _enter(self, run_id: str, priority: int) -> None:
-        if not self.is_full:
+        if not self.is_full or run_id in self._welcome:
             self._inside += 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()

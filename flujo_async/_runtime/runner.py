@@ -317,8 +317,7 @@ class Runner:
         if seen.fold.status in TERMINAL:
             return
         await self.post_control(seen, CANCEL, reason)
-        self._admission.let_in(run_id)
-        with suppress(RunCancelled, RunFailed):
+        with self._admission.letting_in(run_id), suppress(RunCancelled, RunFailed):
             await self.complete(Request(run_id=run_id, is_urgent=True))
 
     async def post_control(self, seen: Seen, name: str, payload: Json) -> None:

@@ -660,8 +660,8 @@ BUGS = (
         "runtime.cancel-waits-for-a-place",
         "a run that waits for its place is cancelled when it has one",
         "_runtime/runner.py",
-        "        self._admission.let_in(run_id)\n",
-        "",
+        "with self._admission.letting_in(run_id), suppress(RunCancelled, RunFailed):",
+        "with suppress(RunCancelled, RunFailed):",
         (T + "admission.py::test_who_waits_for_a_place_hears_that_the_run_was_cancelled",),
     ),
     Bug(

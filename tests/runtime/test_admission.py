@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flujo_async import Flujo, child, sleep, step, wait_for
+from flujo_async._runtime.admission import Admission
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunConflict, RunFailed
 from flujo_async.testing import VirtualClock
@@ -205,6 +206,23 @@ async def test_a_run_that_is_due_and_has_no_place_can_be_cancelled(backend: Stat
     assert await flujo.handle("due").status() == "cancelled"
     await flujo.cancel(busy.run_id)
     await flujo.aclose()
+
+
+async def test_who_comes_while_a_run_is_let_in_needs_no_place() -> None:
+    """As what was claimed does, and read, before it was cancelled."""
+    admission = Admission(1)
+
+    async def come() -> None:
+        async with admission.slot("r"):
+            pass
+
+    async with asyncio.timeout(5), admission.slot("busy"):
+        with admission.letting_in("r"):
+            await come()
+        late = asyncio.ensure_future(come())
+        await ticks()
+        assert not late.done()
+    await late
 
 
 async def test_what_is_not_driven_needs_no_place(backend: StateBackend, crowd: Crowd) -> None:
