@@ -171,7 +171,8 @@ async def test_who_waits_for_a_place_hears_that_the_run_was_cancelled(backend: S
     queued = asyncio.ensure_future(flujo.run(2, run_id="queued"))
     after = await flujo.start(3, run_id="after")
     async with asyncio.timeout(5):
-        await ticks()
+        while "queued" not in {head.run_id for head in await flujo.list_runs()}:
+            await ticks()
         await flujo.cancel("queued")
         with pytest.raises(RunCancelled):
             await queued
