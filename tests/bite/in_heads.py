@@ -87,14 +87,6 @@ BUGS = (
         (CONTRACT + "test_an_update_leaves_the_rest_of_the_head_alone",),
     ),
     Bug(
-        "heads.fork-of-the-future",
-        "create_run: a fork may share more than has happened",
-        TRANSITION,
-        "    if prefix.last_seq > last_seq:",
-        "    if prefix.last_seq > last_seq + 1:",
-        (CONTRACT + "test_a_fork_of_what_has_not_happened_is_refused",),
-    ),
-    Bug(
         "heads.finished-claimable",
         "claim: finished runs can be claimed again",
         SELECTION,

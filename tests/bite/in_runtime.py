@@ -710,7 +710,7 @@ BUGS = (
         DRIVE,
         "            await execution.children.tell_parents(others, execution.run_id)\n",
         "            pass\n",
-        (T + "children.py::test_a_child_that_was_paused_and_goes_on_lets_its_parent_go_on",),
+        (T + "children.py::test_the_parents_of_a_child_that_was_paused_and_goes_on_do_so",),
     ),
     Bug(
         "runtime.other-parents-not-told",
