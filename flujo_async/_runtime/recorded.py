@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
-from flujo_async._log.fold import Change, Fold
+from flujo_async._log.fold import Fold
 from flujo_async._log.keys import is_compensation, paths_above
 from flujo_async._model.facts import StateChanged, StepCompleted
+
+T = TypeVar("T")
 
 
 class Recorded:
@@ -26,15 +29,8 @@ class Recorded:
 
     def changed(self, path: str, scope: str) -> Sequence[StepCompleted | StateChanged]:
         """Return what the steps and the code of a workflow at ``path`` changed in a context, as the log has it."""
-        changes = self._fold.changes if not path else self._changed.get(path, ())
-        return [
-            fact
-            for fact in changes
-            if isinstance(fact, StepCompleted | StateChanged)
-            and fact.patch
-            and fact.scope == scope
-            and not is_compensation(fact.key)
-        ]
+        changes = self._changed.get(path, ()) if path else self._changes
+        return [fact for fact in changes if fact.scope == scope]
 
     @cached_property
     def failed_below(self) -> Mapping[str, int]:
@@ -47,20 +43,28 @@ class Recorded:
 
     @cached_property
     def _answered(self) -> Mapping[str, Sequence[str]]:
-        found: defaultdict[str, list[str]] = defaultdict(list)
-        for key in self._fold.order:
-            for path in _paths_of(key):
-                found[path].append(key)
-        return found
+        return _by_paths((key, key) for key in self._fold.order)
 
     @cached_property
-    def _changed(self) -> Mapping[str, Sequence[Change]]:
-        found: defaultdict[str, list[Change]] = defaultdict(list)
-        for fact in self._fold.changes:
-            if isinstance(fact, StepCompleted | StateChanged) and fact.patch:
-                for path in _paths_of(fact.key):
-                    found[path].append(fact)
-        return found
+    def _changes(self) -> Sequence[StepCompleted | StateChanged]:
+        return [
+            fact
+            for fact in self._fold.changes
+            if isinstance(fact, StepCompleted | StateChanged) and fact.patch and not is_compensation(fact.key)
+        ]
+
+    @cached_property
+    def _changed(self) -> Mapping[str, Sequence[StepCompleted | StateChanged]]:
+        return _by_paths((fact.key, fact) for fact in self._changes)
+
+
+def _by_paths(items: Iterable[tuple[str, T]]) -> Mapping[str, Sequence[T]]:
+    """Return items that have keys by all the paths that these are, or stand below."""
+    found: defaultdict[str, list[T]] = defaultdict(list)
+    for key, item in items:
+        for path in _paths_of(key):
+            found[path].append(item)
+    return found
 
 
 def _paths_of(key: str) -> Iterator[str]:

@@ -41,6 +41,29 @@ async def broken(value: Any) -> Any:
     raise ValueError("broken")
 
 
+class Desk:
+    """Books one number after the other, until that is undone; what comes behind that fails until the desk is fixed."""
+
+    def __init__(self) -> None:
+        self.is_fixed = False
+        numbers = iter(range(1, 9))
+
+        async def undo(done: int) -> None:
+            EXECUTED.append(-done)
+
+        @step(compensate=undo)
+        async def book() -> int:
+            return next(numbers)
+
+        @step
+        async def flaky(value: int) -> int:
+            if not self.is_fixed:
+                raise ValueError("broken")
+            return value
+
+        self.book, self.flaky = book, flaky
+
+
 def in_a_pipeline(inner: Any, name: str = "inner") -> Any:
     return note >> child(inner, name=name) >> note
 
@@ -567,53 +590,25 @@ class TestRedrive:
         self, backend: StateBackend, is_to_fail: bool
     ) -> None:
         """What it was given before was undone, and is now something else."""
-        is_fixed, numbers = False, iter(range(1, 9))
-
-        async def undo(done: int) -> None:
-            EXECUTED.append(-done)
-
-        @step(compensate=undo)
-        async def book() -> int:
-            return next(numbers)
-
-        @step
-        async def flaky(value: int) -> int:
-            if not is_fixed:
-                raise ValueError("broken")
-            return value
-
-        inner = child(double >> flaky if is_to_fail else double, name="inner")
-        flujo = Flujo(book >> inner >> flaky, state_backend=backend)
+        desk = Desk()
+        inner = child(double >> desk.flaky if is_to_fail else double, name="inner")
+        flujo = Flujo(desk.book >> inner >> desk.flaky, state_backend=backend)
         with pytest.raises(RunFailed):
             await flujo.run(run_id="r")
         with pytest.raises(RunFailed):
             await flujo.redrive("r")
-        is_fixed = True
+        desk.is_fixed = True
         assert (await flujo.redrive("r")).output == 6
         assert EXECUTED == [1, -1, 2, -2, 3]
         assert {each.status for each in await children_of(flujo)} <= {"completed", "cancelled"}
 
     async def test_the_child_that_does_not_count_any_more_is_cancelled(self, backend: StateBackend) -> None:
         """At once, and not only when its parent ends: nobody goes on with it meanwhile."""
-        is_fixed, numbers = False, iter(range(1, 9))
-
-        async def undo(done: int) -> None:
-            EXECUTED.append(-done)
-
-        @step(compensate=undo)
-        async def book() -> int:
-            return next(numbers)
-
-        @step
-        async def flaky(value: int) -> int:
-            if not is_fixed:
-                raise ValueError("broken")
-            return value
-
-        flujo = Flujo(book >> child(flaky >> wait_for("go"), name="inner"), state_backend=backend)
+        desk = Desk()
+        flujo = Flujo(desk.book >> child(desk.flaky >> wait_for("go"), name="inner"), state_backend=backend)
         with pytest.raises(RunFailed):
             await flujo.run(run_id="r")
-        is_fixed = True
+        desk.is_fixed = True
         result = await flujo.redrive("r")
         heads = {head.run_id: head.status for head in await children_of(flujo)}
         assert heads.pop(result.waiting_for[0].run_id) == "paused"
