@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -49,6 +50,10 @@ Answer: TypeAlias = tuple[Reply, Outcome]
 """Who waits, and what for."""
 
 
+def _stand_still() -> float:
+    return 0.0
+
+
 class Pace:
     """Lets an event loop turn: in each turn the runs in it go on for about a millisecond, and others have theirs.
 
@@ -63,11 +68,12 @@ class Pace:
     It belongs to one event loop, and is used in its thread only.
     """
 
-    __slots__ = ("_now", "_rests", "_until", "_waiting")
+    __slots__ = ("_clock", "_now", "_rests", "_timeless", "_until", "_waiting")
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         """Begin with nobody who waits; ``now`` tells the time in seconds."""
-        self._now = now
+        self._clock = self._now = now
+        self._timeless = 0
         self._until: float | None = None  # when the turn is over; known while `_go_on` or `_look` is to be called
         self._rests = 0
         self._waiting: deque[Answer] = deque()
@@ -79,6 +85,18 @@ class Pace:
         if (known := _PACES.get(loop)) is None:
             known = _PACES[loop] = cls()
         return known
+
+    @contextmanager
+    def timeless(self) -> Generator[None]:
+        """Meanwhile a turn is over when so many have gone on, whatever time that took: those who race end alike."""
+        self._timeless += 1
+        self._now = _stand_still
+        try:
+            yield
+        finally:
+            self._timeless -= 1
+            if not self._timeless:
+                self._now = self._clock
 
     @property
     def is_over(self) -> bool:

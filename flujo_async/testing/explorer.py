@@ -13,6 +13,7 @@ from flujo_async._model.state import Waiting
 from flujo_async._plan.pipeline import Chain
 from flujo_async._runtime.flujo import Flujo
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.pace import Pace
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing.clock import VirtualClock
@@ -121,6 +122,10 @@ class CrashExplorer:
             AssertionError: two runs that nothing disturbs end differently, so that nothing can be compared.
             Exception: what ``Flujo.run`` raises, if the run does not even come to rest undisturbed.
         """
+        with Pace.here().timeless():
+            return await self._explore()
+
+    async def _explore(self) -> CrashReport:
         numbers = count()
         reference = await self._undisturbed(numbers)
         worlds, explored, skipped = [reference], list[World](), 0

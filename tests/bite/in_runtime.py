@@ -730,6 +730,14 @@ BUGS = (
     ),
     # ------------------------------------------------------------------------------------------- turns of the loop
     Bug(
+        "runtime.explores-by-real-time",
+        "in an exploration the runs share the event loop by real time, and who wins a race depends on it",
+        PACE,
+        "        self._now = _stand_still\n",
+        "        self._now = self._clock\n",
+        ("tests/testing/test_explorer.py::test_a_race_between_steps_ends_alike_however_long_they_take",),
+    ),
+    Bug(
         "runtime.loop-held-up",
         "those who take long go on all at once, and the event loop stands still meanwhile",
         PACE,

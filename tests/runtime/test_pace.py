@@ -89,6 +89,21 @@ async def test_what_is_quick_shares_a_turn(watch: Watch) -> None:
     assert len(set(crowd.at)) == 2, "four in the first turn, and four in the next"
 
 
+async def test_a_timeless_turn_is_as_long_as_it_likes(watch: Watch) -> None:
+    """Until the last one who wants it so has ended."""
+    crowd = Crowd(watch)
+    with crowd.pace.timeless():
+        with crowd.pace.timeless():
+            pass
+        async with watch.looking():
+            await asyncio.gather(*(crowd.go_on(number, 0.004) for number in range(8)))
+        assert set(crowd.at) == {0}
+    crowd.at.clear()
+    async with watch.looking():
+        await asyncio.gather(*(crowd.go_on(number, 0.004) for number in range(8)))
+    assert len(set(crowd.at)) == 8
+
+
 async def test_one_alone_does_not_wait(watch: Watch) -> None:
     crowd = Crowd(watch)
     async with watch.looking():

@@ -19,6 +19,7 @@ from flujo_async import (
     RunContext,
     SQLiteBackend,
     StepContext,
+    as_step,
     child,
     map_each,
     parallel,
@@ -221,6 +222,42 @@ async def test_a_workflow_that_does_not_do_the_same_again_is_found() -> None:
 async def test_two_runs_that_differ_undisturbed_are_told_before_anything_else() -> None:
     with pytest.raises(AssertionError, match=r"(?s)nothing disturbs end differently.*output: .* instead of .*setup="):
         await CrashExplorer(order, 1).check()
+
+
+async def test_a_race_between_steps_ends_alike_however_long_they_take() -> None:
+    """By real time some would have their turn later, and an exploration might say that a race cannot be told."""
+    begun: list[str] = []
+    worlds = itertools.count()
+    is_slow = False
+
+    def begin() -> None:
+        nonlocal is_slow
+        begun.clear()
+        is_slow = next(worlds) % 2 == 1
+
+    def begins(name: str) -> None:
+        begun.append(name)
+        if is_slow:
+            sum(range(200_000))  # some turns of the event loop long
+
+    @step
+    async def durable(n: int) -> int:
+        await asyncio.sleep(0)
+        begins("durable")
+        return n
+
+    @step(durability="async")
+    async def hasty(n: int) -> int:
+        begins("hasty")
+        return n
+
+    @step
+    async def order(_: dict[str, int]) -> str:
+        return " ".join(begun)
+
+    race = parallel(as_step(durable >> durable >> durable, name="a"), as_step(hasty >> hasty >> hasty, name="b"))
+    report = await CrashExplorer(race >> order, 1, setup=begin).explore()
+    assert report.reference.outcome.output == "hasty hasty hasty durable durable durable"
 
 
 async def test_an_output_that_a_crash_changes_is_found() -> None:
