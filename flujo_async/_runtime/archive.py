@@ -136,11 +136,12 @@ class Archive(Generic[Out]):
         return RunHandle(self._runner, self._control, check_run_id(run_id))
 
     async def delete(self, run_id: str) -> None:
-        """Remove a run with all that belongs to it; one that does not exist is no error.
+        """Remove a run with all that belongs to it, and the child runs below it; one that does not exist is no error.
 
-        Whoever drives it stops at its next commit.
+        Whoever drives one of them stops at its next commit. Another parent that waits for one starts it anew. A call
+        that was interrupted is made good by the next one.
         """
-        await self.state_backend.delete_run(check_run_id(run_id))
+        await self._control.delete(run_id)
 
     async def compact(self) -> int:
         """Delete the runs that the runtime's ``Retention`` does not keep, and give back their space to the disk.

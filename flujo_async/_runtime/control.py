@@ -23,7 +23,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import TERMINAL, RunStatus, Waiting
-from flujo_async._model.stored import NewRun, Prefix, Signal
+from flujo_async._model.stored import NewRun, Prefix, RunQuery, Signal
 from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import WaitFor
@@ -291,6 +291,19 @@ class Control:
         if (instruments := self._runner.services.instruments) is not None:
             instruments.committed(identity_of(fold), [sealed(record, forked)])
         return new_run_id
+
+    # ---------------------------------------------------------------------------------------------------- deleting
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run and all below it; see ``Flujo.delete``."""
+        backend = self._runner.backend
+        tree = [check_run_id(run_id)]
+        for each in tree:  # which grows on the way; a parent goes first, so that it starts no more
+            head, signals = await self._runner.reader.summary(each), await backend.read_signals([each])
+            await backend.delete_run(each)
+            parents = parents_of(None if head is None else head.parent_run_id, signals)
+            await self._runner.tell_parents(parents, each)
+            tree += [below.run_id for below in await backend.query_runs(RunQuery(parent_run_id=each))]
 
 
 def _check_name(name: str) -> None:

@@ -225,7 +225,7 @@ def delete_runs(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Remove runs with all that belongs to them, after asking; whoever drives one stops at its next step.
+    """Remove runs and their child runs, after asking; whoever drives one stops at its next step.
 
     Nothing is removed if one of them does not exist.
     """

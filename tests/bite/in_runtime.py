@@ -728,6 +728,23 @@ BUGS = (
         "self.current_step_index += 1",
         ("tests/log/test_fold.py::test_the_index_counts_top_level_elements_that_are_done",),
     ),
+    # -------------------------------------------------------------------------------------------------- deleting
+    Bug(
+        "runtime.delete-leaves-children",
+        "a run that is created again under its name takes over what a child of the deleted one has come to",
+        "_runtime/control.py",
+        "            tree += [below.run_id for below in await backend.query_runs(RunQuery(parent_run_id=each))]\n",
+        "",
+        ("tests/runtime/test_children.py::TestDelete::test_deleting_a_parent_deletes_all_below_it",),
+    ),
+    Bug(
+        "runtime.delete-tells-nobody",
+        "a parent whose child was deleted waits for ever",
+        "_runtime/control.py",
+        "            await self._runner.tell_parents(parents, each)\n",
+        "",
+        ("tests/runtime/test_children.py::TestDelete::test_a_parent_whose_child_was_deleted_starts_it_anew",),
+    ),
     # ------------------------------------------------------------------------------------------- turns of the loop
     Bug(
         "runtime.explores-by-real-time",

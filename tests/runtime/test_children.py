@@ -547,6 +547,56 @@ class TestCancel:
         assert await flujo.recover() == []
 
 
+class TestDelete:
+    """Deleting goes downwards."""
+
+    async def test_deleting_a_parent_deletes_all_below_it(self, backend: StateBackend) -> None:
+        """Created once more, it finds nothing of what was."""
+        middle = double >> child(double, name="lowest")
+        flujo = Flujo(double >> child(middle, name="middle_run"), state_backend=backend)
+        for given in (1, 2):  # with another input a child that was left would be refused
+            assert (await flujo.run(given, run_id="r")).output == given * 8
+            assert len(await flujo.list_runs()) == 3
+            await flujo.delete("r")
+            assert await flujo.list_runs() == []
+        assert EXECUTED == [1, 2, 4, 2, 4, 8]
+
+    async def test_it_can_be_interrupted_and_asked_for_again(self, backend: StateBackend) -> None:
+        """When the parent itself is gone, what is below it is found all the same."""
+        faulty = FaultyBackend(backend)
+        flujo = Flujo(double >> child(double, name="kid"), state_backend=faulty)
+        await flujo.run(1, run_id="r")
+        faulty.fail("delete_run", nth=2)
+        with pytest.raises(BackendError):
+            await flujo.delete("r")
+        assert [summary.parent_run_id for summary in await flujo.list_runs()] == ["r"]
+        await flujo.delete("r")
+        assert await flujo.list_runs() == []
+
+    async def test_a_parent_whose_child_was_deleted_starts_it_anew(self, backend: StateBackend) -> None:
+        """By itself, or with another parent, which had started it."""
+        flujo = Flujo(shares, state_backend=backend)
+        for run_id in ("first", "second"):
+            await flujo.run(run_id=run_id)
+        for deleted in ("first", "shared"):
+            await flujo.delete(deleted)
+            assert (await flujo.resume("second")).waiting_for[0].run_id == "shared"
+            assert (await flujo.state("shared")).parent_run_id == "second"
+        await flujo.signal("shared", "answer", 21)
+        assert (await flujo.handle("second").result()).output == 42
+        assert [summary.run_id for summary in await flujo.list_runs()] == ["shared", "second"]
+        await flujo.aclose()
+
+    async def test_a_child_of_the_source_is_none_of_the_fork(self, backend: StateBackend) -> None:
+        """Though what the child has come to is in the log that they share."""
+        flujo = Flujo(double >> child(double, name="kid") >> double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.fork("r", new_run_id="f")
+        await flujo.delete("f")
+        assert len(await flujo.list_runs()) == 2
+        assert (await flujo.verify()).ok
+
+
 class TestRedrive:
     """A parent that is tried again."""
 
