@@ -171,6 +171,7 @@ class Drive:
     # ------------------------------------------------------------------------------- what comes from outside
 
     def _begin_again(self) -> None:
+        self._execution.journal.defer()  # all that goes with the next commit, such as the end of a sleep, goes down now
         self._stop_for(Park((), self._means.clock.now(), is_paused=False))
 
     def lose(self) -> None:

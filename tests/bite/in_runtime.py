@@ -728,6 +728,14 @@ BUGS = (
         "self.current_step_index += 1",
         ("tests/log/test_fold.py::test_the_index_counts_top_level_elements_that_are_done",),
     ),
+    Bug(
+        "runtime.begins-again-for-ever",
+        "a workflow that is always replayed never gets past a sleep",
+        "_runtime/drive.py",
+        "        self._execution.journal.defer()",
+        "        pass",
+        (T + "sleep.py::test_a_workflow_that_is_always_replayed_sleeps_once",),
+    ),
     # -------------------------------------------------------------------------------------------------- deleting
     Bug(
         "runtime.delete-leaves-children",

@@ -63,7 +63,7 @@ class Watched:
         return [text for text in world.differences if not (self.told.errors and text.startswith(loose))]
 
 
-async def explore(definition: Row, start: int, durability: str, depth: int) -> None:
+async def explore(definition: Row, start: int, depth: int, **options: Any) -> None:
     """Compare a definition with what the oracle says, undisturbed and with crashes."""
     watched = Watched(expected(definition, start))
     explorer = CrashExplorer(
@@ -71,13 +71,13 @@ async def explore(definition: Row, start: int, durability: str, depth: int) -> N
         start,
         signals=SIGNALS,
         context_type=Marks,
-        durability=durability,
         setup=watched.begin,
         verify=watched.verify,
         depth=depth,
         max_worlds=WORLDS,
         timeout=60,
         patience=10,
+        **options,
     )
     report = await explorer.explore()
     wrong = [(str(world), wrong) for world in report.failures if (wrong := watched.differences(world))]
@@ -96,6 +96,7 @@ def test_a_definition_does_what_it_says_wherever_it_crashes(share: int) -> None:
         definition=definitions(),
         start=st.integers(1, 6),
         durability=st.sampled_from(["sync", "sync", "async", "exit"]),
+        always_replay=st.sampled_from([False, False, False, True]),
         depth=st.sampled_from([1, 1, 1, 2]),
     )
     def does_what_it_says(**drawn: Any) -> None:

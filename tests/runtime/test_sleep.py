@@ -161,6 +161,17 @@ async def test_a_short_sleep_stays_in_memory(clock: VirtualClock) -> None:
     assert "RunResumed" not in kinds
 
 
+async def test_a_workflow_that_is_always_replayed_sleeps_once(clock: VirtualClock) -> None:
+    """That the sleep is over is recorded before the code begins again."""
+    flujo = Flujo(nap, clock=clock, always_replay=True)
+    task = asyncio.ensure_future(flujo.run(1, run_id="r"))
+    await clock.until_asleep()
+    clock.advance(HOUR)
+    async with asyncio.timeout(5):
+        assert (await task).output == 2
+    assert EXECUTED == [1, 2]
+
+
 @pytest.mark.parametrize("duration", [0, timedelta(0)])
 async def test_no_time_is_no_sleep(duration: Any) -> None:
     """Of zero seconds."""
