@@ -17,7 +17,7 @@ THERE = 1000, 2.4
 
 
 def targets(sizes: Sequence[int]) -> list[Target]:
-    """Return the targets for those sizes that have one: as they were set, and as a ratio, which holds on any machine."""
+    """Return the targets for those sizes that have one: as they were set, and as ratios, which hold on any machine."""
     found = [
         Target(f"{kind} of {size:,} steps, ms", WAIT.key, (entry, size), at_most=BOUNDS[size])
         for size in sizes

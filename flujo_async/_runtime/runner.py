@@ -275,7 +275,8 @@ class Runner:
             head = await self.reader.summary(run_id)
             if head is not None and not self.taking.is_free(head) and head.lease is None:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
-            await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
+            with self._admission.letting_in(run_id):  # it may be here, and wait for the place that its parent has
+                await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
 
     async def _ask_to_be_told(self, parent_run_id: str, run_id: str) -> None:
         """Let a child tell a parent that has not started it; asked for before the parent looks at the child."""

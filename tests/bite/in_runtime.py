@@ -657,6 +657,14 @@ BUGS = (
         (T + "store_failure.py::test_what_a_failed_claim_has_taken_all_the_same_is_driven",),
     ),
     Bug(
+        "runtime.child-waits-for-the-place-of-its-parent",
+        "a run that has the last place waits for its child, and the child for that place",
+        "_runtime/runner.py",
+        "            with self._admission.letting_in(run_id):  # it may be here",
+        "            with nullcontext():  # it may be here",
+        (T + "admission.py::test_a_child_that_was_taken_up_by_itself_goes_in_the_place_of_its_parent",),
+    ),
+    Bug(
         "runtime.cancel-waits-for-a-place",
         "a run that waits for its place is cancelled when it has one",
         "_runtime/runner.py",

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, child, sleep, step, wait_for
+from flujo_async import Flujo, InMemoryBackend, RunContext, child, sleep, step, wait_for, workflow
+from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.admission import Admission
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunConflict, RunFailed
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
 
 HOUR = timedelta(hours=1)
@@ -146,6 +147,32 @@ async def test_children_need_no_place_of_their_own(crowd: Crowd) -> None:
     flujo = Flujo(child(child(crowd.step, name="low"), name="middle"), max_concurrency=1)
     async with asyncio.timeout(5):
         assert (await flujo.run(1)).output == 1
+
+
+async def test_a_child_that_was_taken_up_by_itself_goes_in_the_place_of_its_parent() -> None:
+    """Both are due at the same instant; the parent has the only place, and would wait for the child for ever."""
+    clock, store = VirtualClock(), InMemoryBackend()
+    faulty = FaultyBackend(store)
+
+    @workflow
+    async def outer(ctx: RunContext) -> Any:
+        return await ctx.child(sleep(60), "slept", run_id="a child")  # its name comes before that of the parent
+
+    async def is_taken_up() -> None:
+        for _ in range(500):  # it may have been another claim
+            if (await store.query_runs(RunQuery(run_id="a child")))[0].lease is not None:
+                break
+            await asyncio.sleep(0)
+
+    async with Flujo(outer, state_backend=faulty, clock=clock, max_concurrency=1, recover=True) as flujo:
+        run = asyncio.create_task(flujo.run(run_id="r"))
+        await gone_to_sleep(flujo)
+        await clock.until_asleep()
+        # One is the claim of the parent by its caller, the other one that of the child by whoever takes up what is due.
+        faulty.delay("claim", nth={1, 2}, how="after", until=is_taken_up)
+        clock.advance(60)
+        async with asyncio.timeout(5):
+            assert (await run).output == "slept"
 
 
 async def test_cancelling_needs_no_place(backend: StateBackend, crowd: Crowd) -> None:
