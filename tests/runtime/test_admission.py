@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, RunContext, child, sleep, step, wait_for, workflow
+from flujo_async import Flujo, InMemoryBackend, child, sleep, step, wait_for
 from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.admission import Admission
 from flujo_async.abc import StateBackend
@@ -153,26 +153,23 @@ async def test_a_child_that_was_taken_up_by_itself_goes_in_the_place_of_its_pare
     """Both are due at the same instant; the parent has the only place, and would wait for the child for ever."""
     clock, store = VirtualClock(), InMemoryBackend()
     faulty = FaultyBackend(store)
+    flujo = Flujo(child(sleep(60), name="kid"), state_backend=faulty, clock=clock, max_concurrency=1)
+    recovering = list[asyncio.Task[Any]]()
 
-    @workflow
-    async def outer(ctx: RunContext) -> Any:
-        return await ctx.child(sleep(60), "slept", run_id="a child")  # its name comes before that of the parent
-
-    async def is_taken_up() -> None:
-        for _ in range(500):  # it may have been another claim
-            if (await store.query_runs(RunQuery(run_id="a child")))[0].lease is not None:
-                break
+    async def take_up_the_child() -> None:
+        recovering.append(asyncio.create_task(flujo.recover()))
+        while (await store.query_runs(RunQuery(run_id="r/kid")))[0].lease is None:
             await asyncio.sleep(0)
 
-    async with Flujo(outer, state_backend=faulty, clock=clock, max_concurrency=1, recover=True) as flujo:
-        run = asyncio.create_task(flujo.run(run_id="r"))
-        await gone_to_sleep(flujo)
-        await clock.until_asleep()
-        # One is the claim of the parent by its caller, the other one that of the child by whoever takes up what is due.
-        faulty.delay("claim", nth={1, 2}, how="after", until=is_taken_up)
-        clock.advance(60)
-        async with asyncio.timeout(5):
-            assert (await run).output == "slept"
+    run = asyncio.create_task(flujo.run("slept", run_id="r"))
+    await gone_to_sleep(flujo)
+    await clock.until_asleep()
+    faulty.delay("claim", nth=2, until=take_up_the_child)  # the first one is that of the parent
+    clock.advance(60)
+    async with asyncio.timeout(5):
+        assert (await run).output == "slept"
+        assert await recovering[0] == ["r/kid"]
+    await flujo.aclose()
 
 
 async def test_cancelling_needs_no_place(backend: StateBackend, crowd: Crowd) -> None:
