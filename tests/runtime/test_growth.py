@@ -292,7 +292,7 @@ async def test_many_answers_that_are_taken_at_once() -> None:
 
         return answer
 
-    assert await growth(ready, 60) < ALMOST_TWICE
+    assert await growth(ready, 30) < ALMOST_TWICE
 
 
 async def test_many_children_that_are_answered_while_their_parent_goes_on() -> None:
