@@ -29,7 +29,7 @@ BUGS = (
         "_runtime/drive.py",
         "known = {self._execution.run_id: self._execution.waits.heard}",
         "known = {self._execution.run_id: 0}",
-        (GROWTH + "test_many_signals_to_one_run",),
+        ("tests/runtime/test_signals.py::test_a_signal_is_read_once_by_whoever_has_to_know_of_it",),
     ),
     Bug(
         "growth.all-signals-read-for-the-next",
