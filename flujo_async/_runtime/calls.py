@@ -34,7 +34,7 @@ from flujo_async._runtime.attempt import StepCall
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Ended, Execution, Fault, Value
 from flujo_async._runtime.one_attempt import usage_fact
-from flujo_async._runtime.waits import CHILD_RESTED, REFUSED
+from flujo_async._runtime.waits import REFUSED, news_of
 from flujo_async.errors import RunCancelled, RunConflict, RunFailed, WaitTimeout
 
 _NO_VALUES: Final[Mapping[str, Value]] = {}
@@ -333,7 +333,7 @@ class ChildCall:
             return Ended(decision.output, self._told_usage())
         run_id = await self._started()
         while True:
-            heard = self.execution.waits.heard
+            heard = self.execution.waits.heard_of(news_of(run_id))
             try:
                 rested = await self.execution.children.complete_child(self, run_id)
             except RunConflict:
@@ -347,8 +347,8 @@ class ChildCall:
                 continue
             if isinstance(rested, Ended):
                 return rested
-            await self.execution.waits.children(rested.waiting_for, rested.wake_at, heard)
-            if (signal := self.execution.waits.take(CHILD_RESTED)) is not None:
+            await self.execution.waits.child(news_of(run_id), rested.waiting_for, rested.wake_at, heard)
+            if (signal := self.execution.waits.take(news_of(run_id))) is not None:
                 self.execution.journal.note(taken(signal, self.execution.clock.now()))
 
 

@@ -32,10 +32,12 @@ from flujo_async._plan.workflow import Workflow
 from flujo_async._runtime.answer_type import answer_type
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.giving_back import give_back
+from flujo_async._runtime.inbox import Inbox, Inboxes
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.program import Program
 from flujo_async._runtime.reader import Seen
 from flujo_async._runtime.request import Request
 from flujo_async._runtime.runner import Runner
@@ -96,6 +98,7 @@ class Control:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._inboxes = Inboxes(runner.reader, runner.backend)
 
     # -------------------------------------------------------------------------------------------------- signals
 
@@ -104,67 +107,49 @@ class Control:
         self._runner.home.check()
         _check_name(name)
         _check_sender(by)
-        seen = await self._runner.reader.see(run_id)
-        tree = self._validated(seen.fold, name, payload)
-        posted = [signal for signal in seen.signals if signal.name == name]
-        if posted and not _is_awaited(seen, name):
-            _check_same(posted[-1], tree)
-            await self._spread(seen)  # whoever posted it may have died before that
-            return
-        if seen.fold.status in TERMINAL:
-            raise InvalidSignal(f"run {run_id!r} is {seen.fold.status}: it waits for nothing", run_id=run_id)
-        signal_id = f"{name}#{len(posted) + 1}"
-        signal = await self._post(seen, name, signal_id, tree, by)
-        # Somebody else may have answered at the same instant: the first one counts.
-        stored = await self._runner.backend.read_signals([run_id])
-        _check_same(next(item for item in stored if item.signal_id == signal_id), signal.payload)
+        inbox = await self._inboxes.look(run_id)
+        tree = self._validated(inbox, name, payload)
+        posted = inbox.last.get(name)
+        if posted is not None and not inbox.is_awaited(name):
+            _check_same(posted, tree)
+        else:
+            if inbox.ended_as is not None:
+                raise InvalidSignal(f"run {run_id!r} is {inbox.ended_as}: it waits for nothing", run_id=run_id)
+            signal_id = f"{name}#{inbox.posted[name] + 1}"
+            # Somebody else may answer at the same instant: the first one counts.
+            posted = await self._runner.backend.post(
+                Signal(run_id, signal_id, name, tree, self._runner.clock.now(), by)
+            )
+        await self._spread(inbox)  # also after what was posted before: whoever did that may have died before this
+        _check_same(posted, tree)
 
-    async def _post(self, seen: Seen, name: str, signal_id: str, payload: Json, by: str | None = None) -> Signal:
-        run_id = seen.summary.run_id
-        signal = Signal(run_id, signal_id, name, payload, self._runner.clock.now(), by)
-        await self._runner.backend.post(signal)
-        await self._spread(seen)
-        return signal
-
-    async def _spread(self, seen: Seen) -> None:
+    async def _spread(self, inbox: Inbox) -> None:
         """Tell whoever may have to go on, now that a run has its answer."""
-        if seen.fold.status in TERMINAL:
+        if inbox.ended_as is not None:
             return
-        nudge(seen.summary.run_id)
-        await self._runner.tell_parents(_parents(seen), seen.summary.run_id)
+        nudge(inbox.run_id)
+        await self._runner.tell_parents(inbox.parents, inbox.run_id)
         self._runner.scheduler.kick()
 
-    def _validated(self, fold: Fold, name: str, payload: Any) -> Json:
+    def _validated(self, inbox: Inbox, name: str, payload: Any) -> Json:
         """Return an answer, validated and encoded.
 
         Raises:
             InvalidSignal: it does not fit what is asked for.
         """
-        program = self._runner.catalogue.reading(fold)
+        program = self._runner.catalogue.knowing(inbox.pipeline_name, inbox.pipeline_version)
         schemas = {
             node.schema for node in program.definition.nodes() if isinstance(node, WaitFor) and node.name == name
         }
-        schema = next(iter(schemas)) if len(schemas) == 1 else self._recorded_schema(fold, name)
+        schema = next(iter(schemas)) if len(schemas) == 1 else _recorded_schema(program, inbox.schemas.get(name))
         try:
             if schema is not None:
                 payload = TypeAdapter(schema).validate_python(payload)
             return program.codec.encode(payload, at="payload")
         except (ValueError, SerializationError) as error:
             raise InvalidSignal(
-                f"run {fold.run_id!r}: this is no answer to {name!r}: {_in_short(error)}", run_id=fold.run_id
+                f"run {inbox.run_id!r}: this is no answer to {name!r}: {_in_short(error)}", run_id=inbox.run_id
             ) from error
-
-    def _recorded_schema(self, fold: Fold, name: str) -> Any:
-        """Return the type of the answers to a wait of a workflow, by the JSON schema that was recorded."""
-        schema = next((wait.schema for wait in reversed(fold.waits.values()) if wait.name == name), None)
-        if schema is None:
-            return None
-        program = self._runner.catalogue.reading(fold)
-        workflows = [node for node in program.definition.nodes() if isinstance(node, Workflow)]
-        named = (value for workflow in workflows for value in workflow.names().values())
-        found = answer_type(schema, [*program.codec.classes(), *named])
-        program.codec.learn(found)
-        return found
 
     # ------------------------------------------------------------------------------------------- ending and pausing
 
@@ -327,11 +312,15 @@ def _parents(seen: Seen) -> list[str]:
     return parents_of(seen.summary.parent_run_id, seen.signals)
 
 
-def _is_awaited(seen: Seen, name: str) -> bool:
-    """Return whether the run waits for one more answer of a name."""
-    fold = seen.fold
-    is_open = [wait for wait in fold.waits.values() if wait.name == name and wait.key not in fold.answers]
-    return len(is_open) > len(_pending(seen, name))
+def _recorded_schema(program: Program, schema: Mapping[str, Any] | None) -> Any:
+    """Return the type of the answers to a wait of a workflow, by the JSON schema that was recorded."""
+    if schema is None:
+        return None
+    workflows = [node for node in program.definition.nodes() if isinstance(node, Workflow)]
+    named = (value for workflow in workflows for value in workflow.names().values())
+    found = answer_type(schema, [*program.codec.classes(), *named])
+    program.codec.learn(found)
+    return found
 
 
 def _check_same(posted: Signal, payload: Json) -> None:

@@ -102,7 +102,7 @@ class Drive:
         self._driven_by = driven_by
         self._means = means
         self._outside = _Outside(self)
-        self._held = Held(means.keeper, ready.lease, self._outside)
+        self._held = Held(means.keeper, ready.lease, self._outside, len(ready.signals))
         self._execution = Execution(
             run_id=ready.fold.run_id,
             journal=journal,
@@ -214,10 +214,11 @@ class Drive:
         while self._is_to_read:
             self._is_to_read = False  # what is posted from here on is read by the next turn
             with suppress(Exception):  # a store that fails stops the run at its next commit
-                self.take_in(await self._means.backend.read_signals([self._execution.run_id]))
+                known = {self._execution.run_id: self._execution.waits.heard}
+                self.take_in(await self._means.backend.read_signals(known))
 
     def take_in(self, signals: Iterable[Signal]) -> None:
-        """Look at the signals of the run, of which some are new."""
+        """Look at signals of the run that may be new."""
         if self._task is None:  # they came too late; whoever drives the run next finds them
             return
         waits = self._execution.waits

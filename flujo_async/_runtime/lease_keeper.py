@@ -30,7 +30,7 @@ class Holder(Protocol):
         ...
 
     def take_in(self, signals: list[Signal]) -> None:
-        """There are more signals of the run than before: all of them."""
+        """There are signals of the run that may be new."""
         ...
 
 
@@ -40,16 +40,16 @@ class Held:
     Attributes:
         lease: as it was renewed last.
         holder: who has it.
-        signals: how many signals of the run there were.
+        signals: how many signals of the run are known.
         loop: where the run is driven.
     """
 
     __slots__ = ("_keeper", "holder", "lease", "loop", "signals")
 
-    def __init__(self, keeper: LeaseKeeper, lease: Lease, holder: Holder) -> None:
+    def __init__(self, keeper: LeaseKeeper, lease: Lease, holder: Holder, signals: int = 0) -> None:
         self.lease: Lease = lease
         self.holder: Holder = holder
-        self.signals: int = 0
+        self.signals: int = signals
         self.loop: Watched | None = None
         self._keeper = keeper
 
@@ -165,8 +165,12 @@ class LeaseKeeper:
             return list(self._held)
 
     def _look(self, held: list[Held]) -> None:
+        known: dict[str, int] = {}
+        for entry in held:
+            run_id = entry.lease.run_id
+            known[run_id] = min(entry.signals, known.get(run_id, entry.signals))
         try:
-            signals = asyncio.run(self._backend.read_signals({entry.lease.run_id for entry in held}))
+            signals = asyncio.run(self._backend.read_signals(known))
         except Exception as error:  # whatever it is, this thread has to be there for the next try
             _log.warning("signals could not be read: %r", error)
             return
@@ -174,9 +178,8 @@ class LeaseKeeper:
         for signal in signals:
             grouped.setdefault(signal.run_id, []).append(signal)
         for entry in held:
-            theirs = grouped.get(entry.lease.run_id, [])
-            if len(theirs) > entry.signals:
-                entry.signals = len(theirs)
+            if theirs := grouped.get(entry.lease.run_id):
+                entry.signals = known[entry.lease.run_id] + len(theirs)
                 entry.holder.take_in(theirs)
 
     def _is_held(self, entry: Held) -> bool:

@@ -22,7 +22,7 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.page import check_whole
 from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
-from flujo_async._model.stored import RunQuery, Signal, Snapshot, StoredRun
+from flujo_async._model.stored import Record, RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
@@ -274,6 +274,19 @@ class Reader:
         """Check the hash of a snapshot that nothing follows."""
         if await self._hash_of(run_id, snapshot.seq) != snapshot.hash:
             raise IntegrityError("the snapshot does not fit the log", run_id=run_id, seq=snapshot.seq)
+
+    async def since(self, run_id: str, seq: int, hash_: str) -> Sequence[Record] | None:
+        """Return what follows the record ``seq``; ``None`` if the log has no such record with this hash.
+
+        Raises:
+            IntegrityError: what follows is broken.
+        """
+        found = await self._backend.read_events(run_id, after=seq - 1)
+        if not found or found[0].hash != hash_:
+            return None
+        tail = found[1:]
+        await in_turns(verify_gradually(run_id, tail, after=seq, prev_hash=hash_))
+        return await read_values(self._backend, run_id, tail)
 
     async def _hash_of(self, run_id: str, seq: int) -> str | None:
         found = await self._backend.read_events(run_id, after=seq - 1, limit=1)

@@ -342,7 +342,7 @@ class Runner:
                 )
             nudge(parent_run_id)
             summary = await self.reader.summary(parent_run_id)
-            parent_run_id = None if summary is None else summary.parent_run_id
+            run_id, parent_run_id = parent_run_id, None if summary is None else summary.parent_run_id
             self.scheduler.kick()
 
     async def cancel_children(self, run_id: str, reason: str) -> None:
@@ -379,8 +379,9 @@ class Runner:
         with Owner.at_work() as owner:
             lease = await self.taking.claim(run_id, str(owner))  # before anybody takes it up once more
             if lease is not None:
-                signals = await self.backend.read_signals([run_id])
-                await self.backend.release(lease, wake_at=until, signals_read=len(signals))
+                head = await self.reader.summary(run_id)
+                signals_read = None if head is None else head.signals
+                await self.backend.release(lease, wake_at=until, signals_read=signals_read)
 
     async def aclose(self) -> None:
         """Interrupt the runs in the background; they can be resumed."""

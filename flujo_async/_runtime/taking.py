@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -10,16 +9,15 @@ from typing import Any, Final
 
 from flujo_async._log.chain import GENESIS, seal
 from flujo_async._log.fold import Fold
-from flujo_async._log.gradual import each_of, verify_gradually
+from flujo_async._log.gradual import each_of
 from flujo_async._log.views import sealed
 from flujo_async._model.facts import ResumeCause, RunResumed, RunStarted
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, RunStatus
-from flujo_async._model.stored import NewRun, Record
+from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import Instruments, identity_of
@@ -191,12 +189,11 @@ class Taking:
 
     async def _ready(self, lease: Lease, seen: Seen, is_resume: bool, cause: ResumeCause) -> Ready:
         fold = seen.fold
-        seen_last, tail = _parted(await self._backend.read_events(fold.run_id, after=fold.seq - 1))
-        if seen_last is None or seen_last.hash != fold.hash:
+        tail = await self._reader.since(fold.run_id, fold.seq, fold.hash)
+        if tail is None:
             raise await self._is_another(seen)
-        await in_turns(verify_gradually(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash))
-        await in_turns(each_of(await read_values(self._backend, fold.run_id, tail), fold.extend))
-        signals = await self._backend.read_signals([fold.run_id])
+        await in_turns(each_of(tail, fold.extend))
+        signals = [*seen.signals, *await self._backend.read_signals({fold.run_id: len(seen.signals)})]
         program = self._catalogue.running(fold)
         now = self._clock.now()
         first: list[Any] = [RunResumed(at=now, owner=lease.owner, cause=cause)]
@@ -302,8 +299,3 @@ def cause_of(head: RunSummary) -> ResumeCause:
         return "queued"
     was_left = head.status == "running" and head.wake_at is None and not has_news(head)
     return "recovered" if was_left else "woken"
-
-
-def _parted(records: Sequence[Record]) -> tuple[Record | None, Sequence[Record]]:
-    """Return the first of some records, if there is one, and the others."""
-    return (records[0], records[1:]) if records else (None, ())

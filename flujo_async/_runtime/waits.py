@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ REFUSED: Final = "$refused"
 """Under this name it is recorded that an answer was none."""
 
 CHILD_RESTED: Final = "$child"
-"""The name of the signal by which a child tells its parent that it comes to rest."""
+"""The name of the signal by which a run is told that something has changed in a child, whose id is the payload."""
 
 PARENT: Final = "$parent"
 """The name of the signal by which a run asks to be told of a child that another one has started."""
@@ -69,13 +70,23 @@ class _Open:
         waiting: what to tell of it; nothing for a timer.
         wake_at: when it is over at the latest.
         news: set when there is something to look at; nothing for what does not look.
-        name: of the signals that it looks at.
+        topic: of the signals that it looks at.
     """
 
     waiting: tuple[Waiting, ...]
     wake_at: datetime | None
     news: asyncio.Event | None
-    name: str
+    topic: str
+
+
+def news_of(run_id: str) -> str:
+    """Return the topic of what a run is told of a child."""
+    return f"{CHILD_RESTED}/{run_id}"
+
+
+def _topic(signal: Signal | SignalReceived) -> str:
+    """Return what a signal is about: its name, but for news of a child, which are about that one."""
+    return news_of(str(signal.payload)) if signal.name == CHILD_RESTED else signal.name
 
 
 class Waits:
@@ -101,6 +112,7 @@ class Waits:
         self._clock = clock
         self._stop = stop
         self._known: set[str] = set()
+        self._heard: Counter[str] = Counter()
         self._untaken: dict[str, dict[str, Signal]] = {}
         self._learn(signals)
         self.replays: list[Replay] = []
@@ -150,18 +162,23 @@ class Waits:
         """How many signals of the run are known."""
         return len(self._known)
 
-    async def children(self, waiting: Sequence[Waiting], wake_at: datetime | None, heard: int) -> None:
+    def heard_of(self, topic: str) -> int:
+        """Return how many signals of a topic are known."""
+        return self._heard[topic]
+
+    async def child(self, topic: str, waiting: Sequence[Waiting], wake_at: datetime | None, heard: int) -> None:
         """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``.
 
         Args:
+            topic: that of the news.
             waiting: what it was seen to wait for.
             wake_at: how long it was seen to sleep.
-            heard: how many signals were known when it was looked at.
+            heard: how many news were known when it was looked at.
         """
-        if self.heard > heard:
+        if self._heard[topic] > heard:
             return
         news = asyncio.Event()
-        with self._waiting(tuple(waiting), wake_at, news, CHILD_RESTED):
+        with self._waiting(tuple(waiting), wake_at, news, topic):
             await self._news(news, wake_at)
 
     async def signal(self, waiting: Waiting, accept: Callable[[Signal], bool]) -> Signal | None:
@@ -184,41 +201,42 @@ class Waits:
             with self._waiting((waiting,), waiting.deadline, news, waiting.name):
                 await self._news(news, waiting.deadline)
 
-    def pending(self, name: str) -> list[Signal]:
-        """Return the signals of a name that nobody has taken, in the order of posting."""
-        return list(self._untaken.get(name, {}).values())
+    def pending(self, topic: str) -> list[Signal]:
+        """Return the signals of a topic that nobody has taken, in the order of posting."""
+        return list(self._untaken.get(topic, {}).values())
 
     def dismiss(self, signal: Signal | SignalReceived) -> None:
         """Count a signal as taken."""
-        untaken = self._untaken.get(signal.name, {})
+        untaken = self._untaken.get(topic := _topic(signal), {})
         untaken.pop(signal.signal_id, None)
         if not untaken:
-            self._untaken.pop(signal.name, None)
+            self._untaken.pop(topic, None)
 
-    def take(self, name: str) -> Signal | None:
-        """Return the first signal of a name that nobody has taken, and take it."""
-        signal = next(iter(self._untaken.get(name, {}).values()), None)
+    def take(self, topic: str) -> Signal | None:
+        """Return the first signal of a topic that nobody has taken, and take it."""
+        signal = next(iter(self._untaken.get(topic, {}).values()), None)
         if signal is not None:
             self.dismiss(signal)
         return signal
 
     def take_in(self, signals: Iterable[Signal]) -> None:
         """Look at signals that may be new."""
-        if names := self._learn(signals):
+        if topics := self._learn(signals):
             for item in self._open:
-                if item.news is not None and item.name in names:
+                if item.news is not None and item.topic in topics:
                     item.news.set()
 
     def _learn(self, signals: Iterable[Signal]) -> set[str]:
-        """Take note of signals, and return the names of the new ones."""
-        names = set[str]()
+        """Take note of signals, and return the topics of the new ones."""
+        topics = set[str]()
         for signal in signals:
             if signal.signal_id not in self._known:
                 self._known.add(signal.signal_id)
-                names.add(signal.name)
+                topics.add(topic := _topic(signal))
+                self._heard[topic] += 1
                 if signal.signal_id not in self._fold.taken:
-                    self._untaken.setdefault(signal.name, {})[signal.signal_id] = signal
-        return names
+                    self._untaken.setdefault(topic, {})[signal.signal_id] = signal
+        return topics
 
     def pause(self) -> None:
         """Stop before the next step."""
@@ -227,9 +245,9 @@ class Waits:
 
     @contextmanager
     def _waiting(
-        self, waiting: tuple[Waiting, ...], wake_at: datetime | None, news: asyncio.Event | None = None, name: str = ""
+        self, waiting: tuple[Waiting, ...], wake_at: datetime | None, news: asyncio.Event | None = None, topic: str = ""
     ) -> Generator[None]:
-        item = _Open(waiting, wake_at, news, name)
+        item = _Open(waiting, wake_at, news, topic)
         self._open[item] = None
         self.activity.ended()
         try:

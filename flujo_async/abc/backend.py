@@ -250,19 +250,27 @@ class StateBackend(StateApi):
         """
         await self._documents().release(lease, wake_at=wake_at, signals_read=signals_read, waiting_for=waiting_for)
 
-    async def post(self, signal: Signal) -> None:
+    async def post(self, signal: Signal) -> Signal:
         """Keep a signal for its run; it comes back from ``load`` in the order of posting.
 
         The head counts it. Posting the same ``signal_id`` to the same run again changes nothing.
 
+        Returns:
+            The signal that the run has under this id: this one, or the one that was posted first.
+
         Raises:
             RunNotFound: there is no such run.
         """
-        await self._documents().post(signal)
+        return await self._documents().post(signal)
 
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
-        """Return all signals of these runs, those of one run in the order of posting."""
-        return await self._documents().read_signals(run_ids)
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+        """Return the signals of some runs, those of one run in the order of posting.
+
+        Args:
+            known: the runs, and how many signals of each the caller has, which are left out. However many these are,
+                reading the others takes no longer.
+        """
+        return await self._documents().read_signals(known)
 
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         """Return the heads of the runs that match, newest ``created_at`` first, ties by ascending ``run_id``.

@@ -134,20 +134,24 @@ class DocumentRuns:
 
         await self._turn.run(self._change(lease.run_id, change))
 
-    async def post(self, signal: Signal) -> None:
+    async def post(self, signal: Signal) -> Signal:
         """As in ``StateBackend``."""
+        kept = signal
 
         def change(document: _Document | None) -> _Document | None:
             if document is None:
                 raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
-            return document.with_signal(signal)
+            nonlocal kept
+            kept = document.signal(signal.signal_id) or signal
+            return document.with_signal(signal) if kept is signal else None
 
         await self._turn.run(self._change(signal.run_id, change))
+        return kept
 
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
         """As in ``StateBackend``."""
-        documents = await self._turn.run(self._read_all(dict.fromkeys(run_ids)))
-        return [signal for document in documents for signal in document.signals()]
+        documents = await self._turn.run(self._read_all(known))
+        return [signal for document in documents for signal in document.signals(known[document.summary.run_id])]
 
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         """As in ``StateBackend``."""
@@ -326,10 +330,8 @@ class _Document:
         tree = {"seq": snapshot.seq, "hash": snapshot.hash, "body": b64encode(snapshot.body).decode()}
         return _Document(self.summary, {**self.state, "snapshot": tree})
 
-    def with_signal(self, signal: Signal) -> _Document | None:
-        """Return the run with one more signal; ``None`` if it has this one."""
-        if any(tree["signal_id"] == signal.signal_id for tree in self.state["posted"]):
-            return None
+    def with_signal(self, signal: Signal) -> _Document:
+        """Return the run with one more signal."""
         grown = [*self.state["posted"], pure(heads.encode_signal(signal))]
         return _Document(self.summary, {**self.state, "posted": grown}).with_head(transition.signalled(self.summary))
 
@@ -351,8 +353,12 @@ class _Document:
         known = self.state["blobs"]
         return {digest: known[digest]["data"].encode() for digest in digests if digest in known}
 
-    def signals(self) -> Iterable[Signal]:
-        return map(heads.decode_signal, self.state["posted"])
+    def signals(self, known: int = 0) -> Iterable[Signal]:
+        return map(heads.decode_signal, self.state["posted"][known:])
+
+    def signal(self, signal_id: str) -> Signal | None:
+        posted = (tree for tree in self.state["posted"] if tree["signal_id"] == signal_id)
+        return next(map(heads.decode_signal, posted), None)
 
 
 def _is_reserved(run_id: str) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from flujo_async.abc.shield import finish
@@ -37,6 +38,15 @@ class Turn:
             work.close()
             raise
         return await finish(self._release_after(work))
+
+    @asynccontextmanager
+    async def taken(self) -> AsyncGenerator[None]:
+        """Have the turn while the block runs; who is cancelled in it hands it on at once."""
+        await self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
 
     async def _release_after(self, work: Coroutine[Any, Any, T]) -> T:
         try:

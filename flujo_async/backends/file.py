@@ -115,12 +115,12 @@ class FileBackend(StateBackend):
         await self._off_loop(partial(self._release, lease, wake_at, signals_read, waiting_for))
 
     @override
-    async def post(self, signal: Signal) -> None:
-        await self._off_loop(partial(self._post, signal))
+    async def post(self, signal: Signal) -> Signal:
+        return await self._off_loop(partial(self._post, signal))
 
     @override
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
-        return await self._off_loop(partial(self._read_signals, dict.fromkeys(run_ids)))
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+        return await self._off_loop(partial(self._read_signals, known))
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
@@ -298,17 +298,20 @@ class FileBackend(StateBackend):
             log.write(transition.released(head, wake_at, signals_read, waiting_for))
         self._changes.announce(lease.run_id)
 
-    def _post(self, signal: Signal) -> None:
+    def _post(self, signal: Signal) -> Signal:
         with self._logs.using(file_name(signal.run_id)) as log:
             head = log.head()
             if head is None:
                 raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
-            if not log.has_signal(signal.signal_id):
+            kept = log.signal(signal.signal_id)
+            if kept is None:
                 log.write(transition.signalled(head), signal=signal)
         self._changes.announce(signal.run_id)
+        return kept or signal
 
-    def _read_signals(self, run_ids: Iterable[str]) -> list[Signal]:
-        return [signal for run_id in run_ids for signal in self._logs.look(file_name(run_id), RunLog.signals)]
+    def _read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+        found = [self._logs.look(file_name(run_id), partial(RunLog.signals, known=n)) for run_id, n in known.items()]
+        return [signal for signals in found for signal in signals]
 
     def _query_runs(self, query: RunQuery) -> list[RunSummary]:
         if query.run_id:

@@ -35,6 +35,7 @@ from flujo_async.backends import file_line, file_lock
 from flujo_async.backends.file_line import Content
 from flujo_async.backends.file_locked import LockedFile
 from flujo_async.backends.file_name import file_name, log_name_of, run_id_of
+from flujo_async.backends.file_posted import Posted
 from flujo_async.backends.file_side import KeptSnapshot, SideFiles
 from flujo_async.errors import (
     FlujoError,
@@ -97,8 +98,9 @@ class RunLog(LockedFile):
         self._doubtful = sys.maxsize
         self._birth: _Birth | None = None
         self._summary: RunSummary | None = None
-        self._signal_ids: set[str] | None = None
+        self._posted = Posted()
         self._bookmark = (0, 0)  # up to which seq the log was read last, and where the next line begins
+        self._last_read: Record | None = None  # the one at the bookmark: whoever goes on from it asks for it as well
         self._marks: deque[tuple[int, int]] = deque(maxlen=_MARKED_WRITES)  # the same of the last writes
 
     @override
@@ -106,7 +108,7 @@ class RunLog(LockedFile):
         super().close()
         self._forget()
         self._birth = None
-        self._bookmark = (0, 0)
+        self._bookmark, self._last_read = (0, 0), None
         self._marks.clear()
 
     # What follows is called while it is locked; what only reads, unlocked too: then the last line may not be durable.
@@ -144,16 +146,26 @@ class RunLog(LockedFile):
         content = self._read_all(summary)
         return StoredRun(summary, tuple(content.records[:until]), tuple(content.signals))
 
-    def signals(self) -> list[Signal]:
-        """Return the signals that were posted to the run.
+    def signals(self, known: int = 0) -> list[Signal]:
+        """Return the signals that were posted to the run, without the first ones.
 
         Raises:
             IntegrityError: one of them is broken.
         """
-        content = Content(self.run_id)
-        if self.head():
-            content.add_signals(self._own_lines(0))
-        return content.signals
+        posted = self._posted_so_far()
+        if known >= len(posted.places):
+            return []
+        start, _, before = posted.line_of(known)
+        return self._signals_between(start, posted.end)[before:]
+
+    def signal(self, signal_id: str) -> Signal | None:
+        """Return the signal with an id, if it was posted."""
+        posted = self._posted_so_far()
+        number = posted.numbers.get(signal_id)
+        if number is None:
+            return None
+        start, end, before = posted.line_of(number)
+        return self._signals_between(start, end)[before]
 
     def tail(self, after: int, limit: int | None) -> list[Record]:
         """Return the records with ``seq`` above ``after``, ``limit`` at most.
@@ -170,12 +182,6 @@ class RunLog(LockedFile):
         if limit is not None and len(shared) >= limit:
             return shared[:limit]
         return shared + self._own_tail(max(after, before), limit and limit - len(shared))
-
-    def has_signal(self, signal_id: str) -> bool:
-        """Tell whether a signal was posted already."""
-        if self._signal_ids is None:
-            self._signal_ids = {signal.signal_id for signal in self.signals()}
-        return signal_id in self._signal_ids
 
     def begin(self, summary: RunSummary, run: NewRun, *, source: RunLog | None = None) -> None:
         """Write the first line, of a log that continues ``source`` if the run has a ``prefix``.
@@ -224,8 +230,6 @@ class RunLog(LockedFile):
         self._summary = summary
         if records:
             self._marks.append((summary.last_seq, self._end))
-        if signal and self._signal_ids is not None:
-            self._signal_ids.add(signal.signal_id)
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
         """Keep a snapshot, if the log has what is in it."""
@@ -308,14 +312,14 @@ class RunLog(LockedFile):
     def _forget(self) -> None:
         self._end = 0
         self._summary = None
-        self._signal_ids = None
+        self._posted = Posted()
 
     def _known(self) -> _Birth:
         assert self._birth is not None
         return self._birth
 
     def _catch_up(self, fd: int, size: int) -> None:
-        birth = self._birth if self._end else None
+        birth, posted = (self._birth, self._posted) if self._end else (None, Posted())
         self._forget()
         line, end = file_line.last_line(fd, size)
         if end < size and self._is_locked:
@@ -331,7 +335,7 @@ class RunLog(LockedFile):
             self._summary = summary
         except file_line.BROKEN as error:
             raise self._first_fault(file_line.read(fd, 0, end), error) from error
-        self._end = end
+        self._end, self._posted = end, posted
         self._doubtful = min(self._doubtful, end - len(line) - 1)  # whoever wrote the last line may have failed
 
     def _parse_birth(self, line: bytes) -> _Birth:
@@ -397,12 +401,24 @@ class RunLog(LockedFile):
         content.signals.clear()
         return content
 
+    def _posted_so_far(self) -> Posted:
+        if self.head() and self._posted.end < self._end:
+            self._posted.look(self.run_id, self._own_lines(self._posted.end))
+        return self._posted
+
+    def _signals_between(self, start: int, end: int) -> list[Signal]:
+        content = Content(self.run_id)
+        content.add_signals(file_line.read(cast("int", self._fd), start, end))
+        return content.signals
+
     def _own_lines(self, start: int) -> bytes:
         return file_line.read(cast("int", self._fd), start, self._end)
 
     def _own_tail(self, after: int, limit: int | None) -> list[Record]:
-        before = self._known().shared_seq
-        seq, position = self._bookmark if before <= self._bookmark[0] <= after else (before, 0)
+        before, (seq, position) = self._known().shared_seq, self._bookmark
+        last = [self._last_read] if self._last_read is not None and self._last_read.seq == seq == after + 1 else []
+        if not last and not before <= seq <= after:
+            seq, position = before, 0
         content, lines = Content(self.run_id, seq), self._own_lines(position)
         if limit is None:
             content.add_all(lines)
@@ -410,7 +426,8 @@ class RunLog(LockedFile):
         else:
             position += content.add_until(lines, after + limit)
         self._bookmark = (content.last_seq, position)
-        wanted = content.records[after - seq :]
+        self._last_read = content.records[-1] if content.records else self._last_read
+        wanted = last + content.records[max(0, after - seq) :]
         return wanted if limit is None else wanted[:limit]
 
     def _settle(self) -> None:

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -57,6 +58,10 @@ class _Run:
             snapshot = None
         records = tuple(self.records[snapshot.seq if snapshot else 0 : until])
         return StoredRun(self.summary, records, tuple(self.signals.values()), snapshot)
+
+    def signals_after(self, known: int) -> list[Signal]:
+        """Return its signals without the first ones."""
+        return list(islice(reversed(self.signals.values()), max(0, len(self.signals) - known)))[::-1]
 
     @property
     def summary(self) -> RunSummary:
@@ -214,21 +219,23 @@ class InMemoryBackend(StateBackend):
         self._changes.announce(lease.run_id)
 
     @override
-    async def post(self, signal: Signal) -> None:
+    async def post(self, signal: Signal) -> Signal:
         with self._guard:
             run = self._runs.get(signal.run_id)
             if run is None:
                 raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
-            if signal.signal_id not in run.signals:
-                run.signals[signal.signal_id] = signal
+            before = run.summary.signals
+            kept = run.signals.setdefault(signal.signal_id, signal)
+            if len(run.signals) > before:
                 run.summary = transition.signalled(run.summary)
         self._changes.announce(signal.run_id)
+        return kept
 
     @override
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
         with self._guard:
-            runs = [self._runs[run_id] for run_id in dict.fromkeys(run_ids) if run_id in self._runs]
-            return [signal for run in runs for signal in run.signals.values()]
+            runs = [(self._runs[run_id], count) for run_id, count in known.items() if run_id in self._runs]
+            return [signal for run, count in runs for signal in run.signals_after(count)]
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -49,6 +49,8 @@ from flujo_async.backends.sqlite_together import do_together
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.backends.store_path import store_path
 from flujo_async.errors import FlujoError, InvalidArgument
+
+T = TypeVar("T")
 
 _SQL = queries("sqlite.sql")
 _PAGES_AT_ONCE = 256  # so that nobody waits long behind it
@@ -163,13 +165,14 @@ class SQLiteBackend(StateBackend):
         await self._write(lease.run_id, lambda db: work.release(db, lease, parting))
 
     @override
-    async def post(self, signal: Signal) -> None:
+    async def post(self, signal: Signal) -> Signal:
         values = rows.signal_values(signal)
-        await self._write(signal.run_id, lambda db: work.post(db, signal.run_id, values))
+        return await self._write(signal.run_id, lambda db: work.post(db, signal, values))
 
     @override
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
-        return rows.signals(await self._read(_SQL["signals"], {"run_ids": rows.json_text(list(run_ids))}))
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+        counts = [[run_id, count] for run_id, count in known.items()]
+        return rows.signals(await self._read(_SQL["signals"], {"known": rows.json_text(counts)}))
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
@@ -308,8 +311,8 @@ class SQLiteBackend(StateBackend):
         except NoFileYet:
             return []
 
-    async def _write(self, run_id: str, write: Work[None]) -> None:
-        await self._commits.put(write, then=partial(self._changes.announce, run_id))
+    async def _write(self, run_id: str, write: Work[T]) -> T:
+        return await self._commits.put(write, then=partial(self._changes.announce, run_id))
 
 
 def _keep_all(found: Sequence[statistics.NewSpans], db: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from flujo_async._model import transition
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL
-from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Snapshot
+from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Signal, Snapshot
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
@@ -113,14 +113,17 @@ def release(db: sqlite3.Connection, lease: Lease, parting: rows.Values) -> None:
     db.execute(_SQL[name], rows.held(lease) | parting)
 
 
-def post(db: sqlite3.Connection, run_id: str, signal: rows.Values) -> None:
-    """Insert a signal and count it, unless the run has it."""
+def post(db: sqlite3.Connection, signal: Signal, values: rows.Values) -> Signal:
+    """Insert a signal and count it, unless the run has one of its id; return the one that it has."""
+    run_id = signal.run_id
     key = db.execute(_SQL["key_of_run"], {"run_id": run_id}).fetchone()
     if key is None:
         raise RunNotFound(f"run {run_id!r} does not exist", run_id=run_id)
     run = {"run": key[0]}
-    if db.execute(_SQL["insert_signal"], signal | run).rowcount:
-        db.execute(_SQL["count_signal"], run)
+    if not db.execute(_SQL["insert_signal"], values | run).rowcount:
+        return rows.signals(db.execute(_SQL["signal"], run | {"run_id": run_id, "signal_id": signal.signal_id}))[0]
+    db.execute(_SQL["count_signal"], run)
+    return signal
 
 
 def put_snapshot(db: sqlite3.Connection, lease: Lease, snapshot: Snapshot) -> None:

@@ -51,16 +51,17 @@ class SignalContract:
     async def test_the_same_signal_twice_is_one_signal(self, backend: StateBackend) -> None:
         """The first posting counts, whatever the second one says."""
         await backend.create_run(new_run())
-        await backend.post(signal(payload=1))
-        await backend.post(signal("s2"))
-        await backend.post(signal(payload=2))
+        assert await backend.post(signal(payload=1)) == signal(payload=1)
+        assert await backend.post(signal("s2")) == signal("s2")
+        assert await backend.post(signal(payload=2)) == signal(payload=1)
         assert (await load(backend)).signals == (signal(payload=1), signal("s2"))
 
     async def test_simultaneous_postings_of_one_signal_are_one(self, backend: StateBackend) -> None:
         """A client that retries too eagerly does no harm."""
         await backend.create_run(new_run())
-        await asyncio.gather(*(backend.post(signal(f"s{i % 2}")) for i in range(8)))
-        assert len((await load(backend)).signals) == 2
+        kept = await asyncio.gather(*(backend.post(signal(f"s{i % 2}", payload=i)) for i in range(8)))
+        signals = {each.signal_id: each for each in (await load(backend)).signals}
+        assert kept == [signals[f"s{i % 2}"] for i in range(8)]
 
     async def test_two_runs_may_get_a_signal_of_one_id(self, backend: StateBackend) -> None:
         """A signal id names a posting to one run."""
@@ -77,9 +78,9 @@ class SignalContract:
         await backend.create_run(new_run(status="paused", posted=posted, signals_read=signals_read))
         run = await load(backend)
         assert (run.signals, run.summary.signals, run.summary.signals_read) == (posted, 2, signals_read)
-        assert await backend.read_signals(["run"]) == list(posted)
+        assert await backend.read_signals({"run": 0}) == list(posted)
         assert await claimed_ids(backend, statuses=PAUSED) == (["run"] if signals_read < 2 else [])
-        await backend.post(signal("z", payload=2))
+        assert await backend.post(signal("a", payload=2)) == signal("a")
         await backend.post(signal("s"))
         run = await load(backend)
         assert (run.signals, run.summary.signals) == ((*posted, signal("s")), 3)
@@ -99,7 +100,7 @@ class SignalContract:
         await backend.create_run(forked)
         run = await load(backend, "fork")
         assert (run.records, run.signals) == (log, (signal(run_id="fork"),))
-        assert await backend.read_signals(["fork"]) == [signal(run_id="fork")]
+        assert await backend.read_signals({"fork": 0}) == [signal(run_id="fork")]
 
     async def test_what_a_snapshot_stands_for_takes_no_signals_away(self, backend: StateBackend) -> None:
         """Those that the run was created with stand before it."""
@@ -157,19 +158,45 @@ class SignalContract:
         posted = [signal(name, run_id, payload={"n": run_id}) for name in "zab" for run_id in ("run", "other")]
         for each in [*posted, signal(run_id="foreign")]:
             await backend.post(each)
-        found = await backend.read_signals(["other", "run", "silent", "nobody"])
+        found = await backend.read_signals({"other": 0, "run": 0, "silent": 0, "nobody": 0})
         assert len(found) == 6
         for run_id in ("run", "other"):
             assert _of(run_id, found) == _of(run_id, posted)
 
     async def test_reading_signals_of_no_run_reads_none(self, backend: StateBackend) -> None:
-        """An empty call is a valid call; any collection will do, and a run named twice is read once."""
-        assert await backend.read_signals([]) == []
+        """An empty call is a valid call."""
+        assert await backend.read_signals({}) == []
         await backend.create_run(new_run())
         await backend.post(signal())
-        assert await backend.read_signals(frozenset({"run"})) == [signal()]
-        assert await backend.read_signals(("run", "run")) == [signal()]
-        assert await backend.read_signals(set()) == []
+        assert await backend.read_signals({}) == []
+
+    async def test_known_signals_are_left_out(self, backend: StateBackend) -> None:
+        """Of each run its own first ones, whether it was created with them or they were posted since."""
+        posted = {run_id: [signal(name, run_id) for name in "zabk"] for run_id in ("run", "é'\"other")}
+        for run_id, signals in posted.items():
+            await backend.create_run(new_run(run_id, posted=signals[:2]))
+        for late in (2, 3):
+            for signals in posted.values():
+                await backend.post(signals[late])
+                await backend.post(signals[0])
+            for known in range(late + 1):
+                found = await backend.read_signals(dict.fromkeys(posted, known))
+                assert {run_id: _of(run_id, found) for run_id in posted} == {
+                    run_id: signals[known : late + 1] for run_id, signals in posted.items()
+                }
+        first, second = posted
+        found = await backend.read_signals({first: 3, second: 1})
+        assert (_of(first, found), _of(second, found)) == (posted[first][3:], posted[second][1:])
+        assert await backend.read_signals({first: 4, second: 10**6}) == []
+
+    async def test_signals_after_known_ones_are_found_beside_a_log_that_grows(self, backend: StateBackend) -> None:
+        """What is appended in between counts for nothing."""
+        lease = await create(backend)
+        for number in range(4):
+            await backend.post(signal(f"s{number}"))
+            await append(backend, lease, after=number + 1)
+            assert await backend.read_signals({"run": number}) == [signal(f"s{number}")]
+            assert await backend.read_signals({"run": number + 1}) == []
 
     # -------------------------------------------------------------------------------------------------------- news
 

@@ -287,12 +287,12 @@ class FaultyBackend(StateBackend):
         )
 
     @override
-    async def post(self, signal: Signal) -> None:
+    async def post(self, signal: Signal) -> Signal:
         return await self._call("post", lambda is_half: self.inner.post(signal), signal.run_id)
 
     @override
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
-        return await self._call("read_signals", lambda is_half: self.inner.read_signals(run_ids), *run_ids)
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+        return await self._call("read_signals", lambda is_half: self.inner.read_signals(known), *known)
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:

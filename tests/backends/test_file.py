@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from flujo_async._model import transition
 from flujo_async._model.lease import ClaimQuery
 from flujo_async._model.state import RUN_STATUSES
 from flujo_async._model.stored import RunQuery
 from flujo_async.backends.file import FileBackend
+from flujo_async.backends.file_log import RunLog
 from flujo_async.backends.file_logs import PATIENCE
 from flujo_async.backends.file_name import file_name, run_id_of
 from flujo_async.errors import BackendError, IntegrityError, InvalidArgument, SchemaTooNew, StaleLease
@@ -39,6 +41,7 @@ from flujo_async.testing.samples import (
     new_run,
     signal,
 )
+from tests.growth import counting
 
 PRELUDE = """
 import asyncio, os, sys
@@ -428,7 +431,7 @@ async def test_a_stopped_process_does_not_stop_those_who_look_at_many_runs(tmp_p
     async with asyncio.timeout(20):
         assert await listed(backend, status="running") == ["a", "stuck", "z"]
         assert await claimed_ids(backend, now=T0 + TTL) == ["a", "z"]
-        assert await backend.read_signals(["a", "stuck", "z"]) == []
+        assert await backend.read_signals({"a": 0, "stuck": 0, "z": 0}) == []
         assert await backend.next_due(ClaimQuery()) == T0 + TTL
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -657,3 +660,29 @@ def test_a_process_ends_on_its_own_without_closing(tmp_path: Path) -> None:
     asyncio.run(work())
     """
     assert finished(script(body, tmp_path)) == "ok\n"
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_what_is_new_in_a_log_is_found_at_the_cost_of_what_is_new(tmp_path: Path, is_ours: bool) -> None:
+    """Signals and records, whether we have written them or another process has."""
+
+    def cost(count: int) -> int:
+        path = tmp_path / str(count) / file_name("run")
+        path.parent.mkdir()
+        head = transition.created(new_run(), None, TTL)
+        ours = RunLog(path)
+        theirs = ours if is_ours else RunLog(path)
+        with ours.locked(create=True):
+            ours.begin(head, new_run())
+        with counting() as counted:
+            for number in range(count):
+                with theirs.locked():
+                    assert theirs.signal(f"s{number - 1}") == (signal(f"s{number - 1}") if number else None)
+                    head = transition.signalled(head)
+                    theirs.write(head, signal=signal(f"s{number}"), sync=False)
+                with ours.locked():
+                    assert ours.signals(number) == [signal(f"s{number}")]
+                    assert ours.tail(0, None) == list(LOG[:1])
+        return counted.bytecodes
+
+    assert cost(60) < 2.15 * cost(30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ async def test_what_had_ended_is_not_done_again(backend: SQLiteBackend) -> None:
     result = await flujo("greeting", backend).run("world", run_id="completed")
     assert (result.output, result.status) == ("HELLO WORLD", "completed")
     assert (await seen(backend))["completed"]["history"] == THEN["completed"]["history"]
+
+
+async def test_signals_that_were_posted_then_are_followed_by_those_of_now(backend: SQLiteBackend) -> None:
+    (then,) = await backend.read_signals({"answered": 0})
+    now = replace(then, signal_id="approval#2")
+    assert await backend.post(replace(then, payload="another")) == then
+    assert await backend.post(now) == now
+    assert await backend.read_signals({"answered": 0}) == [then, now]
+    assert await backend.read_signals({"answered": 1}) == [now]
 
 
 async def test_a_run_that_was_paused_is_answered_and_completes(backend: SQLiteBackend) -> None:

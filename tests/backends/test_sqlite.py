@@ -25,7 +25,7 @@ import pytest
 from flujo_async._model import transition
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RESTING, RUN_STATUSES, RunStatus
-from flujo_async._model.stored import RunQuery
+from flujo_async._model.stored import RunQuery, Signal
 from flujo_async.backends import sqlite as verbs
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends import sqlite_work as work
@@ -165,7 +165,8 @@ async def test_each_caller_gets_its_own_refusal(backend: SQLiteBackend) -> None:
         return_exceptions=True,
     )
     kinds = [result if result is None or isinstance(result, int) else type(result) for result in results]
-    refusals = [StaleLease, 2, SequenceConflict, RunExists, RunNotFound, None, SerializationError, BackendError, None]
+    refused = [SerializationError, BackendError]
+    refusals = [StaleLease, 2, SequenceConflict, RunExists, RunNotFound, Signal, *refused, None]
     assert kinds == refusals
     heads = {summary.run_id: summary.last_seq for summary in await backend.query_runs(RunQuery())}
     assert heads == {"good": 2, "behind": 1, "stale": 1, "newest": 1}
@@ -663,6 +664,12 @@ def test_a_listing_of_leased_runs_looks_at_no_others(plans: sqlite3.Connection, 
     """There are few of them, so it does not matter that they are sorted."""
     sql, values = verbs._listing(RunQuery(is_leased=True, **asked))
     assert "runs_leased" in plan(plans, sql, **values)
+
+
+def test_signals_are_read_from_the_first_that_is_not_known(plans: sqlite3.Connection) -> None:
+    found = plan(plans, queries("sqlite.sql")["signals"], known='[["run", 3]]')
+    assert "SEARCH signals USING INDEX signals_in_order (run=? AND number>?)" in found
+    assert "SEARCH runs USING" in found
 
 
 @pytest.mark.parametrize("change", [{}, {"current_step_index": 3}])

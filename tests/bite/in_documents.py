@@ -95,8 +95,8 @@ BUGS = (
         "documents.signal-twice",
         "post: the same signal once more is another one",
         DOCUMENTS,
-        """if any(tree["signal_id"] == signal.signal_id for tree in self.state["posted"]):""",
-        "if not self.state:",
+        "kept = document.signal(signal.signal_id) or signal",
+        "kept = signal",
         (CONTRACT + "test_the_same_signal_twice_is_one_signal",),
     ),
     Bug(

@@ -18,6 +18,7 @@ CONTEXTS = "_runtime/contexts.py"
 HEARTBEAT = "_runtime/heartbeat.py"
 CACHE = "_runtime/cache.py"
 INTERPRETER = "_runtime/interpreter.py"
+INBOX = "_runtime/inbox.py"
 KEEPER = "_runtime/lease_keeper.py"
 REPLAY = "_runtime/replay.py"
 LANES = "_runtime/lanes.py"
@@ -123,8 +124,8 @@ BUGS = (
     Bug(
         "runtime.tail-not-verified",
         "G10: what was committed between looking and claiming is believed as it is",
-        TAKING,
-        "        await in_turns(verify_gradually(fold.run_id, tail, after=fold.seq, prev_hash=fold.hash))\n",
+        READER,
+        "        await in_turns(verify_gradually(run_id, tail, after=seq, prev_hash=hash_))\n",
         "",
         (T + "integrity.py::test_what_was_committed_before_the_claim_is_verified_too",),
     ),
@@ -132,7 +133,7 @@ BUGS = (
         "runtime.tail-not-read",
         "G1: what was committed between looking and claiming is not read, and happens again",
         TAKING,
-        "        await in_turns(each_of(await read_values(self._backend, fold.run_id, tail), fold.extend))\n",
+        "        await in_turns(each_of(tail, fold.extend))\n",
         "",
         (T + "integrity.py::test_what_was_committed_before_the_claim_is_not_done_again",),
     ),
@@ -861,9 +862,28 @@ BUGS = (
     Bug(
         "runtime.another-run-goes-on",
         "G10, G11: a run that was created anew since it was looked at goes on from what the one before had done",
-        TAKING,
-        "if seen_last is None or seen_last.hash != fold.hash:",
-        "if False:",
-        (T + "created_anew.py::test_one_that_was_looked_at_before_is_looked_at_again",),
+        READER,
+        "if not found or found[0].hash != hash_:",
+        "if not found:",
+        (
+            T + "created_anew.py::test_one_that_was_looked_at_before_is_looked_at_again",
+            T + "inbox.py::test_whatever_happens_to_a_run_is_known",
+        ),
+    ),
+    Bug(
+        "runtime.waits-that-were-undone",
+        "a runtime that has answered a run goes on believing what a redrive has undone",
+        INBOX,
+        "case RunRedriven() | RunMigrated():",
+        "case RunMigrated():",
+        (T + "inbox.py::test_whatever_happens_to_a_run_is_known",),
+    ),
+    Bug(
+        "runtime.answers-read-too-early",
+        "of many who answer a run at once some believe what was read before they asked",
+        INBOX,
+        "if kept.inbox is None or kept.rounds == rounds:",
+        "if kept.inbox is None:",
+        (T + "inbox.py::test_who_asks_while_somebody_reads_shares_what_is_read_next",),
     ),
 )

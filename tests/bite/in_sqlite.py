@@ -192,10 +192,8 @@ BUGS = (
         "sqlite.signal-counted-twice",
         "post: the same signal once more counts as news",
         WORK,
-        """    if db.execute(_SQL["insert_signal"], signal | run).rowcount:
-        db.execute""",
-        """    if db.execute(_SQL["insert_signal"], signal | run):
-        db.execute""",
+        """if not db.execute(_SQL["insert_signal"], values | run).rowcount:""",
+        """if not db.execute(_SQL["insert_signal"], values | run):""",
         (CONTRACT + "test_the_same_signal_again_is_not_counted",),
     ),
     Bug(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -235,9 +235,9 @@ class Agreement(RuleBasedStateMachine):
     def post(self, run_id: str, signal_id: str, payload: Any) -> None:
         self.both(lambda store: store.post(signal(signal_id, run_id, payload)))
 
-    @rule(run_ids=st.frozensets(RUN_IDS))
-    def read_signals(self, run_ids: frozenset[str]) -> None:
-        self.both(partial(_signals, run_ids=run_ids))
+    @rule(known=st.dictionaries(RUN_IDS, FEW))
+    def read_signals(self, known: Mapping[str, int]) -> None:
+        self.both(partial(_signals, known=known))
 
     @rule(entries=ENTRIES, instead_of=st.none() | KINDS)
     def put_entries(self, entries: list[Entry], instead_of: Any) -> None:
@@ -372,9 +372,9 @@ async def _blobs(store: StateBackend, run_id: str) -> dict[str, bytes]:
     return found
 
 
-async def _signals(store: StateBackend, run_ids: frozenset[str]) -> list[Signal]:
+async def _signals(store: StateBackend, known: Mapping[str, int]) -> list[Signal]:
     # Which run's signals come first is left to the store.
-    return sorted(await store.read_signals(run_ids), key=lambda signal: signal.run_id)
+    return sorted(await store.read_signals(known), key=lambda signal: signal.run_id)
 
 
 async def _outcome(verb: Verb, store: StateBackend) -> Any:

@@ -99,12 +99,12 @@ class Wrapped(StateBackend):
         )
 
     @override
-    async def post(self, signal: Signal) -> None:
-        await self.through("post", lambda: self.inner.post(signal))
+    async def post(self, signal: Signal) -> Signal:
+        return await self.through("post", lambda: self.inner.post(signal))
 
     @override
-    async def read_signals(self, run_ids: Collection[str]) -> list[Signal]:
-        return await self.through("read_signals", lambda: self.inner.read_signals(run_ids))
+    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+        return await self.through("read_signals", lambda: self.inner.read_signals(known))
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:

@@ -385,10 +385,11 @@ class TestPause:
             taken: list[Lease] | None = None
 
             @override
-            async def post(self, signal: Signal) -> None:
-                await super().post(signal)
+            async def post(self, signal: Signal) -> Signal:
+                kept = await super().post(signal)
                 query = ClaimQuery(run_id=signal.run_id)
                 self.taken = await self.claim("another", now=clock.now(), ttl=HOUR, query=query)
+                return kept
 
         clock, store = VirtualClock(), Eager()
         flujo = Flujo(sleep(HOUR), state_backend=store, clock=clock)

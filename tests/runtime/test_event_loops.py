@@ -72,7 +72,7 @@ async def test_a_second_loop_is_refused_while_the_first_has_a_run(use: Use) -> N
     with pytest.raises(WrongEventLoop, match="a Flujo for each event loop"):
         await elsewhere(use, flujo)
     assert [head.run_id for head in await flujo.list_runs()] == ["r1"]
-    assert not (await flujo.state_backend.read_signals(["r1"]))
+    assert not (await flujo.state_backend.read_signals({"r1": 0}))
     door.go_on.set()
     assert (await task).output == 1
 

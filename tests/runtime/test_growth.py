@@ -215,6 +215,125 @@ async def test_many_waits_in_one_run_that_goes_on() -> None:
     assert await growth(ready, 30) < ALMOST_TWICE
 
 
+async def answer_one_by_one(flujo: Flujo[Any, Any], n: int) -> None:
+    for place in range(n):
+        await flujo.signal("r", f"answer {place}", place)
+
+
+async def answer_at_once(flujo: Flujo[Any, Any], n: int) -> None:
+    await asyncio.gather(*(flujo.signal("r", f"answer {place}", place) for place in range(n)))
+
+
+async def answer_twice(flujo: Flujo[Any, Any], n: int) -> None:
+    for place in range(n):
+        await flujo.signal("r", f"answer {place}", place)
+        await flujo.signal("r", f"answer {place}", place)
+
+
+@pytest.mark.parametrize("is_driven", [True, False])
+@pytest.mark.parametrize("answers", [answer_one_by_one, answer_at_once, answer_twice])
+async def test_many_signals_to_one_run(answers: Callable[[Flujo[Any, Any], int], Any], is_driven: bool) -> None:
+    """What was posted before is not read again, neither by whoever posts the next one nor by whoever drives the run."""
+
+    async def ready(n: int) -> Work:
+        begun, is_over = asyncio.Event(), asyncio.Event()
+
+        @step
+        async def hold() -> None:
+            begun.set()
+            await is_over.wait()
+
+        flujo = Flujo(hold)
+        await (flujo.start(run_id="r") if is_driven else flujo.dispatch(run_id="r"))
+        if is_driven:
+            await begun.wait()
+
+        async def signal() -> None:
+            await answers(flujo, n)
+            if is_driven:
+                is_over.set()
+                await flujo.handle("r").result()
+
+        return signal
+
+    assert await growth(ready, 60) < ALMOST_TWICE
+
+
+async def test_many_answers_that_are_taken_at_once() -> None:
+    """Each makes the log longer, and who gives the next one reads only that."""
+
+    async def ready(n: int) -> Work:
+        begun, taken, is_over = asyncio.Event(), [asyncio.Event() for _ in range(n)], asyncio.Event()
+
+        @step
+        async def hold() -> None:
+            begun.set()
+            await is_over.wait()
+
+        @workflow
+        async def waiting(n: int, ctx: RunContext) -> None:
+            async def wait(place: int) -> None:
+                await ctx.wait_for(f"answer {place}", schema=int)
+                taken[place].set()
+
+            await asyncio.gather(*map(wait, range(n)), hold())
+
+        flujo = Flujo(waiting)
+        await flujo.start(n, run_id="r")
+        await begun.wait()
+        await flujo.signal("r", "hello")  # from here on the run is known
+
+        async def answer() -> None:
+            for place in range(n):
+                await flujo.signal("r", f"answer {place}", place)
+                await taken[place].wait()
+            is_over.set()
+            await flujo.handle("r").result()
+
+        return answer
+
+    assert await growth(ready, 30) < ALMOST_TWICE
+
+
+async def test_many_children_that_are_answered_while_their_parent_goes_on() -> None:
+    """News of one of them make nobody look at the others."""
+
+    @workflow
+    async def ask(place: int, ctx: RunContext) -> int:
+        return int(await ctx.wait_for("answer", schema=int))
+
+    async def ready(n: int) -> Work:
+        heard, is_over = [asyncio.Event() for _ in range(n)], asyncio.Event()
+
+        @step
+        async def hold() -> None:
+            await is_over.wait()
+
+        @workflow
+        async def parent(n: int, ctx: RunContext) -> None:
+            async def one(place: int) -> None:
+                await ctx.child(ask, place, run_id=f"child {place}")
+                heard[place].set()
+
+            await asyncio.gather(hold(), *map(one, range(n)))
+
+        flujo = Flujo(parent)
+        await flujo.start(n, run_id="r")
+        while len(await flujo.list_runs(status="paused", limit=None)) < n:
+            await asyncio.sleep(0)
+
+        async def answer() -> None:
+            for place in range(n):
+                await flujo.signal(f"child {place}", "answer", place)
+                await heard[place].wait()
+            is_over.set()
+            await flujo.handle("r").result()
+
+        return answer
+
+    assert await growth(ready, 15) < ALMOST_TWICE
+
+
 async def test_many_runs_that_are_waited_for() -> None:
     """A change wakes who waits for this run, and finds them at once."""
 

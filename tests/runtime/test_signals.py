@@ -1,17 +1,20 @@
 """``signal``: answers from outside, whenever and wherever they come from (G4)."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import override
 
 from flujo_async import Flujo, InMemoryBackend, RunContext, loop, step, wait_for, workflow
+from flujo_async._model.stored import StoredRun
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument, InvalidSignal, RunFailed, RunNotFound
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import others, ticks
-from tests.runtime.pretend import failing
+from tests.runtime.pretend import Wrapped, failing
 from tests.runtime.stores import Store, on_disk
 
 
@@ -301,3 +304,38 @@ async def test_each_turn_of_a_loop_takes_an_answer_of_its_own(backend: StateBack
         await flujo.signal("r", "more", word)
     assert (await flujo.handle("r").result()).output == "stop"
     await flujo.aclose()
+
+
+class Counting(Wrapped):
+    """A store that counts the signals that it has given away."""
+
+    given = 0
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        result = await call()
+        if isinstance(result, StoredRun):
+            self.given += len(result.signals)
+        elif verb == "read_signals":
+            self.given += len(result)
+        return result
+
+
+async def test_a_signal_is_read_once_by_whoever_has_to_know_of_it() -> None:
+    """By whoever drives the run, and by whoever posts the next one; not again with each that comes."""
+    store, begun, is_over = Counting(InMemoryBackend()), asyncio.Event(), asyncio.Event()
+
+    @step
+    async def hold() -> None:
+        begun.set()
+        await is_over.wait()
+
+    flujo = Flujo(hold, state_backend=store)
+    await flujo.start(run_id="r")
+    await begun.wait()
+    for number in range(50):
+        await flujo.signal("r", f"name {number}", number)
+        await ticks()
+    assert 50 <= store.given <= 100
+    is_over.set()
+    await flujo.handle("r").result()

@@ -157,8 +157,8 @@ INSERT INTO blobs_of_logs (log, blob, seq) SELECT :log, id, :seq FROM blobs WHER
 ON CONFLICT (log, blob) DO NOTHING;
 
 -- name: insert_signal
-INSERT INTO signals (run, signal_id, name, payload, at, sent_by)
-VALUES (:run, :signal_id, :name, :payload, :at, :sent_by)
+INSERT INTO signals (run, number, signal_id, name, payload, at, sent_by)
+SELECT :run, 1 + coalesce(max(number), 0), :signal_id, :name, :payload, :at, :sent_by FROM signals WHERE run = :run
 ON CONFLICT (run, signal_id) DO NOTHING;
 
 -- name: count_signal
@@ -398,9 +398,14 @@ WHERE EXISTS (
     ON given.log = shared_logs.log AND given.blob = blobs.id AND given.seq <= upto
 );
 
+-- name: signal
+SELECT id, :run_id, signal_id, name, payload, at, sent_by FROM signals WHERE run = :run AND signal_id = :signal_id;
+
 -- name: signals
-SELECT signals.id, run_id, signal_id, name, payload, at, sent_by FROM signals JOIN runs ON runs.id = signals.run
-WHERE run_id IN (SELECT value FROM json_each(:run_ids));
+SELECT signals.id, run_id, signal_id, name, payload, at, sent_by
+FROM json_each(:known) AS known
+CROSS JOIN runs ON run_id = known.value ->> 0
+CROSS JOIN signals ON signals.run = runs.id AND number > known.value ->> 1;
 
 -- name: set_system_state
 INSERT INTO system_states (key, value) VALUES (:key, :value)

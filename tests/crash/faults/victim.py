@@ -78,9 +78,10 @@ class Telling(Wrapped):
         return last_seq
 
     @override
-    async def post(self, signal: Signal) -> None:
-        await super().post(signal)
+    async def post(self, signal: Signal) -> Signal:
+        kept = await super().post(signal)
         say("posted", signal.run_id, signal.signal_id)
+        return kept
 
 
 class Heard(logging.Handler):
