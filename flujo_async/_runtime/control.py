@@ -284,7 +284,7 @@ class Control:
         backend = self._runner.backend
         tree = [check_run_id(run_id)]
         for each in tree:  # which grows on the way; a parent goes first, so that it starts no more
-            head, signals = await self._runner.reader.summary(each), await backend.read_signals([each])
+            head, signals = await self._runner.reader.summary(each), await backend.read_signals({each: 0})
             await backend.delete_run(each)
             parents = parents_of(None if head is None else head.parent_run_id, signals)
             await self._runner.tell_parents(parents, each)
