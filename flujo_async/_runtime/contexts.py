@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from typing import Annotated, Any, NotRequired, Required, cast, get_args, get_origin, get_type_hints
@@ -25,14 +25,14 @@ class Scope:
 
     Attributes:
         path: the key of the branch or item; ``""`` for the run's own.
-        lists: what is known of long lists in it.
+        lists: what is known of lists in it.
     """
 
     __slots__ = ("_fields", "lists", "path")
 
-    def __init__(self, path: str, fields: JsonObject) -> None:
+    def __init__(self, path: str, fields: JsonObject, lists: PlainLists | None = None) -> None:
         self.path: str = path
-        self.lists: PlainLists = PlainLists()
+        self.lists: PlainLists = lists or PlainLists()
         self._fields = Fields(fields)
 
     @property
@@ -64,8 +64,9 @@ class Scope:
 
     def _advance(self, patch: Patch) -> None:
         """Take in what has just been changed here."""
+        before = self.fields
         self._fields.change(patch)
-        self.lists.take_in(self.fields, patch)
+        self.lists.take_in(before, self.fields, patch)
 
 
 class LiveScope(Scope):
@@ -79,24 +80,22 @@ class LiveScope(Scope):
 
     def __init__(
         self,
-        path: str,
-        fields: JsonObject,
+        outer: Scope,
         contexts: ContextType,
         record: Callable[[Patch], None],
         history: Sequence[StepCompleted | StateChanged],
         is_replayed: Callable[[], bool],
     ) -> None:
-        """Begin with ``fields``.
+        """Begin as another one is.
 
         Args:
-            path: as in ``Scope``.
-            fields: as in ``Scope``.
+            outer: the other one, which is left alone meanwhile.
             contexts: of what type it is.
             record: is told what the code has changed and is not recorded.
             history: what is recorded of it, in the order of the log.
             is_replayed: tells whether all that is recorded has been given back to the code.
         """
-        super().__init__(path, fields)
+        super().__init__(outer.path, outer.fields, outer.lists)
         self._contexts = contexts
         self._record = record
         self._history = history
@@ -110,6 +109,7 @@ class LiveScope(Scope):
     def live(self) -> Any:
         """The context as the code sees it."""
         if not self._is_loaded:
+            self.lists.find(self.fields)  # they may grow, and what the code has cannot be another one then
             self._live = self._contexts.decode(self.fields, self.lists)
             self._is_loaded = True
         return self._live
@@ -265,7 +265,7 @@ class ContextType:
 
     def decode(self, fields: JsonObject, lists: PlainLists | None = None) -> Any:
         """Return a fresh context; ``lists`` saves going through long ones."""
-        given = None if lists is None else lists.copies(fields)
+        given = None if lists is None else lists.copies(fields, fields)
         return self._codec.decode_fields(self._type, fields, given=given, at="context")
 
     def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
@@ -281,9 +281,11 @@ class ContextType:
         patch.update({name: ["add", tail] for name, tail in added.items() if tail})
         return patch
 
-    def refresh(self, context: Any, fields: JsonObject, names: Iterable[str], lists: PlainLists) -> None:
+    def refresh(self, context: Any, fields: JsonObject, names: Collection[str], lists: PlainLists) -> None:
         """Bring the named fields of a live context up to date, in place, whatever its class does where one is set."""
-        fresh = self.decode(fields, lists)
+        given = {name: value for name, value in self._codec.values_of(context).items() if name not in names}
+        given.update(lists.copies(fields, names))
+        fresh = self._codec.decode_fields(self._type, fields, given=given, at="context")
         if is_dataclass(context):
             _refresh_attributes(context, fresh, names)
             return

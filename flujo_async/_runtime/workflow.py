@@ -72,9 +72,7 @@ class _Run:
         self._lane = Lane(path, execution.waits.activity)
         self._replay = replay = Replay(execution, path)
         history = execution.recorded.changed(path, scope.path)
-        self._scope = LiveScope(
-            scope.path, scope.fields, execution.contexts, self._record, history, lambda: replay.is_over
-        )
+        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
