@@ -177,12 +177,13 @@ class LiveScope(Scope):
             if isinstance(fact, StepCompleted):
                 self._apply(fact.patch)
                 continue
-            log = self._log or Fields(self.fields)
-            log.change(fact.patch)
-            self._log = log if diff(log.tree, self.fields) else None
+            self._log = self._log or Fields(self.fields)
+            self._log.change(fact.patch)
 
     def _apply(self, patch: Patch) -> None:
         """Take in a change of the context as the log has it."""
+        if self._log is not None and not diff(self._log.tree, self.fields):
+            self._log = None
         if self._log is not None:
             before = self._log.tree
             self._log.change(patch)

@@ -233,7 +233,6 @@ class _Run:
 
     def step(self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
         lane, execution = self._here(), self._execution
-        self._scope.note()
         execution.codec.learn_from(step, annotations_of)
         value, named, extra = self._bind(step, args, kwargs)
         given = None if value is None else value.tree
