@@ -331,16 +331,18 @@ class ContextType:
             ContextConflict: two changed one field that names no reducer.
         """
         merged: dict[str, Json] = {}
+        reduced: dict[str, Any] = {}
         writers: dict[str, str] = {}
         for scope in branches:
             if scope.fields is base.fields:
                 continue
             for name, change in diff(base.fields, scope.fields).items():
                 if name in writers:
-                    change = self.reduce(name, base, merged[name], change, (writers[name], scope.path))
+                    ours = reduced[name] if name in reduced else self._decode(merged[name])
+                    reduced[name] = self._reduce(name, base, ours, change, (writers[name], scope.path))
                 merged[name] = change
                 writers[name] = scope.path
-        return merged
+        return {**merged, **{name: self._set(name, value) for name, value in reduced.items()}}
 
     def reduce(self, name: str, base: Scope, ours: Json, theirs: Json, paths: tuple[str, str]) -> Json:
         """Return what two changes of one field, made on copies of ``base``, come to; ``paths`` names who made them.
@@ -348,20 +350,32 @@ class ContextType:
         Raises:
             ContextConflict: the field names no reducer, or one that cannot make one value of them.
         """
+        return self._set(name, self._reduce(name, base, self._decode(ours), theirs, paths))
+
+    def _reduce(self, name: str, base: Scope, ours: Any, theirs: Json, paths: tuple[str, str]) -> Any:
         reducer = self._reducers.get(name)
         if reducer is None:
             raise ContextConflict(
                 f"{paths[0]} and {paths[1]} both changed the context's field {name!r}; let it name a reducer: "
                 f"{name}: Annotated[…, append]"
             )
-        values = (self._codec.decode(tree) for tree in (base.fields.get(name), _value(ours), _value(theirs)))
         try:
-            merged = reducer(*values)
+            return reducer(self._codec.decode(base.fields.get(name)), ours, self._decode(theirs))
         except Exception as error:
             both = f"{paths[0]} and {paths[1]}"
             message = f"{both} both changed the context's field {name!r}, and its reducer failed: {error!r}"
             raise ContextConflict(message) from error
-        return ["set", self._codec.encode(merged, at=f"context.{name}")]
+
+    def _decode(self, change: Json) -> Any:
+        """Return the value that a field has after a change; ``None`` is that of one that is not there."""
+        match change:
+            case ["set", tree]:
+                return self._codec.decode(tree)
+            case _:
+                return None
+
+    def _set(self, name: str, value: Any) -> Json:
+        return ["set", self._codec.encode(value, at=f"context.{name}")]
 
 
 def _settable(context_type: Any, fields: Iterable[str]) -> set[str]:
@@ -406,14 +420,6 @@ def _class_of(context_type: object) -> type[Any]:
 def main_scope(fields: JsonObject) -> Scope:
     """Return the scope of a run's own context."""
     return Scope(MAIN_SCOPE, fields)
-
-
-def _value(change: Json) -> Json:
-    match change:
-        case ["set", tree]:
-            return tree
-        case _:
-            return None
 
 
 def _reducers(context_type: type[Any]) -> Mapping[str, Reducer]:
