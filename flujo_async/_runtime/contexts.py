@@ -15,7 +15,7 @@ from flujo_async._log.delta import Fields, diff, lengthen, shorten
 from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 from flujo_async._model.tree import Json, JsonObject
-from flujo_async._runtime.plain_lists import PlainLists
+from flujo_async._runtime.plain_lists import NO_LISTS, PlainLists
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument
 from flujo_async.reducers import Reducer
 
@@ -30,9 +30,9 @@ class Scope:
 
     __slots__ = ("_fields", "lists", "path")
 
-    def __init__(self, path: str, fields: JsonObject, lists: PlainLists | None = None) -> None:
+    def __init__(self, path: str, fields: JsonObject, lists: PlainLists = NO_LISTS) -> None:
         self.path: str = path
-        self.lists: PlainLists = lists or PlainLists()
+        self.lists: PlainLists = lists
         self._fields = Fields(fields)
 
     @property
@@ -60,13 +60,13 @@ class Scope:
 
     def become(self, other: Scope) -> None:
         """Be as another one is now."""
-        self._fields = Fields(other.fields)
+        self._fields, self.lists = Fields(other.fields), other.lists
 
     def _advance(self, patch: Patch) -> None:
         """Take in what has just been changed here."""
         before = self.fields
         self._fields.change(patch)
-        self.lists.take_in(before, self.fields, patch)
+        self.lists = self.lists.after(patch, before, self.fields)
 
 
 class LiveScope(Scope):
@@ -109,7 +109,7 @@ class LiveScope(Scope):
     def live(self) -> Any:
         """The context as the code sees it."""
         if not self._is_loaded:
-            self.lists.find(self.fields)  # they may grow, and what the code has cannot be another one then
+            self.lists = self.lists.all_in(self.fields)  # what the code has cannot be another list when it has grown
             self._live = self._contexts.decode(self.fields, self.lists)
             self._is_loaded = True
         return self._live
@@ -150,7 +150,7 @@ class LiveScope(Scope):
         if new := self.unrecorded():
             self._record(new)
         if self.fields is not before:
-            patch = self._contexts.rebase(Scope(self.path, before), self.fields, lengthen(before, patch))
+            patch = self._contexts.rebase(Scope(self.path, before, self.lists), self.fields, lengthen(before, patch))
         short = shorten(self.fields, patch)
         self._refresh(short)
         return short
@@ -187,7 +187,8 @@ class LiveScope(Scope):
         if self._log is not None:
             before = self._log.tree
             self._log.change(patch)
-            patch = self._contexts.put_before(Scope(self.path, before), self.fields, lengthen(before, patch))
+            base = Scope(self.path, before, self.lists)
+            patch = self._contexts.put_before(base, self.fields, lengthen(before, patch))
             patch = shorten(self.fields, patch)
         self._refresh(patch)
 
@@ -332,17 +333,20 @@ class ContextType:
         """
         merged: dict[str, Json] = {}
         reduced: dict[str, Any] = {}
-        writers: dict[str, str] = {}
+        writers: dict[str, Scope] = {}
         for scope in branches:
             if scope.fields is base.fields:
                 continue
             for name, change in diff(base.fields, scope.fields).items():
-                if name in writers:
-                    ours = reduced[name] if name in reduced else self._decode(merged[name])
-                    reduced[name] = self._reduce(name, base, ours, change, (writers[name], scope.path))
+                if (other := writers.get(name)) is not None:
+                    ours = reduced[name] if name in reduced else self._value(other, name)
+                    theirs, paths = self._value(scope, name), (other.path, scope.path)
+                    reduced[name] = self._reduce(name, base, ours, theirs, paths)
                 merged[name] = change
-                writers[name] = scope.path
-        return {**merged, **{name: self._set(name, value) for name, value in reduced.items()}}
+                writers[name] = scope
+        for name, value in reduced.items():
+            merged[name] = self._set(name, value)
+        return merged
 
     def reduce(self, name: str, base: Scope, ours: Json, theirs: Json, paths: tuple[str, str]) -> Json:
         """Return what two changes of one field, made on copies of ``base``, come to; ``paths`` names who made them.
@@ -350,9 +354,9 @@ class ContextType:
         Raises:
             ContextConflict: the field names no reducer, or one that cannot make one value of them.
         """
-        return self._set(name, self._reduce(name, base, self._decode(ours), theirs, paths))
+        return self._set(name, self._reduce(name, base, self._decode(ours), self._decode(theirs), paths))
 
-    def _reduce(self, name: str, base: Scope, ours: Any, theirs: Json, paths: tuple[str, str]) -> Any:
+    def _reduce(self, name: str, base: Scope, ours: Any, theirs: Any, paths: tuple[str, str]) -> Any:
         reducer = self._reducers.get(name)
         if reducer is None:
             raise ContextConflict(
@@ -360,19 +364,23 @@ class ContextType:
                 f"{name}: Annotated[…, append]"
             )
         try:
-            return reducer(self._codec.decode(base.fields.get(name)), ours, self._decode(theirs))
+            return reducer(self._value(base, name), ours, theirs)
         except Exception as error:
             both = f"{paths[0]} and {paths[1]}"
             message = f"{both} both changed the context's field {name!r}, and its reducer failed: {error!r}"
             raise ContextConflict(message) from error
 
     def _decode(self, change: Json) -> Any:
-        """Return the value that a field has after a change; ``None`` is that of one that is not there."""
         match change:
             case ["set", tree]:
                 return self._codec.decode(tree)
             case _:
                 return None
+
+    def _value(self, scope: Scope, name: str) -> Any:
+        """Return a copy of what a field has; ``None`` is that of one that is not there."""
+        known = scope.lists.copies(scope.fields, (name,))
+        return known[name] if known else self._codec.decode(scope.fields.get(name))
 
     def _set(self, name: str, value: Any) -> Json:
         return ["set", self._codec.encode(value, at=f"context.{name}")]

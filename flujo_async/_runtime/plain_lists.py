@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from operator import is_
 from typing import Any, Final, cast
 
@@ -20,13 +20,13 @@ class PlainLists:
     """Which fields of a context are lists of plain values.
 
     Their trees can be copied as they are, and what is added to a copy at its end is all that is new in it: the copy
-    knows whether anything else was done to it.
+    knows whether anything else was done to it. Never changed in place: branches begin with what their parent knows.
     """
 
     __slots__ = ("_known",)
 
-    def __init__(self) -> None:
-        self._known: dict[str, list[Json]] = {}
+    def __init__(self, known: Mapping[str, list[Json]]) -> None:
+        self._known = known
 
     def copies(self, fields: JsonObject, names: Container[str]) -> dict[str, GrowingList]:
         """Return a value of each known list, by field, as far as it is among ``names``."""
@@ -46,19 +46,24 @@ class PlainLists:
             return None  # the long way tells where it is
         return tail if _is_plain(tail) else None
 
-    def take_in(self, before: JsonObject, fields: JsonObject, changes: Patch) -> None:
-        """Take note of lists that are new, or longer now, where ``changes`` made ``fields`` of ``before``."""
+    def after(self, changes: Patch, before: JsonObject, fields: JsonObject) -> PlainLists:
+        """Return what is known when ``changes`` have made ``fields`` of ``before``."""
+        known = dict(self._known)
         for name, change in changes.items():
-            tree, known = fields.get(name), self._known.pop(name, None)
-            is_known = known is not None and known is before.get(name)
+            tree, old = fields.get(name), known.pop(name, None)
+            is_known = old is not None and old is before.get(name)
             if type(tree) is list and _is_plain(_news(tree, change, is_known=is_known)):
-                self._known[name] = tree
+                known[name] = tree
+        return PlainLists(known)
 
-    def find(self, fields: JsonObject) -> None:
-        """Take note of all lists."""
-        for name, tree in fields.items():
-            if type(tree) is list and tree is not self._known.get(name) and _is_plain(tree):
-                self._known[name] = tree
+    def all_in(self, fields: JsonObject) -> PlainLists:
+        """Return all lists of plain values that there are."""
+        known = self._known
+        lists = {name: tree for name, tree in fields.items() if type(tree) is list}
+        return PlainLists({name: tree for name, tree in lists.items() if tree is known.get(name) or _is_plain(tree)})
+
+
+NO_LISTS: Final = PlainLists({})
 
 
 def _begins_with(value: Any, tree: list[Json]) -> bool:
