@@ -227,18 +227,18 @@ def _change(before: Json, after: Json, depth: int = 0) -> _Change | None:
 def _change_of_list(before: list[Json], after: list[Json], depth: int) -> _Change | None:
     if not before or not after:
         return ["set", after] if before or after else None
+    tail = after[len(before) :]
     is_shorter = len(after) < len(before)
-    change: _Change | None = ["set", after] if is_shorter else _change_in_place(before, after, depth)
-    if change is None or change[0] == "add" or (change[0] == "in" and len(after) == len(before)):
+    if not is_shorter and same(before, after[: len(before)]):  # the usual case is quick to tell
+        return ["add", tail] if tail else None
+    change: _Change = ["set", after] if is_shorter else _change_in_place(before, after, tail, depth)
+    if change[0] == "in" and not tail:
         return change
     return min((change, *_cuts(before, after)), key=lambda change: len(dumps(change)))
 
 
-def _change_in_place(before: list[Json], after: list[Json], depth: int) -> _Change | None:
-    tail = after[len(before) :]
+def _change_in_place(before: list[Json], after: list[Json], tail: list[Json], depth: int) -> _Change:
     inner = _inner(before, after, depth)
-    if not inner:
-        return ["add", tail] if tail else None
     if len(inner) == len(before):
         return ["set", after]
     return ["in", inner, tail] if tail else ["in", inner]

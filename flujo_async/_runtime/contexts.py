@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from typing import Annotated, Any, NotRequired, Required, cast, get_args, get_origin, get_type_hints
@@ -15,7 +15,7 @@ from flujo_async._log.delta import Fields, diff, lengthen, shorten
 from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 from flujo_async._model.tree import Json, JsonObject
-from flujo_async._runtime.plain_lists import PlainLists
+from flujo_async._runtime.plain_lists import NO_LISTS, PlainLists
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument
 from flujo_async.reducers import Reducer
 
@@ -25,14 +25,14 @@ class Scope:
 
     Attributes:
         path: the key of the branch or item; ``""`` for the run's own.
-        lists: what is known of long lists in it.
+        lists: what is known of lists in it.
     """
 
     __slots__ = ("_fields", "lists", "path")
 
-    def __init__(self, path: str, fields: JsonObject) -> None:
+    def __init__(self, path: str, fields: JsonObject, lists: PlainLists = NO_LISTS) -> None:
         self.path: str = path
-        self.lists: PlainLists = PlainLists()
+        self.lists: PlainLists = lists
         self._fields = Fields(fields)
 
     @property
@@ -60,12 +60,13 @@ class Scope:
 
     def become(self, other: Scope) -> None:
         """Be as another one is now."""
-        self._fields = Fields(other.fields)
+        self._fields, self.lists = Fields(other.fields), other.lists
 
     def _advance(self, patch: Patch) -> None:
         """Take in what has just been changed here."""
+        before = self.fields
         self._fields.change(patch)
-        self.lists.take_in(self.fields, patch)
+        self.lists = self.lists.after(patch, before, self.fields)
 
 
 class LiveScope(Scope):
@@ -79,24 +80,22 @@ class LiveScope(Scope):
 
     def __init__(
         self,
-        path: str,
-        fields: JsonObject,
+        outer: Scope,
         contexts: ContextType,
         record: Callable[[Patch], None],
         history: Sequence[StepCompleted | StateChanged],
         is_replayed: Callable[[], bool],
     ) -> None:
-        """Begin with ``fields``.
+        """Begin as another one is.
 
         Args:
-            path: as in ``Scope``.
-            fields: as in ``Scope``.
+            outer: the other one, which is left alone meanwhile.
             contexts: of what type it is.
             record: is told what the code has changed and is not recorded.
             history: what is recorded of it, in the order of the log.
             is_replayed: tells whether all that is recorded has been given back to the code.
         """
-        super().__init__(path, fields)
+        super().__init__(outer.path, outer.fields, outer.lists)
         self._contexts = contexts
         self._record = record
         self._history = history
@@ -110,6 +109,7 @@ class LiveScope(Scope):
     def live(self) -> Any:
         """The context as the code sees it."""
         if not self._is_loaded:
+            self.lists = self.lists.all_in(self.fields)  # what the code has cannot be another list when it has grown
             self._live = self._contexts.decode(self.fields, self.lists)
             self._is_loaded = True
         return self._live
@@ -150,7 +150,7 @@ class LiveScope(Scope):
         if new := self.unrecorded():
             self._record(new)
         if self.fields is not before:
-            patch = self._contexts.rebase(Scope(self.path, before), self.fields, lengthen(before, patch))
+            patch = self._contexts.rebase(Scope(self.path, before, self.lists), self.fields, lengthen(before, patch))
         short = shorten(self.fields, patch)
         self._refresh(short)
         return short
@@ -177,16 +177,18 @@ class LiveScope(Scope):
             if isinstance(fact, StepCompleted):
                 self._apply(fact.patch)
                 continue
-            log = self._log or Fields(self.fields)
-            log.change(fact.patch)
-            self._log = log if diff(log.tree, self.fields) else None
+            self._log = self._log or Fields(self.fields)
+            self._log.change(fact.patch)
 
     def _apply(self, patch: Patch) -> None:
         """Take in a change of the context as the log has it."""
+        if self._log is not None and not diff(self._log.tree, self.fields):
+            self._log = None
         if self._log is not None:
             before = self._log.tree
             self._log.change(patch)
-            patch = self._contexts.put_before(Scope(self.path, before), self.fields, lengthen(before, patch))
+            base = Scope(self.path, before, self.lists)
+            patch = self._contexts.put_before(base, self.fields, lengthen(before, patch))
             patch = shorten(self.fields, patch)
         self._refresh(patch)
 
@@ -265,7 +267,7 @@ class ContextType:
 
     def decode(self, fields: JsonObject, lists: PlainLists | None = None) -> Any:
         """Return a fresh context; ``lists`` saves going through long ones."""
-        given = None if lists is None else lists.copies(fields)
+        given = None if lists is None else lists.copies(fields, fields)
         return self._codec.decode_fields(self._type, fields, given=given, at="context")
 
     def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
@@ -281,9 +283,11 @@ class ContextType:
         patch.update({name: ["add", tail] for name, tail in added.items() if tail})
         return patch
 
-    def refresh(self, context: Any, fields: JsonObject, names: Iterable[str], lists: PlainLists) -> None:
+    def refresh(self, context: Any, fields: JsonObject, names: Collection[str], lists: PlainLists) -> None:
         """Bring the named fields of a live context up to date, in place, whatever its class does where one is set."""
-        fresh = self.decode(fields, lists)
+        given = {name: value for name, value in self._codec.values_of(context).items() if name not in names}
+        given.update(lists.copies(fields, names))
+        fresh = self._codec.decode_fields(self._type, fields, given=given, at="context")
         if is_dataclass(context):
             _refresh_attributes(context, fresh, names)
             return
@@ -328,15 +332,20 @@ class ContextType:
             ContextConflict: two changed one field that names no reducer.
         """
         merged: dict[str, Json] = {}
-        writers: dict[str, str] = {}
+        reduced: dict[str, Any] = {}
+        writers: dict[str, Scope] = {}
         for scope in branches:
             if scope.fields is base.fields:
                 continue
             for name, change in diff(base.fields, scope.fields).items():
-                if name in writers:
-                    change = self.reduce(name, base, merged[name], change, (writers[name], scope.path))
+                if (other := writers.get(name)) is not None:
+                    ours = reduced[name] if name in reduced else self._value(other, name)
+                    theirs, paths = self._value(scope, name), (other.path, scope.path)
+                    reduced[name] = self._reduce(name, base, ours, theirs, paths)
                 merged[name] = change
-                writers[name] = scope.path
+                writers[name] = scope
+        for name, value in reduced.items():
+            merged[name] = self._set(name, value)
         return merged
 
     def reduce(self, name: str, base: Scope, ours: Json, theirs: Json, paths: tuple[str, str]) -> Json:
@@ -345,20 +354,36 @@ class ContextType:
         Raises:
             ContextConflict: the field names no reducer, or one that cannot make one value of them.
         """
+        return self._set(name, self._reduce(name, base, self._decode(ours), self._decode(theirs), paths))
+
+    def _reduce(self, name: str, base: Scope, ours: Any, theirs: Any, paths: tuple[str, str]) -> Any:
         reducer = self._reducers.get(name)
         if reducer is None:
             raise ContextConflict(
                 f"{paths[0]} and {paths[1]} both changed the context's field {name!r}; let it name a reducer: "
                 f"{name}: Annotated[…, append]"
             )
-        values = (self._codec.decode(tree) for tree in (base.fields.get(name), _value(ours), _value(theirs)))
         try:
-            merged = reducer(*values)
+            return reducer(self._value(base, name), ours, theirs)
         except Exception as error:
             both = f"{paths[0]} and {paths[1]}"
             message = f"{both} both changed the context's field {name!r}, and its reducer failed: {error!r}"
             raise ContextConflict(message) from error
-        return ["set", self._codec.encode(merged, at=f"context.{name}")]
+
+    def _decode(self, change: Json) -> Any:
+        match change:
+            case ["set", tree]:
+                return self._codec.decode(tree)
+            case _:
+                return None
+
+    def _value(self, scope: Scope, name: str) -> Any:
+        """Return a copy of what a field has; ``None`` is that of one that is not there."""
+        known = scope.lists.copies(scope.fields, (name,))
+        return known[name] if known else self._codec.decode(scope.fields.get(name))
+
+    def _set(self, name: str, value: Any) -> Json:
+        return ["set", self._codec.encode(value, at=f"context.{name}")]
 
 
 def _settable(context_type: Any, fields: Iterable[str]) -> set[str]:
@@ -403,14 +428,6 @@ def _class_of(context_type: object) -> type[Any]:
 def main_scope(fields: JsonObject) -> Scope:
     """Return the scope of a run's own context."""
     return Scope(MAIN_SCOPE, fields)
-
-
-def _value(change: Json) -> Json:
-    match change:
-        case ["set", tree]:
-            return tree
-        case _:
-            return None
 
 
 def _reducers(context_type: type[Any]) -> Mapping[str, Reducer]:

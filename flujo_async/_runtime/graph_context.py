@@ -45,7 +45,7 @@ class GraphContext:
         if fields is None:
             fields = apply(self._base.fields, self._merge(writers))
         self._starts[name] = Scope(path, fields)
-        return Scope(path, fields)
+        return Scope(path, fields, self._base.lists)
 
     def end(self, name: str, scope: Scope | None, before: Iterable[str]) -> None:
         """A node is done: with its context, or without having run."""

@@ -130,7 +130,8 @@ class Interpreter:
         return output
 
     async def _parallel(self, node: Parallel, value: Value, scope: Scope, key: str) -> Value:
-        scopes = [Scope(child(key, name), scope.fields) for name, _ in node.branches]
+        fields, lists = scope.fields, scope.lists
+        scopes = [Scope(child(key, name), fields, lists) for name, _ in node.branches]
         members = [
             partial(self._sequence, branch, value, inner, _body_path(key, name, branch))
             for (name, branch), inner in zip(node.branches, scopes, strict=True)
@@ -140,8 +141,8 @@ class Interpreter:
         return Value(mapping_tree({node.branches[index][0]: output.tree for index, output in done.items()}))
 
     async def _map_each(self, node: MapEach, value: Value, scope: Scope, key: str) -> Value:
-        items = self._items(value, key)
-        scopes = [Scope(child(key, index), scope.fields) for index in range(len(items))]
+        items, fields, lists = self._items(value, key), scope.fields, scope.lists
+        scopes = [Scope(child(key, index), fields, lists) for index in range(len(items))]
         members = [
             partial(self._sequence, node.body, item, inner, inner.path)
             for item, inner in zip(items, scopes, strict=True)

@@ -72,9 +72,7 @@ class _Run:
         self._lane = Lane(path, execution.waits.activity)
         self._replay = replay = Replay(execution, path)
         history = execution.recorded.changed(path, scope.path)
-        self._scope = LiveScope(
-            scope.path, scope.fields, execution.contexts, self._record, history, lambda: replay.is_over
-        )
+        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
@@ -235,7 +233,6 @@ class _Run:
 
     def step(self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
         lane, execution = self._here(), self._execution
-        self._scope.note()
         execution.codec.learn_from(step, annotations_of)
         value, named, extra = self._bind(step, args, kwargs)
         given = None if value is None else value.tree

@@ -28,7 +28,7 @@ from flujo_async._model.stored import Signal
 from flujo_async._runtime.mail import nudge
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunFailed
-from flujo_async.reducers import add
+from flujo_async.reducers import add, append
 from tests.growth import growth
 
 Work: TypeAlias = Callable[[], Awaitable[object]]
@@ -38,6 +38,7 @@ ALMOST_TWICE = 2.15
 
 class Count(BaseModel):
     total: Annotated[int, add] = 0
+    seen: Annotated[list[int], append] = []
 
 
 @step
@@ -55,6 +56,22 @@ async def count(x: int, ctx: StepContext) -> int:
 async def count_too(x: int, ctx: StepContext) -> int:
     ctx.state.total += 1
     return x
+
+
+@step
+async def see(x: int, ctx: StepContext) -> int:
+    ctx.state.seen.append(x)
+    return x + 1
+
+
+@step
+async def see_none(x: int, ctx: StepContext) -> int:
+    return len(ctx.state.seen)
+
+
+@step
+async def latest(both: dict[str, int]) -> int:
+    return both["see"]
 
 
 @step
@@ -92,6 +109,36 @@ async def one_by_one(n: int) -> int:
     for x in range(n):
         await one_more(x)
     return n
+
+
+@workflow
+async def see_itself(n: int, ctx: RunContext) -> int:
+    for x in range(n):
+        ctx.state.seen.append(x)
+        await count(x)
+    return n
+
+
+@workflow
+async def see_in_a_list_of_its_own(n: int, ctx: RunContext) -> int:
+    ctx.state.seen = []
+    return await see_itself.function(n, ctx)
+
+
+@workflow
+async def see_one_itself(x: int, ctx: RunContext) -> int:
+    ctx.state.seen.append(x)
+    return await one_more(x)
+
+
+@workflow
+async def see_together(n: int, ctx: RunContext) -> None:
+    async def one(x: int) -> None:
+        await one_more(x)
+        ctx.state.seen.append(x)
+        await one_more(x)
+
+    await asyncio.gather(*map(one, range(n)))
 
 
 @workflow
@@ -137,6 +184,14 @@ DEFINITIONS: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
     "items that change contexts of branches": (lambda n: map_each(parallel(count, count_too) >> first), range),
     "items after others have failed": (lambda n: map_each(give_way) >> map_each(one_more), range),
     "turns after others have failed": (lambda n: turns(alone >> map_each(give_way) >> largest, n), lambda n: 0),
+    "steps that add to a list": (lambda n: turns(see, n), lambda n: 0),
+    "items that add to a list": (lambda n: map_each(see), range),
+    "turns with branches that add to a list": (lambda n: turns(parallel(see, see_none) >> latest, n), lambda n: 0),
+    "code that adds to a list": (lambda n: see_itself, lambda n: n),
+    "code that adds to a list of its own": (lambda n: see_in_a_list_of_its_own, lambda n: n),
+    "tasks that add to a list": (lambda n: see_together, lambda n: n),
+    "turns that are code that adds to a list": (lambda n: turns(see_one_itself, n), lambda n: 0),
+    "items that are code that adds to a list": (lambda n: map_each(see_one_itself, max_concurrency=5), range),
     "steps that one step depends on": (wide, lambda n: {"x": 0}),
     "steps that fail in one workflow": (lambda n: all_in_vain, lambda n: n),
 }
@@ -160,13 +215,25 @@ async def test_a_run(name: str) -> None:
     assert await growth(ready, 60) < ALMOST_TWICE
 
 
-@pytest.mark.parametrize("name", ["items", "items that are workflows", "turns that are workflows"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "items",
+        "items that are workflows",
+        "turns that are workflows",
+        "code that adds to a list",
+        "code that adds to a list of its own",
+        "tasks that add to a list",
+        "turns that are code that adds to a list",
+        "items that are code that adds to a list",
+    ],
+)
 async def test_a_replay(name: str) -> None:
     """Of what is recorded each part finds its own."""
     definition, input = DEFINITIONS[name]
 
     async def ready(n: int) -> Work:
-        flujo = Flujo(definition(n) >> wait_for("more"))
+        flujo = Flujo(definition(n) >> wait_for("more"), context_type=Count)
         given = input(n)
         await flujo.run(list(given) if isinstance(given, range) else given, run_id="r")
         await flujo.state_backend.post(Signal("r", "more", "more", 1, datetime.now(UTC)))  # so that nobody else resumes

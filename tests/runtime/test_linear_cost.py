@@ -4,6 +4,7 @@ import copy
 import heapq
 import operator
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -124,42 +125,49 @@ async def test_a_map_writes_what_its_members_changed_together() -> None:
     assert max(len(record.body) for record in stored.records[1:]) < 1000
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda numbers: numbers.__setitem__(5, 1.0),
-        lambda numbers: numbers.__setitem__(5, True),
-        lambda numbers: numbers.__setitem__(slice(5, 7), [True, 1.0]),
-        lambda numbers: numbers.__delitem__(5),
-        lambda numbers: numbers.insert(0, 7),
-        lambda numbers: numbers.append(numbers.pop(3)),
-        lambda numbers: numbers.reverse(),
-        lambda numbers: numbers.sort(key=lambda n: -n),
-        lambda numbers: heapq.heapify(numbers),
-        lambda numbers: heapq.heappush(numbers, -1),
-        lambda numbers: random.Random(4).shuffle(numbers),
-        lambda numbers: numbers.extend([(1,), {2}]),
-        lambda numbers: numbers.append(numbers),
-        lambda numbers: numbers.clear(),
-        lambda numbers: operator.imul(numbers, 2),
-        lambda numbers: operator.iadd(numbers, [1, True]),
-    ],
-)
+CHANGES: list[Callable[[list[Any]], object]] = [
+    lambda numbers: numbers.__setitem__(5, 1.0),
+    lambda numbers: numbers.__setitem__(5, True),
+    lambda numbers: numbers.__setitem__(60, True),
+    lambda numbers: numbers.__setitem__(60, 1.0),
+    lambda numbers: numbers.__setitem__(slice(5, 7), [True, 1.0]),
+    lambda numbers: numbers.__delitem__(5),
+    lambda numbers: numbers.insert(0, 7),
+    lambda numbers: numbers.append(numbers.pop(3)),
+    lambda numbers: numbers.reverse(),
+    lambda numbers: numbers.sort(key=lambda n: -n),
+    lambda numbers: heapq.heapify(numbers),
+    lambda numbers: heapq.heappush(numbers, -1),
+    lambda numbers: random.Random(4).shuffle(numbers),
+    lambda numbers: numbers.extend([(1,), {2}]),
+    lambda numbers: numbers.append(numbers),
+    lambda numbers: numbers.clear(),
+    lambda numbers: operator.imul(numbers, 2),
+    lambda numbers: operator.iadd(numbers, [1, True]),
+]
+
+
+class Log(BaseModel):
+    numbers: list[Any] = [*range(50, 0, -1), *[1] * 50]
+
+
+def do(change: Callable[[list[Any]], object], numbers: list[Any]) -> None:
+    before = copy.deepcopy(numbers)
+    assert type(before) is list
+    change(numbers)
+    if numbers and numbers[-1] is numbers:
+        numbers[-1] = before
+
+
+@pytest.mark.parametrize("change", CHANGES)
 async def test_whatever_is_done_to_a_long_list_is_recorded(change: Any) -> None:
     """Also what Python takes for no change, as ``1`` for ``True``, and what goes past the methods of lists."""
-
-    class Log(BaseModel):
-        numbers: list[Any] = [*range(50, 0, -1), *[1] * 50]
 
     @step
     async def act(turn: int, ctx: StepContext) -> int:
         assert isinstance(ctx.state.numbers, list)
-        before = copy.deepcopy(ctx.state.numbers)
-        assert type(before) is list
         if turn == 3:
-            change(ctx.state.numbers)
-            if ctx.state.numbers and ctx.state.numbers[-1] is ctx.state.numbers:
-                ctx.state.numbers[-1] = before
+            do(change, ctx.state.numbers)
         ctx.state.numbers.append(turn)
         seen.append(repr(ctx.state.numbers))
         return turn + 1
@@ -170,3 +178,31 @@ async def test_whatever_is_done_to_a_long_list_is_recorded(change: Any) -> None:
     result = await flujo.run(0, run_id="r")
     assert repr(result.context.numbers) == seen[-1]
     assert repr((await flujo.state("r")).pipeline_context["numbers"]) == seen[-1]
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["as it was given", "a list of its own"])
+@pytest.mark.parametrize("change", CHANGES)
+async def test_whatever_the_code_does_to_a_list_is_recorded(change: Any, is_new: bool) -> None:
+    """At each step, and the list that it keeps stays that of the context."""
+
+    @step
+    async def look(turn: int, ctx: StepContext) -> str:
+        return repr(ctx.state.numbers)
+
+    @workflow
+    async def flow(turns: int, ctx: RunContext) -> list[bool]:
+        if is_new:
+            ctx.state.numbers = list(ctx.state.numbers)
+        numbers, found = ctx.state.numbers, list[bool]()
+        for turn in range(turns):
+            if turn == 3:
+                do(change, numbers)
+            elif turn != 4:
+                numbers.append(turn)
+            found.append(await look(turn) == repr(numbers))
+        return found
+
+    flujo = Flujo(flow, context_type=Log)
+    result = await flujo.run(6, run_id="r")
+    assert result.output == [True] * 6
+    assert repr(result.context.numbers) == (await flujo.steps("r"))[-1].output
