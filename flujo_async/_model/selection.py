@@ -20,7 +20,8 @@ def is_claimable(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
 
 def is_of(summary: RunSummary, query: ClaimQuery) -> bool:
     """Tell whether the run goes on with one of the definitions that are asked for."""
-    return (query.definitions is None or summary.definition in query.definitions) and (
+    key = summary.pipeline_name, summary.pipeline_version, summary.pipeline_id  # quicker to make than a DefinitionKey
+    return (query.definitions is None or key in query.definitions) and (
         query.pipeline_names is None or summary.pipeline_name in query.pipeline_names
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flujo_async._model.lease import DefinitionKey, Lease
+from flujo_async._model.lease import Lease
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.usage import NO_USAGE, Usage
@@ -65,8 +65,3 @@ class RunSummary:
     pipeline_id: str = ""
     is_background: bool = False
     usage: Usage = NO_USAGE
-
-    @property
-    def definition(self) -> DefinitionKey:
-        """What it goes on with."""
-        return DefinitionKey(self.pipeline_name, self.pipeline_version, self.pipeline_id)

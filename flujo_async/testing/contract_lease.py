@@ -176,7 +176,8 @@ class LeaseContract:
     @pytest.mark.parametrize("way", ["ready", "woken", "signalled", "expired", "dead"])
     async def test_each_run_that_is_claimed_has_to_match(self, backend: StateBackend, way: str) -> None:
         """By whatever way it became free."""
-        fields: dict[str, Any] = {"queue": "q", "pipeline_name": "x", "wake_at": T0 if way == "woken" else None}
+        fields: dict[str, Any] = {"queue": "q", "wake_at": T0 if way == "woken" else None}
+        fields |= {"pipeline_name": "x", "pipeline_version": "2", "pipeline_id": "g"}
         await backend.create_run(new_run(**fields), owner="w1" if way in ("expired", "dead") else None, ttl=TTL)
         if way == "signalled":
             await backend.post(signal())
@@ -187,8 +188,7 @@ class LeaseContract:
         assert await claimed_ids(backend, queues=frozenset({"q"}), pipeline_names=frozenset({"y"}), **asked) == []
         assert await claimed_ids(backend, definitions=_definitions("x1f"), **asked) == []
         assert await claimed_ids(backend, statuses=frozenset({"pending", "paused"}), **asked) == []
-        definition = frozenset({(await head(backend)).definition})
-        assert await claimed_ids(backend, queues=frozenset({"q"}), definitions=definition, **asked) == ["run"]
+        assert await claimed_ids(backend, queues=frozenset({"q"}), definitions=_definitions("x2g"), **asked) == ["run"]
 
     async def test_higher_priority_goes_first_then_the_older_run(self, backend: StateBackend) -> None:
         """Ties of both are broken by the run id."""

@@ -98,7 +98,7 @@ BUGS = (
         "heads.definitions-by-name",
         "claim: a run of another version is claimed by who knows its name only",
         SELECTION,
-        "summary.definition in query.definitions",
+        "key in query.definitions",
         "summary.pipeline_name in {each.pipeline_name for each in query.definitions}",
         (CONTRACT + "test_a_claim_takes_the_definitions_it_asks_for",),
     ),

@@ -272,7 +272,8 @@ pipeline_name, pipeline_version, pipeline_id
 
 -- Of each status and definition that is ready, or asleep, one run; and those of them that are asked for. It takes a leap
 -- along the index from each to the next, so it does not matter how many runs there are that nobody here can drive. (The
--- leap is one seek because it goes to where the last moment of a definition would be, and because of the pluses.)
+-- leap is one seek because it goes to where the last moment of a definition would be, and because of the pluses. In a
+-- damaged index it may lead back: no run is found twice, so it comes to an end.)
 
 -- name: ready_kinds
 ready (status, id) AS (
@@ -281,7 +282,7 @@ ready (status, id) AS (
         WHERE {is_ready} AND status = value ORDER BY {definition}, updated_at LIMIT 1
     )
     FROM json_each(:statuses)
-    UNION ALL
+    UNION
     SELECT status, (
         SELECT id FROM runs INDEXED BY runs_ready_since
         WHERE {is_ready} AND status = last.status AND ({definition}, updated_at) > {behind_its_definition}
@@ -300,7 +301,7 @@ asleep (status, id) AS (
         WHERE {is_asleep} AND status = value ORDER BY {definition}, wake_at LIMIT 1
     )
     FROM json_each(:statuses)
-    UNION ALL
+    UNION
     SELECT status, (
         SELECT id FROM runs INDEXED BY runs_asleep
         WHERE {is_asleep} AND status = last.status AND ({definition}, wake_at) > {behind_its_definition}
