@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from flujo_async._model.quick import quick
 from flujo_async._model.state import RunStatus
@@ -31,6 +31,20 @@ class Lease:
     expires_at: datetime
 
 
+class DefinitionKey(NamedTuple):
+    """What the head of a run says of the definition that it goes on with.
+
+    Attributes:
+        pipeline_name: its name.
+        pipeline_version: its version.
+        pipeline_id: the fingerprint of its structure.
+    """
+
+    pipeline_name: str
+    pipeline_version: str
+    pipeline_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimQuery:
     """Which runs a claimant asks for.
@@ -40,7 +54,8 @@ class ClaimQuery:
         statuses: only runs in one of these.
         queues: only runs dispatched to one of these queues, where ``""`` stands for runs of no queue; ``None`` asks
             for all.
-        pipeline_names: only runs of one of these definitions; ``None`` asks for all.
+        definitions: only runs that go on with one of these; ``None`` asks for all.
+        pipeline_names: only runs whose definition has one of these names, whatever its version; ``None`` asks for all.
         is_due: only runs that slept and whose ``wake_at`` has come, or that have signals their last owner has not read.
         dead_owners: owners known to be dead, whose leases count as expired.
         limit: at most so many runs.
@@ -49,6 +64,7 @@ class ClaimQuery:
     run_id: str | None = None
     statuses: frozenset[RunStatus] = CLAIMABLE
     queues: frozenset[str] | None = None
+    definitions: frozenset[DefinitionKey] | None = None
     pipeline_names: frozenset[str] | None = None
     is_due: bool = False
     dead_owners: frozenset[str] = frozenset()

@@ -18,6 +18,14 @@ def is_claimable(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
     return _is_asked_for(summary, query) and _is_awake(summary, query, now) and _is_free(summary, query, now)
 
 
+def is_of(summary: RunSummary, query: ClaimQuery) -> bool:
+    """Tell whether the run goes on with one of the definitions that are asked for."""
+    key = summary.pipeline_name, summary.pipeline_version, summary.pipeline_id  # quicker to make than a DefinitionKey
+    return (query.definitions is None or key in query.definitions) and (
+        query.pipeline_names is None or summary.pipeline_name in query.pipeline_names
+    )
+
+
 def due_at(summary: RunSummary, query: ClaimQuery) -> datetime | None:
     """Return the moment from which a claimant who asks for ``query`` may have the run; ``None`` if none is in sight.
 
@@ -126,7 +134,7 @@ def _is_asked_for(summary: RunSummary, query: ClaimQuery) -> bool:
         summary.status in query.statuses
         and query.run_id in (None, summary.run_id)
         and (query.queues is None or (summary.queue or "") in query.queues)
-        and (query.pipeline_names is None or summary.pipeline_name in query.pipeline_names)
+        and is_of(summary, query)
     )
 
 

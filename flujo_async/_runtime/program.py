@@ -15,6 +15,7 @@ from flujo_async._log.delta import diff
 from flujo_async._log.fold import Fold
 from flujo_async._log.views import step_records, workflow_state
 from flujo_async._model.facts import RunMigrated, RunStarted
+from flujo_async._model.lease import ClaimQuery, DefinitionKey
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import WorkflowState
 from flujo_async._model.tree import Json, JsonObject
@@ -143,9 +144,13 @@ class Catalogue:
 
     def names(self) -> frozenset[str]:
         """Return the names of all definitions that can run here."""
-        registered = self._registry.definitions() if self._registry is not None else ()
-        children = (name for name, _ in self._children)
-        return frozenset({self.current.definition.name, *children, *(definition.name for definition in registered)})
+        return frozenset(definition.name for definition in self._definitions())
+
+    def claim_query(self) -> ClaimQuery:
+        """Return a query for the runs that can go on here: of what fits, or of all that may be taken over."""
+        if self._migrate is not None:
+            return ClaimQuery(pipeline_names=self.names())
+        return ClaimQuery(definitions=frozenset(map(_key, self._definitions())))
 
     def programs(self) -> Iterator[Program]:
         """Yield every program that can run here."""
@@ -154,6 +159,12 @@ class Catalogue:
             yield self._program(definition)
         for definition in self._children.values():
             yield self._program(definition)
+
+    def _definitions(self) -> Iterator[Definition]:
+        yield self.current.definition
+        if self._registry is not None:
+            yield from self._registry.definitions()
+        yield from self._children.values()
 
     def of_child(self, node: Child) -> Program:
         """Return the program of a child, which can run here from now on."""
@@ -229,6 +240,10 @@ class Catalogue:
         definition = self._registry.find(name, version) if self._registry is not None else None
         definition = definition or self._children.get((name, version))
         return None if definition is None else self._program(definition)
+
+
+def _key(definition: Definition) -> DefinitionKey:
+    return DefinitionKey(definition.name, definition.version, definition.fingerprint)
 
 
 def _fits(program: Program, fold: Fold) -> bool:

@@ -164,10 +164,11 @@ class Runner:
         """Drive every run whose owner is gone, once, and return their ids."""
         recovered: list[str] = []
         with self.home.at_work(), Owner.at_work() as owner:
-            for query in await self._orphans():
-                query = replace(query, limit=100)
+            queries = [replace(query, limit=100) for query in await self._orphans()]
+            for query in queries:
                 while leases := await self.scheduler.claim(str(owner), query):
                     recovered += await self.scheduler.drive_all(leases)
+            await self.scheduler.strangers.look(queries)
         self.scheduler.kick()
         return recovered
 
@@ -398,10 +399,10 @@ class Runner:
     async def _due_runs(self) -> list[ClaimQuery]:
         """Ask for the runs that have left memory and want to go on."""
         return [
-            ClaimQuery(
+            replace(
+                self.catalogue.claim_query(),
                 statuses=frozenset({"running", "paused"}),
                 queues=frozenset({""}),
-                pipeline_names=self.catalogue.names(),
                 is_due=True,
                 dead_owners=await self.dead_owners(),
             )
@@ -409,8 +410,8 @@ class Runner:
 
     async def _orphans(self) -> list[ClaimQuery]:
         """Ask for the runs that nobody drives, and should."""
-        names, dead = self.catalogue.names(), await self.dead_owners()
-        running = ClaimQuery(statuses=frozenset({"running", "paused"}), pipeline_names=names, dead_owners=dead)
+        any_of_these = replace(self.catalogue.claim_query(), dead_owners=await self.dead_owners())
+        running = replace(any_of_these, statuses=frozenset({"running", "paused"}))
         return [running, replace(running, statuses=frozenset({"pending"}), queues=frozenset({""}))]
 
     async def dead_owners(self) -> frozenset[str]:

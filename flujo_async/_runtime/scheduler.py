@@ -17,6 +17,7 @@ from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.home import Home
 from flujo_async._runtime.owner import Owner
+from flujo_async._runtime.strangers import Strangers
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import begin
@@ -101,6 +102,7 @@ class Scheduler:
         self._driving: dict[asyncio.Task[object], Lease] = {}
         self._left: list[Lease] = []
         self._is_to_look_for_own = False
+        self.strangers = Strangers(driver.backend, driver.clock)
 
     def kick(self) -> None:
         """Look for runs that are due; some may have become so."""
@@ -218,7 +220,10 @@ class Scheduler:
         try:
             await self._let_go_of_left()
             leases += await self._find_own(owner)
-            for query in await self._queries():
+            queries = await self._queries()
+            if self._is_lasting:
+                await self.strangers.glance(queries)
+            for query in queries:
                 free = min(self._concurrency - len(self._driving), _AT_ONCE) - len(leases)
                 if free <= 0:
                     break
@@ -265,9 +270,8 @@ class Scheduler:
                 await self._driver.drive_claimed(lease)
         except NonDeterminismError as error:  # it is paused, until somebody comes with the code that fits
             _log.warning("run %r is paused: %s", lease.run_id, error)
-        except VersionMismatch as error:
-            whose = "its definition" if error.run_id == lease.run_id else f"the definition of run {error.run_id!r}"
-            _log.warning("run %r waits for %s: %s", lease.run_id, whose, error)
+        except VersionMismatch as error:  # of a child: nobody has asked for a run that does not fit itself
+            _log.warning("run %r waits for the definition of run %r: %s", lease.run_id, error.run_id, error)
             await finish(self._put_off(lease, _PATIENCE))
             return False
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
@@ -300,7 +304,10 @@ class Scheduler:
     async def _next_due(self) -> datetime | None:
         """Return when a run will be due, if one is in sight; soon if the store does not tell."""
         try:
-            moments = [await self._driver.backend.next_due(query) for query in await self._queries()]
+            queries = await self._queries()
+            moments = [await self._driver.backend.next_due(query) for query in queries]
+            if not (self._is_lasting or self._driving or any(moments)):
+                await self.strangers.glance(queries, is_last=True)
         except Exception as error:  # the store may be back the next time
             _log.warning("no telling which runs are due: %r", error)
             return self._driver.clock.now() + timedelta(seconds=_LOOK_AGAIN_SECONDS)

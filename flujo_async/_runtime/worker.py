@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,8 +25,8 @@ class Worker:
     """Takes dispatched runs from queues and drives them, many at the same time.
 
     ``await worker.run()`` works until SIGTERM or SIGINT comes; ``async with worker:`` works while the block runs. It
-    takes the runs of every definition that its runtime knows, and leaves others to other workers. Several workers, in
-    several processes, share a store.
+    takes the runs of every definition that its runtime knows, and leaves others, of other versions as well, to other
+    workers. Several workers, in several processes, share a store.
 
     Args:
         flujo: the runtime.
@@ -85,10 +86,10 @@ class Worker:
 
     async def _ask(self) -> list[ClaimQuery]:
         return [
-            ClaimQuery(
+            replace(
+                self._runner.catalogue.claim_query(),
                 statuses=frozenset({"pending", "running", "paused"}),
                 queues=self._queues,
-                pipeline_names=self._runner.catalogue.names(),
                 dead_owners=await self._runner.dead_owners(),
             )
         ]

@@ -5,7 +5,7 @@ The docstrings of the ports are the contract.
 
 from flujo_async._model.audit import AuditMark, AuditQuery
 from flujo_async._model.entry import Entry, EntryQuery
-from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.lease import ClaimQuery, DefinitionKey, Lease
 from flujo_async._model.report import SchemaVersion, StorePart, StoreReport
 from flujo_async._model.stored import (
     Blob,
@@ -30,6 +30,7 @@ __all__ = [
     "Capabilities",
     "ClaimQuery",
     "Clock",
+    "DefinitionKey",
     "Entry",
     "EntryQuery",
     "Instrument",

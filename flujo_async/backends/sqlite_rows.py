@@ -141,6 +141,7 @@ def wanted(query: ClaimQuery) -> Values:
         "run_id": query.run_id,
         "statuses": json_text(sorted(query.statuses)),
         "queues": None if query.queues is None else json_text(sorted(query.queues)),
+        "definitions": None if query.definitions is None else json_text(sorted(map(list, query.definitions))),
         "pipeline_names": None if query.pipeline_names is None else json_text(sorted(query.pipeline_names)),
         "is_due": query.is_due,
         "dead_owners": json_text(sorted(query.dead_owners)),

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import product
 from typing import Any
 
 from flujo_async._model import transition
@@ -236,10 +235,6 @@ def _ways_to_be_claimable(query: ClaimQuery) -> Iterator[tuple[str, rows.Values]
 
 
 def _ways_to_be_ready(query: ClaimQuery) -> Iterator[tuple[str, rows.Values]]:
-    can_go_on = query.statuses & CLAIMABLE
-    if query.queues is None:
-        yield from (("ready", {"status": status}) for status in can_go_on)
-    else:
-        pairs = product(can_go_on, query.queues)
-        yield from (("ready_in_queue", {"status": status, "queue": queue}) for status, queue in pairs)
+    if query.statuses & CLAIMABLE:
+        yield ("ready" if query.queues is None else "ready_in_queue"), {}
     yield from (("finished", {"status": status}) for status in query.statuses & TERMINAL)

@@ -15,10 +15,11 @@ from flujo_async._model.report import SchemaVersion, StorePart, StoreReport, Ver
 from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
+from flujo_async._runtime.flujo import runner_of
 from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.exit_code import ExitCode
-from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_schema, about_store
+from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_schema, about_store, about_versions
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
 from flujo_async.cli.screen import columns, plain, print_json, print_line, put, size
@@ -112,6 +113,7 @@ async def _examine(flujo: Runtime, *, is_quick: bool) -> Examination:
             findings += about_hashes(verified)
         heads = {status: [head async for head in _in_status(backend, status)] for status in _LOOKED_AT}
         findings += about_runs(heads, datetime.now(UTC))
+        findings += about_versions(heads, runner_of(flujo).catalogue.claim_query(), datetime.now(UTC))
     return Examination(_is_ok(findings), report, verified, findings)
 
 

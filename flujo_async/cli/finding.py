@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias, TypeVar
 
+from flujo_async._model.lease import ClaimQuery, DefinitionKey
 from flujo_async._model.report import SchemaVersion, StoreReport, VerifyReport
-from flujo_async._model.state import RunStatus
+from flujo_async._model.selection import is_of
+from flujo_async._model.state import TERMINAL, RunStatus
 from flujo_async._model.summary import RunSummary
 from flujo_async.cli.screen import duration, plain, runs_text, size
 from flujo_async.cli.store import is_driven, is_interrupted
@@ -101,6 +103,29 @@ def about_runs(heads: Mapping[RunStatus, Sequence[RunSummary]], now: datetime) -
         text = f"{runs_text(len(failed))} failed, {_since((head.updated_at for head in failed), now)}"
         advice = "`dead-letters list` tells why; `runs redrive RUN_ID`"
         yield Finding("note", "dead letters", text, advice, _ids(failed))
+
+
+def about_versions(
+    heads: Mapping[RunStatus, Sequence[RunSummary]], query: ClaimQuery, now: datetime
+) -> Iterator[Finding]:
+    """Tell which runs are of definitions that are known by name, but not in the version that fits.
+
+    Args:
+        heads: the runs that have not completed, by status.
+        query: asks for the runs that can go on here.
+        now: the time.
+    """
+    known = query.definitions or frozenset[DefinitionKey]()
+    names = {definition.pipeline_name for definition in known}
+    versions = {(definition.pipeline_name, definition.pipeline_version) for definition in known}
+    going_on = (head for status, found in heads.items() if status not in TERMINAL for head in found)
+    strangers = [head for head in going_on if head.pipeline_name in names and not is_of(head, query)]
+    for (name, version), found in _grouped(strangers, lambda head: (head.pipeline_name, head.pipeline_version)):
+        why = "has another structure" if (name, version) in versions else "is not known"
+        since = _since((head.updated_at for head in found), now)
+        text = f"{runs_text(len(found))} of {plain(name)} {plain(version)}, which {why} here, {since}"
+        advice = "register that version as well, give the Flujo a migrate=, or run a worker that knows it"
+        yield Finding("note", "versions", text, advice, _ids(found))
 
 
 def _about_running(running: Sequence[RunSummary], now: datetime) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.lease import ClaimQuery, DefinitionKey
 from flujo_async._model.state import RUN_STATUSES, TERMINAL, RunStatus
 from flujo_async.abc.backend import StateBackend
 from flujo_async.testing.samples import (
@@ -188,7 +188,7 @@ class DueContract:
         """By status, queue, definition and id, as a claim is."""
         heads: dict[str, dict[str, Any]] = {
             "a": {"status": "pending", "queue": "q", "pipeline_name": "x"},
-            "b": {"status": "running", "queue": "", "pipeline_name": "y"},
+            "b": {"status": "running", "queue": "", "pipeline_name": "y", "pipeline_version": "2", "pipeline_id": "f"},
             "c": {"status": "paused", "queue": None, "pipeline_name": "z"},
         }
         for seconds, (run_id, fields) in enumerate(heads.items(), 1):
@@ -200,6 +200,9 @@ class DueContract:
             ClaimQuery(queues=frozenset({"q", "other"})): 1,
             ClaimQuery(statuses=RUN_STATUSES, pipeline_names=frozenset({"y", "z"})): 2,
             ClaimQuery(pipeline_names=frozenset({"z"})): None,
+            ClaimQuery(definitions=frozenset({DefinitionKey("y", "2", "f"), DefinitionKey("x", "2", "f")})): 2,
+            ClaimQuery(definitions=frozenset({DefinitionKey("y", "1", "f"), DefinitionKey("y", "2", "g")})): None,
+            ClaimQuery(definitions=frozenset()): None,
             ClaimQuery(queues=frozenset()): None,
             ClaimQuery(statuses=frozenset()): None,
         }

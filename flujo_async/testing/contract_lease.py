@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.lease import ClaimQuery, DefinitionKey, Lease
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import StateBackend
@@ -133,7 +133,38 @@ class LeaseContract:
         assert (await head(backend, "d")).queue == ""
 
     async def test_a_claim_takes_the_definitions_it_asks_for(self, backend: StateBackend) -> None:
-        """A worker that does not know the others leaves them to those who do; by id as well."""
+        """By name, version and fingerprint; who does not know the others leaves them to those who do, by id as well."""
+        for run_id, key in {"a": "x1f", "b": "x2f", "c": "x1g", "d": "y1f"}.items():
+            name, version, fingerprint = tuple(key)
+            await backend.create_run(
+                new_run(run_id, pipeline_name=name, pipeline_version=version, pipeline_id=fingerprint)
+            )
+        assert await claimed_ids(backend, definitions=frozenset()) == []
+        assert await claimed_ids(backend, definitions=_definitions("x2g", "y2f", "z1f")) == []
+        assert await claim(backend, run_id="a", definitions=_definitions("x2f")) is None
+        assert await claimed_ids(backend, definitions=_definitions("x1f", "z1f")) == ["a"]
+        assert await claimed_ids(backend, definitions=_definitions("x1g", "y1f"), pipeline_names=frozenset("y")) == [
+            "d"
+        ]
+        assert await claimed_ids(backend, definitions=_definitions("x1g"), queues=frozenset({""})) == ["c"]
+        assert await claimed_ids(backend, definitions=None) == ["b"]
+
+    async def test_a_run_that_was_taken_over_is_claimed_by_who_knows_its_new_definition(
+        self, backend: StateBackend
+    ) -> None:
+        """It goes on with what its log was last brought to."""
+        before, after = _definitions("x1f"), _definitions("x2g")
+        run = new_run(pipeline_name="x", pipeline_version="1", pipeline_id="f")
+        lease = await create(backend, run)
+        await append(backend, lease, pipeline_version="2", pipeline_id="g")
+        await backend.release(lease)
+        assert await backend.next_due(ClaimQuery(definitions=before)) is None
+        assert await backend.next_due(ClaimQuery(definitions=after)) is not None
+        assert await claimed_ids(backend, definitions=before) == []
+        assert await claimed_ids(backend, definitions=after) == ["run"]
+
+    async def test_a_claim_takes_the_names_it_asks_for(self, backend: StateBackend) -> None:
+        """Of all versions."""
         for run_id, name in {"a": "x", "b": "y", "c": "X", "d": "y"}.items():
             await backend.create_run(new_run(run_id, pipeline_name=name))
         assert await claimed_ids(backend, pipeline_names=frozenset()) == []
@@ -145,7 +176,8 @@ class LeaseContract:
     @pytest.mark.parametrize("way", ["ready", "woken", "signalled", "expired", "dead"])
     async def test_each_run_that_is_claimed_has_to_match(self, backend: StateBackend, way: str) -> None:
         """By whatever way it became free."""
-        fields: dict[str, Any] = {"queue": "q", "pipeline_name": "x", "wake_at": T0 if way == "woken" else None}
+        fields: dict[str, Any] = {"queue": "q", "wake_at": T0 if way == "woken" else None}
+        fields |= {"pipeline_name": "x", "pipeline_version": "2", "pipeline_id": "g"}
         await backend.create_run(new_run(**fields), owner="w1" if way in ("expired", "dead") else None, ttl=TTL)
         if way == "signalled":
             await backend.post(signal())
@@ -154,8 +186,9 @@ class LeaseContract:
         assert await claimed_ids(backend, queues=frozenset({"", "p"}), **asked) == []
         assert await claimed_ids(backend, pipeline_names=frozenset({"y"}), **asked) == []
         assert await claimed_ids(backend, queues=frozenset({"q"}), pipeline_names=frozenset({"y"}), **asked) == []
+        assert await claimed_ids(backend, definitions=_definitions("x1f"), **asked) == []
         assert await claimed_ids(backend, statuses=frozenset({"pending", "paused"}), **asked) == []
-        assert await claimed_ids(backend, queues=frozenset({"q"}), pipeline_names=frozenset({"x"}), **asked) == ["run"]
+        assert await claimed_ids(backend, queues=frozenset({"q"}), definitions=_definitions("x2g"), **asked) == ["run"]
 
     async def test_higher_priority_goes_first_then_the_older_run(self, backend: StateBackend) -> None:
         """Ties of both are broken by the run id."""
@@ -311,3 +344,7 @@ class LeaseContract:
         await backend.delete_run("run")
         await backend.release(lease)
         assert await backend.load("run") is None
+
+
+def _definitions(*keys: str) -> frozenset[DefinitionKey]:
+    return frozenset(DefinitionKey(*key) for key in keys)

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from flujo_async._model import transition
-from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.lease import ClaimQuery, DefinitionKey, Lease
 from flujo_async._model.state import RESTING, RUN_STATUSES, RunStatus
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async.backends import sqlite as verbs
@@ -612,7 +612,9 @@ INDEX_OF_CLAIM = {
     "expired": "runs_expiring",
     "left_by_dead_owners": "runs_leased",
 }
-ASKED = rows.wanted(ClaimQuery(queues=frozenset({"q"}), pipeline_names=frozenset({"hello"})))
+DEFINITION = DefinitionKey("hello", "1.0.0", "f")
+ASKED = rows.wanted(ClaimQuery(queues=frozenset({"q"}), definitions=frozenset({DEFINITION})))
+OF_A_DEFINITION = "status=? AND pipeline_name=? AND pipeline_version=? AND pipeline_id=?"
 
 
 @pytest.fixture
@@ -630,7 +632,7 @@ def plan(db: sqlite3.Connection, sql: str, **values: Any) -> str:
 
 @pytest.mark.parametrize(("name", "index"), INDEX_OF_CLAIM.items())
 def test_claims_use_indexes(plans: sqlite3.Connection, name: str, index: str) -> None:
-    more = {"status": "pending", "queue": "q", "now": 0, "limit": 1}
+    more = {"status": "failed", "now": 0, "limit": 1}
     found = plan(plans, queries("sqlite.sql")[name], **ASKED, **more)
     assert re.search(rf"SEARCH runs USING (COVERING )?INDEX {index} \(", found)
     assert "SCAN runs" not in found
@@ -638,8 +640,11 @@ def test_claims_use_indexes(plans: sqlite3.Connection, name: str, index: str) ->
 
 @pytest.mark.parametrize("name", ["ready", "ready_in_queue"])
 def test_what_is_ready_is_found_in_the_order_of_claims(plans: sqlite3.Connection, name: str) -> None:
-    found = plan(plans, queries("sqlite.sql")[name], status="pending", queue="q", limit=1, pipeline_names=None)
-    assert "TEMP B-TREE" not in found
+    """Of each definition only the first few are sorted with those of the others."""
+    found = plan(plans, queries("sqlite.sql")[name], **ASKED, limit=1)
+    in_queue = " AND queue_name=?" if name == "ready_in_queue" else ""
+    assert f"INDEX {INDEX_OF_CLAIM[name]} ({OF_A_DEFINITION}{in_queue})" in found
+    assert found.count("TEMP B-TREE") == 1
 
 
 def test_every_way_to_be_claimable_is_checked_for_its_index() -> None:
@@ -652,11 +657,33 @@ def test_every_way_to_be_claimable_is_checked_for_its_index() -> None:
 def test_what_is_due_next_is_found_without_looking_at_all_runs(plans: sqlite3.Connection) -> None:
     """The first of an index is enough, except for what is signalled or leased, of which there are few."""
     found = plan(plans, queries("sqlite.sql")["next_due"], **ASKED)
-    indexes = sorted(re.findall(r"SEARCH runs USING INDEX (\w+)", found))
-    assert indexes == ["runs_asleep", "runs_leased", "runs_ready_since", "runs_signalled", "runs_status"]
+    indexes = set(re.findall(r"SEARCH runs USING (?:COVERING )?INDEX (\w+)", found))
+    assert indexes == {"runs_asleep", "runs_leased", "runs_ready_since", "runs_signalled", "runs_status"}
+    assert f"runs_ready_since ({OF_A_DEFINITION})" in found
+    assert f"runs_asleep ({OF_A_DEFINITION} AND wake_at>?)" in found
     assert "SCAN runs" not in found
     assert "TEMP B-TREE" not in found
     assert "SEARCH runs" in plan(plans, queries("sqlite.sql")["run_is_due"], **ASKED)
+
+
+@pytest.mark.parametrize("name", ["ready", "ready_in_queue", "woken", "next_due"])
+async def test_what_nobody_asks_for_costs_nothing(path: Path, name: str) -> None:
+    """However many runs of definitions there are that are not known here: counted in instructions of SQLite."""
+
+    async def instructions(more: int) -> int:
+        async with SQLiteBackend(path) as backend:
+            runs = [new_run(f"{more}:{n}:{at}", queue="q", wake_at=at) for n in range(more) for at in (None, T0)]
+            await asyncio.gather(*map(backend.create_run, runs))
+        steps: list[None] = []
+        with closing(sqlite3.connect(path)) as db:
+            db.set_progress_handler(lambda: steps.append(None), 1)
+            assert not any(
+                db.execute(queries("sqlite.sql")[name], {**ASKED, "now": rows.micros(T0), "limit": 9}).fetchone() or ()
+            )
+        return len(steps)
+
+    few, many = await instructions(3), await instructions(300)
+    assert many <= few + 50
 
 
 @pytest.mark.parametrize("asked", [{}, {"status": "running"}, {"pipeline_name": "hello"}, {"metadata": {"a": 1}}])

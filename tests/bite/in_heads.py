@@ -95,6 +95,14 @@ BUGS = (
         ("tests/contract/test_file.py::TestFileBackend::test_finished_and_paused_runs_are_not_claimed_unasked",),
     ),
     Bug(
+        "heads.definitions-by-name",
+        "claim: a run of another version is claimed by who knows its name only",
+        SELECTION,
+        "key in query.definitions",
+        "summary.pipeline_name in {each.pipeline_name for each in query.definitions}",
+        (CONTRACT + "test_a_claim_takes_the_definitions_it_asks_for",),
+    ),
+    Bug(
         "heads.paused-claimable",
         "claim: a paused run is claimed though nobody has answered",
         SELECTION,

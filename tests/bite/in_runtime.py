@@ -860,6 +860,22 @@ BUGS = (
         (T + "created_anew.py::test_a_worker_that_drives_both_keeps_them_apart",),
     ),
     Bug(
+        "runtime.versions-not-asked-for",
+        "who shares a store with another version claims its runs, and puts them off for everybody",
+        PROGRAM,
+        "return ClaimQuery(definitions=frozenset(map(_key, self._definitions())))",
+        "return ClaimQuery(pipeline_names=self.names())",
+        (T + "rolling_deploy.py::test_workers_of_two_versions_delay_nobody[memory]",),
+    ),
+    Bug(
+        "runtime.strangers-not-told",
+        "nobody hears of runs whose version no worker knows",
+        "_runtime/strangers.py",
+        "            if self._told.get(name) != moment and (",
+        "            if False and (",
+        (T + "rolling_deploy.py::TestTelling::test_a_worker_tells_what_nobody_takes[memory]",),
+    ),
+    Bug(
         "runtime.another-run-goes-on",
         "G10, G11: a run that was created anew since it was looked at goes on from what the one before had done",
         READER,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
-from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.lease import ClaimQuery, DefinitionKey, Lease
 from flujo_async._model.state import RUN_STATUSES, Waiting
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, Signal, Snapshot
 from flujo_async.abc.backend import StateBackend
@@ -68,6 +68,8 @@ METADATA = st.sampled_from([{}, {"a": 1}, {"a": {"b": [1, None]}, "c": "é"}, {"
 FEW = st.integers(0, 4)
 QUEUES = st.sampled_from([None, "", "q"])
 NAMES = st.sampled_from(["hello", "other"])
+VERSIONS = st.sampled_from(["1", "2"])
+DEFINITIONS = st.builds(DefinitionKey, NAMES, VERSIONS, VERSIONS)
 WAITS = st.sampled_from([(), (Waiting(kind="signal", name="approval", since=T0, deadline=T0),)])
 BLOBS = st.lists(st.sampled_from([blob("a"), blob("b"), blob("c")]), max_size=2)
 SIGNAL_IDS = st.sampled_from(["s1", "s2"])
@@ -85,6 +87,7 @@ QUERIES = st.builds(
     run_id=st.none() | st.none() | RUN_IDS,
     statuses=st.sampled_from([ClaimQuery().statuses, RUN_STATUSES]) | st.frozensets(STATUSES),
     queues=st.none() | st.frozensets(st.sampled_from(["", "q"])),
+    definitions=st.none() | st.frozensets(DEFINITIONS),
     pipeline_names=st.none() | st.frozensets(NAMES),
     is_due=st.booleans(),
     dead_owners=st.frozensets(OWNERS),
@@ -136,6 +139,8 @@ class Agreement(RuleBasedStateMachine):
                 "priority": st.integers(-1, 1),
                 "queue": QUEUES,
                 "pipeline_name": NAMES,
+                "pipeline_version": VERSIONS,
+                "pipeline_id": VERSIONS,
                 "metadata": METADATA,
                 "wake_at": st.none() | MOMENTS,
                 "is_background": st.booleans(),
@@ -180,6 +185,7 @@ class Agreement(RuleBasedStateMachine):
                 "signals_read": st.none() | FEW,
                 "metadata": st.none() | METADATA,
                 "waiting_for": WAITS,
+                "pipeline_version": st.none() | VERSIONS,
             }
         ),
         blobs=BLOBS,

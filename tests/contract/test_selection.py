@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
+from flujo_async._model.lease import CLAIMABLE, ClaimQuery, DefinitionKey, Lease
 from flujo_async._model.selection import due_at, is_claimable
 from flujo_async._model.state import RUN_STATUSES
 from flujo_async._model.summary import RunSummary
@@ -15,11 +15,13 @@ from flujo_async.testing.samples import T0
 
 MOMENTS = st.integers(0, 5).map(lambda n: T0 + timedelta(microseconds=n))
 NAMES = st.sampled_from(["", "x"])
+DEFINITIONS = st.builds(DefinitionKey, NAMES, NAMES, NAMES)
 SUMMARIES = st.builds(
     RunSummary,
     run_id=st.just("run"),
     pipeline_name=NAMES,
-    pipeline_version=st.just(""),
+    pipeline_version=NAMES,
+    pipeline_id=NAMES,
     status=st.sampled_from(sorted(RUN_STATUSES)),
     created_at=st.just(T0),
     updated_at=st.just(T0),
@@ -34,6 +36,7 @@ QUERIES = st.builds(
     run_id=st.sampled_from([None, None, "run", "other"]),
     statuses=st.sampled_from([RUN_STATUSES, RUN_STATUSES, CLAIMABLE]),
     queues=st.none() | st.frozensets(NAMES),
+    definitions=st.none() | st.frozensets(DEFINITIONS),
     pipeline_names=st.none() | st.frozensets(NAMES),
     is_due=st.booleans(),
     dead_owners=st.frozensets(st.just("w1")),

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from flujo_async._model.lease import ClaimQuery, DefinitionKey
 from flujo_async._model.report import StoreReport
-from flujo_async.cli.finding import about_runs, about_store
+from flujo_async.cli.finding import about_runs, about_store, about_versions
 from flujo_async.testing.samples import new_run
 from tests.backends.first_schema import DATABASE
 from tests.faces.conftest import InProcess, Project, on_terminal
@@ -45,10 +46,10 @@ class TestMigrate:
         assert version(old) == 1
         told = call("migrate", "--db", "old.db")
         assert (told.code, told.out) == (0, "old.db: brought from schema version 1 to 4\n")
-        assert version(old) == 4
+        assert version(old) == 5
         for arguments in (["migrate"], ["migrate", "--check"]):
             told = call(*arguments, "--db", "old.db")
-            assert (told.code, told.out) == (0, "old.db: schema version 4, the newest: nothing to do\n")
+            assert (told.code, told.out) == (0, "old.db: schema version 5, the newest: nothing to do\n")
         assert call("migrate", "--db", "old.db", "--json").json == {"before": 4, "after": 4, "newest": 4}
 
     def test_a_newer_store_is_refused_with_what_to_do(self, call: InProcess, old: Path) -> None:
@@ -127,6 +128,16 @@ class TestDoctor:
         assert "facts" in parts
         assert "blobs" not in parts
 
+    def test_runs_that_the_new_code_does_not_know_are_named(self, one_project: Project) -> None:
+        """By who has the code; a store alone does not know what is deployed."""
+        one_project.dispatch("orders", "a")
+        path = one_project.directory / "app.py"
+        path.write_text(path.read_text().replace('"orders", "1.0.0"', '"orders", "2.0.0"'))
+        told = one_project("doctor", "--quick", "--json")
+        assert (told.code, findings(told.json, "note")) == (0, {"versions": ["a"]})
+        told = one_project("doctor", "--quick", "--json", "--db", one_project.db)
+        assert findings(told.json, "note") == {}
+
     def test_it_fits_a_terminal(self, call: InProcess, one_project: Project, old: Path) -> None:
         call("migrate", "--db", "old.db")
         sent = re.sub(r"\x1b\[[\d;]*m", "", on_terminal(one_project.cli, "doctor", "--db", "old.db"))
@@ -152,6 +163,24 @@ def test_runs_of_queues_are_a_workers() -> None:
     assert told("pending", queue="slow") == [("note", "queues", "1 run of queue slow not begun, for 90 min")]
     assert told("pending", queue="slow", wake_at=NOW + timedelta(hours=1)) == []
     assert told("pending") == [("note", "queues", "1 run not begun, for 90 min")]
+
+
+def test_runs_of_versions_that_are_not_known() -> None:
+    """Of what is known by name; with ``migrate=`` all of that is."""
+    ago = NOW - timedelta(hours=1.5)
+    versions = {"a": "1.0", "b": "2.0", "c": "3.0"}
+    paused = [new_run(n, pipeline_version=v, pipeline_id="f", updated_at=ago).summary for n, v in versions.items()]
+    failed = [new_run("failed", status="failed", pipeline_version="1.0").summary]
+    another = [new_run("another", status="pending", pipeline_name="another").summary]
+    heads: dict[Any, Any] = {"paused": paused, "failed": failed, "pending": another}
+    known = frozenset({DefinitionKey("hello", "2.0", "f"), DefinitionKey("hello", "3.0", "g")})
+    assert [
+        (each.level, each.text, each.run_ids) for each in about_versions(heads, ClaimQuery(definitions=known), NOW)
+    ] == [
+        ("note", "1 run of hello 1.0, which is not known here, for 90 min", ("a",)),
+        ("note", "1 run of hello 3.0, which has another structure here, for 90 min", ("c",)),
+    ]
+    assert not list(about_versions(heads, ClaimQuery(pipeline_names=frozenset({"hello"})), NOW))
 
 
 def test_space_that_can_be_won() -> None:

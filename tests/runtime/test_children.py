@@ -11,6 +11,7 @@ from flujo_async import (
     PipelineRegistry,
     RunContext,
     StepContext,
+    WorkflowState,
     as_step,
     child,
     map_each,
@@ -802,23 +803,25 @@ async def test_whichever_commit_fails_a_parent_hears_of_its_child(backend: State
 
 
 async def test_a_parent_that_another_version_has_put_off_hears_of_its_child(backend: StateBackend) -> None:
-    """As where workers of two versions share a store."""
+    """As where a runtime that refuses to take it over shares the store."""
+
+    def refuse(state: WorkflowState) -> None:
+        raise LookupError("not this one")
+
     clock = VirtualClock()
     inner = child(wait_for("go"), name="inner")
-    new, old = (
-        Flujo(definition, pipeline_name="outer", state_backend=backend, clock=clock)
-        for definition in (inner >> double, inner)
-    )
-    await new.run(1, run_id="r")
-    [below] = await children_of(new)
-    await old.signal(below.run_id, "go", 2)
+    old = Flujo(inner >> double, pipeline_name="outer", state_backend=backend, clock=clock)
+    new = Flujo(inner, pipeline_name="outer", state_backend=backend, clock=clock, migrate=refuse)
+    await old.run(1, run_id="r")
+    [below] = await children_of(old)
+    await new.signal(below.run_id, "go", 2)
     async with asyncio.timeout(5):
-        while (await gone_to_sleep(old)).wake_at is None:
+        while (await gone_to_sleep(new)).wake_at is None:
             await ticks()
-    await old.aclose()
-    clock.advance(30)
-    assert (await new.run(run_id="r")).output == 4
     await new.aclose()
+    clock.advance(30)
+    assert (await old.run(run_id="r")).output == 4
+    await old.aclose()
 
 
 @pytest.mark.parametrize(("verb", "nth"), [("create_run", 2), ("append", 3)], ids=["created", "driven"])

@@ -242,14 +242,17 @@ SELECT -priority, created_at, run_id, attempts
 -- name: first_few
 ORDER BY priority DESC, created_at, run_id LIMIT :limit
 
--- name: is_named
-(:pipeline_names IS NULL OR pipeline_name IN (SELECT value FROM json_each(:pipeline_names)))
+-- name: is_in_queue
+(:queues IS NULL OR queue_name IN (SELECT value FROM json_each(:queues)))
 
--- name: matches
-(:queues IS NULL OR queue_name IN (SELECT value FROM json_each(:queues))) AND {is_named}
+-- name: is_known
+(:pipeline_names IS NULL OR pipeline_name IN (SELECT value FROM json_each(:pipeline_names)))
+AND (:definitions IS NULL OR (pipeline_name, pipeline_version, pipeline_id) IN (
+    SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:definitions)
+))
 
 -- name: asked_for
-status IN (SELECT value FROM json_each(:statuses)) AND {matches}
+status IN (SELECT value FROM json_each(:statuses)) AND {is_known} AND {is_in_queue}
 
 -- name: has_news
 signals > signals_read
@@ -257,6 +260,62 @@ signals > signals_read
 -- name: is_ready
 -- The condition of three indexes, word for word.
 lease_owner IS NULL AND wake_at IS NULL AND status IN ('pending', 'running')
+
+-- name: is_asleep
+wake_at IS NOT NULL
+
+-- name: definition
+pipeline_name, pipeline_version, pipeline_id
+
+-- name: behind_its_definition
+(SELECT +pipeline_name, +pipeline_version, +pipeline_id, 0x7fffffffffffffff FROM runs WHERE id = last.id)
+
+-- Of each status and definition that is ready, or asleep, one run; and those of them that are asked for. It takes a leap
+-- along the index from each to the next, so it does not matter how many runs there are that nobody here can drive. (The
+-- leap is one seek because it goes to where the last moment of a definition would be, and because of the pluses. In a
+-- damaged index it may lead back: no run is found twice, so it comes to an end.)
+
+-- name: ready_kinds
+ready (status, id) AS (
+    SELECT value, (
+        SELECT id FROM runs INDEXED BY runs_ready_since
+        WHERE {is_ready} AND status = value ORDER BY {definition}, updated_at LIMIT 1
+    )
+    FROM json_each(:statuses)
+    UNION
+    SELECT status, (
+        SELECT id FROM runs INDEXED BY runs_ready_since
+        WHERE {is_ready} AND status = last.status AND ({definition}, updated_at) > {behind_its_definition}
+        ORDER BY {definition}, updated_at LIMIT 1
+    )
+    FROM ready AS last WHERE id IS NOT NULL
+),
+ready_kinds (status, {definition}) AS MATERIALIZED (
+    SELECT runs.status, {definition} FROM ready CROSS JOIN runs USING (id) WHERE {is_known}
+)
+
+-- name: asleep_kinds
+asleep (status, id) AS (
+    SELECT value, (
+        SELECT id FROM runs INDEXED BY runs_asleep
+        WHERE {is_asleep} AND status = value ORDER BY {definition}, wake_at LIMIT 1
+    )
+    FROM json_each(:statuses)
+    UNION
+    SELECT status, (
+        SELECT id FROM runs INDEXED BY runs_asleep
+        WHERE {is_asleep} AND status = last.status AND ({definition}, wake_at) > {behind_its_definition}
+        ORDER BY {definition}, wake_at LIMIT 1
+    )
+    FROM asleep AS last WHERE id IS NOT NULL
+),
+asleep_kinds (status, {definition}) AS MATERIALIZED (
+    SELECT runs.status, {definition} FROM asleep CROSS JOIN runs USING (id) WHERE {is_known}
+)
+
+-- name: is_wanted
+(runs.status, runs.pipeline_name, runs.pipeline_version, runs.pipeline_id)
+= (wanted.status, wanted.pipeline_name, wanted.pipeline_version, wanted.pipeline_id)
 
 -- name: needs_no_reason
 -- What may be claimed though nothing wakes it.
@@ -274,24 +333,33 @@ WHERE run_id = :run_id AND {asked_for} AND {is_free}
 LIMIT :limit;
 
 -- name: ready
-{candidate} FROM runs INDEXED BY runs_ready
-WHERE {is_ready} AND status = :status AND {is_named}
+WITH RECURSIVE {ready_kinds}
+{candidate} FROM ready_kinds AS wanted CROSS JOIN runs ON runs.id IN (
+    SELECT id FROM runs INDEXED BY runs_ready
+    WHERE {is_ready} AND {is_wanted}
+    {first_few}
+)
 {first_few};
 
 -- name: ready_in_queue
-{candidate} FROM runs INDEXED BY runs_ready_in_queue
-WHERE {is_ready} AND status = :status AND queue_name = :queue AND {is_named}
+WITH RECURSIVE {ready_kinds}
+{candidate} FROM ready_kinds AS wanted CROSS JOIN json_each(:queues) AS queue CROSS JOIN runs ON runs.id IN (
+    SELECT id FROM runs INDEXED BY runs_ready_in_queue
+    WHERE {is_ready} AND {is_wanted} AND queue_name = queue.value
+    {first_few}
+)
 {first_few};
 
 -- name: finished
 -- Nobody asks for finished runs in general, so no index serves just that.
 {candidate} FROM runs INDEXED BY runs_status
-WHERE status = :status AND lease_owner IS NULL AND wake_at IS NULL AND {matches}
+WHERE status = :status AND lease_owner IS NULL AND wake_at IS NULL AND {asked_for}
 {first_few};
 
 -- name: woken
-{candidate} FROM runs INDEXED BY runs_asleep
-WHERE wake_at <= :now AND {asked_for} AND {is_free}
+WITH RECURSIVE {asleep_kinds}
+{candidate} FROM asleep_kinds AS wanted CROSS JOIN runs INDEXED BY runs_asleep
+WHERE wake_at <= :now AND {is_wanted} AND {is_in_queue} AND {is_free}
 {first_few};
 
 -- name: signalled
@@ -319,30 +387,29 @@ WHERE run_id = :run_id;
 
 -- name: since_ready
 (SELECT updated_at FROM runs INDEXED BY runs_ready_since
-WHERE {is_ready} AND status = wanted.value AND {matches} ORDER BY updated_at LIMIT 1)
+WHERE {is_ready} AND {is_wanted} AND {is_in_queue} ORDER BY updated_at LIMIT 1)
 
 -- name: since_finished
 (SELECT min(updated_at) FROM runs INDEXED BY runs_status
-WHERE status = wanted.value AND lease_owner IS NULL AND wake_at IS NULL AND {matches})
+WHERE status = wanted.value AND lease_owner IS NULL AND wake_at IS NULL AND {asked_for})
 
 -- name: first_to_wake
 (SELECT wake_at FROM runs INDEXED BY runs_asleep
-WHERE status = wanted.value AND wake_at IS NOT NULL AND lease_owner IS NULL AND NOT {has_news} AND {matches}
+WHERE {is_asleep} AND {is_wanted} AND lease_owner IS NULL AND NOT {has_news} AND {is_in_queue}
 ORDER BY wake_at LIMIT 1)
 
 -- name: wakes_at
 CASE WHEN wake_at IS NULL OR {has_news} THEN {updated_at} ELSE wake_at END
 
 -- name: next_due
+WITH RECURSIVE {ready_kinds}, {asleep_kinds}
 SELECT min(moment) FROM (
-    SELECT CASE
-        WHEN :is_due OR value = 'paused' THEN NULL
-        WHEN value IN ('pending', 'running') THEN {since_ready}
-        ELSE {since_finished}
-    END AS moment
-    FROM json_each(:statuses) AS wanted
+    SELECT {since_ready} AS moment FROM ready_kinds AS wanted WHERE NOT :is_due
     UNION ALL
-    SELECT {first_to_wake} FROM json_each(:statuses) AS wanted
+    SELECT {since_finished} FROM json_each(:statuses) AS wanted
+    WHERE value NOT IN ('pending', 'running', 'paused') AND NOT :is_due
+    UNION ALL
+    SELECT {first_to_wake} FROM asleep_kinds AS wanted
     UNION ALL
     SELECT updated_at FROM runs INDEXED BY runs_signalled
     WHERE {has_news} AND lease_owner IS NULL AND {asked_for}
