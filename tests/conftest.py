@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("flujo_async", deadline=None, print_blob=True)
+settings.register_profile("flujo_async", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("crash", settings.get_profile("flujo_async"), max_examples=1000)
 settings.load_profile("flujo_async")
 

@@ -9,7 +9,7 @@ from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flujo_async import (
@@ -916,7 +916,7 @@ async def ending(flujo: Flujo[Any, Any], *arguments: Any) -> tuple[Any, Statuses
     return "", statuses(result), result.output
 
 
-@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 2)
 @given(plans(), st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=4))
 async def test_a_graph_that_crashes_again_and_again_ends_as_one_that_did_not(
     plan: Plan, crashes: list[tuple[int, bool]]
