@@ -206,7 +206,7 @@ async def test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted
         if fate:
             return n + 1
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 await asyncio.Event().wait()
         except asyncio.CancelledError:
             asked = backend.asked
@@ -348,7 +348,7 @@ async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
 
     # A lease that lasts longer than it takes any machine to begin a step.
     flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(seconds=1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         result = await flujo.run(1, run_id="r")
     assert (result.output, result.status) == (1, "completed")
 

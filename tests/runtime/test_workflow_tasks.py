@@ -86,7 +86,7 @@ class TestTimeouts:
             await Flujo(flow, state_backend=store).run(3, run_id=run_id)
 
         async for run_id in crashes(backend, attempt):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert (await Flujo(flow, state_backend=backend).run(run_id=run_id)).output == 12
         assert others() == set()
 
