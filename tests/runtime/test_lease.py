@@ -42,8 +42,10 @@ class Thieved:
             if self.stolen.done():
                 self.fate.append("again")
                 return n
-            self.stolen.set_result(await steal(backend, "r"))
+            stealing = asyncio.create_task(steal(backend, "r"))
+            stealing.add_done_callback(lambda task: self.stolen.set_result(task.result()))
             try:
+                await asyncio.shield(stealing)  # the loss may be noticed before the thief hears of its success
                 if waits:
                     await asyncio.Event().wait()
             except asyncio.CancelledError:
