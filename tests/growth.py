@@ -37,6 +37,7 @@ class Counted:
 def counting() -> Iterator[Counted]:
     """Count what is executed in the block, in functions that are entered in it."""
     counted, before = Counted(), sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # CPython 3.12 looks for one such frame when tracing begins
     sys.settrace(counted.trace)
     try:
         yield counted
