@@ -1,14 +1,19 @@
 """What every test has: a loop that must not be blocked, and no limit on how slow a generated example may be."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("flujo_async", deadline=None, print_blob=True)
+settings.register_profile("flujo_async", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile("crash", settings.get_profile("flujo_async"), max_examples=1000)
 settings.load_profile("flujo_async")
+
+# Loops are watched as they are by default, in processes that tests start as well; on a busy machine any may be slow,
+# and whoever compares what a process writes does not want to hear of that.
+os.environ.setdefault("FLUJO_ASYNC_STALL_SECONDS", "3600")
 
 
 @pytest.fixture(scope="session", autouse=True)

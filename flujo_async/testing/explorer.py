@@ -82,7 +82,7 @@ class CrashExplorer:
             max_resumes: at most so often one life may go on with a run that waits for an answer, a decision or time.
             timeout: how long one life may take, in seconds of real time.
             patience: a step that is executed for so long, in seconds of real time, counts as hanging: then the time of
-                its limits passes.
+                its limits passes. What holds up the whole process does not count.
             options: further arguments of ``Flujo``, such as ``registry``, ``context_type`` or ``resources``.
 
         Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
@@ -140,18 +139,20 @@ class Process(Witness):
 
     async def _standstill(self) -> None:
         """Return when nothing goes on but sleep: no call of the store, no step, and nothing in the event loop."""
-        quiet, seen, since = 0, self._seen(), time.monotonic()
+        quiet, seen, waited = 0, self._seen(), 0.0
         while True:
-            is_hanging = time.monotonic() - since >= self._patience
+            is_hanging = waited >= self._patience
             is_busy = self.backend.under_way > 0 or (self._executing > 0 and not is_hanging)
             if quiet >= _QUIET_TURNS and not is_busy:
                 if is_hanging or not await self._is_due():
                     return
                 is_busy = True
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS if is_busy else 0)
+            rest = _LOOK_AGAIN_SECONDS if is_busy else 0
+            await asyncio.sleep(rest)
+            waited += rest  # by the clock, a process that was stopped for a while would take its steps for hanging
             quiet = 0 if is_busy or self._seen() != seen else quiet + 1
             if self._seen() != seen:
-                seen, since = self._seen(), time.monotonic()
+                seen, waited = self._seen(), 0.0
 
     async def _is_due(self) -> bool:
         """Return whether a run wants to go on now, and somebody is about to take it up."""

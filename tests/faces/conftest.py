@@ -373,7 +373,7 @@ def make_project(cli: CommandLine, call: InProcess, monkeypatch: pytest.MonkeyPa
 
 def eventually(is_true: Callable[[], bool]) -> None:
     """Return as soon as something is true that another process does."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 50
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -400,5 +400,5 @@ def on_terminal(cli: CommandLine, *arguments: str, **environment: str) -> str:
         pass
     finally:
         os.close(ours)
-        process.wait(timeout=20)
+        process.wait(timeout=50)
     return sent.decode()

@@ -80,7 +80,7 @@ def test_who_takes_up_a_run_is_told_as_it_is_to_be_typed(one_project: Project) -
         assert watcher.stderr
         told = watcher.stderr.readline()
         watcher.send_signal(signal.SIGINT)
-        watcher.communicate(timeout=20)
+        watcher.communicate(timeout=50)
     assert told.startswith("nobody drives run 'a b'")
     assert hinted(told) == resume
     assert hinted(one_project("runs", "show", "a b", "--db", "runs.db").out, "MODULE:ATTRIBUTE") != resume
@@ -144,7 +144,7 @@ def test_cancel_reaches_another_process(project: Project) -> None:
     with project.hold("held", "a") as driver:
         cancelled = project.cli("runs", "cancel", "a", "--json")
         assert (cancelled.code, cancelled.json["status"]) == (0, "cancelled")
-        assert "RunCancelled" in driver.communicate(timeout=20)[1]
+        assert "RunCancelled" in driver.communicate(timeout=50)[1]
 
 
 def test_what_has_ended_is_neither_cancelled_nor_paused(one_project: Project) -> None:
@@ -161,7 +161,7 @@ def test_pause_reaches_another_process_at_its_next_step(project: Project) -> Non
         eventually(lambda: "pack" in project.executed)
         paused = project.cli("runs", "pause", "a")
         assert (paused.code, paused.err) in [(0, "run 'a' pauses before its next step\n"), (0, "")]
-        driver.communicate(timeout=20)
+        driver.communicate(timeout=50)
     assert project.head("a").status == "paused"
     assert "Waits for  `runs resume`: somebody paused it, since " in project("runs", "show", "a").out
     project.go()
@@ -195,7 +195,7 @@ def test_ctrl_c_interrupts_a_run_that_can_be_resumed(one_project: Project) -> No
     with one_project.cli.start("runs", "resume", "a") as process:
         eventually((one_project.directory / "holding").exists)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=50)
     assert (process.returncode, out) == (130, "")
     assert err == "interrupted; every step so far is kept, and `flujo-async runs resume a` goes on from there\n"
     assert one_project.head("a").lease is None
@@ -208,8 +208,8 @@ def test_resume_waits_for_a_run_that_is_driven_elsewhere(one_project: Project) -
         assert waiting.stderr
         assert waiting.stderr.readline() == "run 'a' is driven elsewhere: waiting for it\n"
         one_project.go()
-        assert "Status  completed" in waiting.communicate(timeout=20)[0]
-        driver.communicate(timeout=20)
+        assert "Status  completed" in waiting.communicate(timeout=50)[0]
+        driver.communicate(timeout=50)
     assert one_project.executed == ["pack", "pack"]
 
 

@@ -251,7 +251,7 @@ def test_ctrl_c_interrupts_and_tells_how_to_go_on(cli: CommandLine, sources: Pat
     with cli.start(*command) as process:
         wait_for_lines(cli.directory / "runs", 10)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=50)
     assert process.returncode == 130
     assert out == ""
     assert err == "interrupted; every step so far is kept, and the same command goes on from there\n"
@@ -264,7 +264,7 @@ def test_two_processes_drive_one_survey_once(cli: CommandLine, sources: Path, su
     """Each ends with the report; together they executed every step once."""
     command = ("demo", "--path", sources)
     with cli.start(*command) as first, cli.start(*command) as second:
-        reports = {process.communicate(timeout=40)[0] for process in (first, second)}
+        reports = {process.communicate(timeout=50)[0] for process in (first, second)}
     assert reports == {survey.out}
     assert cli(*command).counts == (sum(survey.counts), 0)
 
@@ -286,7 +286,7 @@ def test_a_pipe_gets_no_control_characters(survey: Finished) -> None:
 
 
 def wait_for_lines(directory: Path, count: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 50
     while sum(len(path.read_bytes().splitlines()) for path in directory.glob("*") if path.is_file()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)

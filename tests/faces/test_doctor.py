@@ -41,16 +41,16 @@ class TestMigrate:
         told = call("migrate", "--check", "--db", "old.db")
         assert (told.code, told.out) == (
             1,
-            "old.db: schema version 1; this flujo_async has 4, `migrate` brings it there\n",
+            "old.db: schema version 1; this flujo_async has 5, `migrate` brings it there\n",
         )
         assert version(old) == 1
         told = call("migrate", "--db", "old.db")
-        assert (told.code, told.out) == (0, "old.db: brought from schema version 1 to 4\n")
+        assert (told.code, told.out) == (0, "old.db: brought from schema version 1 to 5\n")
         assert version(old) == 5
         for arguments in (["migrate"], ["migrate", "--check"]):
             told = call(*arguments, "--db", "old.db")
             assert (told.code, told.out) == (0, "old.db: schema version 5, the newest: nothing to do\n")
-        assert call("migrate", "--db", "old.db", "--json").json == {"before": 4, "after": 4, "newest": 4}
+        assert call("migrate", "--db", "old.db", "--json").json == {"before": 5, "after": 5, "newest": 5}
 
     def test_a_newer_store_is_refused_with_what_to_do(self, call: InProcess, old: Path) -> None:
         with closing(sqlite3.connect(old)) as db:

@@ -19,7 +19,7 @@ from tests.faces import service
 from tests.faces.conftest import ROOT
 
 APPROVAL = {"granted": True, "by": "Ann"}
-PATIENCE = 20  # seconds; a limit, not a wait
+PATIENCE = 40  # seconds; a limit, not a wait
 ADDRESS = re.compile(rb"Uvicorn running on (http://\S+)")
 
 

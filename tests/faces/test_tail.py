@@ -127,7 +127,7 @@ def test_json_lines_come_as_it_happens_and_ctrl_c_ends_it_quietly(one_project: P
         assert (news["run_id"], news["pipeline_name"], news["fact"]["seq"]) == ("a", "orders", 1)
         assert [next(lines)["fact"]["kind"] for _ in range(3)] == FIRST[1:]
         tail.send_signal(signal.SIGINT)
-        out, err = tail.communicate(timeout=20)
+        out, err = tail.communicate(timeout=50)
     assert (tail.returncode, out, err) == (130, "", "")
 
 

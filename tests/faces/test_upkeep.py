@@ -87,7 +87,7 @@ class TestBackup:
                     assert re.fullmatch(rf"copied runs\.db to copy{i}\.db, \d+ kB\n", made.out)
             finally:
                 one_project.go()
-            driver.communicate(timeout=20)
+            driver.communicate(timeout=50)
         assert one_project.head("r2").status == "completed"
         for i in range(2):
             verified = one_project("verify", "--db", f"copy{i}.db", "--json").json

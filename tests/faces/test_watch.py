@@ -35,7 +35,7 @@ def test_it_follows_a_run_until_it_ends(project: Project) -> None:
         project.go()
         assert [said(line).partition(",")[0] for line in shown] == ["hold: done", "pack@3: done", "completed", ""]
         assert watcher.wait(20) == 0
-        driver.communicate(timeout=20)
+        driver.communicate(timeout=50)
 
 
 def test_it_ends_where_the_run_rests(one_project: Project) -> None:
@@ -79,10 +79,10 @@ def test_ctrl_c_stops_watching_and_nothing_else(one_project: Project) -> None:
         with one_project.cli.start("runs", "watch", "a") as watcher:
             next(lines(watcher))
             watcher.send_signal(signal.SIGINT)
-            _, err = watcher.communicate(timeout=20)
+            _, err = watcher.communicate(timeout=50)
         assert (watcher.returncode, err) == (130, "stopped watching run 'a', which goes on as before\n")
         one_project.go()
-        driver.communicate(timeout=20)
+        driver.communicate(timeout=50)
     assert one_project.head("a").status == "completed"
 
 
@@ -94,7 +94,7 @@ def test_a_run_that_nobody_drives_is_told_and_followed_as_soon_as_somebody_does(
         assert watcher.stderr.readline() == "nobody drives run 'a': `flujo-async runs resume a` would\n"
         one_project.go()
         assert one_project("runs", "resume", "a").code == 0
-        out, _ = watcher.communicate(timeout=20)
+        out, _ = watcher.communicate(timeout=50)
     assert "  taken up\n" in out
     assert out.endswith("run 'a' is completed\n")
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_deleted_is_watched_no_longer(one_project: Project) -> Non
         with one_project.cli.start("runs", "watch", "a") as watcher:
             next(lines(watcher))
             assert one_project("runs", "delete", "a", "--yes").code == 0
-            _, err = watcher.communicate(timeout=20)
+            _, err = watcher.communicate(timeout=50)
         driver.kill()
     assert (watcher.returncode, err) == (2, "flujo-async: run 'a' was deleted\n")
 
@@ -119,7 +119,7 @@ def test_a_terminal_has_a_page(one_project: Project) -> None:
         eventually(lambda: one_project.head("a").last_seq == 2)
         one_project.go()
         shown = on_terminal(one_project.cli, "runs", "watch", "a")
-        driver.communicate(timeout=20)
+        driver.communicate(timeout=50)
     last = shown[shown.rindex("held") :]
     assert "completed" in last
     assert "pack@3" in last

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +38,7 @@ def working(project: Project, *options: str) -> Iterator[Working]:
     with project.cli.start("worker", "app:flujo", "--json", *options) as process:
         try:
             yield Working(process)
-            process.communicate(timeout=30)
+            process.communicate(timeout=50)
         finally:
             process.kill()
 
@@ -81,18 +80,16 @@ def test_what_takes_too_long_is_interrupted_for_another_worker(one_project: Proj
 def test_a_second_signal_ends_it_at_once(one_project: Project, pipeline: str) -> None:
     """Also where a thread cannot be stopped."""
     one_project.dispatch(pipeline, "a")
-    with working(one_project, "--drain-timeout", "60") as worker:
+    with working(one_project, "--drain-timeout", "3600") as worker:
         eventually((one_project.directory / "holding").exists)
         worker.stop()
         worker.hear("draining")
-        asked = time.monotonic()
         worker.stop()
         if pipeline == "held":
             assert worker.hear("left")["is_interrupted"] is True
             assert worker.hear("stopped")["interrupted"] == 1
-        worker.process.wait(20)
+        worker.process.wait(50)
     assert worker.process.returncode == 128 + signal.SIGTERM
-    assert time.monotonic() - asked < 15
     assert one_project.head("a").status == "running"
 
 

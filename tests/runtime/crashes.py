@@ -54,7 +54,7 @@ async def ticks(number: int = 30) -> None:
 
 async def gone_to_sleep(flujo: Flujo[Any, Any], run_id: str = "r") -> RunSummary:
     """Return the head of a run when it has left memory."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             summaries = await flujo.list_runs(limit=None)
             head = next((each for each in summaries if each.run_id == run_id), None)

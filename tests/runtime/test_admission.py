@@ -53,7 +53,7 @@ async def test_no_more_than_so_many_at_a_time(backend: StateBackend, crowd: Crow
         tasks = [asyncio.ensure_future(flujo.run(n)) for n in range(10)]
     else:
         tasks = [asyncio.ensure_future((await flujo.start(n)).result()) for n in range(10)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while crowd.inside < 3:
             await asyncio.sleep(0.001)
     await asyncio.sleep(0.01)
@@ -145,7 +145,7 @@ async def test_children_need_no_place_of_their_own(crowd: Crowd) -> None:
     """Else their parents would wait for ever."""
     crowd.go_on.set()
     flujo = Flujo(child(child(crowd.step, name="low"), name="middle"), max_concurrency=1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert (await flujo.run(1)).output == 1
 
 
@@ -177,7 +177,7 @@ async def test_cancelling_needs_no_place(backend: StateBackend, crowd: Crowd) ->
     flujo = Flujo(crowd.step, state_backend=backend, max_concurrency=1)
     busy = await flujo.start(1, run_id="busy")
     task = asyncio.ensure_future((await flujo.start(2, run_id="queued")).result())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await flujo.cancel("queued")
         await asyncio.wait({task})
     assert await flujo.handle("queued").status() == "cancelled"
@@ -194,7 +194,7 @@ async def test_who_waits_for_a_place_hears_that_the_run_was_cancelled(backend: S
     busy = await flujo.start(1, run_id="busy")
     queued = asyncio.ensure_future(flujo.run(2, run_id="queued"))
     after = await flujo.start(3, run_id="after")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while "queued" not in {head.run_id for head in await flujo.list_runs()}:
             await ticks()
         await flujo.cancel("queued")
@@ -221,7 +221,7 @@ async def test_a_run_that_is_due_and_has_no_place_can_be_cancelled(backend: Stat
     await flujo.start(0, run_id="due")
     await gone_to_sleep(flujo, "due")
     busy = await flujo.start(1, run_id="busy")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not crowd.inside:
             await ticks()
         clock.advance(HOUR)
@@ -241,7 +241,7 @@ async def test_who_comes_while_a_run_is_let_in_needs_no_place() -> None:
         async with admission.slot("r"):
             pass
 
-    async with asyncio.timeout(5), admission.slot("busy"):
+    async with asyncio.timeout(20), admission.slot("busy"):
         with admission.letting_in("r"):
             await come()
         late = asyncio.ensure_future(come())
@@ -261,7 +261,7 @@ async def test_what_is_not_driven_needs_no_place(backend: StateBackend, crowd: C
     await paused.run(0, run_id="paused")
     await flujo.start(1, run_id="busy")
     other = await elsewhere.start(2, run_id="other")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while crowd.inside < 2:
             await ticks()
         assert (await flujo.run(0, run_id="done")).output == 0
@@ -283,7 +283,7 @@ async def test_looking_needs_no_place(crowd: Crowd) -> None:
     """Nor does asking for the result of a run that has one: reads and listings always work."""
     flujo = Flujo(crowd.step, max_concurrency=1)
     await flujo.start(1, run_id="busy")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert (await flujo.state("busy")).status == "running"
         assert len(await flujo.list_runs()) == 1
     crowd.go_on.set()

@@ -325,7 +325,7 @@ async def test_whichever_commit_fails_both_parents_hear(
     await flujo.run(run_id="second")
     faulty.fail("append", nth=nth, how=how)
     await flujo.signal("shared", "answer", 21)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while await flujo.handle("second").status() != "completed":
             clock.advance(1)
             await ticks()
@@ -368,7 +368,7 @@ async def test_a_child_that_was_paused_and_goes_on_lets_its_parent_go_on(backend
 
 async def waits_for(flujo: Flujo[Any, Any], expected: set[tuple[str, str | None]]) -> None:
     """Return when a run waits for something of these kinds, by the run that is to be answered."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while {(each.kind, each.run_id) for each in (await flujo.run(run_id="r")).waiting_for} != expected:
             await ticks()
 
@@ -425,7 +425,7 @@ async def test_a_child_that_sleeps_after_its_answer_lets_its_parent_sleep(backen
     await flujo.run(1, run_id="r")
     [inner] = await children_of(flujo)
     await flujo.signal(inner.run_id, "go", 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (head := await gone_to_sleep(flujo)).status != "running":
             await ticks()
     assert (head.waiting_for, head.wake_at) == ([], clock.now() + HOUR)
@@ -438,7 +438,7 @@ async def test_what_was_heard_of_a_child_is_no_news(backend: StateBackend) -> No
     result = await flujo.run(1, run_id="r")
     [inner] = await children_of(flujo)
     await flujo.signal(inner.run_id, "a", 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while [each.name for each in result.waiting_for] != ["b"]:
             result = await flujo.handle("r").result()
     seq = (await flujo.state("r")).version
@@ -518,7 +518,7 @@ class TestCancel:
         flujo = Flujo(child(sleep(HOUR) >> double, name="inner"), clock=clock, max_concurrency=1)
         task = asyncio.ensure_future(flujo.run(1, run_id="r"))
         await gone_to_sleep(flujo)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await flujo.cancel("r")
             with pytest.raises(RunCancelled):
                 await task
@@ -777,7 +777,7 @@ async def test_whenever_a_child_is_answered_its_parent_hears_of_it() -> None:
             await asyncio.sleep(0)
         await ticks(number - 40)
         await flujo.signal(found[0].run_id, "go", 4)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (result := await handle.result()).status == "paused":
                 await asyncio.sleep(0)
         assert result.output == 8
@@ -794,7 +794,7 @@ async def test_whichever_commit_fails_a_parent_hears_of_its_child(backend: State
     [inner] = await children_of(flujo)
     faulty.fail("append", nth=nth, how=how)
     await flujo.signal(inner.run_id, "go", 2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while await flujo.handle("r").status() != "completed":
             clock.advance(1)
             await ticks()
@@ -815,7 +815,7 @@ async def test_a_parent_that_another_version_has_put_off_hears_of_its_child(back
     await old.run(1, run_id="r")
     [below] = await children_of(old)
     await new.signal(below.run_id, "go", 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await gone_to_sleep(new)).wake_at is None:
             await ticks()
     await new.aclose()

@@ -59,7 +59,7 @@ async def test_an_attempt_is_announced_before_it_begins(bank: Bank, backend: Sta
     flujo: Flujo[Any, Any] = Flujo(bank.step(), state_backend=gated)
     run = asyncio.create_task(flujo.run(5, run_id="r"))
     await gate.reached()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while (await kinds(Flujo(bank.step(), state_backend=backend)))[-1] != "StepStarted":  # it is being written
             await asyncio.sleep(0)
     assert bank.charges == []
@@ -243,7 +243,7 @@ class TestSeveral:
     async def interrupted(self, bank: Bank, backend: StateBackend) -> Flujo[Any, Any]:
         flujo: Flujo[Any, Any] = Flujo(map_each(bank.step()), state_backend=backend)
         run = asyncio.create_task(flujo.run([5, 6], run_id="r"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while len(bank.charges) < 2:
                 await asyncio.sleep(0)
         run.cancel()

@@ -44,7 +44,7 @@ async def elsewhere(use: Use, flujo: Flujo[Any, Any]) -> Any:
     """Use a runtime in another event loop, in a thread of its own."""
 
     async def used() -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             return await use(flujo)
 
     return await anyio.to_thread.run_sync(asyncio.run, used())

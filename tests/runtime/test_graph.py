@@ -9,7 +9,7 @@ from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flujo_async import (
@@ -282,7 +282,7 @@ def on(*steps: Any) -> Any:
 async def test_what_does_not_depend_on_each_other_runs_at_the_same_time() -> None:
     meeting = asyncio.Barrier(3)
     steps = [make(name, meeting.wait) for name in "abc"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         result = await Flujo(graph(*steps)).run(run_id="r")
     assert sorted(result.output.values()) == [0, 1, 2]
 
@@ -292,7 +292,7 @@ async def test_a_step_starts_as_soon_as_its_own_inputs_are_there() -> None:
     is_done = asyncio.Event()
     slow = make("slow", is_done.wait)
     quick = make("quick", lambda a: is_done.set(), a=on(make("a", lambda: 1)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await Flujo(graph(slow, quick)).run(run_id="r")
 
 
@@ -310,7 +310,7 @@ async def test_the_first_success_of_a_group_starts_the_step_once() -> None:
         return quote
 
     taken = make("taken", take, quote=on(make("slow", slow), make("quick", begun.wait)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         result = await Flujo(graph(taken)).run(run_id="r")
     assert result.output is True
     assert calls == [True]
@@ -364,7 +364,7 @@ async def test_a_member_that_fails_after_another_one_succeeded_fails_nothing() -
         raise ValueError("late")
 
     taken = make("taken", lambda quote: may_fail.set() or quote, quote=on(make("late", late), one))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         result = await Flujo(graph(taken)).run(run_id="r")
     assert result.output == 1
     assert statuses(result)["late"] == FAILED
@@ -916,7 +916,7 @@ async def ending(flujo: Flujo[Any, Any], *arguments: Any) -> tuple[Any, Statuses
     return "", statuses(result), result.output
 
 
-@settings(max_examples=settings().max_examples // 2, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 2)
 @given(plans(), st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=1, max_size=4))
 async def test_a_graph_that_crashes_again_and_again_ends_as_one_that_did_not(
     plan: Plan, crashes: list[tuple[int, bool]]

@@ -125,7 +125,7 @@ class TestStart:
         await Flujo(gate.pipeline, state_backend=backend).start(1, run_id="r")
         await gate.is_reached.wait()
         gate.go_on.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await Flujo(gate.pipeline, state_backend=backend).handle("r").result()).output == 4
 
 
@@ -414,7 +414,7 @@ class TestEvents:
         driving.cancel()
         await asyncio.wait({driving})
         gate.go_on.set()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await watching
         assert kinds[-1] == "RunCompleted"
 

@@ -171,6 +171,7 @@ async def check(flujo: Flujo[Any, Any], run_ids: list[str], made: Fleet, locked:
     assert all(pids.count(survivor) <= 1 + locked for pids in by_step.values())
 
 
+@pytest.mark.timeout(300)
 @on_disk
 async def test_three_processes_share_the_work(store: Store, tmp_path: Path) -> None:
     await share(store, tmp_path, 60, concurrency=4, seconds=0.01)

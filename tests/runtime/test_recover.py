@@ -108,7 +108,7 @@ async def test_a_run_of_another_structure_is_not_touched(backend: StateBackend) 
     """Though it has the same name."""
     await orphans(backend, 1, note >> second, pipeline_name="p", pipeline_version="1")
     changed = Flujo(note >> note, pipeline_name="p", pipeline_version="1", state_backend=backend)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert await changed.recover() == []
     assert EXECUTED == []
     flujo = Flujo(note >> second, pipeline_name="p", pipeline_version="1", state_backend=backend)
@@ -135,7 +135,7 @@ async def test_a_recovering_runtime_keeps_doing_it(store: Store, how: str) -> No
 
 
 async def _completed(flujo: Flujo[Any, Any], names: list[str]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while {await flujo.handle(name).status() for name in names} != {"completed"}:
             await asyncio.sleep(0.01)
 
@@ -178,7 +178,7 @@ async def test_children_of_orphans_are_recovered_with_them(backend: StateBackend
     EXECUTED.clear()
     flujo = Flujo(definition, state_backend=backend)
     await flujo.recover()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert (await flujo.handle("r").result()).output == "r"
     assert EXECUTED.count("second r") == 2
     await flujo.aclose()
@@ -243,7 +243,7 @@ async def test_stopped_at_every_tick_it_loses_no_deadline(how: str) -> None:
         async with flujo if how == "recover" else Worker(flujo, drain_timeout=0):
             await ticks(number)
             is_over = await handle.status() == "completed"
-        async with flujo if how == "recover" else Worker(flujo), asyncio.timeout(5):
+        async with flujo if how == "recover" else Worker(flujo), asyncio.timeout(20):
             while await handle.status() != "completed":
                 await ticks()
         await flujo.aclose()

@@ -118,7 +118,7 @@ async def test_a_run_that_has_left_memory_is_woken(backend: StateBackend, clock:
     assert head.wake_at == clock.now() + MINUTE
     await clock.until_asleep()
     clock.advance(MINUTE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await handle.status() != "failed":
             await asyncio.sleep(0.001)
     await timed_out(handle.result())
@@ -178,7 +178,7 @@ async def test_an_undoing_has_time(clock: VirtualClock) -> None:
     clock.advance(MINUTE)
     task = asyncio.ensure_future(flujo.run(run_id="r"))
     for number in (1, 2):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(attempts) < number:
                 await asyncio.sleep(0)
         await gone_to_sleep(flujo)
@@ -205,7 +205,7 @@ async def test_an_undoing_that_waits_leaves_memory(backend: StateBackend, clock:
     run = asyncio.ensure_future(flujo.run(1, run_id="r", timeout=MINUTE))
     await gone_to_sleep(flujo)
     clock.advance(MINUTE)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (head := await gone_to_sleep(flujo)).wake_at != clock.now() + MINUTE:
             await ticks()
     await ticks()

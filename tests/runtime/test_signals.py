@@ -240,7 +240,7 @@ async def test_a_runtime_elsewhere_that_is_open_takes_the_answer_up(store: Store
         await handle.result()
         other: Flujo[Any, Any] = Flujo(note, state_backend=store.open())
         await other.signal("r", "approval", {"by": "Ada"})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while await handle.status() != "completed":
                 await asyncio.sleep(0.01)
         await other.aclose()
@@ -254,7 +254,7 @@ async def test_whenever_the_answer_comes_it_is_heard() -> None:
         await ticks(number)
         status = await handle.status()
         await flujo.signal("r", "go", number)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (result := await handle.result()).status == "paused":
                 await asyncio.sleep(0)
         assert result.output == number

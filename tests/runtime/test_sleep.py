@@ -139,7 +139,7 @@ async def test_each_wakes_at_its_own_moment(backend: StateBackend, clock: Virtua
                 await gone_to_sleep(flujo, summary.run_id)
             await clock.until_asleep()
             clock.advance(HOUR)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while len(EXECUTED) < hour:
                     await asyncio.sleep(0.001)
         assert EXECUTED == [1, 2, 3]
@@ -219,7 +219,7 @@ class TestBeside:
         [summary] = await flujo.list_runs()
         assert summary.lease is not None
         clock.advance(HOUR)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not EXECUTED:
                 await asyncio.sleep(0.001)
         go_on.set()
@@ -240,7 +240,7 @@ class TestBeside:
         for hour in (1, 2, 3):
             await clock.until_asleep()
             clock.advance(HOUR)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while len(EXECUTED) < hour:
                     await asyncio.sleep(0.001)
             assert list(range(1, hour + 1)) == EXECUTED

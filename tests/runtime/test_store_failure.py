@@ -70,7 +70,7 @@ async def test_a_lease_that_could_not_be_released_is_nobodys(store: Store, calle
         await flujo.run("x", run_id="r")
     [summary] = await flujo.list_runs()
     assert summary.lease is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         results = await asyncio.gather(*(flujo.run(run_id="r") for _ in range(callers)))
     assert [result.output for result in results] == ["d"] * callers
     assert executed.count("d") == 1

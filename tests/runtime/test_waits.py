@@ -189,7 +189,7 @@ class TestTimeout:
         assert (await handle.result()).status == "paused"
         await clock.until_asleep()
         clock.advance(DAY)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await handle.status() == "paused":
                 await asyncio.sleep(0.001)
             assert (await handle.result()).output == 1
@@ -324,7 +324,7 @@ class TestPlaces:
         await is_reached.wait()
         await ticks()
         await Flujo(note, state_backend=backend).signal("r", "a", "answer")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not EXECUTED:
                 await asyncio.sleep(0.001)
         go_on.set()

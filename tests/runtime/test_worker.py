@@ -225,7 +225,7 @@ async def test_it_wakes_what_sleeps_and_what_is_answered(store: Store) -> None:
 
 async def reaches(handle: Any, is_so: Callable[[Any], bool]) -> Any:
     """Wait until the head of a run is as asked for."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         return await handle._runner.reader.watch(handle.run_id, is_so)
 
 
@@ -366,7 +366,7 @@ async def test_a_store_that_fails_for_a_while_costs_nothing_but_time(
         backend.is_failing = False
         await flujo.dispatch(5, run_id="another")
         assert await results(flujo, "another") == [7]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             assert (await handle.result()).output == 3
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 from flujo_async import Flujo, InMemoryBackend, Retry, StepContext, child, errors, parallel, step, wait_for, workflow
 from flujo_async._log.views import Commit
 from flujo_async.abc import AttemptIdentity, Instrument, RunIdentity
-from flujo_async.testing import FaultyBackend
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.telemetry.recorder import IN, Recorder
 
 
@@ -108,18 +108,21 @@ async def test_concurrent_calls_of_a_workflow_have_each_its_own() -> None:
 
 
 async def test_an_attempt_is_left_with_what_ended_it() -> None:
-    @step(timeout=0.001)
+    @step(timeout=60)
     async def endless(_: int) -> None:
         await asyncio.Event().wait()
 
-    @step(deadline=0.001)
+    @step(deadline=60)
     async def late(_: int) -> None:
         await asyncio.Event().wait()
 
     for definition, error in ((endless, "TimeoutError("), (late, "TimeoutError(")):
-        recorder = Recorder()
+        recorder, clock = Recorder(), VirtualClock()
+        run = asyncio.create_task(Flujo(definition, instruments=[recorder], clock=clock).run(1))
+        await clock.until_asleep()
+        clock.advance(60)
         with pytest.raises(errors.RunFailed):
-            await Flujo(definition, instruments=[recorder]).run(1)
+            await run
         assert recorder.of("attempt")[-1][1].startswith(error)
     recorder = Recorder()
     await Flujo(flaky, instruments=[recorder]).run(1)
