@@ -236,6 +236,22 @@ BUGS = (
         (SIDE_TESTS + "test_equal_blobs_are_one_file",),
     ),
     Bug(
+        "file.directory-of-others",
+        "G4: a directory that somebody has made and died is taken for durable",
+        LOCK,
+        "    elif _mark(path) not in _DURABLE:\n",
+        "    elif not _DURABLE and not path.parent.is_dir():\n",
+        (POWER + "test_a_directory_that_somebody_has_made_and_died_outlasts_a_power_cut",),
+    ),
+    Bug(
+        "file.unfinished-of-the-living",
+        "backup: what somebody is at work on is removed as if it were left",
+        "backends/unfinished.py",
+        "                if is_left:\n",
+        "                if is_left in (True, False):\n",
+        ("tests/backends/test_unfinished.py::test_what_somebody_is_at_work_on_stays",),
+    ),
+    Bug(
         "file.backup-in-place",
         "backup: it appears before all of it is there, and stays when it fails",
         UPKEEP,
