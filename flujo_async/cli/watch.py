@@ -140,9 +140,9 @@ class _Following:
         while True:
             while await self._read():
                 pass
-            if head.status in RESTING and head.last_seq == self.fold.seq:
-                if head.status in TERMINAL or not await self._reader.goes_on(head):
-                    return head
+            rests = head.status in RESTING and head.last_seq == self.fold.seq
+            if rests and (head.status in TERMINAL or not await self._reader.goes_on(head)):
+                return head
             found = await self._reader.watch(self._run_id, partial(_has_news, self.fold.seq))
             if found is None:
                 raise RunNotFound(f"run {self._run_id!r} was deleted", run_id=self._run_id)
