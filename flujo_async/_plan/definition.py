@@ -17,6 +17,7 @@ from flujo_async._plan.pipeline import Chain, Pipeline, as_pipeline
 from flujo_async._plan.signature import underlying
 from flujo_async._plan.step import Step
 from flujo_async._plan.workflow import Workflow
+from flujo_async.errors import DefinitionError, SerializationError
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,18 @@ class Definition:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the structure: step keys and their order, not source text."""
-        return "sha256:" + sha256(dumps(self.pipeline.structure())).hexdigest()[:16]
+        """Identifies the structure: step keys and their order, not source text.
+
+        Raises:
+            DefinitionError: too many pipelines stand in each other.
+        """
+        try:
+            return "sha256:" + sha256(dumps(self.pipeline.structure())).hexdigest()[:16]
+        except SerializationError as error:
+            raise DefinitionError(
+                f"{self.name!r} has pipelines nested too deep in each other, some fifty levels are the most: let a "
+                f"@workflow call the inner ones"
+            ) from error
 
     @property
     def version(self) -> str:

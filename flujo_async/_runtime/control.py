@@ -49,6 +49,7 @@ from flujo_async.errors import (
     InvalidArgument,
     InvalidSignal,
     RunExists,
+    SequenceConflict,
     SerializationError,
     StaleLease,
 )
@@ -273,6 +274,8 @@ class Control:
             await self._runner.backend.create_run(NewRun(summary, (record,), tuple(blobs), past))
         except RunExists as error:
             raise InvalidArgument(f"fork(): there is a run {new_run_id!r} already; take another new_run_id") from error
+        except SequenceConflict:  # the source was deleted meanwhile, and there is another run of its name
+            return await self.fork(run_id, at, new_run_id, update)
         if (instruments := self._runner.services.instruments) is not None:
             instruments.committed(identity_of(fold), [sealed(record, forked)])
         return new_run_id

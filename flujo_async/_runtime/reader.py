@@ -197,14 +197,14 @@ class Reader:
             summary = await self.watch(run_id, partial(_has_news, after), driver)
             is_over = summary is None or summary.status in TERMINAL or (driver is not None and driver.done())
             if not is_over and summary is not None and summary.status == "paused" and summary.last_seq <= after:
-                is_over = not await self._goes_on(run_id, after, driver)
+                is_over = not await self.goes_on(summary, driver)
 
-    async def _goes_on(self, run_id: str, after: int, driver: asyncio.Task[None] | None) -> bool:
-        """Return whether a run that is paused has its answer, once somebody has gone on with it."""
-        seen = await self.look(run_id)
+    async def goes_on(self, head: RunSummary, driver: asyncio.Task[None] | None = None) -> bool:
+        """Return whether a run that was paused rests no more, or has its answer: then, once its head has changed."""
+        seen = await self.look(head.run_id)
         if seen is None or (seen.fold.status == "paused" and not seen.is_due(self._clock.now())):
             return False
-        await self.watch(run_id, lambda head: head.last_seq > after, driver)
+        await self.watch(head.run_id, lambda found: found != head, driver)
         return True
 
     async def watch(

@@ -63,7 +63,10 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Work until SIGTERM or SIGINT comes, then drain. In other threads than the main one, until cancelled."""
+        """Work until SIGTERM or SIGINT comes, then drain; a second one interrupts what is driven still.
+
+        In other threads than the main one, until cancelled.
+        """
         self._runner.home.check()
         stop = asyncio.Event()
         with _on_signals(stop):
@@ -77,6 +80,17 @@ class Worker:
                 finally:
                     stopping.cancel()
                     await settle(stopping)
+                stop.clear()  # signals up to here are one: some supervisors tell a process, and then its group
+                hurrying = asyncio.create_task(self._interrupt_when(stop))
+                try:
+                    await self.drain()
+                finally:
+                    hurrying.cancel()
+                    await settle(hurrying)
+
+    async def _interrupt_when(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        await self._scheduler.interrupt()
 
     async def drain(self) -> None:
         """Take no more runs, and return when those that are driven rest or the time for that is over."""

@@ -75,6 +75,7 @@ async def blobs_of(store: Verbs, run_id: str, records: Sequence[Record]) -> Mapp
         last = await store.read_events(run_id, after=records[-1].seq - 1, limit=1)
         if [record.hash for record in last] != [records[-1].hash]:
             raise RunNotFound(f"run {run_id!r} was deleted meanwhile", run_id=run_id)
+        found = await store.read_blobs(run_id, named)  # it may have been deleted, and imported again, in between
     return found
 
 

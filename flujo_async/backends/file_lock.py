@@ -11,6 +11,7 @@ from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
 _LONGEST_NAP = 0.02
+_DURABLE: set[tuple[int, int]] = set()  # the directories of which this process knows that they outlast a power cut
 
 if sys.platform == "win32":
     import msvcrt
@@ -130,8 +131,20 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory durably, and before it those above it, unless it is there."""
+    """Make a directory durably, and before it those above it, unless it is there.
+
+    Whoever made one that is there may have died before it was durable, so each process sees to that once.
+    """
     if not path.is_dir():
         make_directory(path.parent)
         path.mkdir(exist_ok=True)
         sync_directory(path.parent)
+    elif _mark(path) not in _DURABLE:
+        with suppress(PermissionError):  # it was made by somebody with other rights, who saw to it
+            sync_directory(path.parent)
+    _DURABLE.add(_mark(path))
+
+
+def _mark(directory: Path) -> tuple[int, int]:
+    found = directory.stat()
+    return found.st_dev, found.st_ino

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from flujo_async.backends.file_logs import PATIENCE, OpenLogs
 from flujo_async.backends.file_name import SUFFIX, log_name_of
 from flujo_async.backends.file_side import BLOBS, SideFiles, remove_unused
 from flujo_async.backends.file_system_state import SYSTEM
+from flujo_async.backends.unfinished import unfinished
 from flujo_async.errors import FlujoError, InvalidArgument
 
 
@@ -43,21 +43,17 @@ def back_up(logs: OpenLogs, names: Iterable[str], beside: Sequence[Beside], targ
     """
     if os.path.lexists(target):
         raise InvalidArgument(f"{target} is there already: a backup goes to a place of its own")
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
-    unfinished.mkdir()
-    try:
-        copy = _Copy(unfinished)
+    with unfinished(target) as part:
+        part.mkdir()
+        copy = _Copy(part)
         for name in names:
             with logs.using(name) as log:
                 copy.add(log)
         for each in beside:
-            each.copy_to(unfinished)
-        _sync_tree(unfinished)
-        unfinished.rename(target)
+            each.copy_to(part)
+        _sync_tree(part)
+        part.rename(target)
         file_lock.sync_directory(target.parent)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def compact(logs: OpenLogs) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import threading
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 from flujo_async.abc.pace import Outcome
 from flujo_async.backends.reply import reply, send, stopped
 from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.backends.unfinished import unfinished
 from flujo_async.errors import BackendError, InvalidArgument
 
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's machine: some milliseconds
@@ -48,7 +47,7 @@ class _Copy:
         outcome: Outcome = None, None
         try:
             self._refuse_to_replace()
-            with _unfinished(self._target) as part:
+            with unfinished(self._target) as part:
                 self._write(part)
                 self._publish(part)
         except InvalidArgument as refusal:
@@ -74,17 +73,6 @@ class _Copy:
         if not self._stopped.is_set():
             part.rename(self._target)
             _sync(self._target.parent)
-
-
-@contextmanager
-def _unfinished(target: Path) -> Generator[Path]:
-    """Name a file beside ``target`` that is gone afterwards, unless it has got another name."""
-    part = target.with_name(f".{target.name[:100]}-{secrets.token_hex(4)}.part")
-    try:
-        yield part
-    finally:
-        for path in (part, part.with_name(f"{part.name}-journal")):
-            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from flujo_async._model.report import SchemaVersion, StorePart, StoreReport
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_file import SQLiteFile
+from flujo_async.backends.sqlite_place import log_of
 
 _SQL = queries("sqlite.sql")
 _MOST_DAMAGES: Final = 20
@@ -26,7 +27,7 @@ def report(file: SQLiteFile, db: sqlite3.Connection | None, *, is_quick: bool) -
     schema = schema_version(file, db)
     if db is None or not schema.stored:
         return StoreReport(schema=schema, size=0)
-    log = _size(Path(f"{file.path}-wal"))
+    log = _size(log_of(file.path))
     size, free = _rows(db, _SQL["pages"])[0]
     damages = _damages(db, is_quick)
     parts = () if damages else _parts(db, is_quick)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from flujo_async.backends.file_lock import write_file
+from flujo_async.backends.unfinished import unfinished
 from flujo_async.cli.run_page import print_standing, run_as_json
 from flujo_async.cli.runs import Json, RunId
 from flujo_async.cli.runtime import FlujoName, Runtime, as_typed, perform, place_at
@@ -94,14 +93,9 @@ def _read(file: str) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     """Write a file: all of it, or it stays as it was."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
+        with unfinished(path) as part:
+            write_file(part, data)
+            part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

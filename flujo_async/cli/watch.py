@@ -23,7 +23,8 @@ from flujo_async._log.chain import GENESIS, verify
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.views import Commit, commit_of
 from flujo_async._model.facts import StepCompleted, StepFailed
-from flujo_async._model.state import RESTING, Waiting
+from flujo_async._model.selection import has_news
+from flujo_async._model.state import RESTING, TERMINAL, Waiting
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.flujo import runner_of
@@ -44,7 +45,7 @@ from flujo_async.cli.screen import (
     screen,
     usage_text,
 )
-from flujo_async.cli.store import find_summary, head_of, is_interrupted
+from flujo_async.cli.store import find_summary, head_of, is_driven, is_interrupted
 from flujo_async.errors import RunNotFound
 
 _AT_ONCE: Final = 500
@@ -91,6 +92,10 @@ async def watch(flujo: Runtime, run_id: str, viewer: Viewer, flujo_option: str, 
     head = await head_of(flujo.state_backend, run_id)
     if is_interrupted(head):
         say(f"nobody drives run {run_id!r}: {resume_command(run_id, flujo_option)} would")
+    elif head.status == "paused" and has_news(head) and not is_driven(head):
+        say(
+            f"run {run_id!r} has its answer: {resume_command(run_id, flujo_option)} goes on with it, if no runtime does"
+        )
     following = _Following(flujo, run_id, viewer, after)
     with viewer.open():
         ticking = asyncio.create_task(following.tick())
@@ -135,10 +140,10 @@ class _Following:
         while True:
             while await self._read():
                 pass
-            if head.status in RESTING and head.last_seq == self.fold.seq:
+            rests = head.status in RESTING and head.last_seq == self.fold.seq
+            if rests and (head.status in TERMINAL or not await self._reader.goes_on(head)):
                 return head
-            seq = self.fold.seq
-            found = await self._reader.watch(self._run_id, partial(_has_news, seq))
+            found = await self._reader.watch(self._run_id, partial(_has_news, self.fold.seq))
             if found is None:
                 raise RunNotFound(f"run {self._run_id!r} was deleted", run_id=self._run_id)
             head = found

@@ -144,6 +144,15 @@ def test_a_copy_does_not_replace_what_came_meanwhile(path: Path) -> None:
     assert target.read_text() == "copy.db"
 
 
+async def test_the_log_counts_also_where_a_link_leads_to_the_file(backend: SQLiteBackend, path: Path) -> None:
+    await create(backend)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    found = await SQLiteBackend(link).report()
+    assert found.unsettled == size(path.with_name("runs.db-wal")) > 0
+    assert found == await backend.report()
+
+
 async def test_a_store_that_is_not_there_is_not_copied(backend: SQLiteBackend, path: Path) -> None:
     with pytest.raises(BackendError, match="does not exist"):
         await backend.backup(path.with_name("copy.db"))

@@ -234,10 +234,11 @@ class TestTransfer:
 
     def test_a_file_that_cannot_be_written_is_left_as_it_was(self, one_project: Project) -> None:
         one_project.run("orders", "a")
-        refused = one_project("runs", "export", "a", "-o", "nowhere/a.jsonl")
-        assert (refused.code, refused.out) == (1, "")
         (one_project.directory / "taken").mkdir()
-        assert one_project("runs", "export", "a", "-o", "taken").code == 1
-        assert [path for path in one_project.directory.iterdir() if path.name.startswith("taken")] == [
+        for target, reason in (("nowhere/a.jsonl", "No such file or directory"), ("taken", "Is a directory")):
+            refused = one_project("runs", "export", "a", "-o", target)
+            assert (refused.code, refused.out) == (1, "")
+            assert refused.err.endswith(f"{reason}: '{target}'\n")
+        assert [path for path in one_project.directory.iterdir() if "taken" in path.name] == [
             Path(one_project.directory, "taken")
         ]

@@ -11,6 +11,7 @@ from flujo_async import StateBackend
 from flujo_async._model.facts import AttemptFailed
 from flujo_async.backends import backend_from_url
 from tests.faces.conftest import CommandLine, Project, eventually, on_terminal
+from tests.faces.test_control import YES
 from tests.faces.test_runs import T0, create, paused, started
 from tests.faces.test_spans import WRONG
 
@@ -97,6 +98,20 @@ def test_a_run_that_nobody_drives_is_told_and_followed_as_soon_as_somebody_does(
         out, _ = watcher.communicate(timeout=50)
     assert "  taken up\n" in out
     assert out.endswith("run 'a' is completed\n")
+
+
+def test_a_run_that_has_its_answer_is_followed_as_soon_as_somebody_goes_on_with_it(one_project: Project) -> None:
+    """Also when whoever does is only about to, as a worker is."""
+    one_project.run("orders", "a")
+    assert one_project("runs", "signal", "a", "approval", "--payload", YES).code == 0
+    with one_project.cli.start("runs", "watch", "a") as watcher:
+        assert watcher.stderr
+        told = watcher.stderr.readline()
+        assert told == "run 'a' has its answer: `flujo-async runs resume a` goes on with it, if no runtime does\n"
+        assert one_project("runs", "resume", "a").code == 0
+        out, _ = watcher.communicate(timeout=20)
+    assert out.endswith("run 'a' is completed\n")
+    assert watcher.returncode == 0
 
 
 def test_a_run_that_is_deleted_is_watched_no_longer(one_project: Project) -> None:

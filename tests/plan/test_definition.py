@@ -83,6 +83,26 @@ def test_the_name_of_the_pipeline_is_not_its_structure() -> None:
     assert fingerprint(A >> B, "p") == fingerprint(A >> B, "q")
 
 
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda inner: loop(inner, until=bool, max_iterations=2),
+        lambda inner: parallel(inner),
+        lambda inner: as_step(inner, name="inner"),
+        lambda inner: branch(bool, {True: inner}),
+    ],
+)
+def test_pipelines_may_be_nested_fifty_times(nested: Callable[[Any], Chain[Any, Any]]) -> None:
+    chain = A
+    for _ in range(50):
+        chain = nested(chain)
+    assert fingerprint(chain)
+    for _ in range(50):
+        chain = nested(chain)
+    with pytest.raises(DefinitionError, match="'deep' has pipelines nested too deep"):
+        fingerprint(chain, "deep")
+
+
 CHILD = """
 from tests.plan.test_definition import everything, fingerprint
 print(fingerprint(everything()), end="")

@@ -557,6 +557,19 @@ class TestFork:
             await forking
         assert await Flujo(double, state_backend=backend).list_runs() == []
 
+    async def test_a_source_that_is_created_anew_meanwhile_is_forked_as_it_is_now(self, backend: StateBackend) -> None:
+        """Whoever asks for a fork knows the run by its name."""
+        flujo = Flujo(double, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        gated, gate = gated_store(backend, "create_run")
+        forking = asyncio.create_task(Flujo(double, state_backend=gated).fork("r", new_run_id="f"))
+        await gate.reached()
+        await backend.delete_run("r")
+        await flujo.run(2, run_id="r")
+        gate.release()
+        await forking
+        assert (await flujo.run(run_id="f")).output == 4
+
     async def test_what_cannot_be_forked(self, backend: StateBackend) -> None:
         """An unknown run, a place that is not there, a name that is taken."""
         flujo = Flujo(double, state_backend=backend)

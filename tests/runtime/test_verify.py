@@ -314,6 +314,19 @@ class TestDeletedMeanwhile:
             await getattr(flujo, verb)("r")
 
 
+@pytest.mark.parametrize("verb", ["verify", "state", "history", "export_run"])
+async def test_a_run_that_is_imported_again_while_it_is_read_is_whole(store: Store, verb: str) -> None:
+    """It was gone for a moment, and its large values with it."""
+    inner = store.open()
+    backend, other = FaultyBackend(inner), Flujo(shout, state_backend=inner)
+    await other.run("a" * LARGE, run_id="r")
+    file = await other.export_run("r")
+    backend.delay("read_blobs", until=lambda: inner.delete_run("r"))
+    backend.delay("read_events", until=lambda: other.import_run(file))
+    found = await getattr(Flujo(shout, state_backend=backend), verb)("r")
+    assert verb != "verify" or found.ok
+
+
 class TestPages:
     """Going through all runs, while some come and others go."""
 

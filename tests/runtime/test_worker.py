@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -285,6 +287,22 @@ async def test_what_takes_too_long_is_interrupted_and_can_be_resumed(store: Stor
     async with Worker(flujo):
         assert (await handle.result()).output == 3
     assert gate.begun == [2, 2]
+
+
+async def test_a_second_signal_interrupts_what_is_still_driven(store: Store) -> None:
+    """Whoever sends it does not want to wait until the time for that is over."""
+    gate = Gate()
+    flujo = Flujo(gate.step(), state_backend=store.open())
+    await flujo.dispatch(1, run_id="r")
+    working = asyncio.create_task(Worker(flujo, drain_timeout=3600).run())
+    await gate.until_begun(1)
+    while not working.done():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+    await working
+    assert gate.inside == 0
+    stored = await head(store.open(), "r")
+    assert (stored.status, stored.lease) == ("running", None)
 
 
 async def test_an_exception_in_the_block_interrupts_at_once(store: Store) -> None:

@@ -7,6 +7,7 @@ synced, or any part of it, and forgets what a failed sync was to bring it.
 import json
 import random
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ async def run_and_cut(kind: str, directory: Path, library: Path, fault: str, nth
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path, kind: str, library: Path) -> None:
     """At some of the moments; all of them are tried by ``-m crash``."""
     assert await run_and_cut(kind, tmp_path, library, "none", 0, every=6) == 0
+
+
+async def test_a_directory_that_somebody_has_made_and_died_outlasts_a_power_cut(tmp_path: Path, library: Path) -> None:
+    """Its name stands in the directory above, which nobody has synced since."""
+    stage = Stage("file", tmp_path)
+    (stage.disk / "runs").mkdir()
+    shim = Shim(library, tmp_path, tmp_path, is_traced=True)
+    assert (await stage.perform(shim)).has_ended
+    before_the_first_word = takewhile(lambda traced: traced.kind != "A", shim.trace())
+    assert ("S", str(stage.disk)) in {(traced.kind, traced.path) for traced in before_the_first_word}
 
 
 @pytest.mark.crash
