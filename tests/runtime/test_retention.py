@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -63,11 +64,11 @@ async def run_each(flujo: Flujo[Any, Any], clock: VirtualClock, *run_ids: str, n
 
 
 async def swept(flujo: Flujo[Any, Any], expected: list[str]) -> None:
-    """Return when the store has just these runs: they go in the background."""
-    for _ in range(1000):
-        if await ids(flujo) == expected:
-            return
-        await asyncio.sleep(0.001)
+    """Return when the store has just these runs: they go in the background, which rests after each look."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(30):
+            while await ids(flujo) != expected:
+                await asyncio.sleep(0.001)
     assert await ids(flujo) == expected
 
 
@@ -158,8 +159,8 @@ class TestKeepLast:
             await flujo.signal(run_id, "go", 1)
             await flujo.handle(run_id).result()
         clock.advance(DAY)
-        assert await flujo.compact() >= 1
-        assert sorted(await ids(flujo)) == ["fork", "paused", "pending"]
+        await flujo.compact()
+        await swept(flujo, ["pending", "paused", "fork"])  # some may be going in the background already
         await flujo.aclose()
 
     async def test_failed_ones_neither_count_nor_go(self) -> None:
@@ -320,11 +321,9 @@ async def adopt(backend: StateBackend, run_id: str, parent_run_id: str) -> None:
 
 
 async def until_gone(flujo: Flujo[Any, Any], run_id: str) -> None:
-    for _ in range(1000):
-        if run_id not in await ids(flujo):
-            return
-        await asyncio.sleep(0.001)
-    raise AssertionError(f"{run_id} is still there")
+    async with asyncio.timeout(30):
+        while run_id in await ids(flujo):
+            await asyncio.sleep(0.001)
 
 
 class TestOnComplete:
