@@ -102,7 +102,7 @@ class Scheduler:
         self._driving: dict[asyncio.Task[object], Lease] = {}
         self._left: list[Lease] = []
         self._is_to_look_for_own = False
-        self.strangers = Strangers(driver.backend, driver.clock)
+        self.strangers: Strangers = Strangers(driver.backend, driver.clock)
 
     def kick(self) -> None:
         """Look for runs that are due; some may have become so."""
