@@ -246,28 +246,34 @@ async def test_a_replay(name: str) -> None:
     assert await growth(ready, 60) < ALMOST_TWICE
 
 
+async def waits_beside_a_step(n: int) -> tuple[Flujo[Any, Any], list[asyncio.Event], asyncio.Event]:
+    """Return a runtime that drives run ``r``, which waits for ``n`` answers; what is set by each, and what ends it."""
+    begun, answered, is_over = asyncio.Event(), [asyncio.Event() for _ in range(n)], asyncio.Event()
+
+    @step
+    async def hold() -> None:
+        begun.set()
+        await is_over.wait()
+
+    @workflow
+    async def waiting(n: int, ctx: RunContext) -> None:
+        async def wait(place: int) -> None:
+            await ctx.wait_for(f"answer {place}", schema=int)
+            answered[place].set()
+
+        await asyncio.gather(*map(wait, range(n)), hold())
+
+    flujo = Flujo(waiting)
+    await flujo.start(n, run_id="r")
+    await begun.wait()
+    return flujo, answered, is_over
+
+
 async def test_many_waits_in_one_run_that_goes_on() -> None:
     """An answer wakes the one that waits for it."""
 
     async def ready(n: int) -> Work:
-        begun, answered, is_over = asyncio.Event(), [asyncio.Event() for _ in range(n)], asyncio.Event()
-
-        @step
-        async def hold() -> None:
-            begun.set()
-            await is_over.wait()
-
-        @workflow
-        async def waiting(n: int, ctx: RunContext) -> None:
-            async def wait(place: int) -> None:
-                await ctx.wait_for(f"answer {place}")
-                answered[place].set()
-
-            await asyncio.gather(*map(wait, range(n)), hold())
-
-        flujo = Flujo(waiting)
-        await flujo.start(n, run_id="r")
-        await begun.wait()
+        flujo, answered, is_over = await waits_beside_a_step(n)
 
         async def answer() -> None:
             for place, heard in enumerate(answered):
@@ -330,30 +336,13 @@ async def test_many_answers_that_are_taken_at_once() -> None:
     """Each makes the log longer, and who gives the next one reads only that."""
 
     async def ready(n: int) -> Work:
-        begun, taken, is_over = asyncio.Event(), [asyncio.Event() for _ in range(n)], asyncio.Event()
-
-        @step
-        async def hold() -> None:
-            begun.set()
-            await is_over.wait()
-
-        @workflow
-        async def waiting(n: int, ctx: RunContext) -> None:
-            async def wait(place: int) -> None:
-                await ctx.wait_for(f"answer {place}", schema=int)
-                taken[place].set()
-
-            await asyncio.gather(*map(wait, range(n)), hold())
-
-        flujo = Flujo(waiting)
-        await flujo.start(n, run_id="r")
-        await begun.wait()
+        flujo, answered, is_over = await waits_beside_a_step(n)
         await flujo.signal("r", "hello")  # from here on the run is known
 
         async def answer() -> None:
-            for place in range(n):
+            for place, heard in enumerate(answered):
                 await flujo.signal("r", f"answer {place}", place)
-                await taken[place].wait()
+                await heard.wait()
             is_over.set()
             await flujo.handle("r").result()
 
