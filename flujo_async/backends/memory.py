@@ -224,12 +224,12 @@ class InMemoryBackend(StateBackend):
             run = self._runs.get(signal.run_id)
             if run is None:
                 raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
-            before = run.summary.signals
-            kept = run.signals.setdefault(signal.signal_id, signal)
-            if len(run.signals) > before:
+            kept = run.signals.get(signal.signal_id)
+            if kept is None:
+                run.signals[signal.signal_id] = signal
                 run.summary = transition.signalled(run.summary)
         self._changes.announce(signal.run_id)
-        return kept
+        return kept or signal
 
     @override
     async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:

@@ -84,8 +84,8 @@ BUGS = (
         "memory.signal-counted-twice",
         "post: the same signal once more counts as news",
         MEMORY,
-        "            if len(run.signals) > before:\n",
-        "            if run.signals:\n",
+        "            if kept is None:\n",
+        "            if True:\n",
         (CONTRACT + "test_the_same_signal_again_is_not_counted",),
     ),
     Bug(
