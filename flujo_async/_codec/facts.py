@@ -25,7 +25,7 @@ def _default(item: Field[Any]) -> Any:
 
 
 _MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline", "sent_at")
-_KEYS: Final = ("dropped", "keys")
+_LISTS: Final = ("dropped", "keys", "through", "gone")
 _TREES: Final = frozenset(
     {"input", "inputs", "context", "patch", "output", "data", "details", "payload", "value", "error", "choice"}
 )
@@ -35,13 +35,13 @@ _ENCODE: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_MOMENTS, in_utc),
     "waiting_for": encode_waiting,
     "cost": str,
-    **dict.fromkeys(_KEYS, list),
+    **dict.fromkeys(_LISTS, list),
 }
 _DECODE: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_MOMENTS, decode_moment),
     "waiting_for": lambda tree: tuple(decode_waiting(tree)),
     "cost": decode_cost,
-    **dict.fromkeys(_KEYS, tuple),
+    **dict.fromkeys(_LISTS, tuple),
 }
 
 

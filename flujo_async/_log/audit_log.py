@@ -116,6 +116,10 @@ def _answer(fact: facts.SignalReceived) -> dict[str, Any]:
     return {"name": name, "signal_id": fact.signal_id, "sent_at": sent_at}
 
 
+def _told(**details: Any) -> dict[str, Any]:
+    return {name: told for name, told in details.items() if told}
+
+
 def _in_short(error: Json) -> str:
     try:
         return describe_error(error)
@@ -127,7 +131,7 @@ _DETAILS: Final[dict[type[Any], Callable[[Any], dict[str, Any]]]] = {
     facts.SignalReceived: _answer,
     facts.RunForked: lambda fact: {"source_run_id": fact.source_run_id},
     facts.RunMigrated: lambda fact: {"pipeline_version": fact.pipeline_version},
-    facts.RunPaused: lambda fact: {"waiting_for": [waiting.name for waiting in fact.waiting_for]},
+    facts.RunPaused: lambda fact: _told(waiting_for=[each.name for each in fact.waiting_for], as_before=fact.kept),
     facts.RunFailed: lambda fact: {"error": _in_short(fact.error)},
     facts.RunCancelled: lambda fact: {"reason": fact.reason},
     facts.RollbackStarted: lambda fact: {"status": fact.status},

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias, assert_never
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
+from flujo_async._log.awaited import Awaited
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.delta import Fields, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_plain_call, is_top_level
@@ -66,17 +67,17 @@ class Fold:
         blocks: what the combinators that are done changed in the context, by key.
         changes: the facts that changed a context, or the progress, and still count.
         migrations: what each migration and each fork changed in the context, if anything, with its place in the log.
+        awaited: what it waits for, or waited for when it was paused last.
         context: the encoded fields of the run's context. Those of its branches matter to who executes it only.
     """
 
     __slots__ = (
-        *("answers", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
+        *("answers", "awaited", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
         *("choices", "context", "current_step_index", "deadline", "decisions", "error", "failed_attempts"),
         *("failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats", "inherited"),
         *("last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
         *("pipeline_version", "places", "prev_hash", "reason", "repeats", "rollback", "run_id", "seq"),
-        *("started", "state_changes", "status", "taken", "timers", "updated_at", "usage", "usages", "values"),
-        *("waiting_for", "waits", "wake_at"),
+        *("started", "state_changes", "status", "taken", "timers", "updated_at", "usage", "usages", "values", "waits"),
     )
 
     def __init__(self, started: RunStarted) -> None:
@@ -98,8 +99,7 @@ class Fold:
         self.last_step_output: Json = None
         self.error: JsonObject | None = None
         self.reason: str = ""
-        self.waiting_for: tuple[Waiting, ...] = ()
-        self.wake_at: datetime | None = None
+        self.awaited: Awaited = Awaited()
         self.outcomes: dict[str, StepCompleted | StepFailed] = {}
         self.places: dict[str, int] = {}
         self.failures: list[str] = []
@@ -136,6 +136,20 @@ class Fold:
         """The error in one line, if the run failed."""
         return None if self.error is None else describe_error(self.error)
 
+    @property
+    def waiting_for(self) -> tuple[Waiting, ...]:
+        """What it waits for, while it is paused."""
+        return self.awaited.now
+
+    @property
+    def wake_at(self) -> datetime | None:
+        """When it goes on without an answer, if it is paused and ever does."""
+        return self.awaited.wake_at(self.deadline)
+
+    def hear(self, status: RunStatus, waiting_for: Sequence[Waiting]) -> None:
+        """Take in what the head of the run says after its last fact."""
+        self.status, self.awaited.aside = status, tuple(waiting_for)
+
     def is_asleep(self, now: datetime) -> bool:
         """Return whether something in the run waits for a moment, or for a child, which may.
 
@@ -162,8 +176,8 @@ class Fold:
             updated_at=self.updated_at,
             current_step_index=self.current_step_index,
             error_message=self.error_message,
-            waiting_for=self.waiting_for,
-            wake_at=self.wake_at,
+            waiting_for=self.waiting_for if self.awaited.is_paused else (),
+            wake_at=self.wake_at if self.awaited.is_paused else None,
             signals_read=signals_read,
         )
         told = told or (self.started.pipeline_version, self.started.fingerprint, self.started.metadata, NO_USAGE)
@@ -225,8 +239,8 @@ class Fold:
         self.began_at = now
         if self.started.deadline is not None:  # with the whole time again
             self.deadline = now + (self.started.deadline - self.started.at)
-        self.waiting_for, self.failed_keys, self.wake_at = (), (), None
-        self.error, self.reason, self.finished_at, self.rollback = None, "", None, None
+        self.awaited.forget()
+        self.error, self.reason, self.finished_at, self.rollback, self.failed_keys = None, "", None, None, ()
 
     def _drop(self, keys: frozenset[str]) -> None:
         """Forget outcomes, with what the steps changed in the contexts."""
@@ -252,11 +266,12 @@ class Fold:
 
     def _run_resumed(self, fact: facts.RunResumed) -> None:
         self.status = "running"
-        self.waiting_for, self.wake_at = (), None
+        self.awaited.end()
 
     def _run_migrated(self, fact: facts.RunMigrated) -> None:
         self.pipeline_version, self.fingerprint = fact.pipeline_version, fact.fingerprint
         self.inherited = list(self.children)
+        self.awaited.forget()
         self._migrate(fact)
 
     def _migrate(self, fact: facts.RunMigrated | facts.RunForked) -> None:
@@ -282,7 +297,8 @@ class Fold:
 
     def _step_decided(self, fact: facts.StepDecided) -> None:
         self.decisions[fact.key] = fact
-        self.status, self.waiting_for, self.wake_at = "running", (), None
+        self.status = "running"
+        self.awaited.end()
 
     def _heartbeat_recorded(self, fact: facts.HeartbeatRecorded) -> None:
         self.heartbeats[fact.key] = fact.details
@@ -396,11 +412,8 @@ class Fold:
             self.values[fact.key] = None
 
     def _run_paused(self, fact: facts.RunPaused) -> None:
-        self.status, self.waiting_for = "paused", fact.waiting_for
-        deadlines = [self.deadline, *(waiting.deadline for waiting in fact.waiting_for)]
-        is_to_wake = all(waiting.kind != "pause" or waiting.run_id is not None for waiting in fact.waiting_for)
-        moments = [deadline for deadline in deadlines if deadline is not None and is_to_wake]
-        self.wake_at = min(moments, default=None)
+        self.status = "paused"
+        self.awaited.take_in(fact)
 
     def _run_completed(self, fact: facts.RunCompleted) -> None:
         self.status, self.output, self.finished_at = "completed", fact.output, fact.at

@@ -18,12 +18,11 @@ from flujo_async._codec.facts import fact_of, pack_fact
 from flujo_async._codec.heads import (
     decode_moment,
     decode_usage,
-    decode_waiting,
     encode_usage,
-    encode_waiting,
     in_utc,
 )
 from flujo_async._codec.tree import dumps_with_moments, loads
+from flujo_async._log.awaited import Awaited
 from flujo_async._log.chain import next_hash
 from flujo_async._log.delta import Fields
 from flujo_async._log.fold import Fold
@@ -33,7 +32,7 @@ from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The version of the bodies made here; those of another are not read."""
 
 _Values: TypeAlias = Mapping[str, Json]
@@ -49,7 +48,7 @@ _TREES: Final = ("output", "last_step_output", "error")
 
 _TREES_BY_KEY: Final = ("heartbeats", "values", "choices")
 
-_MOMENTS: Final = ("updated_at", "began_at", "finished_at", "deadline", "wake_at")
+_MOMENTS: Final = ("updated_at", "began_at", "finished_at", "deadline")
 
 _BY_KEY: Final = ("failed_attempts", "once", "decisions", "waits", "answers")
 """Facts by their keys."""
@@ -75,7 +74,7 @@ def copied(fold: Fold) -> Fold:
         value = getattr(fold, name)
         if isinstance(value, (list, dict, set)) and name not in _VALUES:
             setattr(same, name, copy(cast("Any", value)))
-    same.context = fold.context.copy()
+    same.context, same.awaited = fold.context.copy(), fold.awaited.copy()
     return same
 
 
@@ -139,7 +138,7 @@ def _encode(fold: Fold, blobs: Blobs) -> dict[str, Any]:
         **{name: {key: extract(tree, blobs) for key, tree in getattr(fold, name).items()} for name in _TREES_BY_KEY},
         **{name: _moment(getattr(fold, name)) for name in _MOMENTS},
         "timers": {key: in_utc(moment) for key, moment in fold.timers.items()},
-        "waiting_for": encode_waiting(fold.waiting_for),
+        "awaited": fold.awaited.encode(),
         "failed_keys": list(fold.failed_keys),
         "metadata": None if fold.metadata is fold.started.metadata else fold.metadata,
         "repeats": fold.repeats,
@@ -204,7 +203,7 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     for name in _MOMENTS:
         setattr(fold, name, None if tree[name] is None else decode_moment(tree[name]))
     fold.timers = {key: decode_moment(moment) for key, moment in tree["timers"].items()}
-    fold.waiting_for = tuple(decode_waiting(tree["waiting_for"]))
+    fold.awaited = Awaited.decode(tree["awaited"])
     fold.failed_keys = tuple(tree["failed_keys"])
     if tree["metadata"] is not None:
         fold.metadata = tree["metadata"]

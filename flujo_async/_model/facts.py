@@ -414,11 +414,25 @@ class EventEmitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPaused:
-    """Nothing in the run can go on before somebody answers."""
+    """Nothing in the run can go on before somebody answers.
+
+    It tells what has changed since the run was paused last. All that it ever waited for is numbered, from 0.
+
+    Attributes:
+        waiting_for: what it waits for that it did not wait for then.
+        through: for each of these the child through which it is waited for, if any; empty where that is who waits.
+        gone: the numbers of what it waits for no longer.
+        kept: how much of what it waited for then it still waits for.
+        signals: how many signals of the run had been looked at.
+    """
 
     kind: ClassVar[str] = "RunPaused"
     at: datetime
-    waiting_for: tuple[Waiting, ...]
+    waiting_for: tuple[Waiting, ...] = ()
+    through: tuple[str | None, ...] = ()
+    gone: tuple[int, ...] = ()
+    kept: int = 0
+    signals: int = 0
 
 
 @quick

@@ -51,7 +51,7 @@ class Waiting:
     Attributes:
         kind: ``signal``, ``decision``, ``pause`` or ``definition``.
         name: the name of the wait, or of the step that needs a decision.
-        since: when the waiting began.
+        since: when the waiting began; of a decision, when the attempt began that was interrupted.
         prompt: what to ask a person, if anything.
         schema: the JSON schema of the answer, if it has one.
         deadline: when it ends without an answer, if ever.

@@ -63,7 +63,7 @@ class StepCall:
             return self._skip(decision)
         if decision is None and self.key in fold.once:
             effect = idempotency_key(self.execution.run_id, self.key, fold.repeats.get(self.key, 0))
-            return self.execution.waits.decision(self.key, self.step.name, effect)
+            return self.execution.waits.decision(fold.once[self.key], effect)
         if self.step.policy.cache is not None:
             return self._from_cache(self.step.policy.cache)
         return self._execute(compensates)

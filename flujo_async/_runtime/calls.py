@@ -34,7 +34,7 @@ from flujo_async._runtime.attempt import StepCall
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Ended, Execution, Fault, Value
 from flujo_async._runtime.one_attempt import usage_fact
-from flujo_async._runtime.waits import REFUSED, news_of
+from flujo_async._runtime.waits import REFUSED, Seen, news_of
 from flujo_async.errors import RunCancelled, RunConflict, RunFailed, WaitTimeout
 
 _NO_VALUES: Final[Mapping[str, Value]] = {}
@@ -331,9 +331,11 @@ class ChildCall:
         decision = self.execution.journal.fold.decisions.get(self.key)
         if decision is not None and decision.decision == "skip":
             return Ended(decision.output, self._told_usage())
-        run_id = await self._started()
+        run_id, waits = await self._started(), self.execution.waits
+        if (before := waits.seen_before(run_id)) is not None:
+            await waits.child(run_id, before)
         while True:
-            heard = self.execution.waits.heard_of(news_of(run_id))
+            heard = waits.heard_of(run_id)
             try:
                 rested = await self.execution.children.complete_child(self, run_id)
             except RunConflict:
@@ -347,8 +349,8 @@ class ChildCall:
                 continue
             if isinstance(rested, Ended):
                 return rested
-            await self.execution.waits.child(news_of(run_id), rested.waiting_for, rested.wake_at, heard)
-            if (signal := self.execution.waits.take(news_of(run_id))) is not None:
+            await waits.child(run_id, Seen([waiting for waiting, _ in rested.asked], rested.wake_at, heard))
+            if (signal := waits.take(news_of(run_id))) is not None:
                 self.execution.journal.note(taken(signal, self.execution.clock.now()))
 
 

@@ -18,7 +18,7 @@ from flujo_async._log.fork import check_past, fork
 from flujo_async._log.gradual import fold_gradually
 from flujo_async._log.history import children_to_redrive, to_drop
 from flujo_async._log.views import sealed
-from flujo_async._model.facts import Decision, Fact, RunForked, RunPaused, RunRedriven, StepDecided
+from flujo_async._model.facts import Decision, Fact, RunForked, RunRedriven, StepDecided
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
@@ -177,7 +177,9 @@ class Control:
         now = self._runner.clock.now()
         controls = [taken(signal, now) for signal in _pending(seen, PAUSE)]
         waiting = Waiting(kind="pause", name="pause", since=now)
-        await self._record(lease, seen, [*controls, RunPaused(at=now, waiting_for=(waiting, *seen.fold.waiting_for))])
+        awaited = seen.fold.awaited
+        asked = [*awaited.asked.values(), (waiting, None)] if awaited.is_paused else [(waiting, None)]
+        await self._record(lease, seen, [*controls, awaited.paused(now, asked, awaited.signals)])
         await self._runner.tell_parents(_parents(seen), lease.run_id)
 
     async def _record(self, lease: Lease, seen: Seen, facts: Sequence[Fact]) -> None:

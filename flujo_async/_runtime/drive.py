@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, RunPaused, SignalReceived
+from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, SignalReceived
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
@@ -395,7 +395,7 @@ class Drive:
     async def _park(self, park: Park) -> None:
         deadline = self._execution.journal.fold.deadline
         if deadline is not None:
-            park = Park(park.waiting_for, min(deadline, park.wake_at or deadline), park.is_paused)
+            park = Park(park.asked, min(deadline, park.wake_at or deadline), park.is_paused)
         if park.is_paused and await self._has_news():
             park = Park((), self._means.clock.now(), is_paused=False)
         if park.is_paused or self._was_paused:
@@ -403,7 +403,8 @@ class Drive:
         if not park.is_paused and self._was_paused:
             await self._execution.journal.commit()  # the head says otherwise, if nothing but a child has gone on
         elif park.is_paused:
-            await self._execution.journal.commit(RunPaused(at=self._means.clock.now(), waiting_for=park.waiting_for))
+            journal, now = self._execution.journal, self._means.clock.now()
+            await journal.commit(journal.fold.awaited.paused(now, park.asked, self._execution.waits.signals_read()))
         self.parked = park
 
     async def _has_news(self) -> bool:

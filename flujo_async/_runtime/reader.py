@@ -92,7 +92,7 @@ class Reader:
             return await self.look(run_id, is_whole=True)
         summary = stored.summary
         if summary.last_seq == fold.seq and fold.status not in TERMINAL:
-            fold.status, fold.waiting_for = summary.status, tuple(summary.waiting_for)
+            fold.hear(summary.status, summary.waiting_for)
         return Seen(fold, summary, stored.signals, facts)
 
     async def see(self, run_id: str, *, is_whole: bool = False) -> Seen:

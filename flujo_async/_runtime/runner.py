@@ -301,7 +301,7 @@ class Runner:
             waiting = tuple(replace(item, run_id=item.run_id or fold.run_id) for item in fold.waiting_for)
             if fold.wake_at is None:  # it was paused, so that no deadline wakes it, nor the runs above
                 waiting = tuple(replace(item, deadline=None) for item in waiting)
-            return Park(waiting, fold.wake_at, is_paused=True)
+            return Park(tuple((each, fold.run_id) for each in waiting), fold.wake_at, is_paused=True)
         return Ended(fold.output, fold.usage)
 
     async def given(self, call: ChildCall, run_id: str) -> Value:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NoReturn, Protocol
 
+from flujo_async._log.awaited import Asked
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import SignalReceived
+from flujo_async._model.facts import SignalReceived, StepStarted
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.activity import Activity
@@ -44,14 +45,29 @@ class Park:
     """How a run that has come to a standstill leaves memory.
 
     Attributes:
-        waiting_for: what it waits for; a run that only sleeps is not paused, and waits for nothing.
+        asked: what it waits for; a run that only sleeps is not paused, and waits for nothing.
         wake_at: when it wants to go on by itself, if ever.
         is_paused: whether nothing in it can go on by itself before somebody answers.
     """
 
-    waiting_for: tuple[Waiting, ...]
+    asked: tuple[Asked, ...]
     wake_at: datetime | None
     is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A child at rest, as it was when it was looked at.
+
+    Attributes:
+        waiting_for: what it waits for.
+        wake_at: how long it sleeps.
+        heard: how many news of it were known.
+    """
+
+    waiting_for: Sequence[Waiting]
+    wake_at: datetime | None
+    heard: int
 
 
 class Replay(Protocol):
@@ -67,16 +83,20 @@ class _Open:
     """One thing that is waited for.
 
     Attributes:
-        waiting: what to tell of it; nothing for a timer.
+        asked: what to tell of it; nothing for a timer.
         wake_at: when it is over at the latest.
         news: set when there is something to look at; nothing for what does not look.
         topic: of the signals that it looks at.
     """
 
-    waiting: tuple[Waiting, ...]
+    asked: tuple[Asked, ...]
     wake_at: datetime | None
     news: asyncio.Event | None
     topic: str
+
+
+def _first_deadline(waiting: Sequence[Waiting]) -> datetime | None:
+    return min((each.deadline for each in waiting if each.deadline is not None), default=None)
 
 
 def news_of(run_id: str) -> str:
@@ -114,7 +134,11 @@ class Waits:
         self._known: set[str] = set()
         self._heard: Counter[str] = Counter()
         self._untaken: dict[str, dict[str, Signal]] = {}
-        self._learn(signals)
+        self._seen_before: dict[str, Seen] = {}
+        self._learn(signals[: fold.awaited.signals])
+        for run_id, waiting in fold.awaited.children().items():
+            self._seen_before[run_id] = Seen(waiting, _first_deadline(waiting), self.heard_of(run_id))
+        self._learn(signals[fold.awaited.signals :])
         self.replays: list[Replay] = []
         self._open: dict[_Open, None] = {}
         self.is_pausing: bool = False
@@ -140,18 +164,19 @@ class Waits:
             with self._waiting((), moment):
                 await self._sleep_until(moment)
 
-    async def decision(self, key: str, name: str, effect: str) -> NoReturn:
-        """Wait for a decision on step ``key``; it comes by a new drive, so this never returns.
+    async def decision(self, begun: StepStarted, effect: str) -> NoReturn:
+        """Wait for a decision on a step; it comes by a new drive, so this never returns.
 
         Args:
-            key: the step.
-            name: its name.
+            begun: its attempt that was interrupted.
             effect: the idempotency key of its effect, by which the world outside can be asked.
         """
         prompt = (
-            f"{key!r} was interrupted, and may have had its effect (idempotency key {effect}): retry it, or skip it?"
+            f"{begun.key!r} was interrupted, and may have had its effect (idempotency key {effect}): "
+            "retry it, or skip it?"
         )
-        await self.for_ever(Waiting(kind="decision", name=name, since=self._clock.now(), prompt=prompt))
+        # Since then, and not from now on: else each pause would tell all decisions again that are still to be made.
+        await self.for_ever(Waiting(kind="decision", name=begun.name, since=begun.at, prompt=prompt))
 
     async def pausing(self) -> NoReturn:
         """Stop here: the run is being paused."""
@@ -162,24 +187,23 @@ class Waits:
         """How many signals of the run are known."""
         return len(self._known)
 
-    def heard_of(self, topic: str) -> int:
-        """Return how many signals of a topic are known."""
-        return self._heard[topic]
+    def heard_of(self, run_id: str) -> int:
+        """Return how many news of a child are known."""
+        return self._heard[news_of(run_id)]
 
-    async def child(self, topic: str, waiting: Sequence[Waiting], wake_at: datetime | None, heard: int) -> None:
-        """Return when there may be news of a child, which waits for ``waiting`` and sleeps until ``wake_at``.
+    def seen_before(self, run_id: str) -> Seen | None:
+        """Return what was seen of a child before the run was paused, if it rested then."""
+        return self._seen_before.get(run_id)
 
-        Args:
-            topic: that of the news.
-            waiting: what it was seen to wait for.
-            wake_at: how long it was seen to sleep.
-            heard: how many news were known when it was looked at.
-        """
-        if self._heard[topic] > heard:
+    async def child(self, run_id: str, seen: Seen) -> None:
+        """Return when there may be news of a child, of which this was seen."""
+        if self._heard[topic := news_of(run_id)] > seen.heard:
             return
         news = asyncio.Event()
-        with self._waiting(tuple(waiting), wake_at, news, topic):
-            await self._news(news, wake_at)
+        # One that wakes up by itself at another moment is looked at whenever the run is taken up.
+        child = run_id if seen.wake_at == _first_deadline(seen.waiting_for) else None
+        with self._waiting([(waiting, child) for waiting in seen.waiting_for], seen.wake_at, news, topic):
+            await self._news(news, seen.wake_at)
 
     async def signal(self, waiting: Waiting, accept: Callable[[Signal], bool]) -> Signal | None:
         """Return the first signal for a wait, or ``None`` when its time is over.
@@ -198,7 +222,7 @@ class Waits:
             if waiting.deadline is not None and waiting.deadline <= self._clock.now():
                 return None
             news = asyncio.Event()
-            with self._waiting((waiting,), waiting.deadline, news, waiting.name):
+            with self._waiting([(waiting, None)], waiting.deadline, news, waiting.name):
                 await self._news(news, waiting.deadline)
 
     def pending(self, topic: str) -> list[Signal]:
@@ -245,9 +269,9 @@ class Waits:
 
     @contextmanager
     def _waiting(
-        self, waiting: tuple[Waiting, ...], wake_at: datetime | None, news: asyncio.Event | None = None, topic: str = ""
+        self, asked: Iterable[Asked], wake_at: datetime | None, news: asyncio.Event | None = None, topic: str = ""
     ) -> Generator[None]:
-        item = _Open(waiting, wake_at, news, topic)
+        item = _Open(tuple(asked), wake_at, news, topic)
         self._open[item] = None
         self.activity.ended()
         try:
@@ -258,7 +282,7 @@ class Waits:
 
     async def for_ever(self, *waiting: Waiting) -> NoReturn:
         """Wait for something that this drive of the run will not see."""
-        with self._waiting(waiting, None):
+        with self._waiting([(each, None) for each in waiting], None):
             await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody ends this wait")
 
@@ -286,17 +310,17 @@ class Waits:
         if any(stuck) or not self._open or any(item.news is not None and item.news.is_set() for item in self._open):
             return
         self._seen = len(self._known)  # of what comes from here on nobody has looked at anything
-        waiting = tuple(item for each in self._open for item in each.waiting)
+        asked = tuple(each for item in self._open for each in item.asked)
         if self.is_pausing:
             pause = Waiting(kind="pause", name="pause", since=self._clock.now())
-            others = tuple(item for item in waiting if item.kind != "pause" or item.run_id is not None)
-            self._stop(Park((pause, *others), None, is_paused=True))
+            others = [(waiting, child) for waiting, child in asked if waiting.kind != "pause" or waiting.run_id]
+            self._stop(Park(((pause, None), *others), None, is_paused=True))
             return
         moments = [item.wake_at for item in self._open if item.wake_at is not None]
         wake_at = min(moments, default=None)
         if wake_at is None or wake_at > self._clock.now() + MOMENT:
-            is_paused = all(item.waiting for item in self._open)
-            self._stop(Park(waiting if is_paused else (), wake_at, is_paused))
+            is_paused = all(item.asked for item in self._open)
+            self._stop(Park(asked if is_paused else (), wake_at, is_paused))
 
 
 def parents_of(parent_run_id: str | None, signals: Iterable[Signal]) -> list[str]:

@@ -94,7 +94,7 @@ def log_of(stored: StoredRun, blobs: Mapping[str, bytes]) -> ReadLog:
     records = with_values(run_id, stored.records, blobs)
     fold, head = fold_log(run_id, records), stored.summary
     if head.last_seq == fold.seq and fold.status not in TERMINAL:
-        fold.status, fold.waiting_for = head.status, tuple(head.waiting_for)
+        fold.hear(head.status, head.waiting_for)
     return ReadLog(head, fold, records)
 
 

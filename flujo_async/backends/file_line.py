@@ -126,11 +126,11 @@ class Content:
         return self.broken(f"not a line of a log: {error!r}")
 
 
-def first_line(fd: int, size: int) -> bytes:
-    """Return the first line of a file that has one."""
+def line_at(fd: int, start: int, size: int) -> bytes:
+    """Return the line of a file that begins at ``start``."""
     length = _BLOCK
     while True:
-        line, newline, _ = read(fd, 0, min(length, size)).partition(b"\n")
+        line, newline, _ = read(fd, start, min(start + length, size)).partition(b"\n")
         if newline:
             return line
         length *= 2

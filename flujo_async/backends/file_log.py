@@ -3,9 +3,10 @@
 A line is one write of the store: ``{"records": […], "blobs": […], "signal": {…}, "head": {…}}``. All but the
 head are there when it brought some; of blobs, the digests. The ``head`` of the first line is complete, each later
 one holds what differs from the first, so the first and the last line are the head of the run, however long the
-log is. The first line also has ``format``, the version of this layout, ``files``, which is in the name of the
-directory beside the log, for a fork ``prefix``: which of the logs in that directory it continues, up to where, and for
-a run that was created with signals, before all else, ``signals``.
+log is; but a list of waits tells what is new since an earlier line (``file_waits``). The first line also has
+``format``, the version of this layout, ``files``, which is in the name of the directory beside the log, for a fork
+``prefix``: which of the logs in that directory it continues, up to where, and for a run that was created with signals,
+before all else, ``signals``.
 
 A line counts when its newline is there. What stands behind the last newline is the rest of a write that never
 finished, and is cut off. Everybody who looks at the end of a log holds the lock, so nobody sees half a write. A fork
@@ -22,6 +23,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +39,7 @@ from flujo_async.backends.file_locked import LockedFile
 from flujo_async.backends.file_name import file_name, log_name_of, run_id_of
 from flujo_async.backends.file_posted import Posted
 from flujo_async.backends.file_side import KeptSnapshot, SideFiles
+from flujo_async.backends.file_waits import NEVER, told_in
 from flujo_async.errors import (
     FlujoError,
     IntegrityError,
@@ -98,6 +101,7 @@ class RunLog(LockedFile):
         self._doubtful = sys.maxsize
         self._birth: _Birth | None = None
         self._summary: RunSummary | None = None
+        self._told = NEVER
         self._posted = Posted()
         self._bookmark = (0, 0)  # up to which seq the log was read last, and where the next line begins
         self._last_read: Record | None = None  # the one at the bookmark: whoever goes on from it asks for it as well
@@ -224,7 +228,11 @@ class RunLog(LockedFile):
         birth = self._known()
         birth.files.keep(blobs)
         head = {key: value for key, value in heads.encode_summary(summary).items() if value != birth.head[key]}
+        told = self._told
+        if "waiting_for" in head:
+            head["waiting_for"], told = told.tell(head["waiting_for"], self._end)
         self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal) + b"\n", sync)
+        self._told = told
         if sync:
             self.check_there()
         self._summary = summary
@@ -319,7 +327,8 @@ class RunLog(LockedFile):
         return self._birth
 
     def _catch_up(self, fd: int, size: int) -> None:
-        birth, posted = (self._birth, self._posted) if self._end else (None, Posted())
+        known = self._birth, self._posted, self._told
+        birth, posted, told = known if self._end else (None, Posted(), NEVER)
         self._forget()
         line, end = file_line.last_line(fd, size)
         if end < size and self._is_locked:
@@ -328,14 +337,18 @@ class RunLog(LockedFile):
         if not end:
             return
         try:
-            self._birth = birth = birth or self._parse_birth(file_line.first_line(fd, end))
-            summary = heads.decode_summary({**birth.head, **file_line.parse(line)["head"]})
+            self._birth = birth = birth or self._parse_birth(file_line.line_at(fd, 0, end))
+            head = file_line.parse(line)["head"]
+            if "waiting_for" in head:
+                told = told_in(end - len(line) - 1, head["waiting_for"], partial(_waits_at, fd, end), told)
+                head["waiting_for"] = told.waits
+            summary = heads.decode_summary({**birth.head, **head})
             if missing := heads.encode_summary(summary).keys() - birth.head.keys():
                 raise SerializationError(f"the first head lacks {', '.join(sorted(missing))}")
             self._summary = summary
         except file_line.BROKEN as error:
             raise self._first_fault(file_line.read(fd, 0, end), error) from error
-        self._end, self._posted = end, posted
+        self._end, self._posted, self._told = end, posted, told
         self._doubtful = min(self._doubtful, end - len(line) - 1)  # whoever wrote the last line may have failed
 
     def _parse_birth(self, line: bytes) -> _Birth:
@@ -451,6 +464,10 @@ class RunLog(LockedFile):
             self._forget()
             raise
         self._end += len(lines)
+
+
+def _waits_at(fd: int, size: int, start: int) -> Any:
+    return file_line.parse(file_line.line_at(fd, start, size))["head"]["waiting_for"]
 
 
 def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:

@@ -19,6 +19,7 @@ from flujo_async.cli.store import MaybeDb, known_run, who
 _UNTOLD: Final = frozenset({"signal_id", "sent_at"})
 _SAYS: Final = {
     "waiting_for": "waits for {}",
+    "as_before": "waits for {} as before",
     "source_run_id": "from run {}",
     "pipeline_version": "as version {}",
     "status": "ends as {}",

@@ -120,7 +120,8 @@ def _received(fact: facts.SignalReceived) -> str | None:
 
 
 def _paused(fact: facts.RunPaused) -> str:
-    return "; ".join(["paused", *(f"waits for {_what(each)}" for each in fact.waiting_for)])
+    waits = [*map(_what, fact.waiting_for), *([f"{fact.kept} as before"] if fact.kept else ())]
+    return "; ".join(["paused", *(f"waits for {each}" for each in waits)])
 
 
 _TELL: Final[Mapping[type[Any], Callable[[Any], str | None]]] = {

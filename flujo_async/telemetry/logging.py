@@ -121,7 +121,8 @@ def _what(waiting: Waiting) -> str:
 
 
 def _paused(fact: facts.RunPaused) -> Told:
-    return logging.INFO, f"is paused, and waits for {', '.join(map(_what, fact.waiting_for)) or 'nothing'}"
+    waits = [*map(_what, fact.waiting_for), *([f"{fact.kept} as before"] if fact.kept else ())]
+    return logging.INFO, f"is paused, and waits for {', '.join(waits) or 'nothing'}"
 
 
 _TELL: Final[Mapping[type[Any], Callable[[Any], Told | None]]] = {

@@ -155,7 +155,8 @@ def _last_words(fact: facts.Fact) -> str | None:
             return "cancelled"
         case facts.RunFailed():
             return f"failed: {describe_error(fact.error)}"
-        case facts.RunPaused():
-            return f"paused, and waits for {', '.join(waiting.name for waiting in fact.waiting_for) or 'nothing'}"
+        case facts.RunPaused(waiting_for=new, kept=kept):
+            waits = [*(waiting.name for waiting in new), *([f"{kept} as before"] if kept else ())]
+            return f"paused, and waits for {', '.join(waits) or 'nothing'}"
         case _:
             return None
