@@ -148,11 +148,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDecided:
-    """Somebody decided on a step that may have its effect only once and was interrupted.
-
-    Attributes:
-        decision: ``retry`` it, or ``skip`` it and take ``output`` for its output.
-    """
+    """Somebody decided on a step that was interrupted: ``retry`` it, or ``skip`` it, and ``output`` is its output."""
 
     kind: ClassVar[str] = "StepDecided"
     at: datetime
@@ -193,11 +189,7 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReported:
-    """What an attempt of a step, or a child run as a whole, has consumed; goes down with its outcome.
-
-    Attributes:
-        token_counts: the tokens by kind.
-    """
+    """What an attempt of a step, or a child run as a whole, has consumed, with its tokens by kind."""
 
     kind: ClassVar[str] = "UsageReported"
     at: datetime
@@ -318,12 +310,7 @@ class WaitStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignalReceived:
-    """A signal answered a wait.
-
-    Attributes:
-        sent_at: when it was posted.
-        sent_by: who posted it, if that is known.
-    """
+    """A signal answered a wait: posted at ``sent_at`` by ``sent_by``, if that is known."""
 
     kind: ClassVar[str] = "SignalReceived"
     at: datetime
@@ -416,12 +403,10 @@ class EventEmitted:
 class RunPaused:
     """Nothing in the run can go on before somebody answers.
 
-    It tells what has changed since the run was paused last. All that it ever waited for is numbered, from 0.
-
     Attributes:
-        waiting_for: what it waits for that it did not wait for then.
+        waiting_for: what it waits for that it did not wait for when it was paused last.
         through: for each of these the child through which it is waited for, if any; empty where that is who waits.
-        gone: the numbers of what it waits for no longer.
+        gone: what it waits for no longer: all that it ever waited for when it was paused is numbered, from 0.
         kept: how much of what it waited for then it still waits for.
         signals: how many signals of the run had been looked at.
     """

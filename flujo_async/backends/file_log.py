@@ -229,7 +229,7 @@ class RunLog(LockedFile):
         birth.files.keep(blobs)
         head = {key: value for key, value in heads.encode_summary(summary).items() if value != birth.head[key]}
         told = self._told
-        if "waiting_for" in head:
+        if head.get("waiting_for"):
             head["waiting_for"], told = told.tell(head["waiting_for"], self._end)
         self._add(file_line.encode(head, records=records, blobs=blobs, signal=signal) + b"\n", sync)
         self._told = told
@@ -339,7 +339,7 @@ class RunLog(LockedFile):
         try:
             self._birth = birth = birth or self._parse_birth(file_line.line_at(fd, 0, end))
             head = file_line.parse(line)["head"]
-            if "waiting_for" in head:
+            if head.get("waiting_for"):
                 told = told_in(end - len(line) - 1, head["waiting_for"], partial(_waits_at, fd, end), told)
                 head["waiting_for"] = told.waits
             summary = heads.decode_summary({**birth.head, **head})

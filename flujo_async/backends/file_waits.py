@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 Waits: TypeAlias = list[dict[str, Any]]
 """What is waited for, encoded."""
@@ -37,7 +37,7 @@ class Last:
         """Return what a new line tells, and the last one that told something new.
 
         Args:
-            waits: what is waited for.
+            waits: what is waited for: something.
             line: where the new line begins.
         """
         if waits == self.waits:
@@ -76,7 +76,7 @@ def told_in(line: int, told: Told, at: Callable[[int], Told], known: Last) -> La
         if "gone" in told:
             news.append((line, told))
         line, told = told["line"], at(told["line"])
-    last = known if line == known.line else Last(line, told)
+    last = known if line == known.line else Last(line, cast("Waits", told))
     for line, each in reversed(news):
         gone = set(each["gone"])
         waits = [wait for place, wait in enumerate(last.waits) if place not in gone] + each["new"]

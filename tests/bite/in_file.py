@@ -220,8 +220,8 @@ BUGS = (
         "file.signals-looked-for-again",
         "G13: after each write of another process the log is looked through for signals from its beginning",
         LOG,
-        "(self._birth, self._posted) if self._end",
-        "(self._birth, Posted()) if self._end",
+        "known = self._birth, self._posted, self._told",
+        "known = self._birth, Posted(), self._told",
         ("tests/backends/test_file.py::test_what_is_new_in_a_log_is_found_at_the_cost_of_what_is_new",),
     ),
     Bug(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.bite.bug import Bug
 
 GROWTH = "tests/runtime/test_growth.py::"
+PARKED = "tests/runtime/test_parked.py::"
+WAITS = "tests/backends/test_file_waits.py::"
 
 BUGS = (
     Bug(
@@ -110,5 +112,35 @@ BUGS = (
         "reduced[name] = self._reduce(name, base, ours, theirs, paths)",
         "reduced[name] = self._decode(self._set(name, self._reduce(name, base, ours, theirs, paths)))",
         (GROWTH + "test_a_run",),
+    ),
+    Bug(
+        "growth.pauses-tell-all",
+        "G13: each pause tells all that a run waits for, also what it told at the last one",
+        "_log/awaited.py",
+        "if numbers := known[repr(each)]:",
+        "if numbers := known[repr((each, at))]:",
+        (
+            PARKED + "test_what_is_written_grows_with_what_was_waited_for",
+            "tests/log/test_awaited.py::test_a_pause_tells_what_is_new_and_what_is_gone",
+        ),
+    ),
+    Bug(
+        "growth.heads-tell-all",
+        "G13: each line of a log in files tells all that its run waits for",
+        "backends/file_waits.py",
+        "since = self.since + _length(news)",
+        "since = self.since + _length(news) + len(waits)",
+        (
+            PARKED + "test_what_is_written_grows_with_what_was_waited_for",
+            WAITS + "test_all_lines_together_are_as_long_as_what_was_waited_for",
+        ),
+    ),
+    Bug(
+        "growth.all-children-looked-at-in-the-morning",
+        "G13: a run that wakes up looks at all children that it waits for, whichever has news",
+        "_runtime/calls.py",
+        "if (before := waits.seen_before(run_id)) is not None:",
+        "if (before := waits.seen_before(run_id)) is not None and before.heard < 0:",
+        (PARKED + "test_a_parent_that_wakes_looks_at_the_child_that_has_news",),
     ),
 )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from flujo_async import Flujo, Retry, StepContext, map_each, step
+from flujo_async._model.facts import RunPaused
 from flujo_async._runtime.one_attempt import idempotency_key
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunFailed
@@ -277,6 +278,16 @@ class TestSeveral:
         result = await flujo.redrive("r", decision="retry", step=first)
         assert result.output == ["receipt 5", "by hand"]
         assert len(bank.charges) == 3
+
+    async def test_what_is_left_to_decide_is_told_once(self, bank: Bank, backend: StateBackend) -> None:
+        """It waits since its attempt began, however often the run is taken up."""
+        flujo = await self.interrupted(bank, backend)
+        first, second = [record.key for record in await flujo.steps("r")]
+        before = (await flujo.run(run_id="r")).waiting_for
+        after = (await flujo.redrive("r", decision="skip", step=second)).waiting_for
+        assert after == [waiting for waiting in before if first in (waiting.prompt or "")]
+        [*_, paused] = [commit.fact for commit in await flujo.history("r") if isinstance(commit.fact, RunPaused)]
+        assert (paused.waiting_for, len(paused.gone), paused.kept) == ((), 1, 1)
 
     @pytest.mark.parametrize(("decision", "output"), [("retry", ["receipt 5", "receipt 6"]), ("skip", [None, None])])
     async def test_without_an_output_all_are_decided_alike(
