@@ -21,7 +21,7 @@ BUGS = (
         "_runtime/waits.py",
         """return f"{CHILD_RESTED}/{run_id}\"""",
         "return CHILD_RESTED",
-        (GROWTH + "test_many_children_that_are_answered_while_their_parent_goes_on",),
+        (GROWTH + "test_children_that_are_answered_while_their_parent_goes_on",),
     ),
     Bug(
         "growth.all-signals-read",

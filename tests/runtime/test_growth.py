@@ -351,19 +351,19 @@ async def test_many_answers_that_are_taken_at_once() -> None:
     assert await growth(ready, 30) < ALMOST_TWICE
 
 
-async def test_many_children_that_are_answered_while_their_parent_goes_on() -> None:
-    """News of one of them make nobody look at the others."""
+async def test_children_that_are_answered_while_their_parent_goes_on() -> None:
+    """News of one of them make nobody look at the others, however many they are."""
 
     @workflow
     async def ask(place: int, ctx: RunContext) -> int:
         return int(await ctx.wait_for("answer", schema=int))
 
     async def ready(n: int) -> Work:
-        heard, is_over = [asyncio.Event() for _ in range(n)], asyncio.Event()
+        heard = [asyncio.Event() for _ in range(n)]
 
         @step
         async def hold() -> None:
-            await is_over.wait()
+            await asyncio.Event().wait()
 
         @workflow
         async def parent(n: int, ctx: RunContext) -> None:
@@ -379,15 +379,14 @@ async def test_many_children_that_are_answered_while_their_parent_goes_on() -> N
             await asyncio.sleep(0)
 
         async def answer() -> None:
-            for place in range(n):
+            for place in range(10):
                 await flujo.signal(f"child {place}", "answer", place)
                 await heard[place].wait()
-            is_over.set()
-            await flujo.handle("r").result()
 
         return answer
 
-    assert await growth(ready, 15) < ALMOST_TWICE
+    # Not exactly 1: time decides who takes a child up first, its parent or the scheduler, which takes a fifth more.
+    assert await growth(ready, 20) < 1.4
 
 
 async def test_many_runs_that_are_waited_for() -> None:
