@@ -69,7 +69,7 @@ def matches(summary: RunSummary, query: RunQuery) -> bool:
         query.run_id in (None, "", summary.run_id)
         and query.status in (None, "", summary.status)
         and query.pipeline_name in (None, "", summary.pipeline_name)
-        and query.parent_run_id in (None, "", summary.parent_run_id)
+        and (query.parent_run_ids is None or summary.parent_run_id in query.parent_run_ids)
         and query.is_leased in (None, summary.lease is not None)
         and contains(summary.metadata, query.metadata)
     )

@@ -245,9 +245,9 @@ class InMemoryBackend(StateBackend):
         with self._guard:
             if query.is_leased and not query.run_id:
                 return selection.select(self._due.leased(), query)
-            if query.parent_run_id and not query.run_id:
-                children = self._children.get(query.parent_run_id, {}).values()
-                return selection.select((run.summary for run in children), query)
+            if query.parent_run_ids is not None and not query.run_id:
+                families = [self._children.get(parent, {}) for parent in query.parent_run_ids]
+                return selection.select((run.summary for family in families for run in family.values()), query)
             return selection.select(self._summaries(query.run_id), query)
 
     @override

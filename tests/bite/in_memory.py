@@ -213,6 +213,14 @@ BUGS = (
         (CONTRACT + "test_a_deleted_run_is_gone",),
     ),
     Bug(
+        "memory.children-of-the-deleted",
+        "delete_run: a deleted run is still there for who asks for the children of its parent",
+        MEMORY,
+        "                self._children[parent].pop(run_id)\n",
+        "                self._children[parent].get(run_id)\n",
+        (CONTRACT + "test_listings_show_the_children_of_several_runs",),
+    ),
+    Bug(
         "memory.shares-with-caller",
         "create_run: what a caller does to its metadata later changes the run",
         MEMORY,

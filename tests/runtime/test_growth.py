@@ -8,11 +8,13 @@ from typing import Annotated, Any, TypeAlias
 
 import pytest
 from pydantic import BaseModel
+from typing_extensions import override
 
 from flujo_async import (
     Depends,
     Flujo,
     InMemoryBackend,
+    Retention,
     RunContext,
     StepContext,
     graph,
@@ -27,6 +29,7 @@ from flujo_async._log.fold import fold_log
 from flujo_async._log.snapshot import snapshot_of
 from flujo_async._model.lease import ANY_RUN, ClaimQuery
 from flujo_async._model.stored import RunQuery, Signal
+from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.mail import nudge
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunFailed
@@ -509,6 +512,54 @@ async def test_children_of_many_runs() -> None:
         return look
 
     assert await growth(ready, 60) < ALMOST_TWICE
+
+
+class Asked(InMemoryBackend):
+    """Counts how often somebody asks what is below some runs: a store without an index looks at all runs each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    @override
+    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
+        self.asked += query.parent_run_ids is not None
+        return await super().query_runs(query)
+
+
+async def test_runs_that_a_retention_deletes() -> None:
+    """What is below them is asked for of many at a time."""
+
+    @workflow
+    async def parent(number: int, ctx: RunContext) -> int:
+        return await ctx.child(one_more, number)
+
+    store = Asked()
+    flujo = Flujo(parent, state_backend=store)
+    for number in range(100):
+        await flujo.run(number)
+    assert store.asked == 0  # a run whose children have all completed need not look for them
+    assert await Flujo(parent, state_backend=store, retention=Retention(keep_last=1)).compact() == 198
+    assert store.asked == 2
+
+
+async def test_a_tree_that_is_deleted() -> None:
+    """What is below runs is asked for level by level."""
+
+    @workflow
+    async def trunk(branches: int, ctx: RunContext) -> None:
+        await asyncio.gather(*(ctx.child(bough, number) for number in range(branches)))
+
+    @workflow
+    async def bough(number: int, ctx: RunContext) -> int:
+        return await ctx.child(one_more, number)
+
+    store = Asked()
+    flujo = Flujo(trunk, state_backend=store)
+    await flujo.run(20, run_id="r")
+    await flujo.delete("r")
+    assert await flujo.list_runs() == []
+    assert store.asked == 3
 
 
 async def test_many_runs_that_are_started() -> None:
