@@ -285,13 +285,15 @@ class Control:
     async def delete(self, run_id: str) -> None:
         """Remove a run and all below it; see ``Flujo.delete``."""
         backend = self._runner.backend
-        tree = [check_run_id(run_id)]
-        for each in tree:  # which grows on the way; a parent goes first, so that it starts no more
-            head, signals = await self._runner.reader.summary(each), await backend.read_signals({each: 0})
-            await backend.delete_run(each)
-            parents = parents_of(None if head is None else head.parent_run_id, signals)
-            await self._runner.tell_parents(parents, each)
-            tree += [below.run_id for below in await backend.query_runs(RunQuery(parent_run_id=each))]
+        level = [check_run_id(run_id)]
+        while level:  # parents go first, so that they start no more
+            for each in level:
+                head, signals = await self._runner.reader.summary(each), await backend.read_signals({each: 0})
+                await backend.delete_run(each)
+                parents = parents_of(None if head is None else head.parent_run_id, signals)
+                await self._runner.tell_parents(parents, each)
+            below = await backend.query_runs(RunQuery(parent_run_ids=frozenset(level)))
+            level = [child.run_id for child in below]
 
 
 def _check_name(name: str) -> None:

@@ -31,6 +31,9 @@ _log: Final = logging.getLogger("flujo_async")
 _AT_ONCE: Final = 20
 """So many runs, each with those below it, are deleted at the same time."""
 
+_LOOKED_AT: Final = 200
+"""What is below so many runs is asked for at a time: a store may have to look at all runs for that."""
+
 _REST: Final = 10
 """After looking through the store, rest so many times as long as that took: the store is there for the runs."""
 
@@ -122,6 +125,20 @@ class Sweeper:
             names: of which definitions; ``None`` is of all that there are.
             is_thorough: also completed runs that were not handed out, and children whose parent is gone.
         """
+        roots: list[RunSummary] = []
+        async for root in self._roots(retention, names, is_thorough=is_thorough):
+            roots.append(root)
+            if len(roots) == _LOOKED_AT:
+                for tree in await self._trees(roots):
+                    yield tree
+                roots = []
+        for tree in await self._trees(roots):
+            yield tree
+
+    async def _roots(
+        self, retention: Retention, names: Collection[str] | None, *, is_thorough: bool
+    ) -> AsyncIterator[RunSummary]:
+        """Yield the runs that are to go, if all below them have ended."""
         kept: Counter[str] = Counter()
         now = self._clock.now()
         for name in [None] if names is None else sorted(names):
@@ -129,8 +146,8 @@ class Sweeper:
                 if head.status not in TERMINAL or not await self._is_root(head, is_thorough=is_thorough):
                     continue
                 is_unwanted = is_thorough and self._goes_on_completion(retention, head)
-                if (is_unwanted or _is_expired(retention, head, kept, now)) and (tree := await self._tree(head)):
-                    yield tree
+                if is_unwanted or _is_expired(retention, head, kept, now):
+                    yield head
 
     async def aclose(self) -> None:
         """Stop looking; runs whose result was handed out are still deleted."""
@@ -174,9 +191,10 @@ class Sweeper:
     async def _remove_completed(self, run_id: str) -> None:
         try:
             for head in await self._backend.query_runs(RunQuery(run_id=run_id, status="completed")):
-                tree = await self._tree(head) if await self._is_root(head, is_thorough=True) else None
-                if tree is not None and not self._awaited[run_id]:
-                    await self._remove(tree)
+                trees = await self._trees([head]) if await self._is_root(head, is_thorough=True) else []
+                for tree in trees:
+                    if not self._awaited[run_id]:
+                        await self._remove(tree)
         except FlujoError as error:
             _log.warning("run %r has completed, and could not be deleted: %s", run_id, error)
 
@@ -190,18 +208,19 @@ class Sweeper:
             return True
         return is_thorough and not await self._backend.query_runs(RunQuery(run_id=head.parent_run_id))
 
-    async def _tree(self, root: RunSummary) -> list[RunSummary] | None:
-        """Return a run and all below it, leaves first; ``None`` if one of them has not ended."""
-        tree = {root.run_id: root}
-        above = [root]
-        while above:
-            head = above.pop()
-            if head.status not in TERMINAL:
-                return None
-            below = await self._backend.query_runs(RunQuery(parent_run_id=head.run_id))
-            above += [child for child in below if child.run_id not in tree]
-            tree |= {child.run_id: child for child in below}
-        return list(tree.values())[::-1]
+    async def _trees(self, roots: Sequence[RunSummary]) -> list[list[RunSummary]]:
+        """Return runs, each with all below it, leaves first; without those of which one has not ended."""
+        trees = {root.run_id: [root] for root in roots}
+        root_of = {run_id: run_id for run_id in trees}
+        parents = frozenset(trees)
+        while parents:
+            below = await self._backend.query_runs(RunQuery(parent_run_ids=parents))
+            children = [(child, root_of[child.parent_run_id or ""]) for child in below if child.run_id not in root_of]
+            for child, root in children:
+                root_of[child.run_id] = root
+                trees[root].append(child)
+            parents = frozenset(child.run_id for child, _ in children)
+        return [tree[::-1] for tree in trees.values() if all(head.status in TERMINAL for head in tree)]
 
     async def _remove(self, tree: Sequence[RunSummary]) -> int:
         """Delete runs, and return how many; none if somebody has gone on with one of them, or one cannot be read."""
