@@ -321,7 +321,7 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
 
     backend.answer = answer
 
-    @step(timeout=5)
+    @step(timeout=20)
     async def wait(n: int) -> int:
         await until(backend.is_renewing.is_set)
         return n
