@@ -38,6 +38,10 @@ def later(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= end
 
 
+def either(*are_over: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: any(is_over() for is_over in are_over)
+
+
 @step
 async def hog(seconds: float) -> float:
     spin(later(seconds))
@@ -56,8 +60,7 @@ async def test_a_loop_that_stands_still_is_told_of_once_with_what_it_is_at(
     async def hog(_: int) -> None:
         while not of_this():
             await asyncio.sleep(0)
-            too_long = later(5)  # that the loop stood still may have been told a moment ago
-            spin(lambda: bool(of_this()) or too_long())
+            spin(either(lambda: bool(of_this()), later(5)))  # it may have been told a moment ago that it stood still
         spin(later(0.3))  # it is looked at again, and again
 
     began = time.monotonic()
