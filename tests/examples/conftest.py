@@ -59,8 +59,9 @@ class Running(subprocess.Popen[str]):
 
     def ends(self, code: int = 0) -> list[str]:
         """Wait for its end, and return the lines that it said and nobody has heard yet."""
-        said, _ = self.communicate(timeout=PATIENCE)
-        assert self.returncode == code, said
+        assert self.stdout is not None
+        said = self.stdout.read()  # `communicate` would not know what has been read already and not been asked for
+        assert self.wait(PATIENCE) == code, said
         return said.splitlines()
 
     def dies(self) -> None:

@@ -322,13 +322,13 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
 
     backend.answer = answer
 
-    @step(timeout=20)
+    @step
     async def wait(n: int) -> int:
         await until(backend.is_renewing.is_set)
         return n
 
-    # A lease that lasts longer than it takes any machine to begin a step.
-    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1))
+    # By the clock the lease lasts for ever, however long a machine stands still; how often it is renewed is real time.
+    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
     assert asyncio.run(flujo.run(1, run_id="r")).output == 1
     backend.may_renew.set()
     for thread in set(keepers()) - before:
@@ -388,8 +388,7 @@ async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
         backend.may_renew.set()
         return n
 
-    # A lease that lasts longer than it takes any machine to begin a step.
-    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(seconds=1))
+    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
     async with asyncio.timeout(20):
         result = await flujo.run(1, run_id="r")
     assert (result.output, result.status) == (1, "completed")
