@@ -218,7 +218,7 @@ async def test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted
             raise
         return n
 
-    flujo = Flujo(tidy, state_backend=backend, lease_ttl=timedelta(milliseconds=300))
+    flujo = Flujo(tidy, state_backend=backend, lease_ttl=timedelta(milliseconds=300), clock=VirtualClock())
     assert (await flujo.run(1, run_id="r")).output == 2
     assert fate == ["tidy"]
 
