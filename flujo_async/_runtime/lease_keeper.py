@@ -172,7 +172,7 @@ class LeaseKeeper:
         try:
             signals = asyncio.run(self._backend.read_signals(known))
         except Exception as error:  # whatever it is, this thread has to be there for the next try
-            _log.warning("signals could not be read: %r", error)
+            self._tell("signals could not be read: %r", error, held)
             return
         grouped: dict[str, list[Signal]] = {}
         for signal in signals:
@@ -181,6 +181,10 @@ class LeaseKeeper:
             if theirs := grouped.get(entry.lease.run_id):
                 entry.signals = known[entry.lease.run_id] + len(theirs)
                 entry.holder.take_in(theirs)
+
+    def _tell(self, text: str, error: Exception, held: list[Held]) -> None:
+        if any(map(self._is_held, held)):  # else nobody needs the store any more, and it may have been closed
+            _log.warning(text, error)
 
     def _is_held(self, entry: Held) -> bool:
         with self._guard:
@@ -192,7 +196,7 @@ class LeaseKeeper:
             renewed = asyncio.run(self._backend.renew(leases, now=self._clock.now(), ttl=self._ttl))
         except Exception as error:  # whatever it is, this thread has to be there for the next try
             # The leases last for two more tries; a store that stays away stops the runs at their next commit.
-            _log.warning("leases could not be renewed: %r", error)
+            self._tell("leases could not be renewed: %r", error, held)
             return
         kept = {_name(lease): lease for lease in renewed}
         for entry in held:

@@ -432,6 +432,14 @@ BUGS = (
         (T + "lease.py::test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted_by_its_caller",),
     ),
     Bug(
+        "runtime.told-of-a-closed-store",
+        "G15: the log complains of a store that was closed when the last run was over",
+        KEEPER,
+        "        if any(map(self._is_held, held)):",
+        "        if held:",
+        (T + "lease.py::test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it",),
+    ),
+    Bug(
         "runtime.living-owner-robbed",
         "G3: a run is taken from an owner that is alive",
         TAKING,
