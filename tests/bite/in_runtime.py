@@ -910,4 +910,12 @@ BUGS = (
         """        found = found or {}  # it may""",
         (T + "verify.py::test_a_run_that_is_imported_again_while_it_is_read_is_whole",),
     ),
+    Bug(
+        "runtime.retention-cut-off",
+        "a program that ends with its run deletes nothing, whatever its retention says",
+        "_runtime/retention.py",
+        "if not self._is_resting:",
+        "if False:",
+        (T + "retention.py::TestTrouble::test_closing_lets_a_look_come_to_its_end",),
+    ),
 )
