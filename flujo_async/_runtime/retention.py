@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
@@ -20,6 +21,7 @@ from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.pages import every_run
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.taking import Taking
+from flujo_async._runtime.time_limit import TimeLimit
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import settle
@@ -36,6 +38,9 @@ _LOOKED_AT: Final = 200
 
 _REST: Final = 10
 """After looking through the store, rest so many times as long as that took: the store is there for the runs."""
+
+_LAST_LOOK: Final = 2.0
+"""Who closes waits so many seconds at most for a look that is under way."""
 
 _LOOKS_PER_TTL: Final = 20
 _LONGEST_BETWEEN_LOOKS: Final = timedelta(hours=1)
@@ -67,6 +72,8 @@ class Sweeper:
         self.is_automatic: bool = True
         self._task: asyncio.Task[None] | None = None
         self._is_wanted = False
+        self._is_resting = False
+        self._is_closing = False
         self._ages_from: datetime | None = None
         self._awaited: Counter[str] = Counter()
         self._handed: set[str] = set()
@@ -78,6 +85,7 @@ class Sweeper:
             return
         self._is_wanted = True
         if self._task is None or self._task.done():
+            self._is_resting = self._is_closing = False
             self._task = asyncio.create_task(self._sweep_while_wanted(self.retention), name="flujo retention")
 
     def handed(self, run_id: str, outcome: Awaitable[RunResult[Out]]) -> Awaitable[RunResult[Out]]:
@@ -150,10 +158,20 @@ class Sweeper:
                     yield head
 
     async def aclose(self) -> None:
-        """Stop looking; runs whose result was handed out are still deleted."""
+        """Stop looking; runs whose result was handed out are still deleted.
+
+        A look comes to its end first if that is soon: in a process that ends with its run there is no other one.
+        """
         if self._task is not None:
-            self._task.cancel()
-            await settle(self._task)
+            self._is_closing = True
+            try:
+                if not self._is_resting:
+                    with suppress(TimeoutError):
+                        async with TimeLimit(self._clock, _LAST_LOOK):
+                            await asyncio.wait({self._task})
+            finally:
+                self._task.cancel()
+                await settle(self._task)
         for task in list(self._removals):
             await settle(task)
 
@@ -176,7 +194,11 @@ class Sweeper:
                 await self.sweep(retention, self._catalogue.names(), is_thorough=False)
             except FlujoError as error:  # the store failed, or a run is broken: no run may suffer from that
                 _log.warning("runs that are to go could not be deleted: %s", error)
+            if self._is_closing:
+                return
+            self._is_resting = True
             await asyncio.sleep(_REST * (time.monotonic() - began))
+            self._is_resting = False
 
     def _all_have_it(self, run_id: str) -> None:
         del self._awaited[run_id]

@@ -918,4 +918,28 @@ BUGS = (
         """        found = found or {}  # it may""",
         (T + "verify.py::test_a_run_that_is_imported_again_while_it_is_read_is_whole",),
     ),
+    Bug(
+        "runtime.retention-cut-off",
+        "a program that ends with its run deletes nothing, whatever its retention says",
+        "_runtime/retention.py",
+        "if not self._is_resting:",
+        "if False:",
+        (T + "retention.py::TestTrouble::test_closing_lets_a_look_come_to_its_end",),
+    ),
+    Bug(
+        "runtime.early-answer-is-another",
+        "an answer that came before its wait, sent again, is refused as another one",
+        "_runtime/control.py",
+        "if canonical(self._validated(inbox, posted.name, early)) == canonical(tree):",
+        "if early is tree:",
+        (T + "signals.py::test_an_early_answer_may_be_sent_again",),
+    ),
+    Bug(
+        "runtime.schema-of-a-neighbour",
+        "a pipeline beside a workflow says what answers to that have to be",
+        "_runtime/control.py",
+        "program.definition.pipeline.walk()",
+        "program.definition.nodes()",
+        (T + "signals.py::test_a_pipeline_beside_a_workflow_does_not_say_what_that_asks_for",),
+    ),
 )

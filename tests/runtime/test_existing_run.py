@@ -413,6 +413,25 @@ class TestFailed:
         with pytest.raises(RunFailed):
             await flujo.resume("r")
 
+    async def test_a_failure_whose_message_is_not_unicode_is_recorded(self, store: Store) -> None:
+        """As that of a file whose name is not: what lists show of it is escaped."""
+        tries: list[str] = []
+
+        @step
+        async def broken(name: str) -> None:
+            tries.append(name)
+            raise LookupError(f"nothing in {name}")
+
+        for _ in range(2):
+            flujo = Flujo(broken, state_backend=store.open())
+            with pytest.raises(RunFailed) as caught:
+                await flujo.run("b\udcffd.txt", run_id="r")
+            assert str(caught.value.__cause__) == "nothing in b\udcffd.txt"
+        [summary] = await flujo.list_runs()
+        assert summary.status == "failed"
+        assert (summary.error_message or "").encode() == rb"LookupError: nothing in b\udcffd.txt"
+        assert tries == ["b\udcffd.txt"]
+
 
 class TestCancelled:
     """Raises ``RunCancelled``."""
