@@ -142,7 +142,7 @@ class Control:
         nodes = program.definition.pipeline.walk()  # what a workflow has names for is not what it asks for
         schemas = {node.schema for node in nodes if isinstance(node, WaitFor) and node.name == name}
         recorded = inbox.schemas.get(name)
-        schema = next(iter(schemas)) if len(schemas) == 1 else _recorded_schema(program, recorded, type(payload))
+        schema = next(iter(schemas)) if len(schemas) == 1 else _recorded_schema(program, recorded, payload)
         try:
             if schema is not None:
                 payload = TypeAdapter(schema).validate_python(payload)
@@ -337,7 +337,7 @@ def _parents(seen: Seen) -> list[str]:
     return parents_of(seen.summary.parent_run_id, seen.signals)
 
 
-def _recorded_schema(program: Program, schema: Mapping[str, Any] | None, given: type[Any]) -> Any:
+def _recorded_schema(program: Program, schema: Mapping[str, Any] | None, given: object) -> Any:
     """Return the type of the answers to a wait of a workflow, by the JSON schema that was recorded.
 
     Where none is, an answer of a class that the code has a name for can be kept until it is.
@@ -345,7 +345,7 @@ def _recorded_schema(program: Program, schema: Mapping[str, Any] | None, given: 
     workflows = [node for node in program.definition.nodes() if isinstance(node, Workflow)]
     named = [value for workflow in workflows for value in workflow.names().values()]
     if schema is None:
-        program.codec.learn(*(value for value in named if value is given))
+        program.codec.learn(*(value for value in named if value is type(given)))
         return None
     found = answer_type(schema, [*program.codec.classes(), *named])
     program.codec.learn(found)
