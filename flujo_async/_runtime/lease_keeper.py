@@ -165,6 +165,8 @@ class LeaseKeeper:
             return list(self._held)
 
     def _look(self, held: list[Held]) -> None:
+        if not held:  # the last run is over, and the store may have been closed: nobody would close it again
+            return
         known: dict[str, int] = {}
         for entry in held:
             run_id = entry.lease.run_id
@@ -191,6 +193,8 @@ class LeaseKeeper:
             return entry in self._held
 
     def _renew(self, held: list[Held]) -> None:
+        if not held:
+            return
         leases = [entry.lease for entry in held]
         try:
             renewed = asyncio.run(self._backend.renew(leases, now=self._clock.now(), ttl=self._ttl))

@@ -440,6 +440,14 @@ BUGS = (
         (T + "lease.py::test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it",),
     ),
     Bug(
+        "runtime.closed-store-asked",
+        "G15: the thread that looks after leases opens a store again that was closed when the last run was over",
+        KEEPER,
+        "        if not held:  #",
+        "        if held is None:  #",
+        (T + "lease.py::test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it",),
+    ),
+    Bug(
         "runtime.living-owner-robbed",
         "G3: a run is taken from an owner that is alive",
         TAKING,

@@ -346,10 +346,13 @@ class Fails(Wrapped):
         self.capabilities = Capabilities(durable=False, multi_process=True)  # type: ignore[misc]
         self.asked = 0
         self.may_fail = threading.Event()
+        self.late = list[str]()
         self._verb = verb
 
     @override
     async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        if threading.current_thread() in keepers() and self.may_fail.is_set():
+            self.late.append(verb)
         if verb != self._verb or threading.current_thread() not in keepers():
             return await super().through(verb, call)
         self.asked += 1
@@ -360,7 +363,10 @@ class Fails(Wrapped):
 
 @pytest.mark.parametrize("verb", ["renew", "read_signals"])
 def test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it(verb: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Not when the keeper is answered after the last run is over: by then it may have been closed, and be gone."""
+    """Not when the keeper is answered after the last run is over: by then it may have been closed, and be gone.
+
+    It is not asked again either, which would open it.
+    """
     before, backend = set(keepers()), Fails(verb)
 
     @step
@@ -375,6 +381,7 @@ def test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it(verb: str, capl
         thread.join()
     [record] = caplog.records
     assert "it was closed" in record.getMessage()
+    assert backend.late == []
 
 
 async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
