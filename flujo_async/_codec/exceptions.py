@@ -43,6 +43,8 @@ def decode_error(codec: Codec, tree: Json, *, at: str = "error") -> Exception:
 def describe_error(tree: Json) -> str:
     """Return what a traceback would end with: the name of the class, and the message if there is one.
 
+    Heads and instruments hold it as text, so what UTF-8 cannot hold of it is escaped.
+
     Raises:
         SerializationError: the record is malformed.
     """
@@ -51,4 +53,4 @@ def describe_error(tree: Json) -> str:
         message = get_text(tree, "message", _NO_DEFINITIONS)
     except (Misfit, RecursionError) as trouble:
         raise located(trouble, "error") from trouble.__cause__
-    return f"{name}: {message}" if message else name
+    return (f"{name}: {message}" if message else name).encode("utf-8", "backslashreplace").decode()

@@ -100,6 +100,11 @@ def _is_plain_object(tree: Json) -> bool:
     return isinstance(tree, dict) and "$" not in tree
 
 
+def may_have_children(fold: Fold) -> bool:
+    """Return whether a child that a run has started may go on: one that is not known to have completed."""
+    return any(not isinstance(fold.outcomes.get(key), StepCompleted) for key in fold.children)
+
+
 def children_to_redrive(fold: Fold) -> list[str]:
     """Return the keys of the children whose outcome a run asks for once more, when it is tried again."""
     dropped = frozenset(to_drop(fold))

@@ -15,7 +15,17 @@ from flujo_async._model.summary import RunSummary
 
 def is_claimable(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:
     """Tell whether a claimant who asks for ``query`` at ``now`` may have the run."""
-    return _is_asked_for(summary, query) and _is_awake(summary, query, now) and _is_free(summary, query, now)
+    return is_asked_for(summary, query) and _is_awake(summary, query, now) and _is_free(summary, query, now)
+
+
+def is_asked_for(summary: RunSummary, query: ClaimQuery) -> bool:
+    """Tell whether the run is one of those that are asked for, whenever it can be claimed."""
+    return (
+        summary.status in query.statuses
+        and query.run_id in (None, summary.run_id)
+        and (query.queues is None or (summary.queue or "") in query.queues)
+        and is_of(summary, query)
+    )
 
 
 def is_of(summary: RunSummary, query: ClaimQuery) -> bool:
@@ -31,7 +41,7 @@ def due_at(summary: RunSummary, query: ClaimQuery) -> datetime | None:
 
     From ``updated_at`` on, ``is_claimable`` says the same.
     """
-    moment = _wakes_at(summary, query) if _is_asked_for(summary, query) else None
+    moment = _wakes_at(summary, query) if is_asked_for(summary, query) else None
     lease = summary.lease
     if moment is None or lease is None or lease.owner in query.dead_owners:
         return moment
@@ -41,6 +51,11 @@ def due_at(summary: RunSummary, query: ClaimQuery) -> datetime | None:
 def has_news(summary: RunSummary) -> bool:
     """Tell whether the run has signals that its last owner has not read."""
     return summary.signals > summary.signals_read
+
+
+def is_woken(summary: RunSummary) -> bool:
+    """Tell whether something wakes the run, now or later: unread signals, or its ``wake_at``."""
+    return summary.wake_at is not None or has_news(summary)
 
 
 def claim_order(summary: RunSummary) -> tuple[int, datetime, str]:
@@ -54,7 +69,7 @@ def matches(summary: RunSummary, query: RunQuery) -> bool:
         query.run_id in (None, "", summary.run_id)
         and query.status in (None, "", summary.status)
         and query.pipeline_name in (None, "", summary.pipeline_name)
-        and query.parent_run_id in (None, "", summary.parent_run_id)
+        and (query.parent_run_ids is None or summary.parent_run_id in query.parent_run_ids)
         and query.is_leased in (None, summary.lease is not None)
         and contains(summary.metadata, query.metadata)
     )
@@ -127,15 +142,6 @@ def _is_object(value: Any) -> bool:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
-
-
-def _is_asked_for(summary: RunSummary, query: ClaimQuery) -> bool:
-    return (
-        summary.status in query.statuses
-        and query.run_id in (None, summary.run_id)
-        and (query.queues is None or (summary.queue or "") in query.queues)
-        and is_of(summary, query)
-    )
 
 
 def _is_awake(summary: RunSummary, query: ClaimQuery, now: datetime) -> bool:

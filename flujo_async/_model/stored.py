@@ -174,7 +174,7 @@ class RunQuery:
         run_id: this run only.
         status: only runs in this status.
         pipeline_name: only runs of this definition.
-        parent_run_id: only children of this run.
+        parent_run_ids: only children of one of these runs.
         is_leased: only runs that somebody has a lease of, expired or not; or only those without one.
         metadata: only runs whose metadata contain this, recursively.
         limit: at most so many, after all filters; ``None`` is no limit.
@@ -187,7 +187,7 @@ class RunQuery:
     run_id: str | None = None
     status: RunStatus | None = None
     pipeline_name: str | None = None
-    parent_run_id: str | None = None
+    parent_run_ids: frozenset[str] | None = None
     is_leased: bool | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     limit: int | None = None
@@ -196,7 +196,7 @@ class RunQuery:
     def __post_init__(self) -> None:
         if self.status:
             check_status(self.status)
-        for name in (self.run_id, self.pipeline_name, self.parent_run_id):
+        for name in (self.run_id, self.pipeline_name, *(self.parent_run_ids or ())):
             if isinstance(name, str) and not is_unicode(name):
                 raise InvalidArgument(f"no run has a name that is not Unicode: {name!r}")
         is_mapping = isinstance(self.metadata, Mapping)  # pyright: ignore[reportUnnecessaryIsInstance] -- untyped users

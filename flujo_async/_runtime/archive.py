@@ -89,7 +89,8 @@ class Archive(Generic[Out]):
         Raises:
             InvalidArgument: an unknown status, a negative number, text that is not Unicode, metadata that are no JSON.
         """
-        query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_id=parent_run_id)
+        parents = frozenset({parent_run_id}) if parent_run_id else None
+        query = RunQuery(status=status, pipeline_name=pipeline_name, parent_run_ids=parents)
         page = replace(query, metadata=metadata or {}, limit=limit, offset=offset)
         return await self.state_backend.query_runs(page)
 

@@ -112,7 +112,7 @@ class Control:
         tree = self._validated(inbox, name, payload)
         posted = inbox.last.get(name)
         if posted is not None and not inbox.is_awaited(name):
-            _check_same(posted, tree)
+            self._check_same(inbox, posted, tree)
         else:
             if inbox.ended_as is not None:
                 raise InvalidSignal(f"run {run_id!r} is {inbox.ended_as}: it waits for nothing", run_id=run_id)
@@ -122,7 +122,7 @@ class Control:
                 Signal(run_id, signal_id, name, tree, self._runner.clock.now(), by)
             )
         await self._spread(inbox)  # also after what was posted before: whoever did that may have died before this
-        _check_same(posted, tree)
+        self._check_same(inbox, posted, tree)
 
     async def _spread(self, inbox: Inbox) -> None:
         """Tell whoever may have to go on, now that a run has its answer."""
@@ -138,11 +138,11 @@ class Control:
         Raises:
             InvalidSignal: it does not fit what is asked for.
         """
-        program = self._runner.catalogue.knowing(inbox.pipeline_name, inbox.pipeline_version)
-        schemas = {
-            node.schema for node in program.definition.nodes() if isinstance(node, WaitFor) and node.name == name
-        }
-        schema = next(iter(schemas)) if len(schemas) == 1 else _recorded_schema(program, inbox.schemas.get(name))
+        program = self._program(inbox)
+        nodes = program.definition.pipeline.walk()  # what a workflow has names for is not what it asks for
+        schemas = {node.schema for node in nodes if isinstance(node, WaitFor) and node.name == name}
+        recorded = inbox.schemas.get(name)
+        schema = next(iter(schemas)) if len(schemas) == 1 else _recorded_schema(program, recorded, payload)
         try:
             if schema is not None:
                 payload = TypeAdapter(schema).validate_python(payload)
@@ -151,6 +151,26 @@ class Control:
             raise InvalidSignal(
                 f"run {inbox.run_id!r}: this is no answer to {name!r}: {_in_short(error)}", run_id=inbox.run_id
             ) from error
+
+    def _check_same(self, inbox: Inbox, posted: Signal, tree: Json) -> None:
+        """Check that an answer is the one that was posted; one that came before its wait is validated for that.
+
+        Raises:
+            InvalidSignal: it is another one.
+        """
+        if canonical(posted.payload) == canonical(tree):
+            return
+        with suppress(SerializationError, InvalidSignal):
+            early = self._program(inbox).codec.decode(posted.payload, at="payload")
+            if canonical(self._validated(inbox, posted.name, early)) == canonical(tree):
+                return
+        raise InvalidSignal(
+            f"run {posted.run_id!r} has another answer to {posted.name!r} already: the first one counts",
+            run_id=posted.run_id,
+        )
+
+    def _program(self, inbox: Inbox) -> Program:
+        return self._runner.catalogue.knowing(inbox.pipeline_name, inbox.pipeline_version)
 
     # ------------------------------------------------------------------------------------------- ending and pausing
 
@@ -287,13 +307,15 @@ class Control:
     async def delete(self, run_id: str) -> None:
         """Remove a run and all below it; see ``Flujo.delete``."""
         backend = self._runner.backend
-        tree = [check_run_id(run_id)]
-        for each in tree:  # which grows on the way; a parent goes first, so that it starts no more
-            head, signals = await self._runner.reader.summary(each), await backend.read_signals({each: 0})
-            await backend.delete_run(each)
-            parents = parents_of(None if head is None else head.parent_run_id, signals)
-            await self._runner.tell_parents(parents, each)
-            tree += [below.run_id for below in await backend.query_runs(RunQuery(parent_run_id=each))]
+        level = [check_run_id(run_id)]
+        while level:  # parents go first, so that they start no more
+            for each in level:
+                head, signals = await self._runner.reader.summary(each), await backend.read_signals({each: 0})
+                await backend.delete_run(each)
+                parents = parents_of(None if head is None else head.parent_run_id, signals)
+                await self._runner.tell_parents(parents, each)
+            below = await backend.query_runs(RunQuery(parent_run_ids=frozenset(level)))
+            level = [child.run_id for child in below]
 
 
 def _check_name(name: str) -> None:
@@ -317,23 +339,19 @@ def _parents(seen: Seen) -> list[str]:
     return parents_of(seen.summary.parent_run_id, seen.signals)
 
 
-def _recorded_schema(program: Program, schema: Mapping[str, Any] | None) -> Any:
-    """Return the type of the answers to a wait of a workflow, by the JSON schema that was recorded."""
-    if schema is None:
-        return None
+def _recorded_schema(program: Program, schema: Mapping[str, Any] | None, given: object) -> Any:
+    """Return the type of the answers to a wait of a workflow, by the JSON schema that was recorded.
+
+    Where none is, an answer of a class that the code has a name for can be kept until it is.
+    """
     workflows = [node for node in program.definition.nodes() if isinstance(node, Workflow)]
-    named = (value for workflow in workflows for value in workflow.names().values())
+    named = [value for workflow in workflows for value in workflow.names().values()]
+    if schema is None:
+        program.codec.learn(*(value for value in named if value is type(given)))
+        return None
     found = answer_type(schema, [*program.codec.classes(), *named])
     program.codec.learn(found)
     return found
-
-
-def _check_same(posted: Signal, payload: Json) -> None:
-    if canonical(posted.payload) != canonical(payload):
-        raise InvalidSignal(
-            f"run {posted.run_id!r} has another answer to {posted.name!r} already: the first one counts",
-            run_id=posted.run_id,
-        )
 
 
 def _check_redrivable(fold: Fold, decision: Decision) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
+from flujo_async._log.history import may_have_children
 from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, SignalReceived
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
@@ -431,7 +432,7 @@ class Drive:
 
     async def _end_children(self, reason: str) -> None:
         """Cancel the children that nobody waits for any more."""
-        if self._execution.journal.fold.children:
+        if may_have_children(self._execution.journal.fold):
             await self._execution.children.cancel_children(self._execution.run_id, reason)
 
     async def _conclude(self, fact: RunCompleted | RunFailed | RunCancelled) -> None:

@@ -165,6 +165,8 @@ class LeaseKeeper:
             return list(self._held)
 
     def _look(self, held: list[Held]) -> None:
+        if not held:  # the last run is over, and the store may have been closed: nobody would close it again
+            return
         known: dict[str, int] = {}
         for entry in held:
             run_id = entry.lease.run_id
@@ -172,7 +174,7 @@ class LeaseKeeper:
         try:
             signals = asyncio.run(self._backend.read_signals(known))
         except Exception as error:  # whatever it is, this thread has to be there for the next try
-            _log.warning("signals could not be read: %r", error)
+            self._tell("signals could not be read: %r", error, held)
             return
         grouped: dict[str, list[Signal]] = {}
         for signal in signals:
@@ -182,17 +184,23 @@ class LeaseKeeper:
                 entry.signals = known[entry.lease.run_id] + len(theirs)
                 entry.holder.take_in(theirs)
 
+    def _tell(self, text: str, error: Exception, held: list[Held]) -> None:
+        if any(map(self._is_held, held)):  # else nobody needs the store any more, and it may have been closed
+            _log.warning(text, error)
+
     def _is_held(self, entry: Held) -> bool:
         with self._guard:
             return entry in self._held
 
     def _renew(self, held: list[Held]) -> None:
+        if not held:
+            return
         leases = [entry.lease for entry in held]
         try:
             renewed = asyncio.run(self._backend.renew(leases, now=self._clock.now(), ttl=self._ttl))
         except Exception as error:  # whatever it is, this thread has to be there for the next try
             # The leases last for two more tries; a store that stays away stops the runs at their next commit.
-            _log.warning("leases could not be renewed: %r", error)
+            self._tell("leases could not be renewed: %r", error, held)
             return
         kept = {_name(lease): lease for lease in renewed}
         for entry in held:

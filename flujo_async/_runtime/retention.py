@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
@@ -20,6 +21,7 @@ from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.pages import every_run
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.taking import Taking
+from flujo_async._runtime.time_limit import TimeLimit
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import settle
@@ -31,8 +33,14 @@ _log: Final = logging.getLogger("flujo_async")
 _AT_ONCE: Final = 20
 """So many runs, each with those below it, are deleted at the same time."""
 
+_LOOKED_AT: Final = 200
+"""What is below so many runs is asked for at a time: a store may have to look at all runs for that."""
+
 _REST: Final = 10
 """After looking through the store, rest so many times as long as that took: the store is there for the runs."""
+
+_LAST_LOOK: Final = 2.0
+"""Who closes waits so many seconds at most for a look that is under way."""
 
 _LOOKS_PER_TTL: Final = 20
 _LONGEST_BETWEEN_LOOKS: Final = timedelta(hours=1)
@@ -64,6 +72,8 @@ class Sweeper:
         self.is_automatic: bool = True
         self._task: asyncio.Task[None] | None = None
         self._is_wanted = False
+        self._is_resting = False
+        self._is_closing = False
         self._ages_from: datetime | None = None
         self._awaited: Counter[str] = Counter()
         self._handed: set[str] = set()
@@ -75,6 +85,7 @@ class Sweeper:
             return
         self._is_wanted = True
         if self._task is None or self._task.done():
+            self._is_resting = self._is_closing = False
             self._task = asyncio.create_task(self._sweep_while_wanted(self.retention), name="flujo retention")
 
     def handed(self, run_id: str, outcome: Awaitable[RunResult[Out]]) -> Awaitable[RunResult[Out]]:
@@ -122,6 +133,20 @@ class Sweeper:
             names: of which definitions; ``None`` is of all that there are.
             is_thorough: also completed runs that were not handed out, and children whose parent is gone.
         """
+        roots: list[RunSummary] = []
+        async for root in self._roots(retention, names, is_thorough=is_thorough):
+            roots.append(root)
+            if len(roots) == _LOOKED_AT:
+                for tree in await self._trees(roots):
+                    yield tree
+                roots = []
+        for tree in await self._trees(roots):
+            yield tree
+
+    async def _roots(
+        self, retention: Retention, names: Collection[str] | None, *, is_thorough: bool
+    ) -> AsyncIterator[RunSummary]:
+        """Yield the runs that are to go, if all below them have ended."""
         kept: Counter[str] = Counter()
         now = self._clock.now()
         for name in [None] if names is None else sorted(names):
@@ -129,14 +154,24 @@ class Sweeper:
                 if head.status not in TERMINAL or not await self._is_root(head, is_thorough=is_thorough):
                     continue
                 is_unwanted = is_thorough and self._goes_on_completion(retention, head)
-                if (is_unwanted or _is_expired(retention, head, kept, now)) and (tree := await self._tree(head)):
-                    yield tree
+                if is_unwanted or _is_expired(retention, head, kept, now):
+                    yield head
 
     async def aclose(self) -> None:
-        """Stop looking; runs whose result was handed out are still deleted."""
+        """Stop looking; runs whose result was handed out are still deleted.
+
+        A look comes to its end first if that is soon: in a process that ends with its run there is no other one.
+        """
         if self._task is not None:
-            self._task.cancel()
-            await settle(self._task)
+            self._is_closing = True
+            try:
+                if not self._is_resting:
+                    with suppress(TimeoutError):
+                        async with TimeLimit(self._clock, _LAST_LOOK):
+                            await asyncio.wait({self._task})
+            finally:
+                self._task.cancel()
+                await settle(self._task)
         for task in list(self._removals):
             await settle(task)
 
@@ -159,7 +194,11 @@ class Sweeper:
                 await self.sweep(retention, self._catalogue.names(), is_thorough=False)
             except FlujoError as error:  # the store failed, or a run is broken: no run may suffer from that
                 _log.warning("runs that are to go could not be deleted: %s", error)
+            if self._is_closing:
+                return
+            self._is_resting = True
             await asyncio.sleep(_REST * (time.monotonic() - began))
+            self._is_resting = False
 
     def _all_have_it(self, run_id: str) -> None:
         del self._awaited[run_id]
@@ -174,9 +213,10 @@ class Sweeper:
     async def _remove_completed(self, run_id: str) -> None:
         try:
             for head in await self._backend.query_runs(RunQuery(run_id=run_id, status="completed")):
-                tree = await self._tree(head) if await self._is_root(head, is_thorough=True) else None
-                if tree is not None and not self._awaited[run_id]:
-                    await self._remove(tree)
+                trees = await self._trees([head]) if await self._is_root(head, is_thorough=True) else []
+                for tree in trees:
+                    if not self._awaited[run_id]:
+                        await self._remove(tree)
         except FlujoError as error:
             _log.warning("run %r has completed, and could not be deleted: %s", run_id, error)
 
@@ -190,18 +230,19 @@ class Sweeper:
             return True
         return is_thorough and not await self._backend.query_runs(RunQuery(run_id=head.parent_run_id))
 
-    async def _tree(self, root: RunSummary) -> list[RunSummary] | None:
-        """Return a run and all below it, leaves first; ``None`` if one of them has not ended."""
-        tree = {root.run_id: root}
-        above = [root]
-        while above:
-            head = above.pop()
-            if head.status not in TERMINAL:
-                return None
-            below = await self._backend.query_runs(RunQuery(parent_run_id=head.run_id))
-            above += [child for child in below if child.run_id not in tree]
-            tree |= {child.run_id: child for child in below}
-        return list(tree.values())[::-1]
+    async def _trees(self, roots: Sequence[RunSummary]) -> list[list[RunSummary]]:
+        """Return runs, each with all below it, leaves first; without those of which one has not ended."""
+        trees = {root.run_id: [root] for root in roots}
+        root_of = {run_id: run_id for run_id in trees}
+        parents = frozenset(trees)
+        while parents:
+            below = await self._backend.query_runs(RunQuery(parent_run_ids=parents))
+            children = [(child, root_of[child.parent_run_id or ""]) for child in below if child.run_id not in root_of]
+            for child, root in children:
+                root_of[child.run_id] = root
+                trees[root].append(child)
+            parents = frozenset(child.run_id for child, _ in children)
+        return [tree[::-1] for tree in trees.values() if all(head.status in TERMINAL for head in tree)]
 
     async def _remove(self, tree: Sequence[RunSummary]) -> int:
         """Delete runs, and return how many; none if somebody has gone on with one of them, or one cannot be read."""

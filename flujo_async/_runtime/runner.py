@@ -348,7 +348,7 @@ class Runner:
 
     async def cancel_children(self, run_id: str, reason: str) -> None:
         """Cancel all that runs below a run, leaves first; see ``Children``."""
-        for summary in await self.backend.query_runs(RunQuery(parent_run_id=run_id)):
+        for summary in await self.backend.query_runs(RunQuery(parent_run_ids=frozenset({run_id}))):
             if summary.status not in TERMINAL:
                 await self.cancel(summary.run_id, reason)
 

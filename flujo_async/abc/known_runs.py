@@ -98,7 +98,7 @@ class KnownRunQuery:
         return RunQuery(
             status=check_status(self.status) if self.status else None,
             pipeline_name=self.pipeline_name,
-            parent_run_id=self.parent_run_id,
+            parent_run_ids=frozenset({self.parent_run_id}) if self.parent_run_id else None,
             metadata=metadata,
             limit=self.limit,
             offset=self.offset,

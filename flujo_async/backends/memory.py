@@ -22,6 +22,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.pending import Pending, done
 from flujo_async.backends.changes import Changes
+from flujo_async.backends.memory_due import DueRuns
 from flujo_async.errors import RunExists, RunNotFound
 
 
@@ -75,17 +76,18 @@ class _Run:
         self._summary, self._advance = summary, None
 
     def advance(self, lease: Lease, count: int, expected_seq: int, update: RunUpdate) -> bool:
-        """Let the head be as after ``count`` more records; return whether the run has changed its status."""
+        """Let the head be as after ``count`` more records; return whether that may change when it can be claimed."""
         last_seq = self._summary.last_seq if self._advance is None else self._advance[0]
         if last_seq != expected_seq or not transition.is_held(self._summary, lease):
             transition.check_append(self.summary, lease, expected_seq)
-        has_changed = update.status != self._summary.status
-        is_rare = (update.signals_read, update.metadata, update.pipeline_id, update.usage) != (None,) * 4
-        if is_rare or has_changed or update.pipeline_version not in (None, self._summary.pipeline_version):
+        goes_on = update.status == self._summary.status == "running" and update.wake_at == self._summary.wake_at
+        is_other = update.pipeline_version not in (None, self._summary.pipeline_version)
+        may_be_due = not goes_on or is_other or (update.signals_read, update.pipeline_id) != (None, None)
+        if may_be_due or (update.metadata, update.usage) != (None, None):
             self.summary = transition.advanced(self.summary, expected_seq + count, update)
         else:
             self._advance = expected_seq + count, update
-        return has_changed
+        return may_be_due
 
 
 class InMemoryBackend(StateBackend):
@@ -101,7 +103,7 @@ class InMemoryBackend(StateBackend):
         self._guard = threading.Lock()  # never held across an await
         self._runs: dict[str, _Run] = {}
         self._children: dict[str, dict[str, _Run]] = {}  # of each run that has some
-        self._going: dict[str, _Run] = {}  # those of them that have not ended: few, among all that ever were
+        self._due = DueRuns(lambda run_id: self._runs[run_id].summary)
         self._blobs: weakref.WeakValueDictionary[str, _Data] = weakref.WeakValueDictionary()
         self._system: dict[str, bytes] = {}
         self._entries: dict[str, dict[EntryId, Entry]] = {}  # by run
@@ -132,7 +134,7 @@ class InMemoryBackend(StateBackend):
             self._runs[run_id] = kept
             if summary.parent_run_id:
                 self._children.setdefault(summary.parent_run_id, {})[run_id] = kept
-            self._sort(kept)
+            self._due.put(summary)
         self._changes.announce(run_id)
         return summary.lease
 
@@ -174,10 +176,10 @@ class InMemoryBackend(StateBackend):
             run = self._runs.get(lease.run_id)
             if run is None:
                 raise transition.lost(lease)
-            has_changed = run.advance(lease, len(records), expected_seq, update)
+            may_be_due = run.advance(lease, len(records), expected_seq, update)
             self._extend(run, records, blobs)
-            if has_changed:
-                self._sort(run)
+            if may_be_due:
+                self._due.put(run.summary)
         self._changes.announce(lease.run_id)
         return expected_seq + len(records)
 
@@ -185,9 +187,9 @@ class InMemoryBackend(StateBackend):
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
         leases: list[Lease] = []
         with self._guard:
-            for summary in selection.choose(self._candidates(query), query, now):
-                run = self._runs[summary.run_id]
-                run.summary, lease = transition.claimed(summary, owner, now, ttl)
+            for summary in self._choose(query, now):
+                claimed, lease = transition.claimed(summary, owner, now, ttl)
+                self._change(self._runs[summary.run_id], claimed)
                 leases.append(lease)
         return leases
 
@@ -199,7 +201,9 @@ class InMemoryBackend(StateBackend):
     @override
     async def next_due(self, query: ClaimQuery) -> datetime | None:
         with self._guard:
-            return selection.next_due(self._candidates(query), query)
+            if _asks_for_others(query):
+                return selection.next_due(self._summaries(query.run_id), query)
+            return self._due.next_due(query)
 
     @override
     async def release(
@@ -214,8 +218,7 @@ class InMemoryBackend(StateBackend):
             run = self._held(lease)
             if run is None:
                 return
-            run.summary = transition.released(run.summary, wake_at, signals_read, waiting_for)
-            self._sort(run)
+            self._change(run, transition.released(run.summary, wake_at, signals_read, waiting_for))
         self._changes.announce(lease.run_id)
 
     @override
@@ -227,7 +230,7 @@ class InMemoryBackend(StateBackend):
             kept = run.signals.get(signal.signal_id)
             if kept is None:
                 run.signals[signal.signal_id] = signal
-                run.summary = transition.signalled(run.summary)
+                self._change(run, transition.signalled(run.summary))
         self._changes.announce(signal.run_id)
         return kept or signal
 
@@ -240,9 +243,11 @@ class InMemoryBackend(StateBackend):
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         with self._guard:
-            if query.parent_run_id and not query.run_id:
-                children = self._children.get(query.parent_run_id, {}).values()
-                return selection.select((run.summary for run in children), query)
+            if query.is_leased and not query.run_id:
+                return selection.select(self._due.leased(), query)
+            if query.parent_run_ids is not None and not query.run_id:
+                families = [self._children.get(parent, {}) for parent in query.parent_run_ids]
+                return selection.select((run.summary for family in families for run in family.values()), query)
             return selection.select(self._summaries(query.run_id), query)
 
     @override
@@ -276,7 +281,7 @@ class InMemoryBackend(StateBackend):
                 self._children[parent].pop(run_id)
                 if not self._children[parent]:
                     del self._children[parent]
-            self._going.pop(run_id, None)
+            self._due.remove(run_id)
             self._entries.pop(run_id, None)
         self._changes.announce(run_id)
 
@@ -333,24 +338,28 @@ class InMemoryBackend(StateBackend):
         run = self._runs.get(run_id)
         return [run.summary] if run else []
 
-    def _candidates(self, query: ClaimQuery) -> list[RunSummary]:
-        if query.run_id is not None or query.statuses & TERMINAL:
-            return self._summaries(query.run_id)
-        return [run.summary for run in self._going.values()]
+    def _choose(self, query: ClaimQuery, now: datetime) -> list[RunSummary]:
+        if _asks_for_others(query):
+            return selection.choose(self._summaries(query.run_id), query, now)
+        return self._due.choose(query, now)
 
-    def _sort(self, run: _Run) -> None:
-        if run.summary.status in TERMINAL:
-            self._going.pop(run.summary.run_id, None)
-        else:
-            self._going[run.summary.run_id] = run
+    def _change(self, run: _Run, summary: RunSummary) -> None:
+        run.summary = summary
+        self._due.put(summary)
 
     def _held(self, lease: Lease) -> _Run | None:
         run = self._runs.get(lease.run_id)
         return run if run and transition.is_held(run.summary, lease) else None
 
     def _renew(self, run: _Run, lease: Lease, expires_at: datetime) -> Lease:
-        run.summary, renewed = transition.renewed(run.summary, lease, expires_at)
+        summary, renewed = transition.renewed(run.summary, lease, expires_at)
+        self._change(run, summary)
         return renewed
+
+
+def _asks_for_others(query: ClaimQuery) -> bool:
+    """Tell whether a query asks for one run, or for runs that have ended."""
+    return query.run_id is not None or bool(query.statuses & TERMINAL)
 
 
 def _own(record: Record) -> Record:

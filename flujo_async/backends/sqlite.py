@@ -176,7 +176,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
-        found = await self._read(*_listing(query))
+        found = await self._read(*runs_query(query))
         return [rows.listed(row) for row in found]
 
     @override
@@ -324,13 +324,15 @@ def _give_back(db: sqlite3.Connection) -> bool:
     return work.give_back(db, _PAGES_AT_ONCE)
 
 
-def _listing(query: RunQuery) -> tuple[str, rows.Values]:
+def runs_query(query: RunQuery) -> tuple[str, rows.Values]:
     """Return the statement that answers a query, and its values."""
+    has_parents, parents = query.parent_run_ids is not None, sorted(query.parent_run_ids or ())
     wanted = {
         "run_id = :run_id": query.run_id,
         "status = :status": query.status,
         "pipeline_name = :pipeline_name": query.pipeline_name,
-        "parent_run_id = :parent_run_id": query.parent_run_id,
+        "parent_run_id = :parent_run_id": len(parents) == 1,
+        "parent_run_id IN (SELECT value FROM json_each(:parent_run_ids))": has_parents and len(parents) != 1,
         "lease_owner IS NOT NULL": query.is_leased,
         "lease_owner IS NULL": query.is_leased is False,
         "json_contains(metadata, :metadata)": query.metadata,
@@ -341,13 +343,14 @@ def _listing(query: RunQuery) -> tuple[str, rows.Values]:
         "run_id": query.run_id,
         "status": query.status,
         "pipeline_name": query.pipeline_name,
-        "parent_run_id": query.parent_run_id,
+        "parent_run_id": next(iter(parents), None),
+        "parent_run_ids": rows.json_text(parents),
         "metadata": rows.json_text(dict(query.metadata)),
         "limit": _NO_LIMIT if query.limit is None else query.limit,
         "offset": query.offset,
     }
-    runs = _SQL["list_leased" if query.is_leased and not query.run_id else "list_runs"]
-    return f"{runs} {where} {_SQL['in_order']}", values
+    runs = "list_leased" if query.is_leased else "list_children" if has_parents else "list_runs"
+    return f"{_SQL['list_runs' if query.run_id else runs]} {where} {_SQL['in_order']}", values
 
 
 def entries_query(query: EntryQuery) -> tuple[str, rows.Values]:

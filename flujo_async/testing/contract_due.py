@@ -184,6 +184,16 @@ class DueContract:
         assert await backend.next_due(ClaimQuery(dead_owners=frozenset({"w1"}))) == wake_at
         assert await next_due(backend) == max(wake_at, T0 + TTL)
 
+    @pytest.mark.parametrize("wake_at", [None, T0 + 2 * TTL, T0 + 4 * TTL])
+    async def test_a_run_whose_owner_dies_is_due_when_it_has_written_last(
+        self, backend: StateBackend, wake_at: datetime | None
+    ) -> None:
+        """It has slept, and may sleep on; its status is the same."""
+        await backend.create_run(new_run("other", wake_at=T0 + 9 * TTL))
+        lease = await create(backend, new_run(wake_at=T0 + 3 * TTL))
+        await append(backend, lease, wake_at=wake_at)
+        assert await next_due(backend) == (wake_at or T0 + TTL)
+
     async def test_what_is_due_is_asked_of_the_runs_that_match(self, backend: StateBackend) -> None:
         """By status, queue, definition and id, as a claim is."""
         heads: dict[str, dict[str, Any]] = {

@@ -189,9 +189,10 @@ class LogContract:
         run = new_run(error_message="oh", waiting_for=[wait], current_step_index=3, wake_at=T0, metadata={"a": 1})
         lease = await create(backend, run)
         usage = Usage(2)
+        goes: list[dict[str, Any]] = [{"wake_at": T0 + TTL}]
         stays: list[dict[str, Any]] = [{"signals_read": 2}, {"pipeline_id": "f1"}, {"usage": usage}]
-        for number, one in enumerate(stays):  # by themselves: a store may take a shorter way where little changes
-            await append(backend, lease, after=1 + 2 * number, wake_at=T0 + TTL, **one)
+        for number, one in enumerate(goes + stays):  # by themselves: a store may take a shorter way for small changes
+            await append(backend, lease, after=1 + 2 * number, **one)
             await append(backend, lease, after=2 + 2 * number)
         summary = await head(backend)
         assert (summary.error_message, summary.waiting_for, summary.current_step_index) == (None, [], 0)

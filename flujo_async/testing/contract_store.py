@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import anyio.to_thread
 import pytest
 
-from flujo_async._model.lease import Lease
+from flujo_async._model.lease import ClaimQuery, Lease
+from flujo_async._model.state import TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun, RunQuery, StoredRun
 from flujo_async.abc.backend import StateBackend
 from flujo_async.errors import InvalidArgument, StaleLease
@@ -59,12 +60,33 @@ class StoreContract:
         assert await listed(backend, run_id="nobody") == []
         assert await listed(backend, status="failed") == ["b", "c"]
         assert await listed(backend, pipeline_name="x") == ["a", "b"]
-        assert await listed(backend, parent_run_id="p") == ["a"]
+        assert await listed(backend, parent_run_ids=frozenset({"p"})) == ["a"]
         assert await listed(backend, status="failed", pipeline_name="x") == ["b"]
         assert await listed(backend, run_id="a", status="failed") == []
         for nothing in ("", None):
-            query = dict.fromkeys(("run_id", "status", "pipeline_name", "parent_run_id"), nothing)
+            query = dict.fromkeys(("run_id", "status", "pipeline_name"), nothing)
             assert await listed(backend, **query) == ["a", "b", "c"]
+
+    async def test_listings_show_the_children_of_several_runs(self, backend: StateBackend) -> None:
+        """In one order, whose ever they are, cut to one page; of no run there are none, and no parent need be there."""
+        for place, parent in enumerate(["p", "q", None, "p", "o", "q"]):
+            status: RunStatus = "failed" if place else "paused"
+            moment = T0 + place * SECOND
+            await backend.create_run(new_run(str(place), status=status, parent_run_id=parent, created_at=moment))
+        both = frozenset({"p", "q", "nobody"})
+        assert await listed(backend, parent_run_ids=None) == ["5", "4", "3", "2", "1", "0"]
+        assert await listed(backend, parent_run_ids=frozenset({"o", "q"})) == ["5", "4", "1"]
+        assert await listed(backend, parent_run_ids=both) == ["5", "3", "1", "0"]
+        assert await listed(backend, parent_run_ids=both, limit=2, offset=1) == ["3", "1"]
+        assert await listed(backend, parent_run_ids=both, status="failed") == ["5", "3", "1"]
+        assert await listed(backend, parent_run_ids=both, run_id="3") == ["3"]
+        assert await listed(backend, parent_run_ids=both, run_id="4") == []
+        assert await listed(backend, parent_run_ids=both, is_leased=True) == []
+        await backend.claim("w", now=T0, ttl=TTL, query=ClaimQuery(run_id="5", statuses=TERMINAL))
+        assert await listed(backend, parent_run_ids=both, is_leased=True) == ["5"]
+        await backend.delete_run("3")
+        assert await listed(backend, parent_run_ids=both) == ["5", "1", "0"]
+        assert await listed(backend, parent_run_ids=frozenset()) == []
 
     async def test_listings_filter_by_whether_somebody_has_a_lease(self, backend: StateBackend) -> None:
         """Expired or not: who asks wants to know the owners."""
@@ -108,7 +130,8 @@ class StoreContract:
     @pytest.mark.parametrize(
         "asked",
         [
-            *({name: "\ud800"} for name in ("run_id", "pipeline_name", "parent_run_id")),
+            *({name: "\ud800"} for name in ("run_id", "pipeline_name")),
+            {"parent_run_ids": frozenset({"a", "\ud800"})},
             *({"metadata": {"a": value}} for value in (T0, {1}, b"x", 2**70, float("nan"), "\ud800", {1: 2}, object())),
             *({"metadata": metadata} for metadata in ({"\ud800": 1}, {1: 1}, [1])),
         ],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -110,14 +109,29 @@ def test_of_processes_that_open_it_at_once_one_upgrades_it_and_all_see_all_of_it
     assert version(path) == NEWEST
 
 
-async def test_who_is_killed_half_way_has_done_nothing_and_the_next_one_does_it(path: Path) -> None:
-    multiply(path, 10_000)
+def kill_half_way(path: Path) -> None:
+    """Kill a process that upgrades a database of many runs, when a part of that is on disk."""
     log = path.with_name(f"{path.name}-wal")
-    with processes(1, OPEN, path) as (victim,):
-        while not log.exists() or log.stat().st_size < 100_000:  # what does not fit in memory goes there uncommitted
-            assert victim.poll() is None
-        victim.kill()
-        assert victim.wait() == -signal.SIGKILL
+    for _ in range(5):  # who looks too late finds it done, but not each time
+        shutil.copy(DATABASE, path)
+        multiply(path, 10_000)
+        with processes(1, OPEN, path) as (victim,):
+            while size(log) < 100_000 and victim.poll() is None:  # what does not fit in memory goes there uncommitted
+                pass
+            victim.kill()
+            victim.wait()
+        if version(path) != NEWEST:
+            return
+
+
+def size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+async def test_who_is_killed_half_way_has_done_nothing_and_the_next_one_does_it(path: Path) -> None:
+    kill_half_way(path)
     assert version(path) == 1
     async with SQLiteBackend(path) as backend:
         report = await flujo("greeting", backend).verify("completed")

@@ -689,7 +689,7 @@ async def test_what_nobody_asks_for_costs_nothing(path: Path, name: str) -> None
 @pytest.mark.parametrize("asked", [{}, {"status": "running"}, {"pipeline_name": "hello"}, {"metadata": {"a": 1}}])
 def test_a_listing_of_leased_runs_looks_at_no_others(plans: sqlite3.Connection, asked: dict[str, Any]) -> None:
     """There are few of them, so it does not matter that they are sorted."""
-    sql, values = verbs._listing(RunQuery(is_leased=True, **asked))
+    sql, values = verbs.runs_query(RunQuery(is_leased=True, **asked))
     assert "runs_leased" in plan(plans, sql, **values)
 
 
@@ -721,13 +721,13 @@ def test_the_usual_append_is_two_statements(path: Path, change: dict[str, Any]) 
         {},
         {"run_id": "run"},
         {"pipeline_name": "hello"},
-        {"parent_run_id": "parent"},
+        {"parent_run_ids": frozenset({"parent"})},
         {"metadata": {"a": 1}},
         *({"status": status} for status in sorted(RUN_STATUSES)),
     ],
 )
 def test_listings_walk_an_index(plans: sqlite3.Connection, asked: dict[str, Any]) -> None:
-    sql, values = verbs._listing(RunQuery(**asked))
+    sql, values = verbs.runs_query(RunQuery(**asked))
     found = plan(plans, sql, **values)
     assert "INDEX" in found
     assert "TEMP B-TREE" not in found

@@ -281,12 +281,16 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
         SQL["runs_without_spans"],
         {"after": 0, "limit": 1, "since": 0, "pipeline_name": None},
     ),
+    "the children of a run": verbs.runs_query(RunQuery(parent_run_ids=frozenset("p"), status="failed", limit=100)),
+    "the children of several runs": verbs.runs_query(
+        RunQuery(parent_run_ids=frozenset("pq"), status="failed", limit=100)
+    ),
     "list_evaluations": verbs.entries_query(EntryQuery(kind="evaluation", limit=20)),
     "list_evaluations of a run": verbs.entries_query(EntryQuery(kind="evaluation", run_id="r", limit=20)),
 }
 COUNTS = {"get_workflow_stats", "get_span_statistics", "get_span_statistics of a pipeline"}
-OF_FEW = {"list_evaluations of a run"}
-"""These sort what there is of one run."""
+OF_FEW = {"list_evaluations of a run", "the children of several runs"}
+"""These sort what there is of one run, or of some."""
 
 
 LEASED = "USING INDEX runs_leased"
@@ -337,3 +341,8 @@ async def test_lists_come_in_the_order_of_an_index(plan: Callable[[str], list[st
 async def test_what_is_counted_is_in_the_index(plan: Callable[[str], list[str]], name: str) -> None:
     steps = plan(name)
     assert all("COVERING INDEX" in step for step in walks(steps)), steps
+
+
+@pytest.mark.parametrize("name", ["the children of a run", "the children of several runs"])
+async def test_children_are_found_by_their_parents(plan: Callable[[str], list[str]], name: str) -> None:
+    assert plan(name)[0] == "SEARCH runs USING INDEX runs_parent (parent_run_id=?)"

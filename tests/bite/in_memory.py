@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.bite.bug import Bug
 
 MEMORY = "backends/memory.py"
+DUE = "backends/memory_due.py"
+LAW = "tests/backends/test_memory_due.py::test_what_is_due_is_found_among_all_runs"
 CONTRACT = "tests/contract/test_memory.py::TestInMemoryBackend::"
 
 BUGS = (
@@ -28,11 +30,11 @@ BUGS = (
         "memory.append-half",
         "append: of one that is refused the records stay",
         MEMORY,
-        """            has_changed = run.advance(lease, len(records), expected_seq, update)
+        """            may_be_due = run.advance(lease, len(records), expected_seq, update)
             self._extend(run, records, blobs)
 """,
         """            self._extend(run, records, blobs)
-            has_changed = run.advance(lease, len(records), expected_seq, update)
+            may_be_due = run.advance(lease, len(records), expected_seq, update)
 """,
         (CONTRACT + "test_a_log_that_moved_on_refuses_the_append",),
     ),
@@ -40,8 +42,8 @@ BUGS = (
         "memory.append-drops-signals-read",
         "append: that the run has read its signals is forgotten, if its status stays",
         MEMORY,
-        "(update.signals_read, update.metadata, update.pipeline_id, update.usage) != (None,) * 4",
-        "(update.metadata, update.pipeline_id, update.usage) != (None,) * 3",
+        "or (update.signals_read, update.pipeline_id) != (None, None)",
+        "or update.pipeline_id is not None",
         (CONTRACT + "test_an_update_clears_what_it_leaves_out",),
     ),
     Bug(
@@ -56,29 +58,69 @@ BUGS = (
         "memory.claim-not-kept",
         "claim: it hands out a lease and does not write it down",
         MEMORY,
-        "run.summary, lease = transition.claimed(summary, owner, now, ttl)",
-        "_, lease = transition.claimed(run.summary, owner, now, ttl)",
+        "self._change(self._runs[summary.run_id], claimed)",
+        "self._change(self._runs[summary.run_id], summary)",
         (CONTRACT + "test_simultaneous_claimants_get_each_run_once",),
     ),
     Bug(
         "memory.finished-not-claimable",
         "claim: finished runs cannot be claimed by who asks for them, so none can be tried again",
         MEMORY,
-        "if query.run_id is not None or query.statuses & TERMINAL:",
-        "if query.run_id is not None:",
+        "return query.run_id is not None or bool(query.statuses & TERMINAL)",
+        "return query.run_id is not None",
         (CONTRACT + "test_a_claim_takes_the_statuses_it_asks_for",),
     ),
     Bug(
         "memory.tried-again-not-claimable",
         "append: a run that has ended and goes on is claimed no more",
         MEMORY,
-        """            if has_changed:
-                self._sort(run)
+        """            if may_be_due:
+                self._due.put(run.summary)
 """,
-        """            if has_changed and update.status in TERMINAL:
-                self._sort(run)
+        """            if may_be_due and update.status in TERMINAL:
+                self._due.put(run.summary)
 """,
         (CONTRACT + "test_a_finished_run_that_goes_on_is_claimed_as_any_other",),
+    ),
+    Bug(
+        "memory.due-not-told",
+        "append: a run that goes on is claimed when it wanted to wake up before, and not when its owner has died",
+        MEMORY,
+        """ == "running" and update.wake_at == self._summary.wake_at""",
+        """ == "running\"""",
+        (CONTRACT + "test_a_run_whose_owner_dies_is_due_when_it_has_written_last",),
+    ),
+    Bug(
+        "memory.due-clock-set-back",
+        "claim: after the clock was set back, what was due before is in the way of what is due now",
+        DUE,
+        "first = islice((head for head in heads if selection.is_claimable(head, query, now)), query.limit)",
+        "first = islice(heads, query.limit)",
+        (LAW,),
+    ),
+    Bug(
+        "memory.due-late-owner",
+        "next_due: an owner that writes after its lease has expired hides a run that is due before",
+        DUE,
+        "            if first is not None and first <= moment:\n",
+        "            if first is not None:\n",
+        (LAW,),
+    ),
+    Bug(
+        "memory.due-ready-twice",
+        "claim: a run that is ready at once is taken for two when its moment comes, and is there when it is not",
+        DUE,
+        "                if not place.is_ready:\n",
+        "                if True:\n",
+        (LAW,),
+    ),
+    Bug(
+        "memory.due-dead-owners",
+        "claim: what dead owners have left is claimed when their leases expire",
+        DUE,
+        "(*first, *self._leased_to(query.dead_owners))",
+        "first",
+        (LAW,),
     ),
     Bug(
         "memory.signal-counted-twice",
@@ -166,9 +208,17 @@ BUGS = (
         "memory.delete-half",
         "delete_run: a deleted run is still there for who claims",
         MEMORY,
-        "            self._going.pop(run_id, None)\n",
+        "            self._due.remove(run_id)\n",
         "",
         (CONTRACT + "test_a_deleted_run_is_gone",),
+    ),
+    Bug(
+        "memory.children-of-the-deleted",
+        "delete_run: a deleted run is still there for who asks for the children of its parent",
+        MEMORY,
+        "                self._children[parent].pop(run_id)\n",
+        "                self._children[parent].get(run_id)\n",
+        (CONTRACT + "test_listings_show_the_children_of_several_runs",),
     ),
     Bug(
         "memory.shares-with-caller",

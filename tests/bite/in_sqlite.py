@@ -221,6 +221,22 @@ BUGS = (
         (CONTRACT + "test_listings_filter_by_a_part_of_the_metadata",),
     ),
     Bug(
+        "sqlite.children-of-none",
+        "query_runs: who asks for the children of no run gets all runs",
+        STORE,
+        "has_parents, parents = query.parent_run_ids is not None,",
+        "has_parents, parents = bool(query.parent_run_ids),",
+        (CONTRACT + "test_listings_show_the_children_of_several_runs",),
+    ),
+    Bug(
+        "sqlite.children-along-statuses",
+        "G13: who asks for the children of some runs walks through all runs of a status",
+        SQL,
+        "SELECT {head} FROM runs INDEXED BY runs_parent",
+        "SELECT {head} FROM runs",
+        ("tests/backends/test_sqlite_lists.py::test_children_are_found_by_their_parents",),
+    ),
+    Bug(
         "sqlite.delete-leaves-log",
         "delete_run: the log of a deleted run stays in the file",
         WORK,

@@ -160,6 +160,12 @@ def test_odd_exceptions_are_recorded_too(error: BaseException) -> None:
     assert isinstance(decode_error(CODEC, tree), Exception)
 
 
+def test_a_message_that_is_not_unicode_is_told_escaped() -> None:
+    """Stores and instruments hold what is told as text; the exception itself comes back as it was."""
+    tree = encode_error(CODEC, ValueError("no file b\udcffd.txt"))
+    assert describe_error(tree).encode() == rb"ValueError: no file b\udcffd.txt"
+
+
 def test_an_exception_that_cannot_even_be_looked_at_is_recorded() -> None:
     """At least its class."""
     tree = encode_error(CODEC, Hostile())

@@ -137,6 +137,7 @@ class Agreement(RuleBasedStateMachine):
                 "status": STATUSES,
                 "created_at": MOMENTS,
                 "priority": st.integers(-1, 1),
+                "parent_run_id": st.none() | RUN_IDS,
                 "queue": QUEUES,
                 "pipeline_name": NAMES,
                 "pipeline_version": VERSIONS,
@@ -315,6 +316,7 @@ class Agreement(RuleBasedStateMachine):
 
     @rule(
         status=st.none() | STATUSES,
+        parent_run_ids=st.none() | st.frozensets(RUN_IDS),
         is_leased=st.none() | st.booleans(),
         metadata=METADATA,
         limit=st.none() | FEW,

@@ -38,22 +38,30 @@ def commands(example: Path) -> list[str]:
 
 
 class Running(subprocess.Popen[str]):
-    """A command that has been typed."""
+    """A command that has been typed.
+
+    Attributes:
+        said: the lines that came before one that was waited for.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.said: list[str] = []
 
     def says(self, text: str) -> str:
         """Wait for a line that has a text, and return it."""
         assert self.stdout is not None
-        said = ""
         for line in self.stdout:
             if text in line:
                 return line
-            said += line
-        raise AssertionError(f"it never said {text!r}, but:\n{said}")
+            self.said.append(line.rstrip("\n"))
+        raise AssertionError(f"it never said {text!r}, but: {self.said}")
 
     def ends(self, code: int = 0) -> list[str]:
         """Wait for its end, and return the lines that it said and nobody has heard yet."""
-        said, _ = self.communicate(timeout=PATIENCE)
-        assert self.returncode == code, said
+        assert self.stdout is not None
+        said = self.stdout.read()  # `communicate` would not know what has been read already and not been asked for
+        assert self.wait(PATIENCE) == code, said
         return said.splitlines()
 
     def dies(self) -> None:

@@ -35,7 +35,7 @@ def test_it_follows_a_run_until_it_ends(project: Project) -> None:
         assert said(next(shown)).startswith("pack@1: done, ")
         project.go()
         assert [said(line).partition(",")[0] for line in shown] == ["hold: done", "pack@3: done", "completed", ""]
-        assert watcher.wait(20) == 0
+        assert watcher.wait(50) == 0
         driver.communicate(timeout=50)
 
 
@@ -109,7 +109,7 @@ def test_a_run_that_has_its_answer_is_followed_as_soon_as_somebody_goes_on_with_
         told = watcher.stderr.readline()
         assert told == "run 'a' has its answer: `flujo-async runs resume a` goes on with it, if no runtime does\n"
         assert one_project("runs", "resume", "a").code == 0
-        out, _ = watcher.communicate(timeout=20)
+        out, _ = watcher.communicate(timeout=50)
     assert out.endswith("run 'a' is completed\n")
     assert watcher.returncode == 0
 

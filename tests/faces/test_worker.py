@@ -142,7 +142,7 @@ def test_people_get_a_line_for_each_run(one_project: Project) -> None:
         assert "  a: completed after " in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert [line.partition("  ")[2] for line in process.stdout] == ["stopping\n", "stopped\n"]
-        assert process.wait(20) == 0
+        assert process.wait(50) == 0
 
 
 @pytest.mark.parametrize(

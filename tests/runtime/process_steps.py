@@ -43,7 +43,7 @@ def die(code: int) -> int:
     sys.exit(code)
 
 
-@step(run_in="process", timeout=10)
+@step(run_in="process", timeout=100)
 def hang(pid_file: str) -> int:
     Path(pid_file).write_text(str(os.getpid()))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

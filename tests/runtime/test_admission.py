@@ -166,7 +166,7 @@ async def test_a_child_that_was_taken_up_by_itself_goes_in_the_place_of_its_pare
     await clock.until_asleep()
     faulty.delay("claim", nth=2, until=take_up_the_child)  # the first one is that of the parent
     clock.advance(60)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert (await run).output == "slept"
         assert await recovering[0] == ["r/kid"]
     await flujo.aclose()

@@ -61,7 +61,7 @@ class Between(Wrapped):
 
 async def check_whole(flujo: Flujo[str, str], output: str) -> None:
     """Check that the run is what it was created anew for, from end to end."""
-    assert (await flujo.handle("r").result(timeout=10)).output == output
+    assert (await flujo.handle("r").result(timeout=20)).output == output
     assert (await flujo.verify()).broken == []
 
 

@@ -155,5 +155,5 @@ def test_a_flujo_for_each_thread_shares_the_backend() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(20)
     assert sorted(outputs) == [0, 2, 4, 6]

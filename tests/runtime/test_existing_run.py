@@ -164,7 +164,9 @@ class TestInterrupted:
         work.may_go_on.set()
         assert (await Flujo(work.pipeline, state_backend=backend).resume("r")).output == "saved 20"
         verbs = [call.verb for call in backend.calls]
-        assert verbs[: verbs.index("append")] == ["load", "claim", "read_events", "read_signals"]
+        first, late = verbs[:4], verbs[4 : verbs.index("append")]
+        assert first == ["load", "claim", "read_events", "read_signals"]
+        assert set(late) <= {"read_signals"}, "after a second they are read once more"
 
     async def test_a_lease_of_another_host_has_to_expire(self, store: Store, work: Work) -> None:
         """Nothing can be known of its owner; by the clock, not by sleeping."""
@@ -410,6 +412,25 @@ class TestFailed:
             await flujo.handle("r").result()
         with pytest.raises(RunFailed):
             await flujo.resume("r")
+
+    async def test_a_failure_whose_message_is_not_unicode_is_recorded(self, store: Store) -> None:
+        """As that of a file whose name is not: what lists show of it is escaped."""
+        tries: list[str] = []
+
+        @step
+        async def broken(name: str) -> None:
+            tries.append(name)
+            raise LookupError(f"nothing in {name}")
+
+        for _ in range(2):
+            flujo = Flujo(broken, state_backend=store.open())
+            with pytest.raises(RunFailed) as caught:
+                await flujo.run("b\udcffd.txt", run_id="r")
+            assert str(caught.value.__cause__) == "nothing in b\udcffd.txt"
+        [summary] = await flujo.list_runs()
+        assert summary.status == "failed"
+        assert (summary.error_message or "").encode() == rb"LookupError: nothing in b\udcffd.txt"
+        assert tries == ["b\udcffd.txt"]
 
 
 class TestCancelled:

@@ -85,7 +85,7 @@ class TestStart:
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             gate.go_on.set()
-            assert (await handle.result(timeout=10)).output == 4
+            assert (await handle.result(timeout=20)).output == 4
 
     async def test_started_twice_it_runs_once(self, backend: StateBackend, gate: Gate) -> None:
         """Both handles get the result."""

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from flujo_async import Flujo, sleep, step
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunUpdate
 from flujo_async.abc import Capabilities, StateBackend
 from flujo_async.backends.memory import InMemoryBackend
-from flujo_async.errors import InvalidArgument, RunFailed, StaleLease
+from flujo_async.errors import BackendError, InvalidArgument, RunFailed, StaleLease
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import gone_to_sleep
 from tests.runtime.pretend import ANOTHER_HOST, Wrapped, until
@@ -217,7 +218,7 @@ async def test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted
             raise
         return n
 
-    flujo = Flujo(tidy, state_backend=backend, lease_ttl=timedelta(milliseconds=300))
+    flujo = Flujo(tidy, state_backend=backend, lease_ttl=timedelta(milliseconds=300), clock=VirtualClock())
     assert (await flujo.run(1, run_id="r")).output == 2
     assert fate == ["tidy"]
 
@@ -321,13 +322,13 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
 
     backend.answer = answer
 
-    @step(timeout=5)
+    @step
     async def wait(n: int) -> int:
         await until(backend.is_renewing.is_set)
         return n
 
-    # A lease that lasts longer than it takes any machine to begin a step.
-    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1))
+    # By the clock the lease lasts for ever, however long a machine stands still; how often it is renewed is real time.
+    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
     assert asyncio.run(flujo.run(1, run_id="r")).output == 1
     backend.may_renew.set()
     for thread in set(keepers()) - before:
@@ -335,6 +336,52 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
     backend.is_renewing.clear()
     backend.answer = list
     assert asyncio.run(flujo.run(2, run_id="s")).output == 2, "its lease is renewed"
+
+
+class Fails(Wrapped):
+    """A store in which one verb of the keeper's fails: at once the first time, and then as late as it is told to."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(InMemoryBackend())
+        self.capabilities = Capabilities(durable=False, multi_process=True)  # type: ignore[misc]
+        self.asked = 0
+        self.may_fail = threading.Event()
+        self.late = list[str]()
+        self._verb = verb
+
+    @override
+    async def through(self, verb: str, call: Callable[[], Any]) -> Any:
+        if threading.current_thread() in keepers() and self.may_fail.is_set():
+            self.late.append(verb)
+        if verb != self._verb or threading.current_thread() not in keepers():
+            return await super().through(verb, call)
+        self.asked += 1
+        if self.asked > 1:
+            await until(self.may_fail.is_set)
+        raise BackendError("it was closed")
+
+
+@pytest.mark.parametrize("verb", ["renew", "read_signals"])
+def test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it(verb: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Not when the keeper is answered after the last run is over: by then it may have been closed, and be gone.
+
+    It is not asked again either, which would open it.
+    """
+    before, backend = set(keepers()), Fails(verb)
+
+    @step
+    async def wait(n: int) -> int:
+        await until(lambda: backend.asked == 2)
+        return n
+
+    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
+    assert asyncio.run(flujo.run(1)).output == 1
+    backend.may_fail.set()
+    for thread in set(keepers()) - before:
+        thread.join()
+    [record] = caplog.records
+    assert "it was closed" in record.getMessage()
+    assert backend.late == []
 
 
 async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
@@ -348,8 +395,7 @@ async def test_a_run_that_ends_while_its_lease_is_renewed_has_ended() -> None:
         backend.may_renew.set()
         return n
 
-    # A lease that lasts longer than it takes any machine to begin a step.
-    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(seconds=1))
+    flujo = Flujo(last, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
     async with asyncio.timeout(20):
         result = await flujo.run(1, run_id="r")
     assert (result.output, result.status) == (1, "completed")

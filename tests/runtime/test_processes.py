@@ -205,7 +205,7 @@ async def main():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     working = [asyncio.create_task(Worker(flujo, queues=name).run()) for name in "ab"]
     for name in "ab":
-        await (await flujo.dispatch(1, queue=name)).result(timeout=10)
+        await (await flujo.dispatch(1, queue=name)).result(timeout=20)
     os.kill(os.getpid(), signal.SIGTERM)
     async with asyncio.timeout(20):
         await asyncio.gather(*working)
@@ -213,7 +213,7 @@ async def main():
     while not heard.empty():
         heard.get_nowait()
     os.kill(os.getpid(), signal.SIGTERM)
-    print(await asyncio.wait_for(heard.get(), 10))
+    print(await asyncio.wait_for(heard.get(), 20))
 
 asyncio.run(main())
 """

@@ -27,6 +27,7 @@ from flujo_async.errors import BackendError, DefinitionError, InvalidArgument, R
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import ticks
 from tests.runtime.pretend import Wrapped, failing, gated_store, until
+from tests.runtime.stores import Store
 
 DAY = timedelta(days=1)
 
@@ -478,8 +479,19 @@ class TestTrouble:
         assert await flujo.compact() == 0
         assert await ids(flujo) == ["a", "b"]
 
+    async def test_closing_lets_a_look_come_to_its_end(self, store: Store) -> None:
+        """So that runs go as well where each process ends with its run."""
+        clock = VirtualClock()
+        for run_id in "abc":
+            clock.advance(timedelta(seconds=1))
+            async with Flujo(
+                double, state_backend=store.open(), clock=clock, retention=Retention(keep_last=1)
+            ) as flujo:
+                await flujo.run(1, run_id=run_id)
+        assert await ids(Flujo(double, state_backend=store.open())) == ["c"]
+
     @pytest.mark.parametrize("after", [False, True])
-    async def test_closing_ends_what_goes_on_in_the_background(self, after: bool) -> None:
+    async def test_closing_ends_a_look_that_takes_long(self, after: bool) -> None:
         """A claim that the store has in hands comes to its end, and its lease is given back."""
         clock = VirtualClock()
         gated, gate = gated_store(InMemoryBackend(), "claim", after=after)
@@ -487,6 +499,8 @@ class TestTrouble:
         await run_each(flujo, clock, "a", "b")
         await gate.reached()
         closing = asyncio.create_task(flujo.aclose())
+        await ticks(20)
+        clock.advance(timedelta(seconds=2))
         await ticks(20)
         gate.release()
         await closing

@@ -108,7 +108,7 @@ async def test_a_runtime_is_not_kept_busy_by_what_others_will_drive(store: Store
     await until_all(old, "running")
     await old.aclose()
     for _ in range(2):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await runner_of(new).scheduler.start()
         clock.advance(HOUR)
     assert others() == set()
@@ -167,7 +167,7 @@ class TestTelling:
         clock = VirtualClock()
         new = runtime("2.0", backend, clock)
         await runtime("1.0", backend, clock).dispatch(1)
-        async with Worker(new), asyncio.timeout(10):
+        async with Worker(new), asyncio.timeout(20):
             while not caplog.records:
                 handle = await new.dispatch(1)  # so that it looks
                 await until_all(new, "running", handle.run_id)

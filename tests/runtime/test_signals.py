@@ -22,6 +22,12 @@ class Approval(BaseModel):
     by: str
 
 
+class Consent(BaseModel):
+    """No annotation leads to it."""
+
+    by: str
+
+
 @step
 async def note(value: Any) -> Any:
     await asyncio.sleep(0)
@@ -178,6 +184,70 @@ async def test_an_early_answer_that_turns_out_invalid_is_dropped(backend: StateB
     assert await flujo.history("r") == history
     await flujo.signal("r", "number", "5")
     assert (await flujo.handle("r").result()).output == 5
+    await flujo.aclose()
+
+
+async def test_a_pipeline_beside_a_workflow_does_not_say_what_that_asks_for() -> None:
+    """Though they are in one module, and both wait for an approval; nor does it before the workflow asks."""
+    assert PIPELINE
+
+    @workflow(name="flow")
+    async def asks(ctx: RunContext) -> Any:
+        await ctx.wait_for("first")
+        return [await ctx.wait_for("approval", schema=str) for _ in range(2)]
+
+    flujo = Flujo(asks)
+    await flujo.run(run_id="r")
+    await flujo.signal("r", "approval", "early")
+    await flujo.signal("r", "first")
+    await flujo.run(run_id="r")
+    await flujo.signal("r", "approval", "late")
+    assert (await flujo.run(run_id="r")).output == ["early", "late"]
+
+
+@pytest.mark.parametrize("form", [{"by": "Ada"}, Consent(by="Ada")], ids=["plain", "typed"])
+@pytest.mark.parametrize("again", [{"by": "Ada"}, Consent(by="Ada")], ids=["plain", "typed"])
+async def test_an_early_answer_may_be_sent_again(backend: StateBackend, form: Any, again: Any) -> None:
+    """In whatever form, before the workflow asks and after that: whoever sends it does not know how far the run is."""
+
+    @workflow(name="flow")
+    async def asks(ctx: RunContext) -> Any:
+        await ctx.wait_for("first")
+        await ctx.wait_for("consent", schema=Consent)
+        return await ctx.wait_for("last")
+
+    flujo = Flujo(asks, state_backend=backend)
+    await flujo.run(run_id="r")
+    for _ in range(2):
+        await flujo.signal("r", "consent", form)
+    await flujo.signal("r", "first")
+    assert [waiting.name for waiting in (await flujo.run(run_id="r")).waiting_for] == ["last"]
+    for sender in (flujo, Flujo(asks, state_backend=backend)):
+        await sender.signal("r", "consent", again)
+        with pytest.raises(InvalidSignal, match="another answer"):
+            await sender.signal("r", "consent", {"by": "Bob"})
+    await flujo.signal("r", "last", "end")
+    assert (await flujo.run(run_id="r")).output == "end"
+    await flujo.signal("r", "consent", again)
+    await flujo.aclose()
+
+
+async def test_an_early_answer_of_another_class_is_passed_over(backend: StateBackend) -> None:
+    """As any that does not fit; then the run can be answered anew."""
+
+    @workflow(name="flow")
+    async def asks(ctx: RunContext) -> Any:
+        await ctx.wait_for("first", schema=Approval)
+        return await ctx.wait_for("number", schema=int)
+
+    flujo = Flujo(asks, state_backend=backend)
+    await flujo.run(run_id="r")
+    await flujo.signal("r", "number", Approval(by="Ada"))
+    await flujo.signal("r", "first", Approval(by="Ada"))
+    result = await Flujo(asks, state_backend=backend).run(run_id="r")
+    assert [waiting.name for waiting in result.waiting_for] == ["number"]
+    await flujo.signal("r", "number", 5)
+    assert (await flujo.run(run_id="r")).output == 5
     await flujo.aclose()
 
 

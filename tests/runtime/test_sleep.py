@@ -167,7 +167,7 @@ async def test_a_workflow_that_is_always_replayed_sleeps_once(clock: VirtualCloc
     task = asyncio.ensure_future(flujo.run(1, run_id="r"))
     await clock.until_asleep()
     clock.advance(HOUR)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert (await task).output == 2
     assert EXECUTED == [1, 2]
 

@@ -380,7 +380,7 @@ async def test_a_store_that_fails_for_a_while_costs_nothing_but_time(
         await gate.until_begun(1)
         backend.is_failing = True
         gate.is_open.set()
-        await asyncio.wait_for(tried(backend), 10)
+        await asyncio.wait_for(tried(backend), 20)
         backend.is_failing = False
         await flujo.dispatch(5, run_id="another")
         assert await results(flujo, "another") == [7]

@@ -28,7 +28,7 @@ class TestTimeouts:
 
         @workflow
         async def flow(n: int) -> int:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 return await double(n)
 
         assert (await Flujo(flow).run(2)).output == 4

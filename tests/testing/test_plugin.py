@@ -37,7 +37,7 @@ async def test_a_run_sleeps(flujo_backend, virtual_clock):
         handle = await flujo.start(1, run_id="r")
         await virtual_clock.until_asleep()
         virtual_clock.advance(3600)
-        assert (await handle.result(timeout=10)).output == 2
+        assert (await handle.result(timeout=20)).output == 2
 
 {mark}
 async def test_a_store_fails(faulty_backend, flujo_backend):

@@ -531,6 +531,10 @@ SELECT {head} FROM runs
 -- Of all runs few are leased, and SQLite would rather walk the others in order than sort these.
 SELECT {head} FROM runs INDEXED BY runs_leased
 
+-- name: list_children
+-- Those of one run come in order, those of several are sorted; SQLite would rather walk all runs of a status for them.
+SELECT {head} FROM runs INDEXED BY runs_parent
+
 -- name: in_order
 ORDER BY created_at DESC, run_id LIMIT :limit OFFSET :offset;
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -56,9 +56,8 @@ async def held(script: str, *arguments: str) -> AsyncIterator[asyncio.subprocess
         await process.wait()
 
 
-@asynccontextmanager
-async def loop_goes_on() -> AsyncIterator[None]:
-    """Fail if the event loop stands still meanwhile."""
+async def turns_during(work: Awaitable[object]) -> int:
+    """Return how often the event loop has turned for somebody else meanwhile."""
     turns = 0
 
     async def watch() -> None:
@@ -69,15 +68,20 @@ async def loop_goes_on() -> AsyncIterator[None]:
 
     task = asyncio.create_task(watch())
     try:
-        yield
+        await work
     finally:
         task.cancel()
-    assert turns >= LEAST_TURNS
+    return turns
 
 
 @step
 async def one(n: int) -> int:
     return n + 1
+
+
+async def refused(flujo: Flujo[int, int]) -> None:
+    with pytest.raises(BackendError, match="another process holds the database"):
+        await flujo.run(1, run_id="during")
 
 
 @pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
@@ -89,11 +93,13 @@ async def test_a_database_that_is_locked_for_long_is_told_and_left_alone(tmp_pat
     assert (await flujo.run(1, run_id="before")).output == 2
     inode, before = path.stat().st_ino, set(os.listdir(tmp_path))
     async with held(HOLD_DATABASE, str(path), lock):
-        began = time.monotonic()
-        async with loop_goes_on():
-            with pytest.raises(BackendError, match="another process holds the database"):
-                await flujo.run(1, run_id="during")
-        assert time.monotonic() - began > BUSY.total_seconds() * 0.9
+        for _ in range(5):  # a busy machine may stand still meanwhile, but not each time
+            began = time.monotonic()
+            turns = await turns_during(refused(flujo))
+            assert time.monotonic() - began > BUSY.total_seconds() * 0.9
+            if turns >= LEAST_TURNS:
+                break
+        assert turns >= LEAST_TURNS
     assert (path.stat().st_ino, set(os.listdir(tmp_path))) == (inode, before)
     assert {summary.run_id for summary in await flujo.list_runs()} == {"before"}
     assert (await flujo.run(1, run_id="during")).output == 2
