@@ -87,7 +87,7 @@ class Drive:
             children: what runs its children.
             driven_by: the parent that drives the run, if one does, and hears of its end anyway.
         """
-        waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for)
+        waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for, is_woken=ready.is_woken)
         pace = Pace.here()
         journal = Journal(means.backend, ready.lease, ready.fold, pace)
         journal.signals_read = waits.signals_read

@@ -231,6 +231,8 @@ class Flujo(Archive[Out], Generic[In, Out]):
     async def resume(self, run_id: str) -> RunResult[Out]:
         """Drive an existing run until it rests, as ``run(run_id=…)`` does; one that was paused goes on.
 
+        One that waits for children looks at all of them, whether they have told it of news or not.
+
         Raises:
             RunNotFound: there is no such run.
         """

@@ -26,6 +26,7 @@ class Ready:
         first: facts that go into its next commit.
         signals: what was posted to it so far.
         is_new: whether it has waited in a queue, and its status tells so until the next commit.
+        is_woken: whether it was taken up for its news, and nobody has asked for it.
         facts: about how many facts had to be read for that.
     """
 
@@ -36,6 +37,7 @@ class Ready:
     signals: tuple[Signal, ...] = ()
     priority: int = 0
     is_new: bool = False
+    is_woken: bool = False
     facts: int = 1
 
 

@@ -163,7 +163,8 @@ class Taking:
         if fold.status != "paused":
             return fold.status not in TERMINAL
         kinds = {waiting.kind for waiting in fold.waiting_for}
-        if "definition" in kinds or (request.is_resume and "pause" in kinds):
+        # Of children that have gone on elsewhere, in a store that this is a copy of, nobody has told it.
+        if "definition" in kinds or (request.is_resume and ("pause" in kinds or fold.awaited.children())):
             return True
         return seen.is_due(self._clock.now())
 
@@ -204,7 +205,17 @@ class Taking:
             first += [taken(signal, now) for signal in pauses]
         is_new = seen.summary.status == "pending"
         facts = seen.facts + len(tail)
-        return Ready(lease, fold, program, tuple(first), tuple(signals), seen.summary.priority, is_new, facts)
+        return Ready(
+            lease,
+            fold,
+            program,
+            tuple(first),
+            tuple(signals),
+            seen.summary.priority,
+            is_new=is_new,
+            is_woken=cause == "woken",
+            facts=facts,
+        )
 
     async def _is_another(self, seen: Seen) -> Exception:
         """Return the error for a run whose log does not go on from what was seen of it."""

@@ -118,7 +118,15 @@ class Waits:
         is_pausing: whether the run is to stop before its next step.
     """
 
-    def __init__(self, fold: Fold, clock: Clock, signals: Sequence[Signal], stop: Callable[[Park], None]) -> None:
+    def __init__(
+        self,
+        fold: Fold,
+        clock: Clock,
+        signals: Sequence[Signal],
+        stop: Callable[[Park], None],
+        *,
+        is_woken: bool,
+    ) -> None:
         """Begin with nothing open.
 
         Args:
@@ -126,6 +134,7 @@ class Waits:
             clock: the time.
             signals: what was posted so far.
             stop: called when the run has come to a standstill that lasts.
+            is_woken: whether the run goes on for its news only: children without any are as they were.
         """
         self.activity: Activity = Activity(self)
         self._fold = fold
@@ -136,8 +145,9 @@ class Waits:
         self._untaken: dict[str, dict[str, Signal]] = {}
         self._seen_before: dict[str, Seen] = {}
         self._learn(signals[: fold.awaited.signals])
-        for run_id, waiting in fold.awaited.children().items():
-            self._seen_before[run_id] = Seen(waiting, _first_deadline(waiting), self.heard_of(run_id))
+        if is_woken:
+            for run_id, waiting in fold.awaited.children().items():
+                self._seen_before[run_id] = Seen(waiting, _first_deadline(waiting), self.heard_of(run_id))
         self._learn(signals[fold.awaited.signals :])
         self.replays: list[Replay] = []
         self._open: dict[_Open, None] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.bite.bug import Bug
 
 GROWTH = "tests/runtime/test_growth.py::"
-PARKED = "tests/runtime/test_parked.py::"
+PARKED = "tests/runtime/test_bit_by_bit.py::"
 WAITS = "tests/backends/test_file_waits.py::"
 
 BUGS = (

@@ -933,8 +933,8 @@ BUGS = (
         "self._learn(signals[: fold.awaited.signals])",
         "self._learn(signals)",
         (
-            T + "parked.py::test_a_parent_that_wakes_looks_at_the_child_that_has_news",
-            T + "parked.py::test_whichever_commit_fails_no_news_are_lost",
+            T + "bit_by_bit.py::test_a_parent_that_wakes_looks_at_the_child_that_has_news",
+            T + "bit_by_bit.py::test_whichever_commit_fails_no_news_are_lost",
         ),
     ),
     Bug(
@@ -943,7 +943,7 @@ BUGS = (
         "_runtime/control.py",
         "awaited.paused(now, asked, awaited.signals)",
         "awaited.paused(now, asked, len(seen.signals))",
-        (T + "parked.py::test_news_from_before_a_pause_are_found_when_it_goes_on",),
+        (T + "bit_by_bit.py::test_news_from_before_a_pause_are_found_when_it_goes_on",),
     ),
     Bug(
         "runtime.forks-know-children",
