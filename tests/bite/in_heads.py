@@ -132,7 +132,7 @@ BUGS = (
         SELECTION,
         "return lease is None or lease.expires_at <= now or lease.owner in query.dead_owners",
         "return True",
-        (CONTRACT + "test_simultaneous_claimants_get_each_run_once",),
+        ("tests/contract/test_file.py::TestFileBackend::test_simultaneous_claimants_get_each_run_once",),
     ),
     Bug(
         "heads.dead-owner-waited-for",

@@ -938,14 +938,6 @@ BUGS = (
         ),
     ),
     Bug(
-        "runtime.paused-unseen",
-        "whoever pauses a run that nobody drives takes news of its children for known, at which nobody has looked",
-        "_runtime/control.py",
-        "awaited.paused(now, asked, awaited.signals)",
-        "awaited.paused(now, asked, len(seen.signals))",
-        (T + "bit_by_bit.py::test_news_from_before_a_pause_are_found_when_it_goes_on",),
-    ),
-    Bug(
         "runtime.forks-know-children",
         "a fork, or a run that is tried again, takes what was seen of children before for what they are now",
         FOLD,

@@ -581,7 +581,7 @@ class TestDelete:
             await flujo.run(run_id=run_id)
         for deleted in ("first", "shared"):
             await flujo.delete(deleted)
-            assert (await flujo.resume("second")).waiting_for[0].run_id == "shared"
+            assert (await flujo.run(run_id="second")).waiting_for[0].run_id == "shared"
             assert (await flujo.state("shared")).parent_run_id == "second"
         await flujo.signal("shared", "answer", 21)
         assert (await flujo.handle("second").result()).output == 42
