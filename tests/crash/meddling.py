@@ -120,7 +120,8 @@ class Meddled:
 
     async def live(self, store: Store) -> None:
         """Let it live, and check what has become of it."""
-        async with self._flujo(store.open()) as other:
+        # Two that each have one place could wait for each other's children for as long as leases last here: for ever.
+        async with self._flujo(store.open(), max_concurrency=None) as other:
             for meddling in (self._meddling, None):  # after a crash nobody meddles
                 process = Process(store.open(), self._clock, None, patience=10)
                 if meddling is not None:
@@ -132,7 +133,7 @@ class Meddled:
                 if not life.has_crashed:
                     break
 
-    def _flujo(self, backend: StateBackend) -> Flujo[Any, Any]:
+    def _flujo(self, backend: StateBackend, **options: Any) -> Flujo[Any, Any]:
         registry = PipelineRegistry()
         registry.register(Building(lambda name, ctx: None).row(self._definition), "d", "1.0.0")
         return Flujo(
@@ -142,7 +143,7 @@ class Meddled:
             clock=self._clock,
             context_type=Marks,
             lease_ttl=LEASE_TTL,
-            **self._options,
+            **{**self._options, **options},
         )
 
     def _arrange(self, backend: FaultyBackend, meddling: Meddling, other: Flujo[Any, Any]) -> None:

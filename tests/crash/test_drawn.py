@@ -24,8 +24,9 @@ WORLDS = 13
 class Watched:
     """What happens in one world after the other, compared with what was to happen."""
 
-    def __init__(self, told: Expected) -> None:
+    def __init__(self, told: Expected, *, is_replayed: bool) -> None:
         self.told = told
+        self._is_replayed = is_replayed
         self._happened = Counter[str]()
 
     def happens(self, name: str, _: StepContext) -> None:
@@ -46,7 +47,8 @@ class Watched:
         if told.is_settled or not told.errors:
             marks = dataclasses.asdict(told.marks)
             assert outcome.context == marks, f"context: {outcome.context} instead of {marks}"
-        self._compare_effects(is_disturbed=bool(world.crashes))
+        # A replay is like a crash for the steps that are under way.
+        self._compare_effects(is_disturbed=bool(world.crashes) or self._is_replayed)
 
     def _compare_effects(self, *, is_disturbed: bool) -> None:
         """The steps of a world that crashed may have begun more often."""
@@ -63,9 +65,9 @@ class Watched:
         return [text for text in world.differences if not (self.told.errors and text.startswith(loose))]
 
 
-async def explore(definition: Row, start: int, depth: int, **options: Any) -> None:
+async def explore(definition: Row, start: int, depth: int, *, always_replay: bool, **options: Any) -> None:
     """Compare a definition with what the oracle says, undisturbed and with crashes."""
-    watched = Watched(expected(definition, start))
+    watched = Watched(expected(definition, start), is_replayed=always_replay)
     explorer = CrashExplorer(
         Building(watched.happens).row(definition),
         start,
@@ -77,6 +79,7 @@ async def explore(definition: Row, start: int, depth: int, **options: Any) -> No
         max_worlds=WORLDS,
         timeout=60,
         patience=10,
+        always_replay=always_replay,
         **options,
     )
     report = await explorer.explore()
