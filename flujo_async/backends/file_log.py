@@ -320,6 +320,7 @@ class RunLog(LockedFile):
     def _forget(self) -> None:
         self._end = 0
         self._summary = None
+        self._told = NEVER
         self._posted = Posted()
 
     def _known(self) -> _Birth:

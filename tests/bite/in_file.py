@@ -82,6 +82,14 @@ BUGS = (
         (POWER + "test_a_power_cut_loses_nothing_that_was_acknowledged[file]",),
     ),
     Bug(
+        "file.waits-of-a-deleted-run",
+        "a run that is created again refers to lines of the deleted one, and cannot be read",
+        LOG,
+        "        self._told = NEVER\n        self._posted = Posted()\n\n",
+        "        self._posted = Posted()\n\n",
+        ("tests/runtime/test_bit_by_bit.py::test_a_run_that_is_created_anew_waits_for_what_it_asks",),
+    ),
+    Bug(
         "file.failed-sync-believed",
         "G4: after a sync that failed, the next one is believed, though it writes nothing of what came before",
         LOG,

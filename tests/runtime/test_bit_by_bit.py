@@ -136,6 +136,22 @@ async def test_each_pause_tells_all_that_is_waited_for(backend: StateBackend, de
     assert others() == set()
 
 
+async def test_a_run_that_is_created_anew_waits_for_what_it_asks(backend: StateBackend) -> None:
+    """What the deleted one of its name waited for is told once more, though it is the same."""
+    clock = VirtualClock()
+    flujo = Flujo(asks, state_backend=backend, clock=clock)
+    for _ in range(2):
+        assert len((await flujo.run(3, run_id="r")).waiting_for) == 3
+        await flujo.delete("r")
+    await flujo.run(3, run_id="r")
+    await flujo.aclose()
+    await backend.shutdown()  # what it knows of its files
+    again = Flujo(asks, state_backend=backend, clock=clock)
+    assert {waiting.name for waiting in (await again.state("r")).waiting_for} == {f"answer {n}" for n in range(3)}
+    assert (await again.verify()).ok
+    await again.aclose()
+
+
 async def test_a_child_that_waits_once_more_is_looked_at_again(backend: StateBackend) -> None:
     """News of it are old when its next pause was seen."""
     flujo = Flujo(parent_of(ask_twice), state_backend=backend)
