@@ -34,7 +34,7 @@ from flujo_async._runtime.attempt import StepCall
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Ended, Execution, Fault, Value
 from flujo_async._runtime.one_attempt import usage_fact
-from flujo_async._runtime.waits import REFUSED, Seen, news_of
+from flujo_async._runtime.waits import REFUSED, ChildAtRest, news_of
 from flujo_async.errors import RunCancelled, RunConflict, RunFailed, WaitTimeout
 
 _NO_VALUES: Final[Mapping[str, Value]] = {}
@@ -349,7 +349,7 @@ class ChildCall:
                 continue
             if isinstance(rested, Ended):
                 return rested
-            await waits.child(run_id, Seen([waiting for waiting, _ in rested.asked], rested.wake_at, heard))
+            await waits.child(run_id, ChildAtRest([waiting for waiting, _ in rested.asked], rested.wake_at, heard))
             if (signal := waits.take(news_of(run_id))) is not None:
                 self.execution.journal.note(taken(signal, self.execution.clock.now()))
 

@@ -56,7 +56,7 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ChildAtRest:
     """A child at rest, as it was when it was looked at.
 
     Attributes:
@@ -143,11 +143,11 @@ class Waits:
         self._known: set[str] = set()
         self._heard: Counter[str] = Counter()
         self._untaken: dict[str, dict[str, Signal]] = {}
-        self._seen_before: dict[str, Seen] = {}
+        self._seen_before: dict[str, ChildAtRest] = {}
         self._learn(signals[: fold.awaited.signals])
         if is_woken:
             for run_id, waiting in fold.awaited.children().items():
-                self._seen_before[run_id] = Seen(waiting, _first_deadline(waiting), self.heard_of(run_id))
+                self._seen_before[run_id] = ChildAtRest(waiting, _first_deadline(waiting), self.heard_of(run_id))
         self._learn(signals[fold.awaited.signals :])
         self.replays: list[Replay] = []
         self._open: dict[_Open, None] = {}
@@ -201,11 +201,11 @@ class Waits:
         """Return how many news of a child are known."""
         return self._heard[news_of(run_id)]
 
-    def seen_before(self, run_id: str) -> Seen | None:
+    def seen_before(self, run_id: str) -> ChildAtRest | None:
         """Return what was seen of a child before the run was paused, if it rested then."""
         return self._seen_before.get(run_id)
 
-    async def child(self, run_id: str, seen: Seen) -> None:
+    async def child(self, run_id: str, seen: ChildAtRest) -> None:
         """Return when there may be news of a child, of which this was seen."""
         if self._heard[topic := news_of(run_id)] > seen.heard:
             return
