@@ -64,6 +64,19 @@ class RunUpdate:
     pipeline_id: str | None = None
     usage: Usage | None = None
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether the run goes on, and nothing changes that seldom does."""
+        return (
+            self.status == "running"
+            and self.wake_at is None
+            and self.signals_read is None
+            and self.pipeline_version is None
+            and self.metadata is None
+            and self.pipeline_id is None
+            and self.usage is None
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:
