@@ -265,8 +265,9 @@ class _Run:
                 await self._keep_draws(step.policy.durability or execution.durability)
             if step.policy.fallback is not None and not self._replay.is_over:
                 last = last_to_stand_in(execution, step, key)
-                if last != key and last not in execution.journal.fold.outcomes:
-                    await self._replay.turn(last, lane)  # it is new, though the failure before it is not
+                is_new = last != key and last not in execution.journal.fold.outcomes  # what it stands in for is not
+                if is_new and not self._replay.is_turn(last, lane):
+                    await self._replay.turn(last, lane)
             outcome = recorded_step(execution, step, key, self._scope)
             if outcome is None:
                 outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
@@ -322,7 +323,7 @@ class _Run:
         outside = CALLS.set(None)
         lane.begin_call()
         try:
-            if not self._replay.is_over:
+            if not self._replay.is_turn(key, lane):
                 await self._replay.turn(key, lane)
             is_alone = not self._made and self._execution.replay is None
             return await (perform() if is_alone else self._result(perform))
