@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from datetime import UTC
 from typing import Any, Final, get_args
 
 from flujo_async._codec.blobs import LARGE, NAMES, Blobs, LastText, extract, restore
@@ -48,7 +49,7 @@ def _writer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
 
     The kind comes first, then what every such fact has, then what is not at its default.
     """
-    names: dict[str, Any] = {f"_encode_{name}": encode for name, encode in _ENCODE.items()}
+    names: dict[str, Any] = {"_utc": UTC} | {f"_encode_{name}": encode for name, encode in _ENCODE.items()}
     required = [item for item in fields(cls) if _default(item) is UNSET]
     lines = [f"    line = {{'kind': {cls.kind!r}, {', '.join(f'{i.name!r}: {_encoded(i)}' for i in required)}}}"]
     for item in fields(cls):
@@ -64,7 +65,10 @@ def _writer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
 
 def _encoded(item: Field[Any]) -> str:
     value = f"fact.{item.name}"
-    return f"_encode_{item.name}({value})" if item.name in _ENCODE else value
+    if item.name not in _ENCODE:
+        return value
+    encoded = f"_encode_{item.name}({value})"
+    return f"({value} if {value}.tzinfo is _utc else {encoded})" if item.name in _MOMENTS else encoded
 
 
 _WRITERS: Final = {cls: _writer(cls) for cls in get_args(Fact)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeAlias, assert_never
+from typing import Any, ClassVar, TypeAlias
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
@@ -336,21 +336,17 @@ class Fold:
     def _take_in(self, fact: Change) -> None:
         """Do what a fact does to the contexts and the progress."""
         self.changes.append(fact)
-        match fact:
-            case StepCompleted():
-                self.last_step_output = fact.output
-                self.current_step_index += is_top_level(fact.key) or self._is_fallback(fact.key)
-                scope = fact.scope
-            case facts.BlockCompleted():
-                self.current_step_index += is_top_level(fact.key)
-                scope = fact.scope
-            case facts.StateChanged():
-                scope = fact.scope
-            case facts.RunMigrated() | facts.RunForked():
-                scope = MAIN_SCOPE
-            case _:
-                assert_never(fact)
-        if scope == MAIN_SCOPE:
+        scope = MAIN_SCOPE
+        if isinstance(fact, StepCompleted):
+            self.last_step_output = fact.output
+            self.current_step_index += is_top_level(fact.key) or self._is_fallback(fact.key)
+            scope = fact.scope
+        elif isinstance(fact, facts.BlockCompleted):
+            self.current_step_index += is_top_level(fact.key)
+            scope = fact.scope
+        elif isinstance(fact, facts.StateChanged):
+            scope = fact.scope
+        if fact.patch and scope == MAIN_SCOPE:
             self.context.change(fact.patch)
 
     def _is_fallback(self, key: str) -> bool:

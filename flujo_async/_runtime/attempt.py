@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.keys import fallback_of
-from flujo_async._model.facts import AttemptFailed, Fact, StepCompleted, StepDecided, StepFailed
-from flujo_async._model.policy import asked_delay, retry_delay
+from flujo_async._model.facts import AttemptFailed, StepCompleted, StepDecided, StepFailed
+from flujo_async._model.policy import Durability, asked_delay, retry_delay
 from flujo_async._model.quick import quick
 from flujo_async._model.state import StepRecord
 from flujo_async._model.tree import NO_ENTRIES, Json, JsonObject
@@ -68,9 +68,9 @@ class StepCall:
             return self._from_cache(self.step.policy.cache)
         return self._execute(compensates)
 
-    def _record(self, *facts: Fact) -> Awaitable[object]:
-        durability = self.step.policy.durability or self.execution.durability
-        return self.execution.journal.record(durability, *facts)
+    @property
+    def _durability(self) -> Durability:
+        return self.step.policy.durability or self.execution.durability
 
     async def _execute(self, compensates: StepRecord | None = None) -> StepCompleted:
         fold, number, first_started_at = self.execution.journal.fold, 1, None
@@ -94,7 +94,7 @@ class StepCall:
                 if self.key == self.execution.ends_with:  # nothing comes after it: it goes down with the run's end
                     self.execution.journal.defer(*beside, completed)
                 else:
-                    await self._record(*beside, completed)
+                    await self.execution.journal.record(self._durability, *beside, completed)
                 return completed
 
     def _take_in(self, attempt: Attempt) -> StepCompleted:
@@ -132,7 +132,7 @@ class StepCall:
             inputs=inputs,
             scope=self.scope.path,
         )
-        await self._record(completed)
+        await self.execution.journal.record(self._durability, completed)
         return completed
 
     # ------------------------------------------------------------------------------------------------- failures
@@ -162,7 +162,7 @@ class StepCall:
             retry_at=retry_at,
             first_started_at=attempt.first_started_at,
         )
-        await self._record(*attempt.last_words(), failed)
+        await self.execution.journal.record(self._durability, *attempt.last_words(), failed)
         await self.execution.waits.until(retry_at)
 
     def _is_worth_retrying(self, error: Exception, attempt: int) -> bool:
@@ -187,7 +187,7 @@ class StepCall:
             input=inline,
             inputs=inputs,
         )
-        await self._record(*attempt.last_words(), failed)
+        await self.execution.journal.record(self._durability, *attempt.last_words(), failed)
         raise Fault(error, (self.key,))
 
     # --------------------------------------------------------------------------------------------------- cache
@@ -226,7 +226,7 @@ class StepCall:
             scope=self.scope.path,
             cached_from=hit.run_id,
         )
-        await self._record(completed)
+        await self.execution.journal.record(self._durability, completed)
         return completed
 
     # ----------------------------------------------------------------------------------------------- arguments

@@ -87,7 +87,8 @@ class Journal:
         Raises:
             BackendError: the store failed, now or earlier: nothing more can be recorded through this journal.
         """
-        self._check()
+        if self.failure is not None:
+            raise self.failure
         for fact in facts:
             self.note(fact)
         if self._writing is None and not self._is_wanted and self.soloist is asyncio.current_task():
