@@ -68,9 +68,9 @@ class Chain(ABC, Generic[In, Out]):
     def outlets(self) -> list[End]:
         """Return where the output may come from."""
 
-    @abstractmethod
     def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return the pipelines inside, each with its label; none for a step."""
+        """Return the pipelines inside, each with its label; none for a leaf, or where they are no pipelines."""
+        return []
 
     def elements(self) -> tuple[Chain[Any, Any], ...]:
         """Return what this contributes to a pipeline that it is joined to."""
@@ -205,10 +205,6 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
     def outlets(self) -> list[End]:
         """Return the outlets of the last element."""
         return self.sequence[-1].outlets()
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing: the elements are not bodies."""
-        return []
 
     def elements(self) -> tuple[Chain[Any, Any], ...]:
         """Return the elements one by one: joining is associative.
