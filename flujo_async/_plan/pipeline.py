@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from flujo_async._log.keys import RESERVED, number_repeated
+from flujo_async._log.keys import RESERVED, is_own_signal, number_repeated
 from flujo_async._model.policy import Durability, misnamed_durability
 from flujo_async._model.tree import Json
 from flujo_async._plan.assignable import describe_type, is_assignable
@@ -289,7 +289,7 @@ def check_signal_name(name: object) -> None:
         DefinitionError: it cannot.
     """
     check_name(name, "a signal")
-    if str(name).startswith("$"):
+    if is_own_signal(str(name)):
         raise DefinitionError(f"the name of a signal does not begin with $: {name!r}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from flujo_async._codec.exceptions import describe_error
+from flujo_async._log.awaited import told_waits
 from flujo_async._log.views import Commit
 from flujo_async._model import facts
 from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
@@ -155,8 +157,7 @@ def _last_words(fact: facts.Fact) -> str | None:
             return "cancelled"
         case facts.RunFailed():
             return f"failed: {describe_error(fact.error)}"
-        case facts.RunPaused(waiting_for=new, kept=kept):
-            waits = [*(waiting.name for waiting in new), *([f"{kept} as before"] if kept else ())]
-            return f"paused, and waits for {', '.join(waits) or 'nothing'}"
+        case facts.RunPaused():
+            return f"paused, and waits for {', '.join(told_waits(fact, attrgetter('name'))) or 'nothing'}"
         case _:
             return None
