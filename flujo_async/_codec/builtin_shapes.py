@@ -222,11 +222,6 @@ def _path_text(path: PurePath) -> str:
     return text
 
 
-def _paths() -> dict[type, Mapped]:
-    kinds = (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
-    return {kind: Mapped(kind.__name__, _path_text, kind, str) for kind in kinds}
-
-
 _MAPPED: dict[type, Mapped] = {
     tuple: Mapped("tuple", list, tuple, list),
     bytes: Mapped("bytes", lambda data: b64encode(data).decode(), _bytes, str),
@@ -242,7 +237,10 @@ _MAPPED: dict[type, Mapped] = {
     timezone: Mapped("timezone", _zone_to_payload, lambda parts: timezone(*parts), list),
     ZoneInfo: Mapped("ZoneInfo", _zone_key, ZoneInfo, str),
     TzInfo: Mapped("TzInfo", lambda z: z.utcoffset(None), lambda offset: TzInfo(offset.total_seconds()), timedelta),
-    **_paths(),
+    **{
+        kind: Mapped(kind.__name__, _path_text, kind, str)
+        for kind in (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
+    },
 }
 
 BUILTIN_SHAPES: dict[type, Shape] = {
