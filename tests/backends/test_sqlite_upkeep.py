@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -19,18 +18,6 @@ from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, InvalidArgument
 from flujo_async.testing.samples import LOG, append, blob, blobs_of, create, fork, load, new_run, signal, snapshot
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
-async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
-    backend = SQLiteBackend(path)
-    yield backend
-    await backend.shutdown()
 
 
 def size(path: Path) -> int:
