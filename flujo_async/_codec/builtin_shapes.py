@@ -129,22 +129,18 @@ class SetShape:
     """Sets, their members sorted by their bytes, so that equal sets are stored as equal bytes.
 
     Args:
+        tag: ``set`` or ``frozenset``.
         build: makes the value from the list of its members.
     """
 
     def __init__(self, tag: str, build: Callable[[list[Any]], Any]) -> None:
-        self._tag = tag
+        self.tag: str = tag
         self._build = build
-
-    @property
-    def tag(self) -> str:
-        """``set`` or ``frozenset``."""
-        return self._tag
 
     def encode(self, value: Any, coder: Coder, depth: int) -> Json:
         """Return the trees of the members in their one order."""
         try:
-            return {TAG: self._tag, PAYLOAD: sorted((coder.put(item, depth + 2) for item in value), key=dumps)}
+            return {TAG: self.tag, PAYLOAD: sorted((coder.put(item, depth + 2) for item in value), key=dumps)}
         except Misfit as misfit:
             misfit.steps.append("{}")
             raise

@@ -1,4 +1,4 @@
-"""``flujo-async runs``, the other half: what acts on runs."""
+"""``flujo-async runs``: what acts on runs."""
 
 from __future__ import annotations
 

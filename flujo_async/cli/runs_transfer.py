@@ -1,4 +1,4 @@
-"""``flujo-async runs``, the third part: runs that move from store to store."""
+"""``flujo-async runs``: runs that move from store to store."""
 
 from __future__ import annotations
 
