@@ -29,6 +29,7 @@ from flujo_async._model.tree import Json, JsonObject
 from flujo_async._plan.function_code import MAIN_MODULES, reference_to, referent
 from flujo_async._plan.step import Step
 from flujo_async._runtime.frames import frame, receive, send
+from flujo_async._runtime.threads import give
 from flujo_async.abc.shield import settle
 from flujo_async.errors import DefinitionError, ProcessDied
 
@@ -44,18 +45,7 @@ _LAST_WORDS: Final = 5.0
 @dataclass(frozen=True, slots=True)
 class _Job:
     data: bytes
-    loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[JsonObject]
-
-    def succeed(self, message: JsonObject) -> None:
-        self._settle(lambda: self.answer.set_result(message))
-
-    def fail(self, error: Exception) -> None:
-        self._settle(lambda: self.answer.set_exception(error))
-
-    def _settle(self, act: Any) -> None:
-        with suppress(RuntimeError):  # the loop was closed in between: nobody waits there any more
-            self.loop.call_soon_threadsafe(lambda: None if self.answer.done() else act())
 
 
 class ChildProcess:
@@ -79,8 +69,7 @@ class ChildProcess:
         Raises:
             ProcessDied: it ended without an answer.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(frame(message), loop, loop.create_future())
+        job = _Job(frame(message), asyncio.get_running_loop().create_future())
         self._jobs.put(job)
         try:
             return await asyncio.shield(job.answer)
@@ -112,7 +101,7 @@ class ChildProcess:
         with process:
             while (job := self._jobs.get()) is not None:
                 try:
-                    job.succeed(_exchange(process, job.data))
+                    give(job.answer, _exchange(process, job.data), None)
                 except Exception:  # no answer, or none that can be read
                     self._is_killed = True
                     _bury(process)
@@ -135,7 +124,7 @@ class ChildProcess:
     def _refuse(self, error: Exception, job: _Job | None = None) -> None:
         job = job or self._jobs.get()
         if job is not None:
-            job.fail(error)
+            give(job.answer, None, error)
 
 
 def _exchange(process: subprocess.Popen[bytes], data: bytes) -> JsonObject:
