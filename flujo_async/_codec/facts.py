@@ -10,18 +10,16 @@ from flujo_async._codec.blobs import LARGE, NAMES, Blobs, LastText, extract, res
 from flujo_async._codec.heads import decode_cost, decode_moment, decode_waiting, encode_waiting, in_utc
 from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._model.facts import Fact
-from flujo_async._model.quick import become, made_by, open_class
+from flujo_async._model.quick import UNSET, default_of, is_quick, made_by
 from flujo_async._model.stored import Blob, Record
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
-
-_UNSET: Final = object()
 
 
 def _default(item: Field[Any]) -> Any:
     if item.default_factory is not MISSING:
         return item.default_factory()
-    return _UNSET if item.default is MISSING else item.default
+    return default_of(item)
 
 
 _MOMENTS: Final = ("at", "started_at", "first_started_at", "retry_at", "wake_at", "deadline", "sent_at")
@@ -51,10 +49,10 @@ def _writer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
     The kind comes first, then what every such fact has, then what is not at its default.
     """
     names: dict[str, Any] = {f"_encode_{name}": encode for name, encode in _ENCODE.items()}
-    required = [item for item in fields(cls) if _default(item) is _UNSET]
+    required = [item for item in fields(cls) if _default(item) is UNSET]
     lines = [f"    line = {{'kind': {cls.kind!r}, {', '.join(f'{i.name!r}: {_encoded(i)}' for i in required)}}}"]
     for item in fields(cls):
-        if (default := _default(item)) is _UNSET:
+        if (default := _default(item)) is UNSET:
             continue
         names[f"_default_{item.name}"] = default
         is_other = "is not None" if default is None else f"!= _default_{item.name}"
@@ -78,22 +76,22 @@ def _reader(cls: type[Any]) -> Callable[[dict[str, Any]], Any]:
     A log is read as a whole when its run is taken up, so a fact is filled field by field: in a third of the time that
     it takes to call its class with as many keywords.
     """
-    names: dict[str, Any] = {"become": become, "Open": open_class(cls), "cls": cls}
+    names: dict[str, Any] = {"new": object.__new__, "cls": cls, "put": object.__setattr__}
     names |= {f"_decode_{name}": decode for name, decode in _DECODE.items()}
-    lines = ["take = line.pop", "fact = Open()"]
+    lines = ["take = line.pop", "fact = new(cls)"]
     for item in fields(cls):
-        names[f"_default_{item.name}"] = item.default
-        is_simple = item.default is not MISSING and item.name not in _DECODE
+        names[f"_default_{item.name}"] = default = default_of(item)
+        is_simple = default is not UNSET and item.name not in _DECODE
         value = f"take({item.name!r}, _default_{item.name})" if is_simple else f"take({item.name!r})"
         if item.name in _DECODE:
             value = f"_decode_{item.name}({value})"
-        if item.default_factory is not MISSING:
+        if default is not UNSET:
+            value = value if is_simple else f"{value} if {item.name!r} in line else _default_{item.name}"
+        elif item.default_factory is not MISSING:
             names[f"_make_{item.name}"] = made_by(item.default_factory)
             value = f"{value} if {item.name!r} in line else _make_{item.name}()"
-        elif item.default is not MISSING and not is_simple:
-            value = f"{value} if {item.name!r} in line else _default_{item.name}"
-        lines.append(f"fact.{item.name} = {value}")
-    lines += ["if line:", "    raise TypeError(f'unexpected {[*line]}')", "become(fact, cls)", "return fact"]
+        lines.append(f"fact.{item.name} = {value}" if is_quick(cls) else f"put(fact, {item.name!r}, {value})")
+    lines += ["if line:", "    raise TypeError(f'unexpected {[*line]}')", "return fact"]
     exec("def read(line):\n    " + "\n    ".join(lines), names)
     read: Callable[[dict[str, Any]], Any] = names["read"]
     return read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -38,9 +38,10 @@ def loads(data: bytes) -> Json:
         SerializationError: the bytes are not JSON in UTF-8, or nested too deep.
     """
     try:
-        return cast("Json", orjson.loads(data))
+        tree: Json = orjson.loads(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(f"not JSON: {error}") from error
+    return tree
 
 
 def check_format(what: object, found: int, newest: int) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from flujo_async._model.quick import quick
 from flujo_async._model.state import Waiting
-from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.tree import Json, JsonObject, no_entries
 
 Decision: TypeAlias = Literal["retry", "skip"]
 """What to do with a step that may have its effect only once and was interrupted, or that has failed."""
@@ -63,7 +63,7 @@ class RunForked:
     at: datetime
     run_id: str
     source_run_id: str
-    patch: Patch = field(default_factory=dict[str, Json])
+    patch: Patch = field(default_factory=no_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class RunMigrated:
     at: datetime
     pipeline_version: str
     fingerprint: str
-    patch: Patch = field(default_factory=dict[str, Json])
+    patch: Patch = field(default_factory=no_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ class StateChanged:
     at: datetime
     key: str
     scope: str = ""
-    patch: Patch = field(default_factory=dict[str, Json])
+    patch: Patch = field(default_factory=no_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,9 +224,9 @@ class StepCompleted:
     output: Json
     source: str | None = None
     input: Json = None
-    inputs: JsonObject = field(default_factory=dict[str, Json])
+    inputs: JsonObject = field(default_factory=no_entries)
     scope: str = ""
-    patch: Patch = field(default_factory=dict[str, Json])
+    patch: Patch = field(default_factory=no_entries)
     cached_from: str | None = None
 
 
@@ -243,7 +243,7 @@ class StepFailed:
     error: JsonObject
     source: str | None = None
     input: Json = None
-    inputs: JsonObject = field(default_factory=dict[str, Json])
+    inputs: JsonObject = field(default_factory=no_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,7 +385,7 @@ class BlockCompleted:
     at: datetime
     key: str
     scope: str = ""
-    patch: Patch = field(default_factory=dict[str, Json])
+    patch: Patch = field(default_factory=no_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

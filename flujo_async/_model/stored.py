@@ -64,6 +64,21 @@ class RunUpdate:
     pipeline_id: str | None = None
     usage: Usage | None = None
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether the run goes on, and the head says nothing else but what the last fact tells."""
+        return (
+            self.status == "running"
+            and self.pipeline_version is None
+            and self.error_message is None
+            and not self.waiting_for
+            and self.wake_at is None
+            and self.signals_read is None
+            and self.metadata is None
+            and self.pipeline_id is None
+            and self.usage is None
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Blob:

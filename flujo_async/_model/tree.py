@@ -15,6 +15,15 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 JsonObject: TypeAlias = "dict[str, Json]"
 """A JSON object."""
 
+NO_ENTRIES: Final[JsonObject] = {}
+"""An object without entries: one for all that have none."""
+
+
+def no_entries() -> JsonObject:
+    """Return ``NO_ENTRIES``."""
+    return NO_ENTRIES
+
+
 MAX_DEPTH: Final = 200
 """How many levels a stored tree may have; orjson writes 254, and what a tree is wrapped in needs some too."""
 

@@ -21,8 +21,8 @@ class Calls(Protocol):
         """The context of the run."""
         ...
 
-    def step(self, step: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Awaitable[Any]:
-        """Return what a call of a step gives to whoever awaits it."""
+    def step(self, step: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return an awaitable for what a call of a step gives."""
         ...
 
     def draw(self, kind: str) -> Any:

@@ -124,8 +124,8 @@ class Step(Chain[InT, OutT], Generic[InT, OutT, Called]):
         """Call the function; in the code of a workflow, return what awaits its recorded result."""
         calls = CALLS.get()
         if calls is not None:
-            recorded: Any = calls.step(self, args, kwargs)
-            return cast("Called", recorded)
+            recorded: Called = calls.step(self, args, kwargs)
+            return recorded
         result: Called = self.function(*args, **kwargs)
         return result
 

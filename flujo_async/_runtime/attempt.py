@@ -15,7 +15,7 @@ from flujo_async._model.facts import AttemptFailed, Fact, StepCompleted, StepDec
 from flujo_async._model.policy import asked_delay, retry_delay
 from flujo_async._model.quick import quick
 from flujo_async._model.state import StepRecord
-from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.tree import NO_ENTRIES, Json, JsonObject
 from flujo_async._plan.step import Step
 from flujo_async._runtime.cache import Hit, cache_key
 from flujo_async._runtime.contexts import Scope
@@ -241,8 +241,8 @@ class StepCall:
         if self.named or self.extra:
             return None, None, self._recorded_arguments()
         if self.value is None:
-            return None, None, {}
-        return self.value.source, (self.value.tree if self.value.source is None else None), {}
+            return None, None, NO_ENTRIES
+        return self.value.source, (self.value.tree if self.value.source is None else None), NO_ENTRIES
 
     def _recorded_arguments(self) -> JsonObject:
         named, extra = self.arguments()

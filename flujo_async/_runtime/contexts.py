@@ -116,9 +116,13 @@ class LiveScope(Scope):
 
     def note(self) -> None:
         """Record what the code has changed since the last time."""
-        if self._next < len(self._history) and not self._is_replayed():
-            self._settle()
-        elif patch := self.unrecorded():
+        if self._next < len(self._history):
+            if not self._is_replayed():
+                self._settle()
+                return
+        elif not self._is_loaded and self._log is None:  # the usual case: nobody has looked at it
+            return
+        if patch := self.unrecorded():
             self._record(patch)
 
     def end(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import Counter
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
@@ -49,7 +48,7 @@ class Lane:
         self.has_tasks = False
         self.task: asyncio.Task[Any] | None = None
         self._activity = activity
-        self._occurrences: Counter[str] = Counter()
+        self._occurrences: dict[str, int] = {}
         self._children = 0
         self._calls = 0
         self._is_counted = False
@@ -61,19 +60,21 @@ class Lane:
 
     def label(self, label: str) -> str:
         """Return the key of the next thing that is called so in this lane."""
-        self._occurrences[label] += 1
-        number = self._occurrences[label]
+        self._occurrences[label] = number = self._occurrences.get(label, 0) + 1
         return child(self.path, label if number == 1 else f"{label}@{number}")
 
     def begin_call(self) -> None:
         """Wait for the runtime, until ``end_call``."""
         self._calls += 1
-        self._count()
+        if self._is_counted:
+            self._is_counted = False
+            self._activity.code_ended(self)
 
     def end_call(self) -> None:
         """Go on."""
         self._calls -= 1
-        self._count()
+        if not self._calls:
+            self._count()
 
     @property
     def is_held_up(self) -> bool:

@@ -19,7 +19,7 @@ from flujo_async._model.context import StepContext
 from flujo_async._model.facts import EventEmitted, Fact, Patch, StepCompleted, StepStarted, UsageReported
 from flujo_async._model.policy import later
 from flujo_async._model.state import StepRecord
-from flujo_async._model.tree import Json, JsonObject
+from flujo_async._model.tree import NO_ENTRIES, Json, JsonObject
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import Scope
@@ -68,27 +68,16 @@ class Attempt:
         completed: the outcome, once there is one; the changes in it are those of what it found.
     """
 
-    __slots__ = (
-        "_call",
-        "_compensates",
-        "_context",
-        "_execution",
-        "_is_abandoned",
-        "_now",
-        "_process",
-        "_pulse",
-        "_step",
-        "_watching",
-        "completed",
-        "deadline",
-        "first_started_at",
-        "found",
-        "is_late",
-        "number",
-        "started_at",
-    )
-
     completed: StepCompleted
+    started_at: datetime | None = None
+    deadline: datetime | None = None
+    is_late = False
+    found: JsonObject = NO_ENTRIES
+    _context: StepContext | None = None
+    _pulse: Pulse | None = None
+    _process: Lease | None = None
+    _watching: ExitStack | None = None
+    _is_abandoned = False
 
     def __init__(
         self, call: Call, number: int, now: datetime, first_started_at: datetime, compensates: StepRecord | None
@@ -97,19 +86,11 @@ class Attempt:
         self._execution = call.execution
         self._step = call.step
         self._compensates = compensates
-        self._context: StepContext | None = None
-        self._pulse: Pulse | None = None
-        self._process: Lease | None = None
-        self._is_abandoned = False
-        self._watching: ExitStack | None = None
-        self.found: JsonObject = {}
-        self.number = number
-        self.first_started_at: datetime = first_started_at
         self._now = now
-        self.started_at: datetime | None = None
-        limit = call.step.policy.deadline
-        self.deadline: datetime | None = None if limit is None else later(self.first_started_at, limit)
-        self.is_late: bool = False
+        self.number = number
+        self.first_started_at = first_started_at
+        if (limit := call.step.policy.deadline) is not None:
+            self.deadline = later(first_started_at, limit)
 
     def run(self) -> Awaitable[Sequence[Fact]]:
         """Return what an attempt that succeeded has told beside its outcome, which is ``completed``.
@@ -126,7 +107,7 @@ class Attempt:
     def _run(self) -> Awaitable[Sequence[Fact]]:
         if self._step.is_plain and not self._execution.services.limits.counts_all:
             self._begin(self._now)
-            return self._complete({})
+            return self._complete(NO_ENTRIES)
         return self._admitted() if self.deadline is None else self._in_time(self.deadline)
 
     async def _in_time(self, deadline: datetime) -> Sequence[Fact]:
@@ -345,13 +326,13 @@ class Attempt:
             input=inline,
             inputs=inputs,
             scope=call.scope.path,
-            patch={} if context is None else self._changes(context),
+            patch=NO_ENTRIES if context is None else self._changes(context),
         )
         return () if context is None else (*self._events(context, now), *self.last_words())
 
     def _changes(self, context: StepContext) -> Patch:
         if not context.is_state_loaded:
-            return {}
+            return NO_ENTRIES
         return self._execution.contexts.changes(self.found, context.state, self._call.scope.lists)
 
     def _events(self, context: StepContext, now: datetime) -> list[EventEmitted]:

@@ -54,13 +54,17 @@ class Replay:
         """Ask for nothing of a lane any more: its task was cancelled."""
         self._dismissed.add(lane.path)
 
-    async def turn(self, key: str, lane: Lane) -> None:
-        """Return when it is the turn of a call."""
-        if self.is_over:
-            return
+    def is_turn(self, key: str, lane: Lane) -> bool:
+        """Return whether a call goes on at once: it is the one that comes next, or all has been given back."""
+        if self._next >= len(self._script):
+            return True
         if key == self._script[self._next] and (lane is self._last_lane or len(self._lanes) <= 1):
             self._advance(lane)
-            return
+            return True
+        return False
+
+    async def turn(self, key: str, lane: Lane) -> None:
+        """Return when it is the turn of a call which does not go on at once."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._askers[key] = (turn, lane)
         self._pump()

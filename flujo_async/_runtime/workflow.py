@@ -6,10 +6,9 @@ import asyncio
 import random
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import CoroutineType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import child
@@ -25,7 +24,15 @@ from flujo_async._plan.nodes import Child, WaitFor
 from flujo_async._plan.pipeline import Chain
 from flujo_async._plan.step import Step
 from flujo_async._plan.workflow import RunContext, Workflow
-from flujo_async._runtime.calls import ChildCall, call_step, last_to_stand_in, remember_to_undo, sleep, wait_for
+from flujo_async._runtime.calls import (
+    ChildCall,
+    execute_step,
+    last_to_stand_in,
+    recorded_step,
+    remember_to_undo,
+    sleep,
+    wait_for,
+)
 from flujo_async._runtime.contexts import LiveScope, Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
@@ -46,6 +53,14 @@ _DRAWS: Final[Mapping[str, Callable[[Execution, str], Any]]] = {
 
 def _uuid(chance: random.Random | None) -> uuid.UUID:
     return uuid.uuid4() if chance is None else uuid.UUID(int=chance.getrandbits(128), version=4)
+
+
+def _tree_of(value: Value | None, named: Mapping[str, Value], extra: Sequence[Value]) -> Json:
+    """Return what the arguments of a call are in its key."""
+    first = None if value is None else value.tree
+    if not named and not extra:  # the usual case
+        return [first, {}, []]
+    return [first, {name: item.tree for name, item in named.items()}, [item.tree for item in extra]]
 
 
 async def run_workflow(
@@ -73,6 +88,7 @@ class _Run:
         self._replay = replay = Replay(execution, path)
         history = execution.recorded.changed(path, scope.path)
         self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over)
+        self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
@@ -214,8 +230,10 @@ class _Run:
 
     @property
     def _is_interrupted(self) -> bool:
-        is_cancelled = self._driver is not None and self._driver.cancelling() > self._cancelling
-        return is_cancelled or self._execution.is_stopped or self._failure is not None
+        driver, execution = self._driver, self._execution
+        is_cancelled = driver is not None and driver.cancelling() > self._cancelling
+        is_broken = self._broken is not None or execution.journal.failure is not None
+        return is_cancelled or execution.is_stopped or is_broken
 
     @property
     def _failure(self) -> BaseException | None:
@@ -233,22 +251,26 @@ class _Run:
 
     def step(self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
         lane, execution = self._here(), self._execution
-        execution.codec.learn_from(step, annotations_of)
+        if id(step) not in self._learned:
+            self._learned[id(step)] = step
+            execution.codec.learn_from(step, annotations_of)
         value, named, extra = self._bind(step, args, kwargs)
-        given = None if value is None else value.tree
-        trees: Json = [given, {name: item.tree for name, item in named.items()}, [item.tree for item in extra]]
-        label = f"{step.name}:{digest(trees)}" if args or kwargs else step.name
+        label = f"{step.name}:{digest(_tree_of(value, named, extra))}" if args or kwargs else step.name
         key = lane.label(label)
         if step.may_be_undone:
             remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
 
         async def perform() -> Any:
-            await self._keep_draws(step.policy.durability or execution.durability)
+            if self._has_drawn:
+                await self._keep_draws(step.policy.durability or execution.durability)
             if step.policy.fallback is not None and not self._replay.is_over:
                 last = last_to_stand_in(execution, step, key)
-                if last != key and last not in execution.journal.fold.outcomes:
-                    await self._replay.turn(last, lane)  # it is new, though the failure before it is not
-            outcome = await call_step(execution, step, key, value, self._scope, named, extra)
+                is_new = last != key and last not in execution.journal.fold.outcomes  # what it stands in for is not
+                if is_new and not self._replay.is_turn(last, lane):
+                    await self._replay.turn(last, lane)
+            outcome = recorded_step(execution, step, key, self._scope)
+            if outcome is None:
+                outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
         return self._named(step.name, self._call(key, perform))
@@ -288,7 +310,8 @@ class _Run:
     @staticmethod
     def _named(name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """Return a call that Python's warning knows by this name, if nobody awaits it; keys know nothing of it."""
-        cast("CoroutineType[Any, Any, T]", call).__qualname__ = name
+        named: Any = call
+        named.__qualname__ = name
         return call
 
     async def _call(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
@@ -300,9 +323,10 @@ class _Run:
         outside = CALLS.set(None)
         lane.begin_call()
         try:
-            if not self._replay.is_over:
+            if not self._replay.is_turn(key, lane):
                 await self._replay.turn(key, lane)
-            return await self._result(perform)
+            is_alone = not self._made and self._execution.replay is None
+            return await (perform() if is_alone else self._result(perform))
         except asyncio.CancelledError:
             self._note_cancelled(key)
             raise
@@ -386,8 +410,6 @@ class _Run:
 
     async def _keep_draws(self, durability: Durability) -> None:
         """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
-        if not self._has_drawn:
-            return
         await self._execution.enter()
         try:
             self._has_drawn = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from flujo_async.abc.shield import finish, settle
 
@@ -53,17 +53,20 @@ class Pending(Generic[T]):
         """Return what a write that is over returned, or raise why it failed."""
         if self._error is not None:
             raise self._error
-        return cast("T", self._result)
+        result: Any = self._result  # what ``cast`` would say takes a call, at each write
+        return result  # type: ignore[no-any-return]
 
     def set_result(self, result: T) -> None:
         """The write is done."""
-        self._result = result
-        self._end()
+        self._result, self._is_done = result, True
+        if self._calls or self._sleepers:
+            self._tell()
 
     def set_exception(self, error: BaseException) -> None:
         """The write has failed."""
-        self._error = error
-        self._end()
+        self._error, self._is_done = error, True
+        if self._calls or self._sleepers:
+            self._tell()
 
     def when_done(self, call: Callable[[Pending[T]], object]) -> None:
         """Have ``call``, which raises nothing, called when the write is over: before anybody who awaits it goes on."""
@@ -90,8 +93,7 @@ class Pending(Generic[T]):
                 raise
         return self.result()
 
-    def _end(self) -> None:
-        self._is_done = True
+    def _tell(self) -> None:
         calls, self._calls = self._calls, []
         for call in calls:
             call(self)

@@ -38,27 +38,38 @@ class _Data:
 class _Run:
     """All that is kept of one run. Forks refer to the same records and blobs; so none of them needs the other."""
 
-    __slots__ = ("_advance", "_summary", "blobs", "records", "signals", "snapshot")
+    __slots__ = ("_advance", "_lines", "_summary", "blobs", "signals", "snapshot")
 
     def __init__(self, summary: RunSummary) -> None:
         self._summary = summary
         self._advance: tuple[int, RunUpdate] | None = None
-        self.records: list[Record] = []
+        self._lines: list[tuple[bytes, str]] = []  # bodies and hashes; plain tuples weigh nothing on the collector
         self.signals: dict[str, Signal] = {}
         self.blobs: dict[str, tuple[int, _Data]] = {}  # with the seq since when
         self.snapshot: Snapshot | None = None
 
     def share(self, source: _Run, last_seq: int) -> None:
         """Begin as ``source`` does."""
-        self.records = source.records[:last_seq]
+        self._lines = source._lines[:last_seq]
         self.blobs = {digest: given for digest, given in source.blobs.items() if given[0] <= last_seq}
 
     def stored(self, until: int | None, from_snapshot: bool) -> StoredRun:
         snapshot = self.snapshot if from_snapshot else None
         if snapshot is not None and until is not None and snapshot.seq > until:
             snapshot = None
-        records = tuple(self.records[snapshot.seq if snapshot else 0 : until])
+        records = tuple(self.records(snapshot.seq if snapshot else 0, until))
         return StoredRun(self.summary, records, tuple(self.signals.values()), snapshot)
+
+    def records(self, after: int, until: int | None) -> list[Record]:
+        """Return the records behind ``after``, up to ``until``."""
+        return [Record(seq, *line) for seq, line in enumerate(self._lines[after:until], after + 1)]
+
+    def extend(self, records: Sequence[Record]) -> int:
+        """Take in the records that continue the log; return the ``seq`` at which they begin."""
+        since = len(self._lines) + 1
+        # A body that orjson has just made holds four kilobytes; a copy takes the room that it needs.
+        self._lines += [(memoryview(record.body).tobytes(), record.hash) for record in records]
+        return since
 
     def signals_after(self, known: int) -> list[Signal]:
         """Return its signals without the first ones."""
@@ -80,14 +91,11 @@ class _Run:
         last_seq = self._summary.last_seq if self._advance is None else self._advance[0]
         if last_seq != expected_seq or not transition.is_held(self._summary, lease):
             transition.check_append(self.summary, lease, expected_seq)
-        goes_on = update.status == self._summary.status == "running" and update.wake_at == self._summary.wake_at
-        is_other = update.pipeline_version not in (None, self._summary.pipeline_version)
-        may_be_due = not goes_on or is_other or (update.signals_read, update.pipeline_id) != (None, None)
-        if may_be_due or (update.metadata, update.usage) != (None, None):
-            self.summary = transition.advanced(self.summary, expected_seq + count, update)
-        else:
+        if update.is_usual and self._summary.status == "running" and self._summary.wake_at is None:
             self._advance = expected_seq + count, update
-        return may_be_due
+            return False
+        self.summary = transition.advanced(self.summary, expected_seq + count, update)
+        return True
 
 
 class InMemoryBackend(StateBackend):
@@ -256,7 +264,7 @@ class InMemoryBackend(StateBackend):
             run = self._runs.get(run_id)
             if run is None:
                 return []
-            return run.records[after : None if limit is None else after + limit]
+            return run.records(after, None if limit is None else after + limit)
 
     @override
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
@@ -269,7 +277,7 @@ class InMemoryBackend(StateBackend):
     async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
         with self._guard:
             run = self._held(lease)
-            if run is not None and 1 <= snapshot.seq <= len(run.records):
+            if run is not None and 1 <= snapshot.seq <= run.summary.last_seq:
                 run.snapshot = snapshot
 
     @override
@@ -319,13 +327,12 @@ class InMemoryBackend(StateBackend):
         source = self._runs.get(prefix.run_id)
         if source is None:
             raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
-        last = source.records[prefix.last_seq - 1 : prefix.last_seq]
+        last = source.records(prefix.last_seq - 1, prefix.last_seq)
         transition.check_prefix(prefix, source.summary.last_seq, last[0].hash if last else None)
         return source
 
     def _extend(self, run: _Run, records: Sequence[Record], blobs: Iterable[Blob]) -> None:
-        since = len(run.records) + 1
-        run.records.extend(map(_own, records))
+        since = run.extend(records)
         for blob in blobs:
             data = self._blobs.get(blob.digest)
             if data is None:
@@ -360,8 +367,3 @@ class InMemoryBackend(StateBackend):
 def _asks_for_others(query: ClaimQuery) -> bool:
     """Tell whether a query asks for one run, or for runs that have ended."""
     return query.run_id is not None or bool(query.statuses & TERMINAL)
-
-
-def _own(record: Record) -> Record:
-    """Return a record whose body takes the room that it needs: a new one from orjson has four kilobytes."""
-    return Record(record.seq, memoryview(record.body).tobytes(), record.hash)

@@ -25,7 +25,6 @@ Values: TypeAlias = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BEGINNING = -(2**63)
-_NO_OTHERS = (None,) * 7
 NOTHING: Final = float(queries("sqlite.sql")["nothing"])
 """Stands for NULL where it is given often."""
 
@@ -97,15 +96,6 @@ def head(summary: RunSummary) -> Row:
         int(summary.is_background),
         json_text(encode_usage(summary.usage)),
     )
-
-
-def is_usual(update: RunUpdate) -> bool:
-    """Return whether an append changes nothing of the head but what its last fact tells."""
-    others = (
-        *(update.pipeline_version, update.metadata, update.error_message, update.wake_at),
-        *(update.signals_read, update.pipeline_id, update.usage),
-    )
-    return not (update.status in RESTING or update.waiting_for or others != _NO_OTHERS)
 
 
 def change(update: RunUpdate, last_seq: int) -> Row:

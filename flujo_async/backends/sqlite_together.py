@@ -90,7 +90,7 @@ def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     for place, log, is_alike in held:
         append = appends[place]
         results[place] = last_seq = append.last_seq
-        if not (is_alike and rows.is_usual(append.update)):
+        if not (is_alike and append.update.is_usual):
             changes.append((log, *rows.change(append.update, last_seq)))
         facts += rows.facts(log, append.records, append.update)
         insert_audit(db, log, append.records)

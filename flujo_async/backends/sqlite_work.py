@@ -79,7 +79,7 @@ class Append:
         """Do so, if all is as the caller believes; return the last ``seq``."""
         held = (self.lease.run_id, self.lease.token, self.lease.owner, self.expected_seq)
         found: list[tuple[int]] = []
-        if rows.is_usual(self.update):
+        if self.update.is_usual:
             found = db.execute(_SQL["is_held_alike"], (*held, self.update.status)).fetchall()
         if not found:
             values = (rows.NOTHING, *rows.change(self.update, self.last_seq), *held)

@@ -79,9 +79,9 @@ BUGS = (
     Bug(
         "sqlite.rest-as-usual",
         "append: a run that was claimed at rest and stays there keeps its lease",
-        ROWS,
-        "not (update.status in RESTING or update.",
-        "not (update.",
+        "_model/stored.py",
+        'self.status == "running"\n',
+        'self.status != "pending"\n',
         (CONTRACT + "test_a_run_claimed_at_rest_that_stays_there_gives_up_its_lease",),
     ),
     Bug(
