@@ -129,22 +129,18 @@ class SetShape:
     """Sets, their members sorted by their bytes, so that equal sets are stored as equal bytes.
 
     Args:
+        tag: ``set`` or ``frozenset``.
         build: makes the value from the list of its members.
     """
 
     def __init__(self, tag: str, build: Callable[[list[Any]], Any]) -> None:
-        self._tag = tag
+        self.tag: str = tag
         self._build = build
-
-    @property
-    def tag(self) -> str:
-        """``set`` or ``frozenset``."""
-        return self._tag
 
     def encode(self, value: Any, coder: Coder, depth: int) -> Json:
         """Return the trees of the members in their one order."""
         try:
-            return {TAG: self._tag, PAYLOAD: sorted((coder.put(item, depth + 2) for item in value), key=dumps)}
+            return {TAG: self.tag, PAYLOAD: sorted((coder.put(item, depth + 2) for item in value), key=dumps)}
         except Misfit as misfit:
             misfit.steps.append("{}")
             raise
@@ -222,11 +218,6 @@ def _path_text(path: PurePath) -> str:
     return text
 
 
-def _paths() -> dict[type, Mapped]:
-    kinds = (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
-    return {kind: Mapped(kind.__name__, _path_text, kind, str) for kind in kinds}
-
-
 _MAPPED: dict[type, Mapped] = {
     tuple: Mapped("tuple", list, tuple, list),
     bytes: Mapped("bytes", lambda data: b64encode(data).decode(), _bytes, str),
@@ -242,7 +233,10 @@ _MAPPED: dict[type, Mapped] = {
     timezone: Mapped("timezone", _zone_to_payload, lambda parts: timezone(*parts), list),
     ZoneInfo: Mapped("ZoneInfo", _zone_key, ZoneInfo, str),
     TzInfo: Mapped("TzInfo", lambda z: z.utcoffset(None), lambda offset: TzInfo(offset.total_seconds()), timedelta),
-    **_paths(),
+    **{
+        kind: Mapped(kind.__name__, _path_text, kind, str)
+        for kind in (PosixPath, WindowsPath, PurePosixPath, PureWindowsPath)
+    },
 }
 
 BUILTIN_SHAPES: dict[type, Shape] = {

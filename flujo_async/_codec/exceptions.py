@@ -24,7 +24,7 @@ def encode_error(codec: Codec, exc: BaseException) -> dict[str, Json]:
         return {"type": stored_name(type(exc)), "message": message_of(exc).encode("ascii", "backslashreplace").decode()}
 
 
-def decode_error(codec: Codec, tree: Json, *, at: str = "error") -> Exception:
+def decode_error(codec: Codec, tree: Json) -> Exception:
     """Return the recorded exception, ready to be raised; its ``__init__`` does not run.
 
     One of a class that is neither Python's, nor in ``flujo_async.errors``, nor registered, nor reachable from the
@@ -37,7 +37,7 @@ def decode_error(codec: Codec, tree: Json, *, at: str = "error") -> Exception:
     try:
         return rebuild(tree, codec)
     except (Misfit, RecursionError) as trouble:
-        raise located(trouble, at) from trouble.__cause__
+        raise located(trouble, "error") from trouble.__cause__
 
 
 def describe_error(tree: Json) -> str:

@@ -72,9 +72,9 @@ def encode_lease(lease: Lease) -> Tree:
     }
 
 
-def decode_lease(tree: Any, path: str = "lease") -> Lease:
+def decode_lease(tree: Any) -> Lease:
     """Return the lease that ``encode_lease`` wrote."""
-    fields = _Fields.of(tree, path)
+    fields = _Fields.of(tree, "lease")
     return Lease(
         run_id=fields.text("run_id"),
         token=fields.number("token"),
@@ -118,9 +118,9 @@ def encode_signal(signal: Signal) -> Tree:
     }
 
 
-def decode_signal(tree: Any, path: str = "signal") -> Signal:
+def decode_signal(tree: Any) -> Signal:
     """Return the signal that ``encode_signal`` wrote."""
-    fields = _Fields.of(tree, path)
+    fields = _Fields.of(tree, "signal")
     return Signal(
         run_id=fields.text("run_id"),
         signal_id=fields.text("signal_id"),
@@ -201,12 +201,12 @@ def encode_usage(usage: Usage) -> Tree:
     return {"tokens": usage.tokens, "cost": str(usage.cost), "token_counts": dict(usage.token_counts)}
 
 
-def decode_usage(tree: Any, path: str = "usage") -> Usage:
+def decode_usage(tree: Any) -> Usage:
     """Return what ``encode_usage`` wrote."""
     if tree == {}:
         return NO_USAGE
-    fields = _Fields.of(tree, path)
-    cost = decode_cost(fields.get("cost"), f"{path}.cost")
+    fields = _Fields.of(tree, "usage")
+    cost = decode_cost(fields.get("cost"), "usage.cost")
     return Usage(fields.number("tokens"), cost, fields.mapping("token_counts"))
 
 
@@ -296,9 +296,9 @@ def encode_record(record: Record) -> Tree:
     return {"seq": record.seq, "hash": record.hash, "body": _body_text(record)}
 
 
-def decode_record(tree: Any, path: str = "record") -> Record:
+def decode_record(tree: Any) -> Record:
     """Return the record that ``encode_record`` wrote."""
-    fields = _Fields.of(tree, path)
+    fields = _Fields.of(tree, "record")
     return Record(fields.number("seq"), fields.text("body").encode(), fields.text("hash"))
 
 
@@ -314,9 +314,9 @@ def encode_entry(entry: Entry) -> Tree:
     }
 
 
-def decode_entry(tree: Any, path: str = "entry") -> Entry:
+def decode_entry(tree: Any) -> Entry:
     """Return the entry that ``encode_entry`` wrote."""
-    fields = _Fields.of(tree, path)
+    fields = _Fields.of(tree, "entry")
     return Entry(
         run_id=fields.text("run_id"),
         kind=cast("EntryKind", fields.one_of("kind", _ENTRY_KINDS)),

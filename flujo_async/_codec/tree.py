@@ -8,7 +8,7 @@ import orjson
 
 from flujo_async._codec.growing import GrowingList
 from flujo_async._model.tree import Json
-from flujo_async.errors import SerializationError
+from flujo_async.errors import SchemaTooNew, SerializationError
 
 TAG = "$"
 """The key that makes a JSON object a tagged value: a plain ``dict`` is never stored with it."""
@@ -42,6 +42,23 @@ def loads(data: bytes) -> Json:
     except (TypeError, ValueError, RecursionError) as error:
         raise SerializationError(f"not JSON: {error}") from error
     return tree
+
+
+def check_format(what: object, found: int, newest: int) -> None:
+    """Check that this version of the package reads a format.
+
+    Args:
+        what: that which has it, for the error.
+        found: the number of the format.
+        newest: that of the newest one known here.
+
+    Raises:
+        SchemaTooNew: it is a later one.
+    """
+    if found > newest:
+        raise SchemaTooNew(
+            f"{what} has format {found}; this version of flujo_async reads up to {newest}: upgrade flujo_async"
+        )
 
 
 def dumps_with_moments(line: dict[str, Any]) -> bytes:

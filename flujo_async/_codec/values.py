@@ -146,7 +146,7 @@ class Codec:
         except (Misfit, RecursionError) as trouble:
             raise located(trouble, at) from trouble.__cause__
 
-    def values_of(self, obj: Any, *, at: str = "context") -> Mapping[str, Any]:
+    def values_of(self, obj: Any) -> Mapping[str, Any]:
         """Return the values that ``encode_fields`` encodes, by field; not to be changed.
 
         Raises:
@@ -155,7 +155,7 @@ class Codec:
         try:
             return self._values_of(obj)
         except Misfit as trouble:
-            raise located(trouble, at) from trouble.__cause__
+            raise located(trouble, "context") from trouble.__cause__
 
     def decode_fields(
         self, cls: Any, fields: Mapping[str, Json], *, given: Mapping[str, Any] | None = None, at: str = "context"

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_outline
-from flujo_async._log.keys import is_compensation
+from flujo_async._log.keys import is_compensation, is_own_signal
 from flujo_async._model import facts
 from flujo_async._model.audit import AuditEvent, AuditMark
 from flujo_async._model.facts import Fact
@@ -36,7 +36,7 @@ _EVENTS: Final[dict[type[Any], Callable[[Any], str | None]]] = {
     facts.StepCompleted: lambda fact: "compensation.completed" if is_compensation(fact.key) else None,
     facts.StepFailed: lambda fact: "compensation.failed" if is_compensation(fact.key) else None,
     facts.StepDecided: lambda _: "decision.made",
-    facts.SignalReceived: lambda fact: _OWN_SIGNALS.get(fact.name) if fact.name[:1] == "$" else "signal.received",
+    facts.SignalReceived: lambda fact: _OWN_SIGNALS.get(fact.name) if is_own_signal(fact.name) else "signal.received",
     facts.WaitTimedOut: lambda _: "signal.missed",
 }
 
@@ -112,7 +112,7 @@ def _by(fact: Fact) -> str | None:
 
 def _answer(fact: facts.SignalReceived) -> dict[str, Any]:
     sent_at = None if fact.sent_at is None else fact.sent_at.isoformat()
-    name = fact.signal_id.rpartition("#")[0] if fact.name.startswith("$") else fact.name
+    name = fact.signal_id.rpartition("#")[0] if is_own_signal(fact.name) else fact.name
     return {"name": name, "signal_id": fact.signal_id, "sent_at": sent_at}
 
 

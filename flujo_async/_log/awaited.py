@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -131,3 +131,8 @@ class Awaited:
     def _waits(self) -> tuple[Waiting, ...]:
         waits = (waiting for waiting, _ in self.asked.values())
         return tuple(sorted(waits, key=lambda waiting: waiting.kind != "pause"))
+
+
+def told_waits(fact: RunPaused, tell: Callable[[Waiting], str]) -> list[str]:
+    """Return in words what a run waits for that is paused: what is new, and how much it waited for before."""
+    return [*map(tell, fact.waiting_for), *([f"{fact.kept} as before"] if fact.kept else ())]

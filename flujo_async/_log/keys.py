@@ -75,6 +75,11 @@ def is_plain_call(key: str) -> bool:
     return key.rpartition("/")[2].startswith("$")
 
 
+def is_own_signal(name: str) -> bool:
+    """Return whether a signal is one that the runtime posts itself; nothing in a definition can wait for it."""
+    return name.startswith("$")
+
+
 def is_within(key: str, path: str) -> bool:
     """Return whether a key is ``path`` or stands below it."""
     return key == path or key.startswith(f"{path}/")

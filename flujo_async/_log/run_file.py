@@ -12,12 +12,12 @@ from hashlib import sha256
 from typing import Any, Final, cast
 
 from flujo_async._codec import heads
-from flujo_async._codec.tree import dumps, loads
+from flujo_async._codec.tree import check_format, dumps, loads
 from flujo_async._log.audit import audit
 from flujo_async._log.gradual import Gradual, each_of
 from flujo_async._model.stored import Blob, Record, Signal, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async.errors import IntegrityError, InvalidArgument, SchemaTooNew, SerializationError
+from flujo_async.errors import IntegrityError, InvalidArgument, SerializationError
 
 FORMAT: Final = 1
 _KIND: Final = "flujo-async run"
@@ -87,8 +87,7 @@ def _head(data: bytes) -> RunSummary:
         raise InvalidArgument("this is no file that a run was exported to") from error
     if kind != _KIND or not isinstance(version, int) or not newline:
         raise InvalidArgument("this is no file that a run was exported to")
-    if version > FORMAT:
-        raise SchemaTooNew(f"the file has format {version}; this version reads up to {FORMAT}")
+    check_format("the file", version, FORMAT)
     try:
         return heads.decode_summary(first["head"])
     except (SerializationError, KeyError) as error:

@@ -32,8 +32,13 @@ def span_id_of(run_id: str, key: str = "", attempt: int = 0) -> str:
     return sha256(f"{run_id}\0{key}\0{attempt}".encode()).hexdigest()[:_ID_DIGITS]
 
 
+def span_order(span: Span) -> tuple[float, str]:
+    """Return the sort key of spans: by the time of their start, ties by id."""
+    return span["start_time"], span["span_id"]
+
+
 def spans_of(fold: Fold, records: Iterable[Record]) -> list[Span]:
-    """Return the spans of a run, by the time of their start, ties by id.
+    """Return the spans of a run, in the order of ``span_order``.
 
     There is one for the run, whose name is that of its definition, one for each step, combinator, child, wait and
     sleep, and, of a step that was tried several times, one for each attempt. What is still open when the run ends,
@@ -112,7 +117,7 @@ class _Trace:
         self._tell_usage(root)
         self._tell_events(root)
         spans = [root, *self._by_key.values(), *self._attempts.values()]
-        return sorted(spans, key=lambda span: (span["start_time"], span["span_id"]))
+        return sorted(spans, key=span_order)
 
     def _begin(self, key: str, name: str, at: datetime, kind: str) -> Span:
         """Return the span that is open for a key, a new one if there is none."""

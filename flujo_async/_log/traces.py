@@ -10,11 +10,6 @@ from flujo_async._log.spans import Span
 from flujo_async.errors import InvalidArgument
 
 
-def span_order(span: Span) -> tuple[float, str]:
-    """Return the sort key of spans: by the time of their start, ties by id."""
-    return span["start_time"], span["span_id"]
-
-
 def tree_of(spans: Sequence[Span]) -> list[Span]:
     """Return spans as trees, each with its ``children``, in the order in which they are given.
 

@@ -67,8 +67,8 @@ class Definition:
         return Codec(*([] if context_type is None else [context_type]), *annotations_of(self.pipeline))
 
     def nodes(self) -> Iterator[Chain[Any, Any]]:
-        """Yield everything in the pipeline, and what its workflows may use."""
-        yield from reachable(self.pipeline)
+        """Return everything in the pipeline, and what its workflows may use."""
+        return reachable(self.pipeline)
 
     def children(self) -> Iterator[Definition]:
         """Yield the definitions that runs of this one may start as runs of their own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 from flujo_async._model.tree import Json
-from flujo_async._plan.pipeline import Chain, End, Pipeline
+from flujo_async._plan.pipeline import Chain, End
 from flujo_async._plan.step import Step
 from flujo_async.errors import DefinitionError
 
@@ -112,10 +112,6 @@ class Graph(Chain[Mapping[str, Any] | None, Any]):
         """Return the nodes that nothing comes after."""
         inner = {name for node in self.nodes for name in node.predecessors()}
         return [node for node in self.nodes if node.name not in inner]
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing: the steps of a graph are no pipelines."""
-        return []
 
     def walk(self) -> Iterator[Chain[Any, Any]]:
         """Yield this and every step in it."""

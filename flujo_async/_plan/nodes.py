@@ -107,14 +107,10 @@ class Branch(Chain[Any, Any]):
         return list(self.cases)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loop(Chain[Any, Any]):
-    """The body again and again, on its own output, until a predicate is true."""
+class _Around(Chain[Any, Any]):
+    """What takes the input of its body, and returns the output of that."""
 
     body: Pipeline[Any, Any]
-    until: Question
-    max_iterations: int
-    name: str = "loop"
 
     def inlets(self) -> list[End]:
         """Return the inlets of the body."""
@@ -123,6 +119,20 @@ class Loop(Chain[Any, Any]):
     def outlets(self) -> list[End]:
         """Return the outlets of the body."""
         return self.body.outlets()
+
+    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
+        """Return the body."""
+        return [("", self.body)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop(_Around):
+    """The body again and again, on its own output, until a predicate is true."""
+
+    body: Pipeline[Any, Any]
+    until: Question
+    max_iterations: int
+    name: str = "loop"
 
     def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
         """Return the body."""
@@ -138,25 +148,13 @@ class Loop(Chain[Any, Any]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block(Chain[Any, Any]):
+class Block(_Around):
     """A pipeline under one name, as one element of another."""
 
     has_own_name: ClassVar[bool] = True
 
     body: Pipeline[Any, Any]
     name: str
-
-    def inlets(self) -> list[End]:
-        """Return the inlets of the body."""
-        return self.body.inlets()
-
-    def outlets(self) -> list[End]:
-        """Return the outlets of the body."""
-        return self.body.outlets()
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return the body."""
-        return [("", self.body)]
 
     def check_input(self, input: Any) -> None:
         """Check that the input has what the body needs.
@@ -185,10 +183,6 @@ class Sleep(Chain[Any, Any]):
     def outlets(self) -> list[End]:
         """Return anything: what came in."""
         return [End(self.name, Any)]
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing."""
-        return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,31 +214,15 @@ class WaitFor(Chain[Any, Any]):
         is_open = self.schema is None or self.default is not ...
         return [End(self.name, Any if is_open else self.schema)]
 
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing."""
-        return []
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Child(Chain[Any, Any]):
+class Child(_Around):
     """A pipeline that runs as a run of its own; its output is the output."""
 
     has_own_name: ClassVar[bool] = True
 
     body: Pipeline[Any, Any]
     name: str
-
-    def inlets(self) -> list[End]:
-        """Return the inlets of the body."""
-        return self.body.inlets()
-
-    def outlets(self) -> list[End]:
-        """Return the outlets of the body."""
-        return self.body.outlets()
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return the body."""
-        return [("", self.body)]
 
 
 Compound: TypeAlias = Parallel | MapEach | Branch | Loop | Block | Sleep | WaitFor | Child | Workflow[Any, Any] | Graph

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from flujo_async._log.keys import RESERVED, number_repeated
+from flujo_async._log.keys import RESERVED, is_own_signal, number_repeated
 from flujo_async._model.policy import Durability, misnamed_durability
 from flujo_async._model.tree import Json
 from flujo_async._plan.assignable import describe_type, is_assignable
@@ -68,9 +68,9 @@ class Chain(ABC, Generic[In, Out]):
     def outlets(self) -> list[End]:
         """Return where the output may come from."""
 
-    @abstractmethod
     def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return the pipelines inside, each with its label; none for a step."""
+        """Return the pipelines inside, each with its label; none for a leaf, or where they are no pipelines."""
+        return []
 
     def elements(self) -> tuple[Chain[Any, Any], ...]:
         """Return what this contributes to a pipeline that it is joined to."""
@@ -206,10 +206,6 @@ class Pipeline(Chain[In, Out], Generic[In, Out]):
         """Return the outlets of the last element."""
         return self.sequence[-1].outlets()
 
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing: the elements are not bodies."""
-        return []
-
     def elements(self) -> tuple[Chain[Any, Any], ...]:
         """Return the elements one by one: joining is associative.
 
@@ -293,7 +289,7 @@ def check_signal_name(name: object) -> None:
         DefinitionError: it cannot.
     """
     check_name(name, "a signal")
-    if str(name).startswith("$"):
+    if is_own_signal(str(name)):
         raise DefinitionError(f"the name of a signal does not begin with $: {name!r}")
 
 

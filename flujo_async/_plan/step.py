@@ -16,7 +16,7 @@ from flujo_async._plan.assignable import describe_type, is_assignable
 from flujo_async._plan.calls import CALLS
 from flujo_async._plan.depends import On
 from flujo_async._plan.function_code import fingerprint, is_free, reference_to
-from flujo_async._plan.pipeline import Chain, End, Pipeline, check_flow, check_name
+from flujo_async._plan.pipeline import Chain, End, check_flow, check_name
 from flujo_async._plan.signature import Signature, check_unfilled, is_coroutine_function, name_of, read_signature
 from flujo_async.errors import DefinitionError
 
@@ -136,10 +136,6 @@ class Step(Chain[InT, OutT], Generic[InT, OutT, Called]):
     def outlets(self) -> list[End]:
         """Return the result."""
         return [End(self.name, self.signature.output_type)]
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing: a step is a leaf."""
-        return []
 
     def check_filled(self) -> None:
         """Check that the step can be called with its input alone, as in a pipeline.

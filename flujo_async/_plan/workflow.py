@@ -13,7 +13,7 @@ from flujo_async._model.policy import Durability, Duration, misnamed_durability
 from flujo_async._model.usage import reported_usage
 from flujo_async._plan.calls import Calls
 from flujo_async._plan.function_names import mentioned_by, names_of
-from flujo_async._plan.pipeline import Chain, End, Pipeline, check_name
+from flujo_async._plan.pipeline import Chain, End, check_name
 from flujo_async._plan.signature import (
     Signature,
     check_unfilled,
@@ -202,10 +202,6 @@ class Workflow(Chain[InT, OutT], Generic[InT, OutT]):
     def outlets(self) -> list[End]:
         """Return the result."""
         return [End(self.name, self.signature.output_type)]
-
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        """Return nothing: what a workflow calls is known when it runs."""
-        return []
 
     def names(self) -> dict[str, Any]:
         """Return what the names stand for that the function can use: globals, and variables around it.

@@ -29,6 +29,7 @@ from flujo_async._model.tree import Json, JsonObject
 from flujo_async._plan.function_code import MAIN_MODULES, reference_to, referent
 from flujo_async._plan.step import Step
 from flujo_async._runtime.frames import frame, receive, send
+from flujo_async._runtime.threads import give
 from flujo_async.abc.shield import settle
 from flujo_async.errors import DefinitionError, ProcessDied
 
@@ -44,21 +45,10 @@ _LAST_WORDS: Final = 5.0
 @dataclass(frozen=True, slots=True)
 class _Job:
     data: bytes
-    loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[JsonObject]
 
-    def succeed(self, message: JsonObject) -> None:
-        self._settle(lambda: self.answer.set_result(message))
 
-    def fail(self, error: Exception) -> None:
-        self._settle(lambda: self.answer.set_exception(error))
-
-    def _settle(self, act: Any) -> None:
-        with suppress(RuntimeError):  # the loop was closed in between: nobody waits there any more
-            self.loop.call_soon_threadsafe(lambda: None if self.answer.done() else act())
-
-
-class Worker:
+class ChildProcess:
     """One child process and the thread that speaks with it."""
 
     def __init__(self) -> None:
@@ -79,8 +69,7 @@ class Worker:
         Raises:
             ProcessDied: it ended without an answer.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(frame(message), loop, loop.create_future())
+        job = _Job(frame(message), asyncio.get_running_loop().create_future())
         self._jobs.put(job)
         try:
             return await asyncio.shield(job.answer)
@@ -112,7 +101,7 @@ class Worker:
         with process:
             while (job := self._jobs.get()) is not None:
                 try:
-                    job.succeed(_exchange(process, job.data))
+                    give(job.answer, _exchange(process, job.data), None)
                 except Exception:  # no answer, or none that can be read
                     self._is_killed = True
                     _bury(process)
@@ -135,7 +124,7 @@ class Worker:
     def _refuse(self, error: Exception, job: _Job | None = None) -> None:
         job = job or self._jobs.get()
         if job is not None:
-            job.fail(error)
+            give(job.answer, None, error)
 
 
 def _exchange(process: subprocess.Popen[bytes], data: bytes) -> JsonObject:
@@ -179,7 +168,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._most = os.cpu_count() or 1
-        self._idle: deque[Worker] = deque()
+        self._idle: deque[ChildProcess] = deque()
         self._checked: set[str] = set()
         weakref.finalize(self, _close_all, self._idle)
 
@@ -213,21 +202,21 @@ class Processes:
         """Return the way to a child that knows the step's function; ``async with`` it."""
         return Lease(self, step.name, self.check(step))
 
-    def take(self) -> Worker:
+    def take(self) -> ChildProcess:
         """Return a child that has nothing to do."""
         while self._idle:
-            worker = self._idle.pop()
-            if worker.is_alive:
-                return worker
-            worker.close()
-        return Worker()
+            child = self._idle.pop()
+            if child.is_alive:
+                return child
+            child.close()
+        return ChildProcess()
 
-    def give_back(self, worker: Worker) -> None:
+    def give_back(self, child: ChildProcess) -> None:
         """Keep a child for the next step."""
-        if worker.is_alive:
-            self._idle.append(worker)
+        if child.is_alive:
+            self._idle.append(child)
         else:
-            worker.close()
+            child.close()
 
     async def aclose(self) -> None:
         """Let the children end that have nothing to do."""
@@ -241,14 +230,14 @@ class Lease:
         self._processes = processes
         self._name = name
         self._reference = reference
-        self._worker: Worker | None = None
+        self._child: ChildProcess | None = None
 
     async def __aenter__(self) -> Lease:
         await self._processes.places.acquire_on_behalf_of(self)
         try:
-            self._worker = self._processes.take()
-            if self._reference not in self._worker.loaded:
-                await self._load(self._worker)
+            self._child = self._processes.take()
+            if self._reference not in self._child.loaded:
+                await self._load(self._child)
         except BaseException:
             self._leave()
             raise
@@ -260,22 +249,22 @@ class Lease:
         self._leave()
 
     def _leave(self) -> None:
-        if self._worker is not None:
-            self._processes.give_back(self._worker)
+        if self._child is not None:
+            self._processes.give_back(self._child)
         self._processes.places.release_on_behalf_of(self)
 
-    async def _load(self, worker: Worker) -> None:
+    async def _load(self, child: ChildProcess) -> None:
         message: dict[str, Json] = {"ask": "load", "reference": self._reference}
         if self._reference.partition(":")[0] in MAIN_MODULES:
             message["main"] = {**_main_script(), "argv": list[Json](sys.argv)}
-        answer = await worker.ask(message)
+        answer = await child.ask(message)
         if "trouble" in answer:
-            worker.kill()
+            child.kill()
             raise DefinitionError(
                 f"step {self._name!r}: its process could not import {self._reference}: {answer['trouble']}; what a "
                 f"script does when it is run, and not imported, stands under: if __name__ == '__main__'"
             )
-        worker.loaded.add(self._reference)
+        child.loaded.add(self._reference)
 
     async def call(self, args: Sequence[Json], kwargs: Mapping[str, Json]) -> JsonObject:
         """Call the function on encoded arguments; return ``{"output": …}`` or ``{"error": …}``, encoded.
@@ -283,14 +272,14 @@ class Lease:
         Raises:
             ProcessDied: it ended without an answer.
         """
-        assert self._worker is not None
+        assert self._child is not None
         message: dict[str, Json] = {
             "ask": "call",
             "reference": self._reference,
             "args": list(args),
             "kwargs": dict(kwargs),
         }
-        return await self._worker.ask(message)
+        return await self._child.ask(message)
 
 
 def _main_script() -> dict[str, Json]:
@@ -303,6 +292,6 @@ def _main_script() -> dict[str, Json]:
     return {"path": path} if isinstance(path, str) and path[:1] not in ("", "<") else {}
 
 
-def _close_all(workers: deque[Worker]) -> None:
-    while workers:
-        workers.pop().close()
+def _close_all(children: deque[ChildProcess]) -> None:
+    while children:
+        children.pop().close()

@@ -123,9 +123,10 @@ class Reader:
         """Return what is stored of a run, with its log up to ``until``; errors as in ``get``."""
         if until is not None:
             check_whole("the place in a log", until)
-        stored = await self._find(run_id, until=until)
-        if stored is None:
+        found = await self._backend.load(check_run_id(run_id), until=until)
+        if found is None:
             raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        stored = await self._checked(found)
         if until is not None and not 1 <= until <= stored.summary.last_seq:
             raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
         return stored
@@ -237,10 +238,6 @@ class Reader:
             if alarm is not None:
                 alarm.cancel()
                 await settle(alarm)
-
-    async def _find(self, run_id: str, *, until: int | None = None) -> StoredRun | None:
-        stored = await self._backend.load(check_run_id(run_id), until=until)
-        return None if stored is None else await self._checked(stored)
 
     async def _checked(self, stored: StoredRun) -> StoredRun:
         run_id = stored.summary.run_id

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from flujo_async._log.keys import is_within, paths_above
+from flujo_async._log.keys import fallback_of, is_compensation, is_within, paths_above
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
 from flujo_async.errors import NonDeterminismError
@@ -18,8 +18,7 @@ from flujo_async.errors import NonDeterminismError
 _TURNS_BETWEEN: Final = 8
 """So many turns of the event loop pass between two results, for the code to react to the first before the second."""
 
-_FALLBACK: Final = "/fallback"
-_COMPENSATION: Final = "/compensate"
+_FALLBACK: Final = fallback_of("")
 
 
 class Replay:
@@ -242,7 +241,7 @@ def recorded_calls(execution: Execution, path: str) -> list[str]:
     fold = execution.journal.fold
     script: dict[str, None] = {}
     for key in execution.recorded.answered(path) if path else fold.order:
-        if key.endswith(_COMPENSATION) or key in fold.cancelled_calls:
+        if is_compensation(key) or key in fold.cancelled_calls:
             continue
         while key.endswith(_FALLBACK):
             key = key.removesuffix(_FALLBACK)

@@ -26,14 +26,11 @@ async def run_in_thread(work: Callable[[], T], abandoned: Callable[[], None]) ->
         work: what to call.
         abandoned: called when the thread is given up.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     context = contextvars.copy_context()
 
     def call() -> None:
-        result, error = _attempt(partial(context.run, work))
-        with suppress(RuntimeError):  # the loop was closed in between: nobody waits there any more
-            loop.call_soon_threadsafe(_settle, answer, result, error)
+        give(answer, *_attempt(partial(context.run, work)))
 
     threading.Thread(target=call, name="flujo-step", daemon=True).start()
     try:
@@ -52,6 +49,12 @@ def _attempt(work: Callable[[], T]) -> tuple[T, None] | tuple[None, BaseExceptio
         return None, RuntimeError(f"the function raised {error!r}")
     except BaseException as error:  # handed to the caller, whatever it is
         return None, error
+
+
+def give(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    """Give an answer, or an error, to a coroutine that waits for it, from any thread."""
+    with suppress(RuntimeError):  # its loop was closed in between: nobody waits there any more
+        answer.get_loop().call_soon_threadsafe(_settle, answer, result, error)
 
 
 def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

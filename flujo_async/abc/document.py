@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-from flujo_async._codec.tree import dumps, loads
-from flujo_async.errors import BackendError, SchemaTooNew
+from flujo_async._codec.tree import check_format, dumps, loads
+from flujo_async.errors import BackendError
 
 T = TypeVar("T")
 State: TypeAlias = dict[str, Any]
@@ -40,8 +40,7 @@ def checked(run_id: str, state: State) -> State:
     version = state.get("format")
     if not isinstance(version, int):
         raise BackendError(f"what load_state({run_id!r}) returned was not written by this package")
-    if version > FORMAT:
-        raise SchemaTooNew(f"the document {run_id!r} has format {version}; this version reads up to {FORMAT}")
+    check_format(f"the document {run_id!r}", version, FORMAT)
     return state
 
 

@@ -33,6 +33,11 @@ class RunIdentity:
     carrier: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+def name_of(run: RunIdentity) -> tuple[str, datetime]:
+    """Return what tells a run from those of the same ``run_id`` in other stores."""
+    return run.run_id, run.began_at
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptIdentity:
     """Which attempt of which step it is.

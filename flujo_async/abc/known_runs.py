@@ -23,7 +23,7 @@ RUN_START: Final = "start"
 RUN_END: Final = "end"
 """The key of what ``save_run_end`` keeps."""
 
-_KINDS: Final[tuple[EntryKind, ...]] = ("state", "run")
+SAVED_KINDS: Final[tuple[EntryKind, ...]] = ("state", "run")
 """What makes a run known that nobody has driven."""
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -113,7 +113,7 @@ class KnownRunQuery:
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:
     """Return what a list shows, from the verbs of the port."""
-    kept = [await store.read_entries(EntryQuery(kind=kind)) for kind in _KINDS]
+    kept = [await store.read_entries(EntryQuery(kind=kind)) for kind in SAVED_KINDS]
     saved = by_run(entry for entries in kept for entry in entries)
     if not saved and query.is_of_heads:
         return [of_head(head) for head in await store.query_runs(query.of_heads())]
@@ -127,7 +127,7 @@ async def known_run(store: Verbs, run_id: str) -> KnownRun | None:
     """Return one run; ``None`` if nobody has driven or saved it."""
     for head in await store.query_runs(RunQuery(run_id=run_id)):
         return of_head(head)
-    kept = [await store.read_entries(EntryQuery(kind=kind, run_id=run_id)) for kind in _KINDS]
+    kept = [await store.read_entries(EntryQuery(kind=kind, run_id=run_id)) for kind in SAVED_KINDS]
     return of_entries([entry for entries in kept for entry in entries]) if any(kept) else None
 
 

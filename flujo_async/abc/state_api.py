@@ -10,8 +10,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-from flujo_async._log.spans import Span, spans_of
-from flujo_async._log.traces import nodes_of, span_order, spans_in, statistics_of, tree_of
+from flujo_async._log.spans import Span, span_order, spans_of
+from flujo_async._log.traces import nodes_of, spans_in, statistics_of, tree_of
 from flujo_async._model.entry import EntryQuery
 from flujo_async._model.ids import check_run_id
 from flujo_async.abc.by_hand import (

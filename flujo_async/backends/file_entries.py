@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from flujo_async._codec.heads import decode_entry, encode_entry
-from flujo_async._codec.tree import dumps, loads
+from flujo_async._codec.tree import check_format, dumps, loads
 from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_run, entry_id, put
 from flujo_async._model.selection import select_entries
 from flujo_async.backends import file_line, file_lock
 from flujo_async.backends.file_locked import LockedFile, LogIsBusy
 from flujo_async.backends.file_logs import PATIENCE
-from flujo_async.errors import BackendError, SchemaTooNew
+from flujo_async.errors import BackendError
 
 ENTRIES: Final = "entries.log"
 """The name of the file, beside the logs; no log has it."""
@@ -98,8 +98,8 @@ class _Index:
             left = {name: place for name, place in self.places.pop(run_id, {}).items() if kind not in (None, name[0])}
             if left:
                 self.places[run_id] = left
-        elif tree["format"] > FORMAT:
-            raise SchemaTooNew(f"{ENTRIES} has format {tree['format']}; this version reads up to {FORMAT}")
+        else:
+            check_format(ENTRIES, tree["format"], FORMAT)
 
 
 class _Open(LockedFile):

@@ -126,7 +126,12 @@ def link_growing(source: Path, target: Path) -> None:
 def copy_file(source: Path, target: Path) -> None:
     """Copy what is in a file, durably."""
     shutil.copyfile(source, target)
-    with target.open("rb+") as file:
+    sync_file(target)
+
+
+def sync_file(path: Path) -> None:
+    """Make durable what is in a file."""
+    with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 

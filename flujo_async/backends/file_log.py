@@ -30,6 +30,7 @@ from typing import Any, cast
 from typing_extensions import override
 
 from flujo_async._codec import heads
+from flujo_async._codec.tree import check_format
 from flujo_async._model import transition
 from flujo_async._model.stored import Blob, NewRun, Prefix, Record, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
@@ -44,7 +45,6 @@ from flujo_async.errors import (
     FlujoError,
     IntegrityError,
     RunNotFound,
-    SchemaTooNew,
     SerializationError,
 )
 
@@ -356,8 +356,7 @@ class RunLog(LockedFile):
         tree = file_line.parse(line)
         if "format" not in tree:
             raise NoLog(f"{self.path.name} is no log of a run", run_id=self.run_id, seq=1)
-        if tree["format"] > FORMAT:
-            raise SchemaTooNew(f"{self.path} has format {tree['format']}; this version reads up to {FORMAT}")
+        check_format(self.path, tree["format"], FORMAT)
         head = cast("dict[str, Any]", tree["head"])
         if file_name(head["run_id"]) != self.path.name:
             raise SerializationError(f"this is the log of run {head['run_id']!r}")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flujo_async._codec.heads import dump_object, load_object
+from flujo_async._codec.tree import check_format
 from flujo_async.backends import file_lock
 from flujo_async.backends.file_name import key_file_name
-from flujo_async.errors import BackendError, SchemaTooNew, SerializationError
+from flujo_async.errors import BackendError, SerializationError
 
 SYSTEM = "system"
 """The name of the directory, beside the logs; no log has it."""
@@ -88,8 +89,7 @@ class SystemStates:
 def _value(path: Path, key: str, data: bytes) -> dict[str, Any]:
     try:
         tree = load_object(data)
-        if tree["format"] > FORMAT:
-            raise SchemaTooNew(f"{path} has format {tree['format']}; this version reads up to {FORMAT}")
+        check_format(path, tree["format"], FORMAT)
         if tree["key"] != key:
             raise SerializationError(f"it belongs to the key {tree['key']!r}")
         return dict(tree["value"])

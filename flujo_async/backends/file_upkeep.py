@@ -17,8 +17,8 @@ from flujo_async.backends.file_logs import PATIENCE, OpenLogs
 from flujo_async.backends.file_name import SUFFIX, log_name_of
 from flujo_async.backends.file_side import BLOBS, SideFiles, remove_unused
 from flujo_async.backends.file_system_state import SYSTEM
-from flujo_async.backends.unfinished import unfinished
-from flujo_async.errors import FlujoError, InvalidArgument
+from flujo_async.backends.unfinished import check_free, unfinished
+from flujo_async.errors import FlujoError
 
 
 class Beside(Protocol):
@@ -41,8 +41,7 @@ def back_up(logs: OpenLogs, names: Iterable[str], beside: Sequence[Beside], targ
     Raises:
         InvalidArgument: something is there already.
     """
-    if os.path.lexists(target):
-        raise InvalidArgument(f"{target} is there already: a backup goes to a place of its own")
+    check_free(target)
     with unfinished(target) as part:
         part.mkdir()
         copy = _Copy(part)
@@ -154,6 +153,5 @@ class _Copy:
 def _sync_tree(top: Path) -> None:
     for directory, _, names in os.walk(top):
         for name in names:
-            with Path(directory, name).open("rb+") as file:
-                os.fsync(file.fileno())
+            file_lock.sync_file(Path(directory, name))
         file_lock.sync_directory(Path(directory))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -54,8 +53,6 @@ T = TypeVar("T")
 
 _SQL = queries("sqlite.sql")
 _PAGES_AT_ONCE = 256  # so that nobody waits long behind it
-_NO_LIMIT = -1
-_END = sys.maxsize
 
 
 class SQLiteBackend(StateBackend):
@@ -110,7 +107,11 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
-        values = {"run_id": run_id, "upto": _END if until is None else min(until, _END), "from_snapshot": from_snapshot}
+        values = {
+            "run_id": run_id,
+            "upto": rows.END if until is None else min(until, rows.END),
+            "from_snapshot": from_snapshot,
+        }
         return rows.stored_run(await self._read(_SQL["load"], values))
 
     @override
@@ -181,8 +182,8 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
-        upto = _END if limit is None else min(after + limit, _END)
-        values = {"run_id": run_id, "after": min(after, _END), "upto": upto}
+        upto = rows.END if limit is None else min(after + limit, rows.END)
+        values = {"run_id": run_id, "after": min(after, rows.END), "upto": upto}
         return rows.records(await self._read(_SQL["events"], values))
 
     @override
@@ -194,7 +195,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
-        values = {"run_id": run_id, "upto": _END, "digests": rows.json_text(list(digests))}
+        values = {"run_id": run_id, "upto": rows.END, "digests": rows.json_text(list(digests))}
         return dict(await self._read(_SQL["blobs"], values))
 
     @override
@@ -346,8 +347,7 @@ def runs_query(query: RunQuery) -> tuple[str, rows.Values]:
         "parent_run_id": next(iter(parents), None),
         "parent_run_ids": rows.json_text(parents),
         "metadata": rows.json_text(dict(query.metadata)),
-        "limit": _NO_LIMIT if query.limit is None else query.limit,
-        "offset": query.offset,
+        **rows.page(query.limit, query.offset),
     }
     runs = "list_leased" if query.is_leased else "list_children" if has_parents else "list_runs"
     return f"{_SQL['list_runs' if query.run_id else runs]} {where} {_SQL['in_order']}", values
@@ -361,7 +361,6 @@ def entries_query(query: EntryQuery) -> tuple[str, rows.Values]:
     values = {
         "run_id": query.run_id,
         "kind": query.kind,
-        "limit": _NO_LIMIT if query.limit is None else query.limit,
-        "offset": query.offset,
+        **rows.page(query.limit, query.offset),
     }
     return f"{_SQL['read_entries']} {where} {_SQL['entries_in_order']}", values

@@ -290,7 +290,7 @@ class OpenFile:
         self._checkpointer: sqlite3.Connection | None = None
         self._transactions = 0
         self._rows = connection.total_changes
-        self._pages = _pragma(connection, "page_count")
+        self._pages = _page_count(connection)
 
     def check(self) -> None:
         """Raise if others have removed or replaced the file."""
@@ -317,7 +317,7 @@ class OpenFile:
                     connection.close()
 
     def _look_after_log(self, *, may_wait: bool) -> None:
-        pages = _pragma(self.connection, "page_count")
+        pages = _page_count(self.connection)
         rows = self.connection.total_changes - self._rows
         written = max(2 * self._transactions + rows // 4, pages - self._pages)
         if not may_wait or written >= CHECKPOINT_EVERY or pages < self._pages:  # a checkpoint makes the file shorter
@@ -386,9 +386,9 @@ class LogFile:
             return 0
 
 
-def _pragma(db: sqlite3.Connection, name: str) -> int:
-    value: int = db.execute(f"PRAGMA {name}").fetchone()[0]
-    return value
+def _page_count(db: sqlite3.Connection) -> int:
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages
 
 
 def _code(error: Exception) -> int:

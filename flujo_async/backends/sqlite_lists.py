@@ -15,7 +15,6 @@ from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 
 _SQL = queries("sqlite.sql")
-_NO_LIMIT: Final = -1
 _MAY_BE_LEASED: Final = ("of_heads", "of_leased")
 
 _WANTED: Final = {
@@ -39,7 +38,7 @@ def ended_runs(before: datetime) -> tuple[str, rows.Values]:
         for kind, child in (("of_heads", "runs"), ("of_saved", "saved_runs"))
         for status in sorted(TERMINAL)
     ]
-    return _statement(parts), {"before": rows.micros(before), "limit": _NO_LIMIT, "offset": 0}
+    return _statement(parts), {"before": rows.micros(before), **rows.page()}
 
 
 def read(found: Sequence[rows.Row]) -> list[KnownRun]:
@@ -89,8 +88,7 @@ def _values(query: KnownRunQuery) -> rows.Values:
         "since": rows.optional_micros(query.since),
         "is_background": query.is_background,
         "plain_metadata": rows.json_text(encode_plain(metadata, at="metadata")) if metadata else None,
-        "limit": _NO_LIMIT if query.limit is None else query.limit,
-        "offset": query.offset,
+        **rows.page(query.limit, query.offset),
     }
 
 

@@ -24,9 +24,12 @@ Values: TypeAlias = dict[str, Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_BEGINNING, _END = -(2**63), 2**63 - 1
+_BEGINNING = -(2**63)
 NOTHING: Final = float(queries("sqlite.sql")["nothing"])
 """Stands for NULL where it is given often."""
+
+END: Final = 2**63 - 1
+"""No ``seq`` and no moment comes after it."""
 
 
 def micros(moment: datetime) -> int:
@@ -58,6 +61,11 @@ def optional_moment(micros: int | None) -> datetime | None:
 def json_text(tree: Any) -> str:
     """Return a tree as JSON text."""
     return dumps(tree).decode()
+
+
+def page(limit: int | None = None, offset: int = 0) -> Values:
+    """Return the values of the part of a list that is asked for; to SQLite, a negative limit is none."""
+    return {"limit": -1 if limit is None else limit, "offset": offset}
 
 
 def head(summary: RunSummary) -> Row:
@@ -160,9 +168,8 @@ def audit_values(query: AuditQuery) -> Values:
         "run_id": query.run_id,
         "events": json_text(sorted(query.events)) if query.events else None,
         "since": _BEGINNING if query.since is None else micros(query.since),
-        "until": _END if query.until is None else micros(query.until),
-        "limit": -1 if query.limit is None else query.limit,
-        "offset": query.offset,
+        "until": END if query.until is None else micros(query.until),
+        **page(query.limit, query.offset),
     }
 
 

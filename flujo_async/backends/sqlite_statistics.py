@@ -23,7 +23,6 @@ from flujo_async.backends.sqlite_report import schema_version
 from flujo_async.errors import IntegrityError
 
 _SQL = queries("sqlite.sql")
-_END: Final = 2**62
 _FAR: Final = 9e12
 """As many seconds as the database can count in microseconds."""
 
@@ -105,7 +104,7 @@ def spans_to_keep(
 
 
 def _new_spans(db: sqlite3.Connection, key: int, run_id: str, created_at: int) -> NewSpans:
-    values = {"run_id": run_id, "upto": _END, "from_snapshot": False}
+    values = {"run_id": run_id, "upto": rows.END, "from_snapshot": False}
     stored = rows.stored_run(db.execute(_SQL["load"], values))
     assert stored is not None
     run = {"run": key, "run_id": run_id, "created_at": created_at, "seq": stored.summary.last_seq}
@@ -118,7 +117,7 @@ def _new_spans(db: sqlite3.Connection, key: int, run_id: str, created_at: int) -
 
 def _spans(db: sqlite3.Connection, stored: StoredRun) -> list[Span]:
     digests = rows.json_text(list(named_blobs(stored.records)))
-    values = {"run_id": stored.summary.run_id, "upto": _END, "digests": digests}
+    values = {"run_id": stored.summary.run_id, "upto": rows.END, "digests": digests}
     log = log_of(stored, dict(db.execute(_SQL["blobs"], values).fetchall()))
     return spans_of(log.fold, log.records)
 

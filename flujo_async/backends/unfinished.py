@@ -11,6 +11,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flujo_async.backends import file_lock
+from flujo_async.errors import InvalidArgument
+
+
+def check_free(target: Path) -> None:
+    """Check that a copy can appear under a name.
+
+    Raises:
+        InvalidArgument: something is there already.
+    """
+    if os.path.lexists(target):
+        raise InvalidArgument(f"{target} exists; a copy replaces nothing, choose another name")
 
 
 @contextmanager

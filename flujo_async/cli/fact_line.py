@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.values import Codec
+from flujo_async._log.awaited import told_waits
 from flujo_async._log.fold import Fold
+from flujo_async._log.keys import is_own_signal
 from flujo_async._log.views import open_until
 from flujo_async._model import facts
 from flujo_async._model.facts import Fact
@@ -17,8 +19,6 @@ from flujo_async._model.tree import Json
 from flujo_async.cli.screen import brief, clock, duration, usage_text
 
 _CODEC: Final = Codec.lenient()
-_OF_THE_RUNTIME: Final = "$"
-"""How the names of signals begin that the runtime posts itself."""
 
 
 def tell(fact: Fact) -> str | None:
@@ -116,12 +116,11 @@ def _wait(fact: facts.WaitStarted) -> str:
 
 def _received(fact: facts.SignalReceived) -> str | None:
     by = f" by {fact.sent_by}" if fact.sent_by else ""
-    return None if fact.name.startswith(_OF_THE_RUNTIME) else f"{fact.name}: answered{by}"
+    return None if is_own_signal(fact.name) else f"{fact.name}: answered{by}"
 
 
 def _paused(fact: facts.RunPaused) -> str:
-    waits = [*map(_what, fact.waiting_for), *([f"{fact.kept} as before"] if fact.kept else ())]
-    return "; ".join(["paused", *(f"waits for {each}" for each in waits)])
+    return "; ".join(["paused", *(f"waits for {each}" for each in told_waits(fact, _what))])
 
 
 _TELL: Final[Mapping[type[Any], Callable[[Any], str | None]]] = {

@@ -14,7 +14,7 @@ from flujo_async._model.selection import is_of
 from flujo_async._model.state import TERMINAL, RunStatus
 from flujo_async._model.summary import RunSummary
 from flujo_async.cli.screen import duration, plain, runs_text, size
-from flujo_async.cli.store import is_driven, is_interrupted
+from flujo_async.cli.store import is_driven, is_orphan
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -129,21 +129,14 @@ def about_versions(
 
 
 def _about_running(running: Sequence[RunSummary], now: datetime) -> Iterator[Finding]:
-    for queue, heads in _grouped(running, lambda head: head.queue or ""):
-        alone = [head for head in heads if is_interrupted(head) or _is_left_in_queue(head, now)]
-        if alone:
-            since = _since((head.updated_at for head in alone), now)
-            text = f"{runs_text(len(alone))} {_of(queue)}that nobody drives, {since}"
-            advice = f"`worker --queue {plain(queue)}` takes them up" if queue else _RECOVER
-            yield Finding("problem", "orphans", text, advice, _ids(alone))
-    if running and not any(is_interrupted(head) or _is_left_in_queue(head, now) for head in running):
+    orphans = list(filter(is_orphan, running))
+    for queue, heads in _grouped(orphans, lambda head: head.queue or ""):
+        text = f"{runs_text(len(heads))} {_of(queue)}that nobody drives, {_since((h.updated_at for h in heads), now)}"
+        advice = f"`worker --queue {plain(queue)}` takes them up" if queue else _RECOVER
+        yield Finding("problem", "orphans", text, advice, _ids(heads))
+    if running and not orphans:
         text = f"{runs_text(len(running))} running: {sum(map(is_driven, running)):,} driven now, the others asleep"
         yield Finding("fine", "orphans", text)
-
-
-def _is_left_in_queue(head: RunSummary, now: datetime) -> bool:
-    is_asleep = head.wake_at is not None and head.wake_at > now
-    return head.queue is not None and not is_asleep and not is_driven(head)
 
 
 def _about_pending(pending: Sequence[RunSummary], now: datetime) -> Iterator[Finding]:

@@ -9,6 +9,9 @@ from typing import Any, Final, NoReturn
 
 from flujo_async.errors import InvalidArgument
 
+STDIN: Final = "-"
+"""Stands for the standard input where a file or a value is asked for."""
+
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _MOST_SECONDS: Final = timedelta(days=700_000).total_seconds()
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -1,4 +1,4 @@
-"""``flujo-async runs``: what a store knows about its runs. What acts on them is in ``runs_control``."""
+"""``flujo-async runs``: what a store knows about its runs. Other modules add what acts on them, and what took long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``flujo-async runs``, the other half: what acts on runs."""
+"""``flujo-async runs``: what acts on runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.completion import complete_decision
 from flujo_async.cli.exit_code import ExitCode
-from flujo_async.cli.given import parsed
+from flujo_async.cli.given import STDIN, parsed
 from flujo_async.cli.run_page import print_standing, run_as_json, standing
 from flujo_async.cli.runs import Json, RunId
 from flujo_async.cli.runtime import (
@@ -39,7 +39,6 @@ from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed
 app: typer.Typer = typer.Typer()
 
 _DECISIONS: Final = "|".join(get_args(Decision))
-_STDIN: Final = "-"
 _CHECKED_BY_ALL: Final = [None, *(TypeAdapter(kind).json_schema() for kind in (bool, int, float, str, list, dict))]
 """The schemas of answers that need no code to be checked."""
 
@@ -344,7 +343,7 @@ def _payload(text: str | None, file: str | None) -> Any:
 
 def _read(file: str) -> str:
     try:
-        return sys.stdin.read() if file == _STDIN else Path(file).read_text(encoding="utf-8")
+        return sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"--payload-file cannot be read: {error}") from error
 

@@ -1,15 +1,16 @@
-"""``flujo-async runs``, the third part: runs that move from store to store."""
+"""``flujo-async runs``: runs that move from store to store."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from flujo_async.backends.file_lock import write_file
 from flujo_async.backends.unfinished import unfinished
+from flujo_async.cli.given import STDIN
 from flujo_async.cli.run_page import print_standing, run_as_json
 from flujo_async.cli.runs import Json, RunId
 from flujo_async.cli.runtime import FlujoName, Runtime, as_typed, perform, place_at
@@ -18,8 +19,6 @@ from flujo_async.cli.store import Found, MaybeDb, find_run, head_of
 from flujo_async.errors import InvalidArgument
 
 app: typer.Typer = typer.Typer()
-
-_STDIN: Final = "-"
 
 
 @app.command("export")
@@ -86,7 +85,7 @@ async def _import(flujo: Runtime, data: bytes, run_id: str | None) -> Found:
 
 def _read(file: str) -> bytes:
     try:
-        return sys.stdin.buffer.read() if file == _STDIN else Path(file).read_bytes()
+        return sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
     except OSError as error:
         raise InvalidArgument(f"FILE cannot be read: {error}") from error
 

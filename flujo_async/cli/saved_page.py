@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from flujo_async._model.entry import EntryKind, EntryQuery
+from flujo_async._model.entry import EntryQuery
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.known_runs import KnownRunQuery
+from flujo_async.abc.known_runs import SAVED_KINDS, KnownRunQuery
 from flujo_async.cli.screen import ago, brief, columns, duration, moment, plain, print_line, print_pairs, put
 from flujo_async.cli.store import known_run
-
-_KINDS: Final[tuple[EntryKind, ...]] = ("state", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ async def find_saved(backend: StateBackend, run_id: str) -> Saved:
 
 async def saved_by_hand(backend: StateBackend, query: RunQuery) -> list[str]:
     """Return the names of the runs that match, and that are known only because somebody has saved them."""
-    kept = [await backend.read_entries(EntryQuery(kind=kind, limit=1)) for kind in _KINDS]
+    kept = [await backend.read_entries(EntryQuery(kind=kind, limit=1)) for kind in SAVED_KINDS]
     if not any(kept):
         return []
     known = await backend.known_runs(KnownRunQuery(status=query.status, pipeline_name=query.pipeline_name))

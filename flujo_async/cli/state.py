@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, Final, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, cast
 
 import typer
 
-from flujo_async.cli.given import parsed
+from flujo_async.cli.given import STDIN, parsed
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, perform, place_at
 from flujo_async.cli.screen import print_json, say
@@ -16,7 +16,6 @@ from flujo_async.errors import InvalidArgument
 
 app: typer.Typer = typer.Typer(help="Read and write what a store keeps beside its runs.", no_args_is_help=True)
 
-_STDIN: Final = "-"
 
 Key: TypeAlias = Annotated[str, typer.Argument(metavar="KEY", help="What it is kept under.")]
 
@@ -40,7 +39,7 @@ def set_state(
     json: Json = False,
 ) -> None:
     """Keep a JSON object under a key, in place of what was there."""
-    place, kept = place_at(flujo, db), _object(sys.stdin.read() if value == _STDIN else value)
+    place, kept = place_at(flujo, db), _object(sys.stdin.read() if value == STDIN else value)
     perform(place, lambda flujo: flujo.state_backend.set_system_state(key, kept))
     if json:
         print_json(kept)

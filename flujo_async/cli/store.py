@@ -193,12 +193,15 @@ def is_driven(summary: RunSummary) -> bool:
     return owner is None or not owner.is_dead()
 
 
-def is_interrupted(summary: RunSummary) -> bool:
+def is_orphan(summary: RunSummary) -> bool:
     """Return whether a run would go on if only somebody drove it."""
     is_asleep = summary.wake_at is not None and summary.wake_at > datetime.now(UTC)
-    if summary.status != "running" or summary.queue is not None or is_asleep:
-        return False
-    return not is_driven(summary)
+    return summary.status == "running" and not is_asleep and not is_driven(summary)
+
+
+def is_interrupted(summary: RunSummary) -> bool:
+    """Return whether a run is an orphan that no worker will take up by itself."""
+    return summary.queue is None and is_orphan(summary)
 
 
 def _is_of_a_store(path: Path) -> bool:

@@ -24,7 +24,7 @@ from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.views import Commit, commit_of
 from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.selection import has_news
-from flujo_async._model.state import RESTING, TERMINAL, Waiting
+from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.flujo import runner_of
@@ -280,12 +280,8 @@ def _open_ends(head: RunSummary, fold: Fold, now: datetime, width: int) -> Itera
 
 
 def _ending(head: RunSummary) -> str:
-    waits = "; ".join(_answer(waiting) for waiting in head.waiting_for)
+    waits = "; ".join(f"it waits for {describe(waiting)}" for waiting in head.waiting_for)
     return f"run {head.run_id!r} is {head.status}" + (f": {waits}" if waits else "")
-
-
-def _answer(waiting: Waiting) -> str:
-    return f"it waits for {describe(waiting)}"
 
 
 def _dim(text: str) -> Text:

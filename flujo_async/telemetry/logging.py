@@ -9,6 +9,8 @@ from typing import Any, Final, TypeAlias
 from typing_extensions import override
 
 from flujo_async._codec.exceptions import describe_error
+from flujo_async._log.awaited import told_waits
+from flujo_async._log.keys import is_own_signal
 from flujo_async._log.views import Commit
 from flujo_async._model import facts
 from flujo_async._model.state import Waiting
@@ -16,9 +18,6 @@ from flujo_async.abc.instrument import Instrument, RunIdentity
 
 Told: TypeAlias = tuple[int, str]
 """A level, and what is said at it."""
-
-_OF_THE_RUNTIME: Final = "$"
-"""How the names of signals begin that the runtime posts itself."""
 
 
 class LoggingInstrument(Instrument):
@@ -113,7 +112,7 @@ def _used(fact: facts.UsageReported) -> Told:
 
 
 def _received(fact: facts.SignalReceived) -> Told | None:
-    return None if fact.name.startswith(_OF_THE_RUNTIME) else (logging.DEBUG, f"wait {fact.name!r}: answered")
+    return None if is_own_signal(fact.name) else (logging.DEBUG, f"wait {fact.name!r}: answered")
 
 
 def _what(waiting: Waiting) -> str:
@@ -121,8 +120,7 @@ def _what(waiting: Waiting) -> str:
 
 
 def _paused(fact: facts.RunPaused) -> Told:
-    waits = [*map(_what, fact.waiting_for), *([f"{fact.kept} as before"] if fact.kept else ())]
-    return logging.INFO, f"is paused, and waits for {', '.join(waits) or 'nothing'}"
+    return logging.INFO, f"is paused, and waits for {', '.join(told_waits(fact, _what)) or 'nothing'}"
 
 
 _TELL: Final[Mapping[type[Any], Callable[[Any], Told | None]]] = {

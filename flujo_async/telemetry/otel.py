@@ -23,7 +23,7 @@ from flujo_async._log.keys import is_plain_call
 from flujo_async._log.views import Commit
 from flujo_async._model import facts
 from flujo_async._model.tree import JsonObject
-from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
+from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity, name_of
 from flujo_async.telemetry.otel_metrics import Metrics
 from flujo_async.telemetry.otel_traces import SCOPE, Place, Traces, nanoseconds
 
@@ -86,7 +86,7 @@ class OpenTelemetryInstrument(Instrument):
     @override
     @contextmanager
     def driving(self, run: RunIdentity) -> Generator[None]:
-        driven = self._driven[_name(run)] = _Driven(self._traces.place(run))
+        driven = self._driven[name_of(run)] = _Driven(self._traces.place(run))
         self._metrics.driven(run, 1)
         token = context.attach(driven.place.inside)
         try:
@@ -94,8 +94,8 @@ class OpenTelemetryInstrument(Instrument):
         finally:
             context.detach(token)
             self._metrics.driven(run, -1)
-            if self._driven.get(_name(run)) is driven:  # else somebody else has the run by now
-                del self._driven[_name(run)]
+            if self._driven.get(name_of(run)) is driven:  # else somebody else has the run by now
+                del self._driven[name_of(run)]
 
     @override
     @contextmanager
@@ -145,12 +145,7 @@ class OpenTelemetryInstrument(Instrument):
         self._metrics.ended(run, status, (fact.at - run.began_at).total_seconds())
 
     def _driven_here(self, run: RunIdentity) -> _Driven:
-        return self._driven.get(_name(run)) or _Driven(self._traces.place(run))
-
-
-def _name(run: RunIdentity) -> tuple[str, datetime]:
-    """Return what tells a run from those of the same name in other stores."""
-    return run.run_id, run.began_at
+        return self._driven.get(name_of(run)) or _Driven(self._traces.place(run))
 
 
 def _tell_error(span: Span, error: JsonObject) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Final
 
 from rich.console import Console
@@ -15,9 +16,10 @@ from rich.text import Text
 from typing_extensions import override
 
 from flujo_async._codec.exceptions import describe_error
+from flujo_async._log.awaited import told_waits
 from flujo_async._log.views import Commit
 from flujo_async._model import facts
-from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
+from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity, name_of
 
 _MOST_STEPS: Final = 3
 """So many steps that are executed are named; the others are counted."""
@@ -79,7 +81,7 @@ class ProgressInstrument(Instrument):
     @override
     @contextmanager
     def attempt(self, run: RunIdentity, attempt: AttemptIdentity) -> Generator[None]:
-        row = self._rows.get(_name(run))
+        row = self._rows.get(name_of(run))
         if row is None:
             yield
             return
@@ -94,7 +96,7 @@ class ProgressInstrument(Instrument):
 
     @override
     def committed(self, run: RunIdentity, commits: Sequence[Commit]) -> None:
-        row = self._rows.get(_name(run))
+        row = self._rows.get(name_of(run))
         if row is None:
             return
         for commit in commits:
@@ -109,11 +111,11 @@ class ProgressInstrument(Instrument):
                 self._progress.start()
             text = f"{run.pipeline_name} {run.run_id}"
             line = self._progress.add_task(text, total=None, done=0, steps="")
-            self._rows[_name(run)] = _Row(line)
+            self._rows[name_of(run)] = _Row(line)
 
     def _end(self, run: RunIdentity) -> None:
         with self._guard:
-            row, progress = self._rows.pop(_name(run)), self._progress
+            row, progress = self._rows.pop(name_of(run)), self._progress
             assert progress is not None
             if not self._rows:
                 self._progress = None
@@ -142,11 +144,6 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _name(run: RunIdentity) -> tuple[str, datetime]:
-    """Return what tells a run from those of the same name in other stores."""
-    return run.run_id, run.began_at
-
-
 def _last_words(fact: facts.Fact) -> str | None:
     match fact:
         case facts.RunCompleted():
@@ -155,8 +152,7 @@ def _last_words(fact: facts.Fact) -> str | None:
             return "cancelled"
         case facts.RunFailed():
             return f"failed: {describe_error(fact.error)}"
-        case facts.RunPaused(waiting_for=new, kept=kept):
-            waits = [*(waiting.name for waiting in new), *([f"{kept} as before"] if kept else ())]
-            return f"paused, and waits for {', '.join(waits) or 'nothing'}"
+        case facts.RunPaused():
+            return f"paused, and waits for {', '.join(told_waits(fact, attrgetter('name'))) or 'nothing'}"
         case _:
             return None

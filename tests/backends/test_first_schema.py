@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,6 @@ THEN: dict[str, Any] = json.loads(AS_THEN.read_text())
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return Path(shutil.copy(DATABASE, tmp_path / "old.db"))
-
-
-@pytest.fixture
-async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
-    backend = SQLiteBackend(path)
-    yield backend
-    await backend.shutdown()
 
 
 def holds(now: Any, then: Any) -> bool:

@@ -69,18 +69,6 @@ path = sys.argv[1]
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
-async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
-    backend = SQLiteBackend(path)
-    yield backend
-    await backend.shutdown()
-
-
 @contextmanager
 def processes(count: int, script: str, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
     """Run ``script`` after ``PRELUDE`` in real processes; its last argument is the number of the process."""

@@ -47,11 +47,6 @@ async def more(name: str) -> str:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
 def clock() -> VirtualClock:
     return VirtualClock()
 

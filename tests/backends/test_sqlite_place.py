@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -29,13 +29,6 @@ Take = Callable[[Path], object]
 def path(tmp_path: Path) -> Path:
     (tmp_path / "store").mkdir()
     return tmp_path / "store" / "runs.db"
-
-
-@pytest.fixture
-async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
-    backend = SQLiteBackend(path)
-    yield backend
-    await backend.shutdown()
 
 
 async def another(path: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -13,25 +12,12 @@ from pathlib import Path
 import pytest
 
 from flujo_async.backends.changes import Changes
-from flujo_async.backends.reply import reply
 from flujo_async.backends.sqlite import SQLiteBackend
-from flujo_async.backends.sqlite_copy import _Copy
+from flujo_async.backends.sqlite_copy import copy, publish
 from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, InvalidArgument
 from flujo_async.testing.samples import LOG, append, blob, blobs_of, create, fork, load, new_run, signal, snapshot
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
-async def backend(path: Path) -> AsyncIterator[SQLiteBackend]:
-    backend = SQLiteBackend(path)
-    yield backend
-    await backend.shutdown()
 
 
 def size(path: Path) -> int:
@@ -122,25 +108,18 @@ def test_a_copy_that_is_stopped_does_not_go_on(path: Path) -> None:
     opened.connection.executemany("INSERT INTO system_states VALUES (?, '{}')", [(str(i),) for i in range(20_000)])
     opened.connection.execute("COMMIT")
 
-    async def stop_at_once() -> None:
-        copy, done = _Copy(file, path.with_name("copy.db")), reply()
-        copy.stop()
-        await asyncio.to_thread(copy.make, done)
-        with pytest.raises(BackendError, match="interrupted"):
-            await done
-
-    asyncio.run(stop_at_once())
+    with pytest.raises(BackendError, match="interrupted"):
+        copy(file, path.with_name("copy.db"), lambda: True)
     opened.close()
     assert files(path.parent) == [path]
 
 
 def test_a_copy_does_not_replace_what_came_meanwhile(path: Path) -> None:
-    file = SQLiteFile(path, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
     target, part = path.with_name("copy.db"), path.with_name("part")
     for each in (target, part):
         each.write_text(each.name)
     with pytest.raises(InvalidArgument):
-        _Copy(file, target)._publish(part)
+        publish(part, target, bool)
     assert target.read_text() == "copy.db"
 
 

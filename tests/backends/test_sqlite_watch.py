@@ -18,11 +18,6 @@ from flujo_async.testing.samples import append, create, new_run
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
 async def elsewhere(path: Path) -> AsyncIterator[SQLiteBackend]:
     """Another process, for the file: a backend with connections of its own."""
     async with SQLiteBackend(path) as backend:

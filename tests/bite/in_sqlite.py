@@ -446,11 +446,11 @@ BUGS = (
         "sqlite.backup-in-place",
         "backup: it appears under its name before all of it is there",
         COPY,
-        """                self._write(part)
-                self._publish(part)
+        """(str(part),))
+            publish(part, target, stopped)
 """,
-        """                self._write(self._target)
-                _sync(self._target)
+        """(str(target),))
+            sync_file(target)
 """,
         ("tests/backends/test_sqlite_upkeep.py::test_a_copy_that_is_stopped_does_not_go_on",),
     ),

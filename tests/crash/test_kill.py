@@ -9,6 +9,7 @@ import pytest
 from tests.crash.life import KILLED, live
 from tests.crash.outcome import Outcome, acknowledged, outcome_of
 from tests.crash.zoo import runtime
+from tests.records import on_record
 from tests.runtime.stores import Store
 
 SELECTION = [
@@ -40,10 +41,7 @@ class Scene:
 
     def effects(self) -> list[tuple[int, str]]:
         """Return process and step of each side effect."""
-        if not self.log.exists():
-            return []
-        lines = [line.split(" ") for line in self.log.read_text().splitlines()]
-        return [(int(pid), key) for pid, key, _ in lines]
+        return [(int(pid), key) for pid, key, _ in map(str.split, on_record(self.log))]
 
     async def acknowledged(self) -> set[str]:
         return await acknowledged(runtime(self.store.open(), lambda key, attempt: None))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from flujo_async.testing import VirtualClock
+from tests.records import on_record, put_on_record
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 A_WHILE = 3600.0
@@ -63,13 +64,8 @@ class WorldOfProcess(World):
 
     @override
     def happens(self, name: str) -> None:
-        file = os.open(self._log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-        try:
-            os.write(file, f"{self.life} {name}\n".encode())
-        finally:
-            os.close(file)
+        put_on_record(self._log, f"{self.life} {name}")
 
     @override
     def history(self) -> list[tuple[str, str]]:
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        return [(whose, name) for whose, _, name in (line.partition(" ") for line in lines)]
+        return [(whose, name) for whose, _, name in (line.partition(" ") for line in on_record(self._log))]

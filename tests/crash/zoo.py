@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from flujo_async import Flujo, Retry, StepContext, as_step, branch, loop, map_each, parallel, step
 from flujo_async.abc import StateBackend
 from flujo_async.reducers import add, append
+from tests.records import put_on_record
 
 RUN = "zoo"
 INPUT = 4
@@ -111,10 +112,6 @@ def to_file(path: Path) -> Effect:
     """Return an effect that is on disk, with its process, before it returns."""
 
     def effect(key: str, attempt: int) -> None:
-        file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-        try:
-            os.write(file, f"{os.getpid()} {key} {attempt}\n".encode())
-        finally:
-            os.close(file)
+        put_on_record(path, f"{os.getpid()} {key} {attempt}")
 
     return effect

@@ -17,6 +17,7 @@ from flujo_async import Flujo
 from flujo_async._model.facts import StepCompleted
 from tests.faces import service
 from tests.faces.conftest import ROOT
+from tests.records import on_record
 
 APPROVAL = {"granted": True, "by": "Ann"}
 PATIENCE = 40  # seconds; a limit, not a wait
@@ -85,8 +86,7 @@ class Shop:
 
     def effects(self) -> list[tuple[int, str, str]]:
         """Return process, run and step of each side effect, in order."""
-        lines = [line.split() for line in self._log.read_text().splitlines()] if self._log.exists() else []
-        return [(int(pid), run_id, name) for pid, run_id, name in lines]
+        return [(int(pid), run_id, name) for pid, run_id, name in map(str.split, on_record(self._log))]
 
     def times(self, run_id: str) -> dict[str, int]:
         """Return how often each step of a run was executed."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flujo_async._codec.facts import encode_fact
-from flujo_async._log.awaited import Asked, Awaited
+from flujo_async._log.awaited import Asked, Awaited, told_waits
 from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.snapshot import fold_from, snapshot_of
 from flujo_async._model.facts import Fact, RunForked, RunMigrated, RunPaused, RunRedriven, RunResumed, RunStarted
@@ -91,3 +91,15 @@ def test_after_a_fork_a_redrive_or_a_migration_a_pause_tells_all() -> None:
         again = found.awaited.paused(T0, [(answer("a", "child"), "child")], 0)
         assert again == RunPaused(at=T0, waiting_for=(answer("a", "child"),))
         assert fold(first, fact, again).waiting_for == (answer("a", "child"),)
+
+
+def test_a_pause_tells_in_words_what_is_new_and_how_much_is_not() -> None:
+    """What was told before is counted, since a pause does not repeat it."""
+    first = fold().awaited.paused(T0, [(answer("a"), None), (answer("b"), None)], 0)
+    again = fold(first, RESUMED).awaited.paused(T0, [(answer("b"), None), (answer("c"), None)], 0)
+    nothing = fold(first, RESUMED).awaited.paused(T0, [], 0)
+    assert [told_waits(fact, lambda waiting: waiting.name) for fact in (first, again, nothing)] == [
+        ["a", "b"],
+        ["c", "1 as before"],
+        [],
+    ]

@@ -356,9 +356,6 @@ class Looked(Chain[int, int]):
     def outlets(self) -> list[End]:
         return [End("e", int)]
 
-    def bodies(self) -> list[tuple[str, Pipeline[Any, Any]]]:
-        return []
-
 
 def test_a_long_chain_is_not_looked_through_for_each_step() -> None:
     """Neither for names that are taken already, nor for labels: those are for whoever has the whole."""

@@ -7,14 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flujo_async import Flujo, Step, step
+from tests.records import put_on_record
 from tests.runtime.children import side_effects
-
-
-def happened(log: Path, name: str) -> None:
-    """Put a side effect on record, in one write."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as file:
-        file.write(f"{os.getpid()} {name}\n".encode())
 
 
 def pipeline(log: Path | None = None, *, stops: bool = False, between: Any = None) -> Any:
@@ -23,7 +17,7 @@ def pipeline(log: Path | None = None, *, stops: bool = False, between: Any = Non
     def effect(name: str) -> Step[list[Any], list[Any]]:
         async def call(value: list[Any]) -> list[Any]:
             if log is not None:
-                happened(log, name)
+                put_on_record(log, f"{os.getpid()} {name}")
             if stops and name == "b":
                 print("in the second step", flush=True)
                 await asyncio.to_thread(sys.stdin.readline)

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.records import on_record
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -74,7 +76,4 @@ def side_effects(url: str) -> Path:
 
 def read_side_effects(log: Path) -> list[tuple[int, str]]:
     """Return process and step of each side effect, in order."""
-    if not log.exists():
-        return []
-    lines = [line.partition(" ") for line in log.read_text().splitlines()]
-    return [(int(pid), name) for pid, _, name in lines]
+    return [(int(pid), name) for pid, name in map(str.split, on_record(log))]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flujo_async import Flujo, StepContext, Worker, sleep, step, wait_for
+from tests.records import on_record, put_on_record
 
 
 def shared(log: Path | None = None, seconds: float = 0) -> Any:
@@ -24,26 +25,16 @@ def shared(log: Path | None = None, seconds: float = 0) -> Any:
 def _effect(name: str, log: Path | None, seconds: float) -> Any:
     async def effect(n: int, ctx: StepContext) -> int:
         if log is not None:
-            happened(log, f"{ctx.run_id} {ctx.step_key}")
+            put_on_record(log, f"{os.getpid()} {ctx.run_id} {ctx.step_key}")
         await asyncio.sleep(seconds)
         return n + 1
 
     return step(name=name)(effect)
 
 
-def happened(log: Path, name: str) -> None:
-    """Put a side effect on record, in one write."""
-    file = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-    try:
-        os.write(file, f"{os.getpid()} {name}\n".encode())
-    finally:
-        os.close(file)
-
-
 def executions(log: Path) -> list[tuple[int, str, str]]:
     """Return process, run and step of each side effect, in order."""
-    lines = [line.split(" ") for line in log.read_text().splitlines()] if log.exists() else []
-    return [(int(pid), run_id, key) for pid, run_id, key in lines]
+    return [(int(pid), run_id, key) for pid, run_id, key in map(str.split, on_record(log))]
 
 
 async def work(url: str, log: str, ttl: str, concurrency: str, seconds: str) -> None:

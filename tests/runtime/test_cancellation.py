@@ -27,6 +27,7 @@ from flujo_async import (
 from flujo_async.abc import StateBackend
 from flujo_async.errors import FlujoError, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
+from tests.runtime.crashes import others
 from tests.runtime.pretend import gated_store
 from tests.runtime.stores import Store
 
@@ -68,11 +69,6 @@ PIPELINE = (
     >> pair
     >> map_each(branch(lambda n: n % 2 == 0, {True: one, False: loop(one, until=lambda n: n > 6, max_iterations=9)}))
 )
-
-
-def others() -> set[asyncio.Task[Any]]:
-    """Return the tasks of the loop but for the one that asks."""
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
 
 async def reference() -> tuple[Any, Any]:

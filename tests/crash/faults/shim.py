@@ -65,10 +65,6 @@ class Shim:
         """Let calls fail from the ``nth`` on, so many times; from 1, and 0 lets all of them succeed."""
         self._shared[:] = struct.pack(f"<{len(_FIELDS)}q", calls, nth, times, error, is_short, 0, 0)
 
-    def heal(self) -> None:
-        """Let everything succeed from now on; what was counted stays."""
-        self._shared[8:16] = bytes(8)
-
     @property
     def failed(self) -> int:
         """How many calls failed."""

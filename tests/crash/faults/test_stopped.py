@@ -14,6 +14,7 @@ import pytest
 
 from tests.crash.faults.walker import STEPS
 from tests.crash.nest import Process, fork
+from tests.records import on_record
 
 PATIENCE = 120.0
 MOST = 24
@@ -22,8 +23,7 @@ MOST = 24
 
 def effects(log: Path) -> list[tuple[int, int]]:
     """Return process and number of each step that was executed."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [(int(pid), int(number)) for pid, number in (line.split() for line in lines)]
+    return [(int(pid), int(number)) for pid, number in map(str.split, on_record(log))]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from flujo_async import Flujo, RunContext, step, workflow
 from flujo_async.errors import StaleLease
 from tests.crash.faults.stores import open_store
+from tests.records import put_on_record
 
 STEPS = 60
 TTL = timedelta(seconds=0.6)
@@ -24,9 +25,7 @@ async def walk(kind: str, directory: Path, log: Path) -> None:
 
     @step
     async def add(total: int, n: int) -> int:
-        file = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-        os.write(file, f"{os.getpid()} {n}\n".encode())
-        os.close(file)
+        put_on_record(log, f"{os.getpid()} {n}")
         await asyncio.sleep(0.01)
         return total + n
 

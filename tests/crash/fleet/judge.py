@@ -29,7 +29,6 @@ class Judge:
         self._tasks = {task.run_id: task for task in tasks}
         self._runtimes = runtimes
         self._flujo = runtimes[tasks[0].run_id]
-        self._directory = directory
         self._stopped = stopped
         self._orders = Records(directory).ordered()
         self._effects = Records(directory).effects()

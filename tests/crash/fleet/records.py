@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flujo_async import StepContext
+from tests.records import on_record, put_on_record
 
 
 class Effect(NamedTuple):
@@ -57,12 +58,7 @@ class Records:
         (self.directory / "calm").touch()
 
     def _add(self, name: str, *parts: str) -> None:
-        file = os.open(self.directory / name, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-        try:
-            os.write(file, ("\t".join(parts) + "\n").encode())
-        finally:
-            os.close(file)
+        put_on_record(self.directory / name, "\t".join(parts))
 
     def _lines(self, name: str) -> list[list[str]]:
-        path = self.directory / name
-        return [line.split("\t") for line in path.read_text().splitlines()] if path.exists() else []
+        return [line.split("\t") for line in on_record(self.directory / name)]
