@@ -11,7 +11,7 @@ from flujo_async._codec.facts import read_fact
 from flujo_async._log.awaited import Awaited
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.delta import Fields, check_patch
-from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_plain_call, is_top_level
+from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_own_signal, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
 from flujo_async._model.quick import changed
@@ -375,7 +375,7 @@ class Fold:
     def _answered(self, fact: Answer) -> None:
         if isinstance(fact, facts.SignalReceived):
             self.taken.add(fact.signal_id)
-            if fact.name.startswith("$"):
+            if is_own_signal(fact.name):
                 return
         self.answers[fact.key] = fact
         self.decisions.pop(fact.key, None)
