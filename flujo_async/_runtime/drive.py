@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._log.history import may_have_children
+from flujo_async._log.history import children_to_end
 from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, SignalReceived
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
@@ -432,8 +432,8 @@ class Drive:
 
     async def _end_children(self, reason: str) -> None:
         """Cancel the children that nobody waits for any more."""
-        if may_have_children(self._execution.journal.fold):
-            await self._execution.children.cancel_children(self._execution.run_id, reason)
+        if children := children_to_end(self._execution.journal.fold):
+            await self._execution.children.cancel_children(self._execution.run_id, children, reason)
 
     async def _conclude(self, fact: RunCompleted | RunFailed | RunCancelled) -> None:
         """Record the end of the run, after its parent was told: a crash in between may not leave that waiting."""

@@ -278,6 +278,17 @@ class Runner:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
             with self._admission.letting_in(run_id):  # it may be here, and wait for the place that its parent has
                 await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
+            await self._check_held(execution.held.lease)  # else the parent is being deleted with the child
+
+    async def _check_held(self, lease: Lease) -> None:
+        """Check that nobody has taken a run away, or deleted it.
+
+        Raises:
+            StaleLease: somebody has.
+        """
+        head = await self.reader.summary(lease.run_id)
+        if head is None or head.lease is None or (head.lease.token, head.lease.owner) != (lease.token, lease.owner):
+            raise StaleLease(f"run {lease.run_id!r}: somebody has taken it away, or deleted it")
 
     async def _ask_to_be_told(self, parent_run_id: str, run_id: str) -> None:
         """Let a child tell a parent that has not started it; asked for before the parent looks at the child."""
@@ -346,11 +357,12 @@ class Runner:
             run_id, parent_run_id = parent_run_id, None if summary is None else summary.parent_run_id
             self.scheduler.kick()
 
-    async def cancel_children(self, run_id: str, reason: str) -> None:
+    async def cancel_children(self, run_id: str, children: Iterable[str], reason: str) -> None:
         """Cancel all that runs below a run, leaves first; see ``Children``."""
-        for summary in await self.backend.query_runs(RunQuery(parent_run_ids=frozenset({run_id}))):
-            if summary.status not in TERMINAL:
-                await self.cancel(summary.run_id, reason)
+        for child in children:
+            head = await self.reader.summary(child)
+            if head is not None and head.parent_run_id == run_id and head.status not in TERMINAL:
+                await self.cancel(child, reason)
 
     async def drive_claimed(self, lease: Lease) -> None:
         """Drive a run that was claimed, once; see ``Driver``."""

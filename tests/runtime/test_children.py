@@ -22,7 +22,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import BackendError, DefinitionError, RunCancelled, RunFailed, VersionMismatch
+from flujo_async.errors import BackendError, DefinitionError, RunCancelled, RunFailed, RunNotFound, VersionMismatch
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
@@ -573,6 +573,53 @@ class TestDelete:
         assert [summary.parent_run_id for summary in await flujo.list_runs()] == ["r"]
         await flujo.delete("r")
         assert await flujo.list_runs() == []
+
+    @pytest.mark.parametrize("how", ["before", "after"])
+    @pytest.mark.parametrize("nth", range(1, 6))
+    async def test_it_can_be_interrupted_anywhere(self, backend: StateBackend, nth: int, how: Any) -> None:
+        """What is below a run is found as long as there is anything."""
+        faulty = FaultyBackend(backend)
+        leaf = double >> child(double, name="leaf")
+        tree = parallel(child(leaf, name="a"), child(leaf, name="b"))
+        await Flujo(tree, state_backend=backend).run(1, run_id="r")
+        faulty.crash("delete_run", nth=nth, how=how)
+        with pytest.raises(BackendError):
+            await Flujo(tree, state_backend=faulty).delete("r")
+        survivor = Flujo(tree, state_backend=backend)
+        await survivor.delete("r")
+        assert await survivor.list_runs() == []
+
+    @pytest.mark.parametrize("goes_on_at", [2, 3, None])
+    async def test_nothing_of_a_tree_that_goes_on_comes_back(
+        self, backend: StateBackend, goes_on_at: int | None
+    ) -> None:
+        """Those who drive it stop at their next commit, and start nothing anew, also while it is being deleted."""
+        reached, goes_on = asyncio.Event(), asyncio.Event()
+
+        @step
+        async def holds(value: int) -> int:
+            EXECUTED.append(value)
+            reached.set()
+            await goes_on.wait()
+            return value
+
+        async def go_on() -> None:
+            goes_on.set()
+            await ticks(50)
+
+        faulty = FaultyBackend(backend)
+        if goes_on_at is not None:
+            faulty.delay("delete_run", nth=goes_on_at, until=go_on)
+        flujo = Flujo(child(child(holds >> double, name="lowest"), name="middle"), state_backend=faulty)
+        handle = await flujo.start(1, run_id="r")
+        await reached.wait()
+        await flujo.delete("r")
+        goes_on.set()
+        with pytest.raises(RunNotFound):
+            await handle.result()
+        await flujo.aclose()
+        assert await flujo.list_runs() == []
+        assert EXECUTED == [1]
 
     async def test_a_parent_whose_child_was_deleted_starts_it_anew(self, backend: StateBackend) -> None:
         """By itself, or with another parent, which had started it."""
