@@ -156,7 +156,7 @@ class Drive:
         assert task is not None
         self._cancelled_before = task.cancelling()  # the caller may be cleaning up after a cancellation of its own
         try:
-            with self._held, Receiving(self._execution.run_id, self._outside):
+            with self._held, Receiving(self._execution.run_id, self._outside, self._means.backend):
                 await self._begin()
                 await self._to_its_end()
         except GeneratorExit:  # the event loop is gone, and with it all that could be awaited

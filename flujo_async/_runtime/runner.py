@@ -26,7 +26,7 @@ from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import ChildCall, Ended, Value
 from flujo_async._runtime.home import Home
 from flujo_async._runtime.lease_keeper import LeaseKeeper
-from flujo_async._runtime.mail import nudge
+from flujo_async._runtime.mail import check_may_wait, nudge
 from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue
@@ -99,6 +99,7 @@ class Runner:
         Raises:
             RunFailed: it failed.
             RunCancelled: it was cancelled.
+            InvalidArgument: it would wait for itself.
         """
         find = self.taking.prepare
         while True:
@@ -106,6 +107,8 @@ class Runner:
             if isinstance(rested, RunResult):
                 return rested
             find = self.taking.prepare_again
+            if not request.is_urgent:  # else it is about to be ended, and what waits for it with it
+                check_may_wait(request.run_id, self.backend)
             await self.reader.watch(request.run_id, self.taking.is_free)
 
     async def advance(self, request: Request, exists: Callable[[], None] = lambda: None) -> None:
@@ -214,7 +217,9 @@ class Runner:
             RunFailed: it failed.
             RunCancelled: it was cancelled.
             BackendError: it was driven in the background here, and the store failed.
+            InvalidArgument: it would wait for itself.
         """
+        check_may_wait(run_id, self.backend)
         for task in list(self._background.get(run_id, ())):
             await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
             if task.done() and not task.cancelled():  # an interruption of the run is none of who waits for it
@@ -276,6 +281,7 @@ class Runner:
             head = await self.reader.summary(run_id)
             if head is not None and not self.taking.is_free(head) and head.lease is None:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
+            check_may_wait(run_id, self.backend)
             with self._admission.letting_in(run_id):  # it may be here, and wait for the place that its parent has
                 await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
             await self._check_held(execution.held.lease)  # else the parent is being deleted with the child
