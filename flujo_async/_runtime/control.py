@@ -24,7 +24,7 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import TERMINAL, RunStatus, Waiting
 from flujo_async._model.stored import NewRun, Prefix, RunQuery, Signal
-from flujo_async._model.text import is_unicode
+from flujo_async._model.text import is_text
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import WaitFor
 from flujo_async._plan.pipeline import check_signal_name
@@ -347,7 +347,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_sender(by: Any) -> None:
-    if by is not None and (not isinstance(by, str) or not is_unicode(by)):
+    if by is not None and not is_text(by):
         raise InvalidArgument(f"by= says in a text who answers, not {by!r}")
 
 

@@ -19,6 +19,7 @@ from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
+from flujo_async._model.text import is_text
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
@@ -40,7 +41,7 @@ from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
-from flujo_async.errors import RunCancelled, RunFailed, RunNotFound, StaleLease
+from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, StaleLease
 
 _log: Final = logging.getLogger("flujo_async")
 _A_SECOND: Final = timedelta(seconds=1)
@@ -332,6 +333,8 @@ class Runner:
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
         self.home.check()
+        if not is_text(reason):
+            raise InvalidArgument(f"cancel(): reason is a text, not {reason!r}")
         seen = await self.reader.see(run_id)
         if seen.fold.status in TERMINAL:
             return
