@@ -37,11 +37,11 @@ from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.taking import Taking, cause_of
-from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park
+from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park, code_wait
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
-from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, StaleLease
+from flujo_async.errors import InvalidArgument, NonDeterminismError, RunCancelled, RunFailed, RunNotFound, StaleLease
 
 _log: Final = logging.getLogger("flujo_async")
 _A_SECOND: Final = timedelta(seconds=1)
@@ -310,7 +310,11 @@ class Runner:
         fold, error = found, None
         if isinstance(found, Ready):
             drive = Drive(found, self._means, self, driven_by=parent_run_id)
-            fold, error = await drive.run(), drive.error
+            try:
+                fold, error = await drive.run(), drive.error
+            except NonDeterminismError as contradiction:
+                needed = code_wait(found.fold, contradiction, self.clock.now())
+                return Park(((replace(needed, run_id=found.fold.run_id), found.fold.run_id),), None, is_paused=True)
             if drive.parked is not None and not drive.parked.is_paused:
                 return drive.parked
         assert isinstance(fold, Fold)

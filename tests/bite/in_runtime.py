@@ -33,6 +33,23 @@ PACE = "abc/pace.py"
 T = "tests/runtime/test_"
 
 BUGS = (
+    # -------------------------------------------------------------------------------- children whose code does not fit
+    Bug(
+        "runtime.contradicted-child-tells-nobody",
+        "the runs above a child that waits for its code show that it waits for its signal",
+        DRIVE,
+        "                if not self._was_contradicted:  # else two",
+        "                if self._was_contradicted:  # else two",
+        (T + "children.py::TestContradiction::test_the_runs_above_it_show_what_it_waits_for",),
+    ),
+    Bug(
+        "runtime.contradicted-child-tells-always",
+        "two parents of a child that waits for its code wake each other without end",
+        DRIVE,
+        "                if not self._was_contradicted:  # else two",
+        "                if True:  # else two",
+        (T + "children.py::TestContradiction::test_two_parents_do_not_wake_each_other_without_end",),
+    ),
     # ---------------------------------------------------------------------------------------------------- deleting
     Bug(
         "runtime.delete-parents-first",
