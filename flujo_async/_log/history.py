@@ -100,9 +100,10 @@ def _is_plain_object(tree: Json) -> bool:
     return isinstance(tree, dict) and "$" not in tree
 
 
-def may_have_children(fold: Fold) -> bool:
-    """Return whether a child that a run has started may go on: one that is not known to have completed."""
-    return any(not isinstance(fold.outcomes.get(key), StepCompleted) for key in fold.children)
+def children_to_end(fold: Fold) -> list[str]:
+    """Return the children of a run that may go on, the newest first: those that are not known to have completed."""
+    left = [child for key, child in fold.children.items() if not isinstance(fold.outcomes.get(key), StepCompleted)]
+    return list(dict.fromkeys(reversed(left)))
 
 
 def children_to_redrive(fold: Fold) -> list[str]:

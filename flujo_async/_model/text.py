@@ -9,3 +9,8 @@ def is_unicode(text: str) -> bool:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
+
+
+def is_text(value: object) -> bool:
+    """Tell whether a value is text that can be written down."""
+    return isinstance(value, str) and is_unicode(value)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias, TypeVar, get_args, overload
 
 from flujo_async._log.keys import escape, number_repeated
 from flujo_async._model.policy import Duration, check_timer, is_count
+from flujo_async._model.text import is_text
 from flujo_async._plan.nodes import Block, Branch, Child, Loop, MapEach, OnError, Parallel, Question, Sleep, WaitFor
 from flujo_async._plan.pipeline import Chain, as_body, as_pipeline, check_flow, check_name, check_signal_name
 from flujo_async._plan.signature import is_coroutine_function, takes_context
@@ -173,9 +174,12 @@ def wait_for(
         default: the output when the time is over.
 
     Raises:
-        DefinitionError: a name that cannot stand in a key, a default without a timeout, or a value out of range.
+        DefinitionError: a name that cannot stand in a key, a prompt that is no text of Unicode, a default without a
+            timeout, or a value out of range.
     """
     check_signal_name(name)
+    if prompt is not None and not is_text(prompt):
+        raise DefinitionError(f"wait_for({name!r}): prompt is a text, not {prompt!r}")
     if default is not ... and timeout is None:
         raise DefinitionError(f"wait_for({name!r}): a default is for when the time is over; give a timeout as well")
     limit = None if timeout is None else check_timer(timeout, f"wait_for({name!r}): timeout")

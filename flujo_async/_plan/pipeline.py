@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, NamedTuple, Pro
 
 from flujo_async._log.keys import RESERVED, is_own_signal, number_repeated
 from flujo_async._model.policy import Durability, misnamed_durability
+from flujo_async._model.text import is_unicode
 from flujo_async._model.tree import Json
 from flujo_async._plan.assignable import describe_type, is_assignable
 from flujo_async.errors import DefinitionError
@@ -278,6 +279,8 @@ def check_name(name: object, what: str) -> None:
     """
     if not isinstance(name, str) or not name:
         raise DefinitionError(f"the name of {what} is text that is not empty, not {name!r}")
+    if not is_unicode(name):
+        raise DefinitionError(f"the name of {what} is not Unicode: {name!r}")
     if set(name) & set(RESERVED):
         raise DefinitionError(f"the name of {what} has none of {' '.join(RESERVED)}: {name!r}")
 

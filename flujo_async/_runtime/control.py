@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from flujo_async._model.lease import Lease
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import TERMINAL, RunStatus, Waiting
 from flujo_async._model.stored import NewRun, Prefix, RunQuery, Signal
-from flujo_async._model.text import is_unicode
+from flujo_async._model.text import is_text
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import WaitFor
 from flujo_async._plan.pipeline import check_signal_name
@@ -305,17 +305,38 @@ class Control:
     # ---------------------------------------------------------------------------------------------------- deleting
 
     async def delete(self, run_id: str) -> None:
-        """Remove a run and all below it; see ``Flujo.delete``."""
+        """Remove a run and all below it; see ``Flujo.delete``.
+
+        The run itself goes first, and of the others the leaves: a call that is interrupted leaves none behind that the
+        next one does not find.
+        """
+        tree = {check_run_id(run_id)}
+        await self._delete(run_id, tree)
+        with Owner.at_work() as owner:
+            while below := await self._below(tree, str(owner)):
+                tree.update(below)  # next time, what was started below them meanwhile
+                for each in reversed(below):
+                    await self._delete(each, tree)
+
+    async def _below(self, tree: Collection[str], owner: str) -> list[str]:
+        """Return what else is below some runs, parents first; who drives one of them loses it, and starts no more."""
+        found = dict.fromkeys(tree)
+        level = [*tree]
+        while level:
+            heads = await self._runner.backend.query_runs(RunQuery(parent_run_ids=frozenset(level)))
+            for lease in [head.lease for head in heads if head.lease is not None]:
+                await self._runner.taking.seize(lease, owner)
+            level = [head.run_id for head in heads if head.run_id not in found]
+            found |= dict.fromkeys(level)
+        return list(found)[len(tree) :]
+
+    async def _delete(self, run_id: str, tree: Collection[str]) -> None:
+        """Remove a run, and tell its parents, but those that go as well."""
         backend = self._runner.backend
-        level = [check_run_id(run_id)]
-        while level:  # parents go first, so that they start no more
-            for each in level:
-                head, signals = await self._runner.reader.summary(each), await backend.read_signals({each: 0})
-                await backend.delete_run(each)
-                parents = parents_of(None if head is None else head.parent_run_id, signals)
-                await self._runner.tell_parents(parents, each)
-            below = await backend.query_runs(RunQuery(parent_run_ids=frozenset(level)))
-            level = [child.run_id for child in below]
+        head, signals = await self._runner.reader.summary(run_id), await backend.read_signals({run_id: 0})
+        await backend.delete_run(run_id)
+        parents = parents_of(None if head is None else head.parent_run_id, signals)
+        await self._runner.tell_parents([parent for parent in parents if parent not in tree], run_id)
 
 
 def _check_name(name: str) -> None:
@@ -326,7 +347,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_sender(by: Any) -> None:
-    if by is not None and (not isinstance(by, str) or not is_unicode(by)):
+    if by is not None and not is_text(by):
         raise InvalidArgument(f"by= says in a text who answers, not {by!r}")
 
 

@@ -11,9 +11,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._log.history import may_have_children
+from flujo_async._log.history import children_to_end
 from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, SignalReceived
-from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
@@ -28,7 +27,7 @@ from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
-from flujo_async._runtime.waits import CANCEL, PARENT, PAUSE, Park, Waits, parents_of
+from flujo_async._runtime.waits import CANCEL, PARENT, PAUSE, Park, Waits, code_wait, parents_of
 from flujo_async._runtime.witness import is_always_replaying
 from flujo_async.abc.pace import Pace
 from flujo_async.abc.shield import finish, settle
@@ -131,6 +130,7 @@ class Drive:
         self._is_interruptible = False
         self._is_resumed = bool(ready.fold.outcomes or ready.fold.children)
         self._was_paused = ready.fold.status == "paused"
+        self._was_contradicted = any(each.kind == "definition" and not each.run_id for each in ready.fold.waiting_for)
         self._is_ending = False
         self._is_abandoned = False
         self.error: Exception | None = None
@@ -156,7 +156,7 @@ class Drive:
         assert task is not None
         self._cancelled_before = task.cancelling()  # the caller may be cleaning up after a cancellation of its own
         try:
-            with self._held, Receiving(self._execution.run_id, self._outside):
+            with self._held, Receiving(self._execution.run_id, self._outside, self._means.backend):
                 await self._begin()
                 await self._to_its_end()
         except GeneratorExit:  # the event loop is gone, and with it all that could be awaited
@@ -373,6 +373,8 @@ class Drive:
             case "cancelled" | "late":
                 return self._ending()
             case NonDeterminismError() as error:
+                if not self._was_contradicted:  # else two of them would tell each other without end
+                    await self._tell_parents()
                 raise error
             case Park() as park:
                 if not self._execution.is_frozen:
@@ -432,8 +434,8 @@ class Drive:
 
     async def _end_children(self, reason: str) -> None:
         """Cancel the children that nobody waits for any more."""
-        if may_have_children(self._execution.journal.fold):
-            await self._execution.children.cancel_children(self._execution.run_id, reason)
+        if children := children_to_end(self._execution.journal.fold):
+            await self._execution.children.cancel_children(self._execution.run_id, children, reason)
 
     async def _conclude(self, fact: RunCompleted | RunFailed | RunCancelled) -> None:
         """Record the end of the run, after its parent was told: a crash in between may not leave that waiting."""
@@ -472,12 +474,7 @@ class Drive:
             return
         signals_read = execution.waits.signals_read()
         if isinstance(self._stop, NonDeterminismError):
-            waiting = Waiting(
-                kind="definition",
-                name=execution.journal.fold.started.pipeline_name,
-                since=self._means.clock.now(),
-                prompt=str(self._stop),
-            )
+            waiting = code_wait(execution.journal.fold, self._stop, self._means.clock.now())
             await self._means.backend.release(self._ready.lease, signals_read=signals_read, waiting_for=[waiting])
         elif self.parked is not None:
             await self._means.backend.release(self._ready.lease, wake_at=self.parked.wake_at, signals_read=signals_read)

@@ -90,8 +90,8 @@ class Children(Protocol):
         """Cancel a child with all that runs below it; its parent goes on."""
         ...
 
-    async def cancel_children(self, run_id: str, reason: str) -> None:
-        """Cancel all that runs below a run, leaves first."""
+    async def cancel_children(self, run_id: str, children: Iterable[str], reason: str) -> None:
+        """Cancel those children that a run has started itself, and all that runs below them, leaves first."""
         ...
 
 

@@ -278,6 +278,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
             reason: told by ``RunCancelled``.
 
         Raises:
+            InvalidArgument: ``reason`` is no text of Unicode.
             RunNotFound: there is no such run.
             VersionMismatch: nobody drives it, and it was recorded by another definition.
             NonDeterminismError: nobody drives it, and its code contradicts what is recorded.

@@ -1,10 +1,13 @@
-"""Telling a run that is driven in this process that something was posted to it."""
+"""The runs that are driven in this process: who tells them that something was posted, and who may not wait for them."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import defaultdict
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
+
+from flujo_async.errors import InvalidArgument
 
 
 class Receiver(Protocol):
@@ -16,34 +19,61 @@ class Receiver(Protocol):
 
 
 _GUARD: Final = threading.Lock()
-_RECEIVERS: Final[defaultdict[str, list[Receiver]]] = defaultdict(list)
+_RECEIVERS: Final[defaultdict[str, list[Receiving]]] = defaultdict(list)
 """The runs that are driven in this process; different stores may have runs of one name."""
 
 
 class Receiving:
-    """The block in which a receiver is told; one for each run, so it is quicker than a generator would be."""
+    """The block in which a receiver is told; one for each run, so it is quicker than a generator would be.
 
-    __slots__ = ("_receiver", "_run_id")
+    Attributes:
+        receiver: who is told.
+        store: of what store the run is.
+        task: what the block is in.
+    """
 
-    def __init__(self, run_id: str, receiver: Receiver) -> None:
+    __slots__ = ("_run_id", "receiver", "store", "task")
+
+    def __init__(self, run_id: str, receiver: Receiver, store: object) -> None:
         self._run_id = run_id
-        self._receiver = receiver
+        self.receiver: Receiver = receiver
+        self.store: object = store
 
     def __enter__(self) -> None:
+        self.task: Any = asyncio.current_task()
         with _GUARD:
-            _RECEIVERS[self._run_id].append(self._receiver)
+            _RECEIVERS[self._run_id].append(self)
 
     def __exit__(self, *_: object) -> None:
         with _GUARD:
             receivers = _RECEIVERS[self._run_id]
-            receivers.remove(self._receiver)
+            receivers.remove(self)
             if not receivers:
                 del _RECEIVERS[self._run_id]
 
 
 def nudge(run_id: str) -> None:
     """Tell whoever drives a run of this name to look at what was posted."""
+    for receiving in _receiving(run_id):
+        receiving.receiver.look()
+
+
+def check_may_wait(run_id: str, store: object) -> None:
+    """Check that a run does not wait for the task that is about to wait for it.
+
+    Of tasks that the run has made, such as the branches of a ``parallel``, this cannot be told.
+
+    Raises:
+        InvalidArgument: it does.
+    """
+    here = asyncio.current_task()
+    for awaited in [receiving.task for receiving in _receiving(run_id) if receiving.store is store]:
+        while isinstance(awaited, asyncio.Task):
+            if awaited is here:
+                raise InvalidArgument(f"run {run_id!r} would wait for itself: it waits for the code that asks for it")
+            awaited = getattr(cast("object", awaited), "_fut_waiter", None)
+
+
+def _receiving(run_id: str) -> list[Receiving]:
     with _GUARD:
-        receivers = list(_RECEIVERS.get(run_id, ()))
-    for receiver in receivers:
-        receiver.look()
+        return list(_RECEIVERS.get(run_id, ()))

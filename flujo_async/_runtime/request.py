@@ -11,6 +11,7 @@ from typing import Any
 
 from flujo_async._model.policy import check_timer
 from flujo_async._model.quick import quick
+from flujo_async._model.text import is_text
 from flujo_async.errors import DefinitionError, InvalidArgument
 
 
@@ -73,8 +74,8 @@ def check_place(queue: Any, priority: Any) -> None:
     Raises:
         InvalidArgument: the queue has no name, or the priority is no whole number of 64 bits.
     """
-    if not isinstance(queue, str) or not queue:
-        raise InvalidArgument("queue is the name of a queue, and not empty")
+    if not queue or not is_text(queue):
+        raise InvalidArgument(f"queue is the name of a queue, Unicode and not empty, not {queue!r}")
     if not isinstance(priority, int) or isinstance(priority, bool) or not -(2**63) <= priority < 2**63:
         raise InvalidArgument(f"priority is a whole number, not {priority!r}")
 

@@ -18,7 +18,6 @@ from flujo_async._model.state import TERMINAL
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.owner import Owner
-from flujo_async._runtime.pages import every_run
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.taking import Taking
 from flujo_async._runtime.time_limit import TimeLimit
@@ -150,7 +149,7 @@ class Sweeper:
         kept: Counter[str] = Counter()
         now = self._clock.now()
         for name in [None] if names is None else sorted(names):
-            async for head in every_run(self._backend.query_runs, RunQuery(pipeline_name=name)):
+            async for head in self._backend.every_run(RunQuery(pipeline_name=name)):
                 if head.status not in TERMINAL or not await self._is_root(head, is_thorough=is_thorough):
                     continue
                 is_unwanted = is_thorough and self._goes_on_completion(retention, head)

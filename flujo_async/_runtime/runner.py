@@ -19,6 +19,7 @@ from flujo_async._model.policy import Durability, Retention
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
+from flujo_async._model.text import is_text
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
@@ -26,7 +27,7 @@ from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.execution import ChildCall, Ended, Value
 from flujo_async._runtime.home import Home
 from flujo_async._runtime.lease_keeper import LeaseKeeper
-from flujo_async._runtime.mail import nudge
+from flujo_async._runtime.mail import check_may_wait, nudge
 from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue
@@ -36,11 +37,11 @@ from flujo_async._runtime.retention import Sweeper
 from flujo_async._runtime.scheduler import Scheduler
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.taking import Taking, cause_of
-from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park
+from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park, code_wait
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
-from flujo_async.errors import RunCancelled, RunFailed, RunNotFound, StaleLease
+from flujo_async.errors import InvalidArgument, NonDeterminismError, RunCancelled, RunFailed, RunNotFound, StaleLease
 
 _log: Final = logging.getLogger("flujo_async")
 _A_SECOND: Final = timedelta(seconds=1)
@@ -99,6 +100,7 @@ class Runner:
         Raises:
             RunFailed: it failed.
             RunCancelled: it was cancelled.
+            InvalidArgument: it would wait for itself.
         """
         find = self.taking.prepare
         while True:
@@ -106,6 +108,8 @@ class Runner:
             if isinstance(rested, RunResult):
                 return rested
             find = self.taking.prepare_again
+            if not request.is_urgent:  # else it is about to be ended, and what waits for it with it
+                check_may_wait(request.run_id, self.backend)
             await self.reader.watch(request.run_id, self.taking.is_free)
 
     async def advance(self, request: Request, exists: Callable[[], None] = lambda: None) -> None:
@@ -214,7 +218,9 @@ class Runner:
             RunFailed: it failed.
             RunCancelled: it was cancelled.
             BackendError: it was driven in the background here, and the store failed.
+            InvalidArgument: it would wait for itself.
         """
+        check_may_wait(run_id, self.backend)
         for task in list(self._background.get(run_id, ())):
             await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
             if task.done() and not task.cancelled():  # an interruption of the run is none of who waits for it
@@ -276,8 +282,20 @@ class Runner:
             head = await self.reader.summary(run_id)
             if head is not None and not self.taking.is_free(head) and head.lease is None:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
+            check_may_wait(run_id, self.backend)
             with self._admission.letting_in(run_id):  # it may be here, and wait for the place that its parent has
                 await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
+            await self._check_held(execution.held.lease)  # else the parent is being deleted with the child
+
+    async def _check_held(self, lease: Lease) -> None:
+        """Check that nobody has taken a run away, or deleted it.
+
+        Raises:
+            StaleLease: somebody has.
+        """
+        head = await self.reader.summary(lease.run_id)
+        if head is None or head.lease is None or (head.lease.token, head.lease.owner) != (lease.token, lease.owner):
+            raise StaleLease(f"run {lease.run_id!r}: somebody has taken it away, or deleted it")
 
     async def _ask_to_be_told(self, parent_run_id: str, run_id: str) -> None:
         """Let a child tell a parent that has not started it; asked for before the parent looks at the child."""
@@ -292,7 +310,11 @@ class Runner:
         fold, error = found, None
         if isinstance(found, Ready):
             drive = Drive(found, self._means, self, driven_by=parent_run_id)
-            fold, error = await drive.run(), drive.error
+            try:
+                fold, error = await drive.run(), drive.error
+            except NonDeterminismError as contradiction:
+                needed = code_wait(found.fold, contradiction, self.clock.now())
+                return Park(((replace(needed, run_id=found.fold.run_id), found.fold.run_id),), None, is_paused=True)
             if drive.parked is not None and not drive.parked.is_paused:
                 return drive.parked
         assert isinstance(fold, Fold)
@@ -315,6 +337,8 @@ class Runner:
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
         self.home.check()
+        if not is_text(reason):
+            raise InvalidArgument(f"cancel(): reason is a text, not {reason!r}")
         seen = await self.reader.see(run_id)
         if seen.fold.status in TERMINAL:
             return
@@ -346,11 +370,12 @@ class Runner:
             run_id, parent_run_id = parent_run_id, None if summary is None else summary.parent_run_id
             self.scheduler.kick()
 
-    async def cancel_children(self, run_id: str, reason: str) -> None:
+    async def cancel_children(self, run_id: str, children: Iterable[str], reason: str) -> None:
         """Cancel all that runs below a run, leaves first; see ``Children``."""
-        for summary in await self.backend.query_runs(RunQuery(parent_run_ids=frozenset({run_id}))):
-            if summary.status not in TERMINAL:
-                await self.cancel(summary.run_id, reason)
+        for child in children:
+            head = await self.reader.summary(child)
+            if head is not None and head.parent_run_id == run_id and head.status not in TERMINAL:
+                await self.cancel(child, reason)
 
     async def drive_claimed(self, lease: Lease) -> None:
         """Drive a run that was claimed, once; see ``Driver``."""

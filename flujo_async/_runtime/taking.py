@@ -15,7 +15,7 @@ from flujo_async._model.facts import ResumeCause, RunResumed, RunStarted
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.selection import has_news
-from flujo_async._model.state import RESTING, TERMINAL, RunStatus
+from flujo_async._model.state import RESTING, RUN_STATUSES, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.calls import taken
@@ -263,6 +263,12 @@ class Taking:
         query = replace(query, dead_owners=dead_owners)
         leases = await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
         return leases[0] if leases else None
+
+    async def seize(self, lease: Lease, owner: str) -> None:
+        """Take a run from whoever drives it, who can write no more."""
+        seized = frozenset({lease.owner})
+        query = ClaimQuery(run_id=lease.run_id, statuses=RUN_STATUSES, dead_owners=seized)
+        await self._backend.claim(owner, now=self._clock.now(), ttl=self._ttl, query=query)
 
     def _dead_owners(self, lease: Lease | None) -> frozenset[str]:
         """Return the owner of a lease, if that is known to be dead."""

@@ -6,7 +6,6 @@ from flujo_async._log.audit import audit
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.report import Broken, VerifyReport
 from flujo_async._model.stored import RunQuery, Snapshot, StoredRun
-from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.logs import blobs_of
 from flujo_async.abc.pace import in_turns
@@ -25,7 +24,7 @@ async def verify_store(backend: StateBackend) -> VerifyReport:
     """Check every run, one after the other; see ``Flujo.verify``."""
     runs = facts = 0
     broken: list[Broken] = []
-    async for head in every_run(backend.query_runs, RunQuery()):
+    async for head in backend.every_run(RunQuery()):
         match await _check(backend, head.run_id):
             case None:
                 continue  # it was deleted meanwhile

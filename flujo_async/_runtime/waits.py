@@ -18,6 +18,7 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.activity import Activity
 from flujo_async.abc.clock import Clock
+from flujo_async.errors import NonDeterminismError
 
 _log: Final = logging.getLogger("flujo_async")
 
@@ -147,6 +148,8 @@ class Waits:
         self._learn(signals[: fold.awaited.signals])
         if is_woken:
             for run_id, waiting in fold.awaited.children().items():
+                if any(each.kind == "definition" for each in waiting):  # perhaps this code fits
+                    continue
                 self._seen_before[run_id] = ChildAtRest(waiting, _first_deadline(waiting), self.heard_of(run_id))
         self._learn(signals[fold.awaited.signals :])
         self.replays: list[Replay] = []
@@ -337,6 +340,11 @@ def parents_of(parent_run_id: str | None, signals: Iterable[Signal]) -> list[str
     """Return the runs that are told of a child: the one that has started it, and those that have asked for it."""
     others = [str(signal.payload) for signal in signals if signal.name == PARENT]
     return others if parent_run_id is None else [parent_run_id, *others]
+
+
+def code_wait(fold: Fold, contradiction: NonDeterminismError, now: datetime) -> Waiting:
+    """Return what a run waits for whose code is not the one that recorded it."""
+    return Waiting(kind="definition", name=fold.started.pipeline_name, since=now, prompt=str(contradiction))
 
 
 def is_due(fold: Fold, signals: Sequence[Signal], now: datetime, *, has_news: bool) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate,
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.abc.documents import DocumentRuns
-from flujo_async.abc.pace import begin
+from flujo_async.abc.pace import Pace, begin
 from flujo_async.abc.pending import Pending
 from flujo_async.abc.state_api import StateApi
 from flujo_async.errors import BackendError
@@ -278,6 +278,18 @@ class StateBackend(StateApi):
         Filters apply before ``offset`` and ``limit``.
         """
         return await self._documents().query_runs(query)
+
+    async def every_run(self, query: RunQuery) -> AsyncIterator[RunSummary]:
+        """Yield the heads of all runs that match, in the order of listings; ``limit`` and ``offset`` do not count.
+
+        A run that comes or goes meanwhile makes it neither miss another nor yield one twice. It asks for all at once,
+        which suits a store that looks at all its runs for any question; one with an index reads some at a time.
+        """
+        pace = Pace.here()
+        for head in await self.query_runs(replace(query, limit=None, offset=0)):
+            if pace.is_over:
+                await pace.turn()
+            yield head
 
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
         """Return the records of a run with ``seq`` above ``after``, in order; empty if there is no such run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -53,6 +53,7 @@ T = TypeVar("T")
 
 _SQL = queries("sqlite.sql")
 _PAGES_AT_ONCE = 256  # so that nobody waits long behind it
+_HEADS_AT_ONCE = 200  # so that the event loop turns between two pages
 
 
 class SQLiteBackend(StateBackend):
@@ -179,6 +180,13 @@ class SQLiteBackend(StateBackend):
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         found = await self._read(*runs_query(query))
         return [rows.listed(row) for row in found]
+
+    @override
+    async def every_run(self, query: RunQuery) -> AsyncIterator[RunSummary]:
+        query, last = replace(query, limit=_HEADS_AT_ONCE, offset=0), None
+        while found := await self._read(*runs_query(query, last)):
+            for row in found:
+                yield (last := rows.listed(row))
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
@@ -325,8 +333,8 @@ def _give_back(db: sqlite3.Connection) -> bool:
     return work.give_back(db, _PAGES_AT_ONCE)
 
 
-def runs_query(query: RunQuery) -> tuple[str, rows.Values]:
-    """Return the statement that answers a query, and its values."""
+def runs_query(query: RunQuery, last: RunSummary | None = None) -> tuple[str, rows.Values]:
+    """Return the statement that answers a query, and its values; only what comes behind ``last``, if that is given."""
     has_parents, parents = query.parent_run_ids is not None, sorted(query.parent_run_ids or ())
     wanted = {
         "run_id = :run_id": query.run_id,
@@ -337,6 +345,7 @@ def runs_query(query: RunQuery) -> tuple[str, rows.Values]:
         "lease_owner IS NOT NULL": query.is_leased,
         "lease_owner IS NULL": query.is_leased is False,
         "json_contains(metadata, :metadata)": query.metadata,
+        "created_at <= :last_at AND (created_at < :last_at OR run_id > :last)": last,
     }
     conditions = [condition for condition, value in wanted.items() if value]
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -347,6 +356,8 @@ def runs_query(query: RunQuery) -> tuple[str, rows.Values]:
         "parent_run_id": next(iter(parents), None),
         "parent_run_ids": rows.json_text(parents),
         "metadata": rows.json_text(dict(query.metadata)),
+        "last_at": None if last is None else rows.micros(last.created_at),
+        "last": None if last is None else last.run_id,
         **rows.page(query.limit, query.offset),
     }
     runs = "list_leased" if query.is_leased else "list_children" if has_parents else "list_runs"

@@ -16,7 +16,6 @@ from flujo_async._model.state import RunStatus
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
-from flujo_async._runtime.pages import every_run
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_schema, about_store, about_versions
@@ -118,7 +117,7 @@ async def _examine(flujo: Runtime, *, is_quick: bool) -> Examination:
 
 
 def _in_status(backend: StateBackend, status: RunStatus) -> AsyncIterator[RunSummary]:
-    return every_run(backend.query_runs, RunQuery(status=status))
+    return backend.every_run(RunQuery(status=status))
 
 
 def _is_ok(findings: Iterable[Finding]) -> bool:

@@ -152,6 +152,30 @@ class StoreContract:
         assert await listed(backend, limit=0) == []
         assert await listed(backend, offset=6) == []
 
+    @pytest.mark.parametrize("gone", [range(0), range(100), range(90, 320), range(0, 420, 2)], ids=str)
+    async def test_every_run_comes_once_while_others_come_and_go(self, backend: StateBackend, gone: range) -> None:
+        """Behind the place where the reader is, at it, and before it; three each are of one age."""
+
+        async def add(numbers: range) -> None:
+            moments = {f"{number:04}": T0 + timedelta(microseconds=number // 3) for number in numbers}
+            runs = [new_run(name, created_at=moment, status="paused") for name, moment in moments.items()]
+            await asyncio.gather(*map(backend.create_run, runs))
+
+        await add(range(420))
+        seen: list[str] = []
+        async for summary in backend.every_run(RunQuery(status="paused", limit=1, offset=1)):
+            seen.append(summary.run_id)
+            if len(seen) == 110:
+                await asyncio.gather(*(backend.delete_run(f"{number:04}") for number in gone))
+                await add(range(420, 640))
+        assert len(seen) == len(set(seen))
+        stayed = [f"{number:04}" for number in range(420) if number not in gone]
+        assert [run_id for run_id in await listed(backend) if run_id in stayed] == [
+            run_id for run_id in seen if run_id in stayed
+        ]
+        assert set(stayed) <= set(seen)
+        assert [head async for head in backend.every_run(RunQuery(status="failed"))] == []
+
     async def test_listings_follow_every_change(self, backend: StateBackend) -> None:
         """A head that was listed before is not shown again after it has changed."""
         lease = await create(backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
@@ -76,7 +77,8 @@ class CrashExplorer:
                 return a new object for the same store, as another process would have it. By default memory.
             setup: called before each world; awaited if it returns an awaitable.
             verify: called after each world with the world and a runtime to read with; awaited if it returns an
-                awaitable. An ``AssertionError`` is reported as what is wrong with the world.
+                awaitable. An ``AssertionError``, or what ``pytest.fail`` raises, is reported as what is wrong with the
+                world.
             depth: how many crashes one world may have: with 2 the resume crashes too, at each of its writes.
             max_worlds: at most so many worlds; of more of them an even selection is explored, and the report says so.
             max_resumes: at most so often one life may go on with a run that waits for an answer, a decision or time.
@@ -247,7 +249,7 @@ class CrashExplorer:
         if self._verify is not None:
             try:
                 await _done(self._verify(world, flujo))
-            except AssertionError as error:
+            except _refusals() as error:
                 world.differences.append(f"verify: {error}")
 
     def _flujo(self, backend: StateBackend, clock: VirtualClock) -> Flujo[Any, Any]:
@@ -283,6 +285,12 @@ async def _outcome(flujo: Flujo[Any, Any]) -> Outcome:
             cause = ended.result.error
             error = str(ended) if cause is None else f"{type(cause).__name__}: {cause}"
     return Outcome(state.status, output, error, state.pipeline_context, waiting)
+
+
+def _refusals() -> tuple[type[BaseException], ...]:
+    """Return what ``verify`` raises; ``pytest.fail`` raises an exception of its own, where pytest is in use."""
+    pytest = sys.modules.get("pytest")
+    return (AssertionError,) if pytest is None else (AssertionError, pytest.fail.Exception)
 
 
 def _next_crashes(world: World) -> Iterable[tuple[Crash, ...]]:

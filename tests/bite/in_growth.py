@@ -75,10 +75,10 @@ BUGS = (
     ),
     Bug(
         "growth.asked-by-each-parent",
-        "G13: each run that has had children asks a store for them as it ends",
+        "G13: each run that has had children looks at them as it ends",
         "_log/history.py",
-        "return any(not isinstance(fold.outcomes.get(key), StepCompleted) for key in fold.children)",
-        "return bool(fold.children)",
+        " if not isinstance(fold.outcomes.get(key), StepCompleted)]\n    return list",
+        "]\n    return list",
         (GROWTH + "test_runs_that_a_retention_deletes",),
     ),
     Bug(
@@ -93,8 +93,9 @@ BUGS = (
         "growth.asked-of-each-branch",
         "G13: deleting a tree asks a store for what is below each run of it",
         "_runtime/control.py",
-        "            below = await backend.query_runs(RunQuery(parent_run_ids=frozenset(level)))\n",
-        "            below = [h for r in level for h in await backend.query_runs(RunQuery(parent_run_ids={r}))]\n",
+        "            heads = await self._runner.backend.query_runs(RunQuery(parent_run_ids=frozenset(level)))\n",
+        "            query = self._runner.backend.query_runs\n"
+        "            heads = [head for run in level for head in await query(RunQuery(parent_run_ids={run}))]\n",
         (GROWTH + "test_a_tree_that_is_deleted",),
     ),
     Bug(

@@ -25,7 +25,7 @@ from flujo_async import (
     wait_for,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import FlujoError, RunCancelled, RunFailed, RunNotFound
+from flujo_async.errors import FlujoError, InvalidArgument, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
 from tests.runtime.pretend import gated_store
@@ -465,3 +465,14 @@ def test_the_loop_rests_while_a_cancelled_scope_waits_for_a_write(verb: str) -> 
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         runner.run(scenario())
     assert 0 < selector.turns < 20
+
+
+@pytest.mark.parametrize("reason", ["a\ud800", b"text", None])
+async def test_a_reason_is_a_text(store: Store, reason: Any) -> None:
+    """One that no store can write down would keep the run from its end, and from all else."""
+    flujo = Flujo(wait_for("word"), state_backend=store.open())
+    await flujo.run(1, run_id="r")
+    with pytest.raises(InvalidArgument, match="reason is a text"):
+        await flujo.cancel("r", reason)
+    await flujo.signal("r", "word", 42)
+    assert (await flujo.resume("r")).output == 42

@@ -8,6 +8,7 @@ import pytest
 
 from flujo_async import (
     Flujo,
+    InMemoryBackend,
     PipelineRegistry,
     RunContext,
     StepContext,
@@ -22,7 +23,15 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
-from flujo_async.errors import BackendError, DefinitionError, RunCancelled, RunFailed, VersionMismatch
+from flujo_async.errors import (
+    BackendError,
+    DefinitionError,
+    NonDeterminismError,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    VersionMismatch,
+)
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
@@ -574,6 +583,53 @@ class TestDelete:
         await flujo.delete("r")
         assert await flujo.list_runs() == []
 
+    @pytest.mark.parametrize("how", ["before", "after"])
+    @pytest.mark.parametrize("nth", range(1, 6))
+    async def test_it_can_be_interrupted_anywhere(self, backend: StateBackend, nth: int, how: Any) -> None:
+        """What is below a run is found as long as there is anything."""
+        faulty = FaultyBackend(backend)
+        leaf = double >> child(double, name="leaf")
+        tree = parallel(child(leaf, name="a"), child(leaf, name="b"))
+        await Flujo(tree, state_backend=backend).run(1, run_id="r")
+        faulty.crash("delete_run", nth=nth, how=how)
+        with pytest.raises(BackendError):
+            await Flujo(tree, state_backend=faulty).delete("r")
+        survivor = Flujo(tree, state_backend=backend)
+        await survivor.delete("r")
+        assert await survivor.list_runs() == []
+
+    @pytest.mark.parametrize("goes_on_at", [2, 3, None])
+    async def test_nothing_of_a_tree_that_goes_on_comes_back(
+        self, backend: StateBackend, goes_on_at: int | None
+    ) -> None:
+        """Those who drive it stop at their next commit, and start nothing anew, also while it is being deleted."""
+        reached, goes_on = asyncio.Event(), asyncio.Event()
+
+        @step
+        async def holds(value: int) -> int:
+            EXECUTED.append(value)
+            reached.set()
+            await goes_on.wait()
+            return value
+
+        async def go_on() -> None:
+            goes_on.set()
+            await ticks(50)
+
+        faulty = FaultyBackend(backend)
+        if goes_on_at is not None:
+            faulty.delay("delete_run", nth=goes_on_at, until=go_on)
+        flujo = Flujo(child(child(holds >> double, name="lowest"), name="middle"), state_backend=faulty)
+        handle = await flujo.start(1, run_id="r")
+        await reached.wait()
+        await flujo.delete("r")
+        goes_on.set()
+        with pytest.raises(RunNotFound):
+            await handle.result()
+        await flujo.aclose()
+        assert await flujo.list_runs() == []
+        assert EXECUTED == [1]
+
     async def test_a_parent_whose_child_was_deleted_starts_it_anew(self, backend: StateBackend) -> None:
         """By itself, or with another parent, which had started it."""
         flujo = Flujo(shares, state_backend=backend)
@@ -596,6 +652,83 @@ class TestDelete:
         await flujo.delete("f")
         assert len(await flujo.list_runs()) == 2
         assert (await flujo.verify()).ok
+
+
+class TestContradiction:
+    """A child whose code is no longer that which recorded it."""
+
+    def tree(self, first: Any) -> Any:
+        @workflow(name="inner")
+        async def inner(n: int, ctx: RunContext) -> int:
+            await first(n)
+            return int(await ctx.wait_for("go"))
+
+        return child(child(inner, name="inner"), name="middle") >> double
+
+    @pytest.mark.parametrize("how", ["run", "resume", "by itself", "in the background"])
+    async def test_the_runs_above_it_show_what_it_waits_for(self, store: Store, how: str) -> None:
+        """They used to fail with its error whenever somebody took them up, and open runtimes did so without end."""
+        backend = store.open()
+        await Flujo(self.tree(double), state_backend=backend).run(1, run_id="r")
+        new = Flujo(self.tree(note), state_backend=backend)
+        inner = (await new.state("r")).waiting_for[0].run_id
+        assert inner is not None
+        last = (await new.history("r"))[-1].seq
+        if how == "by itself":
+            await new.pause(inner)
+            assert (await new.run(run_id="r")).waiting_for[0].kind == "pause"
+            with pytest.raises(NonDeterminismError):
+                await new.resume(inner)
+        else:
+            await new.signal(inner, "go", 42)
+        if how == "in the background":
+            async with asyncio.timeout(20):
+                async for event in new.handle("r").events(after=last, follow=True):
+                    if event.kind == "RunPaused":
+                        break
+        else:
+            await (new.resume("r") if how == "resume" else new.run(run_id="r"))
+        await new.aclose()
+        for run_id in ("r", "r/middle", inner):
+            [waiting] = (await new.state(run_id)).waiting_for
+            assert (waiting.kind, waiting.name) == ("definition", "inner")
+            assert waiting.run_id == (None if run_id == inner else inner)
+            assert "note" in str(waiting.prompt)
+        old = Flujo(self.tree(double), state_backend=backend)
+        if how == "by itself":
+            await old.signal(inner, "go", 42)
+        assert (await old.resume("r")).output == 84
+        await old.aclose()
+        assert EXECUTED == [1, 42]
+
+    async def test_two_parents_do_not_wake_each_other_without_end(self) -> None:
+        """Each looks at the child that they share, and tells the other nothing new."""
+
+        def tree(first: Any) -> Any:
+            @workflow(name="inner")
+            async def inner(n: int, ctx: RunContext) -> int:
+                await first(n)
+                return int(await ctx.wait_for("go"))
+
+            @workflow(name="outer")
+            async def outer(n: int, ctx: RunContext) -> Any:
+                return await ctx.child(inner, n, run_id="shared")
+
+            return outer
+
+        backend = InMemoryBackend()
+        old = Flujo(tree(double), state_backend=backend)
+        for run_id in ("first", "second"):
+            await old.run(1, run_id=run_id)
+        await old.aclose()
+        new = Flujo(tree(note), state_backend=backend)
+        await new.signal("shared", "go", 42)
+        await ticks(500)
+        heads = await new.list_runs()
+        assert [[waiting.kind for waiting in head.waiting_for] for head in heads] == [["definition"]] * 3
+        await ticks(500)
+        assert await new.list_runs() == heads
+        await new.aclose()
 
 
 class TestRedrive:

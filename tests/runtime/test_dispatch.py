@@ -152,7 +152,7 @@ async def test_higher_priority_goes_first_then_first_come(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"queue": queue} for queue in ("", None, 5)]
+    [{"queue": queue} for queue in ("", None, 5, "a\ud800")]
     + [{"delay": delay} for delay in (-1, "soon", timedelta.max)]
     + [{"priority": priority} for priority in ("high", 1.5, 2**63, True)],
 )

@@ -514,15 +514,17 @@ async def test_children_of_many_runs() -> None:
 
 
 class Asked(InMemoryBackend):
-    """Counts how often somebody asks what is below some runs: a store without an index looks at all runs each time."""
+    """Counts how often all runs are asked for, or what is below some: without an index, that is a look at all."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked = 0
+        self.asked_for_one = 0
 
     @override
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
-        self.asked += query.parent_run_ids is not None
+        self.asked += query.run_id is None and not query.is_leased
+        self.asked_for_one += query.run_id is not None
         return await super().query_runs(query)
 
 
@@ -537,13 +539,13 @@ async def test_runs_that_a_retention_deletes() -> None:
     flujo = Flujo(parent, state_backend=store)
     for number in range(100):
         await flujo.run(number)
-    assert store.asked == 0  # a run whose children have all completed need not look for them
+    assert (store.asked, store.asked_for_one) == (0, 0)  # children that have completed need not be looked at
     assert await Flujo(parent, state_backend=store, retention=Retention(keep_last=1)).compact() == 198
-    assert store.asked == 2
+    assert store.asked == 3  # once for the runs of the definition, and twice for what is below them
 
 
 async def test_a_tree_that_is_deleted() -> None:
-    """What is below runs is asked for level by level."""
+    """What is below runs is asked for level by level, and in the end once more, of all of them."""
 
     @workflow
     async def trunk(branches: int, ctx: RunContext) -> None:
@@ -557,8 +559,35 @@ async def test_a_tree_that_is_deleted() -> None:
     flujo = Flujo(trunk, state_backend=store)
     await flujo.run(20, run_id="r")
     await flujo.delete("r")
+    assert store.asked == 4
     assert await flujo.list_runs() == []
-    assert store.asked == 3
+
+
+async def test_a_tree_that_is_cancelled() -> None:
+    """Each run has in its log what it has started."""
+
+    @workflow
+    async def trunk(branches: int, ctx: RunContext) -> None:
+        await asyncio.gather(*(ctx.child(bough, number) for number in range(branches)))
+
+    @workflow
+    async def bough(number: int, ctx: RunContext) -> None:
+        await ctx.child(wait_for("word"), number)
+
+    store = Asked()
+    flujo = Flujo(trunk, state_backend=store)
+    assert (await flujo.run(20, run_id="r")).status == "paused"
+    await flujo.cancel("r")
+    assert store.asked == 0
+    assert [head.status for head in await flujo.list_runs()] == ["cancelled"] * 41
+
+
+async def test_a_check_of_all_runs() -> None:
+    """They are asked for once, however many there are."""
+    store = Asked()
+    await asyncio.gather(*(store.create_run(new_run(str(number))) for number in range(450)))
+    assert (await Flujo(one_more, state_backend=store).verify()).runs == 450
+    assert store.asked == 1
 
 
 async def test_many_runs_that_are_started() -> None:

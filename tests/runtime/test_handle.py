@@ -7,10 +7,29 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Event, Flujo, InMemoryBackend, StepContext, as_step, map_each, parallel, step, wait_for
+from flujo_async import (
+    Event,
+    Flujo,
+    InMemoryBackend,
+    RunContext,
+    StepContext,
+    as_step,
+    map_each,
+    parallel,
+    step,
+    wait_for,
+    workflow,
+)
 from flujo_async._log.chain import GENESIS
 from flujo_async.abc import StateBackend
-from flujo_async.errors import DefinitionError, InvalidArgument, RunFailed, RunNotFound, SerializationError
+from flujo_async.errors import (
+    DefinitionError,
+    InvalidArgument,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    SerializationError,
+)
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.stores import Store
 
@@ -479,3 +498,69 @@ async def _none(value: Any) -> list[int]:
 
 async def _same(value: Any) -> Any:
     return value
+
+
+class TestWaitingForItself:
+    """Code of a run that awaits the run, or one above it, would wait for ever."""
+
+    def code(self, others: list[Flujo[Any, Any]]) -> Any:
+        """Return a workflow that waits for run ``r`` in the first of the runtimes."""
+
+        @step
+        async def waits(how: str) -> Any:
+            if how == "handle":
+                return (await others[0].handle("r").result()).output
+            return (await (others[0].resume("r") if how == "resume" else others[0].run(run_id="r"))).output
+
+        @workflow
+        async def code(how: str, ctx: RunContext) -> Any:
+            if how == "itself":
+                return await ctx.child(code, how, run_id="r")
+            return await (ctx.child(waits, how) if how == "child" else waits(how))
+
+        return code
+
+    @pytest.mark.parametrize("how", ["run", "resume", "handle", "child", "itself"])
+    async def test_is_told(self, store: Store, how: str) -> None:
+        """Whichever runtime of the same store it asks, and whoever drives the run."""
+        backend = store.open()
+        others: list[Flujo[Any, Any]] = []
+        code = self.code(others)
+        flujo = Flujo(code, state_backend=backend)
+        for other in (flujo, Flujo(code, state_backend=backend)):
+            others[:] = [other]
+            with pytest.raises(RunFailed, match="run 'r' would wait for itself"):
+                await flujo.run(how, run_id="r")
+            await flujo.delete("r")
+            with pytest.raises(RunFailed, match="run 'r' would wait for itself"):
+                await (await flujo.start(how, run_id="r")).result()
+            await flujo.delete("r")
+
+    async def test_a_run_of_the_same_name_elsewhere_is_another(self, store: Store) -> None:
+        elsewhere = Flujo(wait_for("answer"), state_backend=InMemoryBackend())
+        await elsewhere.run(1, run_id="r")
+        await elsewhere.signal("r", "answer", 42)
+        flujo = Flujo(self.code([elsewhere]), state_backend=store.open())
+        assert (await flujo.run("resume", run_id="r")).output == 42
+
+    async def test_a_task_that_the_run_does_not_wait_for_may(self, store: Store) -> None:
+        tasks: list[asyncio.Task[Any]] = []
+
+        @step
+        async def begins(n: int, ctx: StepContext) -> int:
+            tasks.append(asyncio.create_task(flujo.handle(ctx.run_id).result()))
+            await asyncio.sleep(0)
+            return n
+
+        flujo: Flujo[Any, Any] = Flujo(begins, state_backend=store.open())
+        await flujo.run(1)
+        assert (await tasks[0]).output == 1
+
+    async def test_a_step_may_cancel_its_run(self, store: Store) -> None:
+        @step
+        async def gives_up(n: int, ctx: StepContext) -> None:
+            await flujo.cancel(ctx.run_id, "enough")
+
+        flujo: Flujo[Any, Any] = Flujo(gives_up, state_backend=store.open())
+        with pytest.raises(RunCancelled, match="enough"):
+            await flujo.run(1, run_id="r")

@@ -266,7 +266,7 @@ async def test_nobody_is_there() -> None:
         await failing.signal("r", "approval", 1)
 
 
-@pytest.mark.parametrize("name", ["", "$cancel", "$pause", "a/b"])
+@pytest.mark.parametrize("name", ["", "$cancel", "$pause", "a/b", "a\ud800"])
 async def test_a_bad_name_is_refused(name: str) -> None:
     """It could not be that of a wait."""
     flujo = Flujo(PIPELINE)

@@ -2,10 +2,10 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ from flujo_async._codec.blobs import LARGE
 from flujo_async._log.chain import GENESIS
 from flujo_async._log.chain import seal as seal_one
 from flujo_async._model.facts import RunStarted
-from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, StoredRun
+from flujo_async._model.stored import Blob, NewRun, Record, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.pages import every_run
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, IntegrityError, RunCancelled, RunFailed, RunNotFound
 from flujo_async.testing import FaultyBackend
@@ -325,62 +324,3 @@ async def test_a_run_that_is_imported_again_while_it_is_read_is_whole(store: Sto
     backend.delay("read_events", until=lambda: other.import_run(file))
     found = await getattr(Flujo(shout, state_backend=backend), verb)("r")
     assert verb != "verify" or found.ok
-
-
-class TestPages:
-    """Going through all runs, while some come and others go."""
-
-    async def create(self, backend: StateBackend, *numbers: int) -> None:
-        for number in numbers:
-            at = T0 + timedelta(seconds=number // 3)  # three of one age each
-            head = RunSummary(
-                run_id=f"{number:04}",
-                pipeline_name="p",
-                pipeline_version="1",
-                status="running",
-                created_at=at,
-                updated_at=at,
-            )
-            await backend.create_run(NewRun(head, ()))
-
-    async def through(self, backend: StateBackend, disturb: Callable[[int], Any]) -> list[str]:
-        seen: list[str] = []
-        async for head in every_run(backend.query_runs, RunQuery()):
-            seen.append(head.run_id)
-            await disturb(len(seen))
-        return seen
-
-    @pytest.mark.parametrize("count", [0, 1, 199, 200, 201, 400, 601])
-    async def test_each_comes_once(self, count: int) -> None:
-        backend = InMemoryBackend()
-        await self.create(backend, *range(count))
-        seen = await self.through(backend, lambda _: asyncio.sleep(0))
-        assert seen == [head.run_id for head in await backend.query_runs(RunQuery())]
-        assert len(seen) == count
-
-    @pytest.mark.parametrize("gone", [range(300, 700), range(399, 701), range(700), range(0, 700, 2), range(500, 501)])
-    async def test_those_that_go_make_it_miss_no_other(self, gone: Collection[int]) -> None:
-        """Before, on and behind the page that it is at."""
-        backend = InMemoryBackend()
-        await self.create(backend, *range(700))
-
-        async def disturb(count: int) -> None:
-            if count == 250:
-                for number in gone:
-                    await backend.delete_run(f"{number:04}")
-
-        seen = await self.through(backend, disturb)
-        assert len(seen) == len(set(seen))
-        assert {f"{number:04}" for number in set(range(700)) - set(gone)} <= set(seen)
-
-    async def test_those_that_come_make_it_yield_none_twice(self) -> None:
-        backend = InMemoryBackend()
-        await self.create(backend, *range(700))
-
-        async def disturb(count: int) -> None:
-            if count in (100, 350):
-                await self.create(backend, *range(10 * count + 1000, 10 * count + 1450))
-
-        seen = await self.through(backend, disturb)
-        assert len(seen) == len(set(seen))
-        assert {f"{number:04}" for number in range(700)} <= set(seen)

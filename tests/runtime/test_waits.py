@@ -84,6 +84,13 @@ async def test_calling_again_executes_nothing(backend: StateBackend) -> None:
     await flujo.aclose()
 
 
+@pytest.mark.parametrize("prompt", ["a\ud800", b"text", 3])
+def test_a_prompt_is_a_text(prompt: Any) -> None:
+    """One that could not be stored would fail a run that has come as far as the wait."""
+    with pytest.raises(DefinitionError, match=r"wait_for\('answer'\): prompt is a text"):
+        wait_for("answer", prompt=prompt)
+
+
 @pytest.mark.parametrize("schema", [Unknown, list[Unknown], Callable, 3, int.bit_length], ids=repr)
 async def test_what_cannot_be_asked_for_is_refused_before_anything_runs(schema: Any) -> None:
     """Also inside of another element, and in a child."""
@@ -239,7 +246,7 @@ class TestTimeout:
         """And names have to be names."""
         with pytest.raises(DefinitionError):
             wait_for("go", default=1)
-        for name in ("", "a/b", "$cancel"):
+        for name in ("", "a/b", "$cancel", "a\ud800"):
             with pytest.raises(DefinitionError):
                 wait_for(name)
 

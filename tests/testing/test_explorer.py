@@ -321,6 +321,18 @@ async def test_what_the_user_checks_is_part_of_the_report() -> None:
     assert "verify: 2 mails were sent" in str(report)
 
 
+async def test_a_verification_may_fail_as_tests_do() -> None:
+    """``pytest.fail`` raises no ``Exception``, and would end the exploration without telling where."""
+
+    def verify(world: Any, flujo: Flujo[Any, Any]) -> None:
+        if world.crashes:
+            pytest.fail("not like this")
+
+    report = await CrashExplorer(double, 1, verify=verify).explore()
+    assert len(report.failures) == report.worlds > 0
+    assert "verify: not like this" in str(report)
+
+
 async def test_a_user_may_look_at_the_run_of_each_world() -> None:
     statuses: list[str] = []
 
