@@ -24,6 +24,7 @@ from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
 from flujo_async._model.stored import Record, RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.transition import missing
 from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.waits import is_due
@@ -31,7 +32,7 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import settle
-from flujo_async.errors import IntegrityError, InvalidArgument, RunNotFound, SerializationError
+from flujo_async.errors import IntegrityError, InvalidArgument, SerializationError
 
 _log: Final = logging.getLogger("flujo_async")
 
@@ -104,7 +105,7 @@ class Reader:
         """
         seen = await self.look(run_id, is_whole=is_whole)
         if seen is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            raise missing(run_id)
         return seen
 
     async def get(self, run_id: str, *, until: int | None = None) -> Fold:
@@ -125,7 +126,7 @@ class Reader:
             check_whole("the place in a log", until)
         found = await self._backend.load(check_run_id(run_id), until=until)
         if found is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            raise missing(run_id)
         stored = await self._checked(found)
         if until is not None and not 1 <= until <= stored.summary.last_seq:
             raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
@@ -176,7 +177,7 @@ class Reader:
         check_whole("after", after)
         head = await self.summary(run_id)
         if head is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            raise missing(run_id)
         codec, pace = self._catalogue.knowing(head.pipeline_name, head.pipeline_version).codec, Pace.here()
         is_over, prev_hash = not follow, GENESIS if after == 0 else None
         while True:
