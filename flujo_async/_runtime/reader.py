@@ -91,10 +91,8 @@ class Reader:
             fold, facts = going_on
         else:
             return await self.look(run_id, is_whole=True)
-        summary = stored.summary
-        if summary.last_seq == fold.seq and fold.status not in TERMINAL:
-            fold.hear(summary.status, summary.waiting_for)
-        return Seen(fold, summary, stored.signals, facts)
+        fold.hear(stored.summary)
+        return Seen(fold, stored.summary, stored.signals, facts)
 
     async def see(self, run_id: str, *, is_whole: bool = False) -> Seen:
         """Return a run with its signals; see ``look``.
