@@ -18,11 +18,10 @@ from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
-from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
-from flujo_async._runtime.lease_keeper import Held
+from flujo_async._runtime.lease_keeper import Held, give_back
 from flujo_async._runtime.mail import Receiving
 from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.recorded import Recorded

@@ -25,11 +25,11 @@ from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowStat
 from flujo_async._model.stored import Record, RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.transition import missing
-from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.waits import is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.logs import read_values
 from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import settle
 from flujo_async.errors import IntegrityError, InvalidArgument, SerializationError

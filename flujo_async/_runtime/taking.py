@@ -20,8 +20,8 @@ from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.transition import missing
 from flujo_async._runtime.calls import taken
-from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import Instruments, identity_of
+from flujo_async._runtime.lease_keeper import give_back
 from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program

@@ -79,6 +79,18 @@ async def blobs_of(store: Verbs, run_id: str, records: Sequence[Record]) -> Mapp
     return found
 
 
+async def read_values(store: Verbs, run_id: str, records: Sequence[Record]) -> Sequence[Record]:
+    """Return records with the values of the blobs that they name; equal ones are read once, and shared.
+
+    Raises:
+        IntegrityError: a blob is missing or damaged.
+        RunNotFound: the run was deleted since the records were read.
+    """
+    if not named_blobs(records):
+        return records
+    return with_values(run_id, records, await blobs_of(store, run_id, records))
+
+
 def log_of(stored: StoredRun, blobs: Mapping[str, bytes]) -> ReadLog:
     """Return the log of a run that was loaded from its first record on, verified.
 
