@@ -127,7 +127,7 @@ def decode_signal(tree: Any) -> Signal:
         name=fields.text("name"),
         payload=fields.get("payload"),
         at=fields.moment("at"),
-        sent_by=fields.text("sent_by") if fields.has("sent_by") else None,
+        sent_by=fields.optional_text("sent_by"),
     )
 
 
@@ -162,8 +162,6 @@ def encode_summary(summary: RunSummary) -> Tree:
 def decode_summary(tree: Any) -> RunSummary:
     """Return the head that ``encode_summary`` wrote; keys that it does not know are left alone.
 
-    Heads that earlier versions wrote lack the last three fields.
-
     Raises:
         SerializationError: a field is missing or has another type.
     """
@@ -188,9 +186,9 @@ def decode_summary(tree: Any) -> RunSummary:
         signals=fields.number("signals"),
         signals_read=fields.number("signals_read"),
         lease=None if fields.get("lease") is None else decode_lease(fields.get("lease")),
-        pipeline_id=fields.text("pipeline_id") if fields.has("pipeline_id") else "",
-        is_background=fields.has("is_background") and fields.flag("is_background"),
-        usage=decode_usage(fields.get("usage")) if fields.has("usage") else NO_USAGE,
+        pipeline_id=fields.text("pipeline_id"),
+        is_background=fields.flag("is_background"),
+        usage=decode_usage(fields.get("usage")),
     )
 
 
@@ -394,9 +392,6 @@ class _Fields:
             return self.tree[key]
         except KeyError as error:
             raise SerializationError("missing", path=self._at(key)) from error
-
-    def has(self, key: str) -> bool:
-        return self.tree.get(key) is not None
 
     def text(self, key: str) -> str:
         return cast("str", self._typed(key, str))

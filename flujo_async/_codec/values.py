@@ -34,6 +34,7 @@ _ATOMS = frozenset({type(None), bool, int, float, str})
 _MODULE = re.compile(r"[\w.]+:")
 _PREFIX = re.compile(r"[\w.]+[:.](?=\w)")
 _MAIN = "__main__"
+_CONTEXT = "context"  # where paths in errors begin
 T = TypeVar("T")
 
 # What `type` returns for a value of type `Any` is unknown to pyright.
@@ -129,14 +130,13 @@ class Codec:
         except (Misfit, RecursionError) as trouble:
             raise located(trouble, at) from trouble.__cause__
 
-    def encode_fields(self, obj: Any, *, at: str = "context") -> dict[str, Json]:
+    def encode_fields(self, obj: Any) -> dict[str, Json]:
         """Return the tree of each field of a context, so that contexts can be compared field by field.
 
         A pydantic model gives its extra and private attributes as well, and comes back with all its fields set.
 
         Args:
             obj: a pydantic model, a dataclass or a ``dict`` whose keys are text.
-            at: where paths in errors begin.
 
         Raises:
             SerializationError: a field cannot be stored, or ``obj`` is nothing that has fields.
@@ -144,7 +144,7 @@ class Codec:
         try:
             return put_fields(self._values_of(obj).items(), self, 1)
         except (Misfit, RecursionError) as trouble:
-            raise located(trouble, at) from trouble.__cause__
+            raise located(trouble, _CONTEXT) from trouble.__cause__
 
     def values_of(self, obj: Any) -> Mapping[str, Any]:
         """Return the values that ``encode_fields`` encodes, by field; not to be changed.
@@ -155,18 +155,15 @@ class Codec:
         try:
             return self._values_of(obj)
         except Misfit as trouble:
-            raise located(trouble, "context") from trouble.__cause__
+            raise located(trouble, _CONTEXT) from trouble.__cause__
 
-    def decode_fields(
-        self, cls: Any, fields: Mapping[str, Json], *, given: Mapping[str, Any] | None = None, at: str = "context"
-    ) -> Any:
+    def decode_fields(self, cls: Any, fields: Mapping[str, Json], *, given: Mapping[str, Any] | None = None) -> Any:
         """Return the context that has these fields; those that are missing take their defaults.
 
         Args:
             cls: the class that was encoded; for a ``TypedDict`` or a parametrized one the same as for the bare class.
             fields: what ``encode_fields`` returned, or an older or merged version of it.
             given: values that need not be decoded, by field; in place of those in ``fields``.
-            at: where paths in errors begin.
 
         Raises:
             SerializationError: a tree is malformed, a field is unknown, or one without a default is missing.
@@ -181,7 +178,7 @@ class Codec:
                 values = get_fields(fields, self)
             return values if origin is dict or is_typeddict(origin) else self._build(origin, values)
         except (Misfit, RecursionError) as trouble:
-            raise located(trouble, at) from trouble.__cause__
+            raise located(trouble, _CONTEXT) from trouble.__cause__
 
     def put(self, value: Any, depth: int) -> Json:
         """Return the tree of a value; for shapes, see ``Coder``."""

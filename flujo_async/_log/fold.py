@@ -15,8 +15,9 @@ from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_own_signal, is_pla
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
 from flujo_async._model.quick import changed
-from flujo_async._model.state import RunStatus, StepStatus, Waiting
+from flujo_async._model.state import TERMINAL, RunStatus, StepStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate
+from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.errors import IntegrityError, SerializationError
@@ -146,9 +147,10 @@ class Fold:
         """When it goes on without an answer, if it is paused and ever does."""
         return self.awaited.wake_at(self.deadline)
 
-    def hear(self, status: RunStatus, waiting_for: Sequence[Waiting]) -> None:
-        """Take in what the head of the run says after its last fact."""
-        self.status, self.awaited.aside = status, tuple(waiting_for)
+    def hear(self, head: RunSummary) -> None:
+        """Take in whether the run is queued or paused, which its head may know better than its log."""
+        if head.last_seq == self.seq and self.status not in TERMINAL:
+            self.status, self.awaited.aside = head.status, tuple(head.waiting_for)
 
     def is_asleep(self, now: datetime) -> bool:
         """Return whether something in the run waits for a moment, or for a child, which may.

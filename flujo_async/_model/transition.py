@@ -10,7 +10,7 @@ from flujo_async._model.quick import changed
 from flujo_async._model.state import RESTING, Waiting
 from flujo_async._model.stored import NewRun, Prefix, RunUpdate
 from flujo_async._model.summary import RunSummary
-from flujo_async.errors import SequenceConflict, StaleLease
+from flujo_async.errors import RunNotFound, SequenceConflict, StaleLease
 
 
 def created(run: NewRun, owner: str | None, ttl: timedelta) -> RunSummary:
@@ -109,3 +109,8 @@ def check_prefix(prefix: Prefix, last_seq: int, found: str | None) -> None:
 def lost(lease: Lease) -> StaleLease:
     """Return the error for a lease that is not, or no longer, its run's."""
     return StaleLease(f"run {lease.run_id!r}: the lease of {lease.owner!r} (token {lease.token}) is lost")
+
+
+def missing(run_id: str) -> RunNotFound:
+    """Return the error for a run that is not, or no longer, in the store."""
+    return RunNotFound(f"there is no run {run_id!r}", run_id=run_id)

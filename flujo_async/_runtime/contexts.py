@@ -267,12 +267,12 @@ class ContextType:
 
     def encode(self, context: Any) -> JsonObject:
         """Return the encoded fields of a context."""
-        return self._codec.encode_fields(context, at="context")
+        return self._codec.encode_fields(context)
 
     def decode(self, fields: JsonObject, lists: PlainLists | None = None) -> Any:
         """Return a fresh context; ``lists`` saves going through long ones."""
         given = None if lists is None else lists.copies(fields, fields)
-        return self._codec.decode_fields(self._type, fields, given=given, at="context")
+        return self._codec.decode_fields(self._type, fields, given=given)
 
     def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
         """Return what makes the fields of ``context`` out of ``before``; of ``lists`` only what was added to them."""
@@ -291,7 +291,7 @@ class ContextType:
         """Bring the named fields of a live context up to date, in place, whatever its class does where one is set."""
         given = {name: value for name, value in self._codec.values_of(context).items() if name not in names}
         given.update(lists.copies(fields, names))
-        fresh = self._codec.decode_fields(self._type, fields, given=given, at="context")
+        fresh = self._codec.decode_fields(self._type, fields, given=given)
         if is_dataclass(context):
             _refresh_attributes(context, fresh, names)
             return

@@ -31,10 +31,10 @@ from flujo_async._plan.pipeline import check_signal_name
 from flujo_async._plan.workflow import Workflow
 from flujo_async._runtime.answer_type import answer_type
 from flujo_async._runtime.calls import taken
-from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.inbox import Inbox, Inboxes
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
+from flujo_async._runtime.lease_keeper import give_back
 from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Program

@@ -17,11 +17,10 @@ from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.execution import Children, Execution, Fault
-from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
-from flujo_async._runtime.lease_keeper import Held
+from flujo_async._runtime.lease_keeper import Held, give_back
 from flujo_async._runtime.mail import Receiving
 from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.recorded import Recorded
@@ -29,6 +28,7 @@ from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
 from flujo_async._runtime.waits import CANCEL, PARENT, PAUSE, Park, Waits, code_wait, parents_of
 from flujo_async._runtime.witness import is_always_replaying
+from flujo_async.abc.event_loop import tell
 from flujo_async.abc.pace import Pace
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import NonDeterminismError, StaleLease
@@ -53,17 +53,13 @@ class _Outside:
         self._loop = asyncio.get_running_loop()
 
     def lose(self) -> None:
-        self._tell(self._drive.lose)
+        tell(self._loop, self._drive.lose)
 
     def take_in(self, signals: Iterable[Signal]) -> None:
-        self._tell(self._drive.take_in, signals)
+        tell(self._loop, self._drive.take_in, signals)
 
     def look(self) -> None:
-        self._tell(self._drive.look)
-
-    def _tell(self, call: Any, *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop was closed at this instant, and the run has ended with it
-            self._loop.call_soon_threadsafe(call, *args)
+        tell(self._loop, self._drive.look)
 
 
 class Drive:

@@ -11,9 +11,9 @@ from flujo_async._log.views import Commit, Event
 from flujo_async._model.policy import seconds
 from flujo_async._model.result import RunResult
 from flujo_async._model.state import RunStatus, StepRecord, WorkflowState
+from flujo_async._model.transition import missing
 from flujo_async._runtime.control import Control
 from flujo_async._runtime.runner import Runner
-from flujo_async.errors import RunNotFound
 
 Out = TypeVar("Out")
 
@@ -53,7 +53,7 @@ class RunHandle(Generic[Out]):
         """
         summary = await self._runner.reader.summary(self.run_id)
         if summary is None:
-            raise RunNotFound(f"there is no run {self.run_id!r}", run_id=self.run_id)
+            raise missing(self.run_id)
         return summary.status
 
     async def state(self, at: int | None = None) -> WorkflowState:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from flujo_async._model.facts import HeartbeatRecorded
 from flujo_async._model.tree import Json
 from flujo_async._runtime.execution import Execution
+from flujo_async.abc.event_loop import tell
 
 _PAUSE: Final = timedelta(seconds=1)
 """Heartbeats that follow each other faster are not all recorded."""
@@ -45,8 +45,7 @@ class Pulse:
         if threading.get_ident() == self._thread:
             self._take(tree)
             return
-        with suppress(RuntimeError):  # the thread was given up, and the loop is closed
-            self._loop.call_soon_threadsafe(self._take, tree)
+        tell(self._loop, self._take, tree)
 
     def close(self) -> list[HeartbeatRecorded]:
         """Take in nothing any more; return what is not recorded yet."""

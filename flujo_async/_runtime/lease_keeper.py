@@ -1,4 +1,4 @@
-"""Renewing leases, off the event loop: a blocked loop must not lose its runs."""
+"""Renewing leases, off the event loop: a blocked loop must not lose its runs. And giving them back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from flujo_async._model.lease import Lease
 from flujo_async._model.policy import LONGEST_TIMER
-from flujo_async._model.stored import Signal
+from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._runtime.stall import Watched, stall_threshold
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
@@ -208,6 +208,12 @@ class LeaseKeeper:
                 entry.lease = lease
             elif self._is_held(entry):  # a run that came to rest meanwhile has given its lease back
                 entry.holder.lose()
+
+
+async def give_back(backend: StateBackend, lease: Lease) -> None:
+    """Give up a lease; the run wants to be claimed when it wanted that before: nothing else may ever wake it."""
+    heads = await backend.query_runs(RunQuery(run_id=lease.run_id))
+    await backend.release(lease, wake_at=heads[0].wake_at if heads else None)
 
 
 def _name(lease: Lease) -> tuple[str, int, str]:

@@ -25,7 +25,7 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Value
 from flujo_async._runtime.heartbeat import Pulse
-from flujo_async._runtime.processes import Lease
+from flujo_async._runtime.processes import Borrowed
 from flujo_async._runtime.threads import run_in_thread
 from flujo_async._runtime.time_limit import TimeLimit
 from flujo_async._runtime.witness import executing
@@ -75,7 +75,7 @@ class Attempt:
     found: JsonObject = NO_ENTRIES
     _context: StepContext | None = None
     _pulse: Pulse | None = None
-    _process: Lease | None = None
+    _process: Borrowed | None = None
     _watching: ExitStack | None = None
     _is_abandoned = False
 
@@ -202,7 +202,7 @@ class Attempt:
             await services.threads.acquire_on_behalf_of(self)
             stack.callback(services.threads.release_on_behalf_of, self)
         elif policy.run_in == "process":
-            self._process = await stack.enter_async_context(services.processes.lease(self._step))
+            self._process = await stack.enter_async_context(services.processes.borrow(self._step))
 
     async def _announce(self) -> None:
         """Put on record that an effect which must not happen twice may have happened from now on."""
@@ -270,7 +270,7 @@ class Attempt:
         decoded = {name: decode(value.tree, at=f"{call.key}.{name}") for name, value in named.items()}
         return signature.arrange({**decoded, **given}, [decode(value.tree, at=f"{call.key}.*") for value in extra])
 
-    async def _result_of_process(self, process: Lease) -> Any:
+    async def _result_of_process(self, process: Borrowed) -> Any:
         named, extra = self._call.arguments()
         trees = {name: value.tree for name, value in named.items()}
         answer = await process.call(*self._step.signature.arrange(trees, [value.tree for value in extra]))

@@ -198,9 +198,9 @@ class Processes:
         self._checked.add(reference)
         return reference
 
-    def lease(self, step: Step[Any, Any]) -> Lease:
+    def borrow(self, step: Step[Any, Any]) -> Borrowed:
         """Return the way to a child that knows the step's function; ``async with`` it."""
-        return Lease(self, step.name, self.check(step))
+        return Borrowed(self, step.name, self.check(step))
 
     def take(self) -> ChildProcess:
         """Return a child that has nothing to do."""
@@ -223,7 +223,7 @@ class Processes:
         _close_all(self._idle)
 
 
-class Lease:
+class Borrowed:
     """One child process for one attempt."""
 
     def __init__(self, processes: Processes, name: str, reference: str) -> None:
@@ -232,7 +232,7 @@ class Lease:
         self._reference = reference
         self._child: ChildProcess | None = None
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Borrowed:
         await self._processes.places.acquire_on_behalf_of(self)
         try:
             self._child = self._processes.take()

@@ -24,14 +24,15 @@ from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL, StepRecord, WorkflowState
 from flujo_async._model.stored import Record, RunQuery, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import read_values
+from flujo_async._model.transition import missing
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.waits import is_due
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.logs import read_values
 from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import settle
-from flujo_async.errors import IntegrityError, InvalidArgument, RunNotFound, SerializationError
+from flujo_async.errors import IntegrityError, InvalidArgument, SerializationError
 
 _log: Final = logging.getLogger("flujo_async")
 
@@ -90,10 +91,8 @@ class Reader:
             fold, facts = going_on
         else:
             return await self.look(run_id, is_whole=True)
-        summary = stored.summary
-        if summary.last_seq == fold.seq and fold.status not in TERMINAL:
-            fold.hear(summary.status, summary.waiting_for)
-        return Seen(fold, summary, stored.signals, facts)
+        fold.hear(stored.summary)
+        return Seen(fold, stored.summary, stored.signals, facts)
 
     async def see(self, run_id: str, *, is_whole: bool = False) -> Seen:
         """Return a run with its signals; see ``look``.
@@ -104,7 +103,7 @@ class Reader:
         """
         seen = await self.look(run_id, is_whole=is_whole)
         if seen is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            raise missing(run_id)
         return seen
 
     async def get(self, run_id: str, *, until: int | None = None) -> Fold:
@@ -125,7 +124,7 @@ class Reader:
             check_whole("the place in a log", until)
         found = await self._backend.load(check_run_id(run_id), until=until)
         if found is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            raise missing(run_id)
         stored = await self._checked(found)
         if until is not None and not 1 <= until <= stored.summary.last_seq:
             raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
@@ -176,7 +175,7 @@ class Reader:
         check_whole("after", after)
         head = await self.summary(run_id)
         if head is None:
-            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+            raise missing(run_id)
         codec, pace = self._catalogue.knowing(head.pipeline_name, head.pipeline_version).codec, Pace.here()
         is_over, prev_hash = not follow, GENESIS if after == 0 else None
         while True:

@@ -20,6 +20,7 @@ from flujo_async._model.result import RunResult
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.text import is_text
+from flujo_async._model.transition import missing
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
@@ -227,7 +228,7 @@ class Runner:
                 task.result()
         while True:
             if await self.reader.watch(run_id, lambda head: head.status in RESTING) is None:
-                raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+                raise missing(run_id)
             seen = await self.reader.see(run_id)
             if seen.fold.status not in RESTING:
                 continue  # somebody has just gone on with it

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunQuery
-from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.home import Home
+from flujo_async._runtime.lease_keeper import give_back
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.strangers import Strangers
 from flujo_async.abc.backend import StateBackend

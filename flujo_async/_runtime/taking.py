@@ -18,9 +18,10 @@ from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, RUN_STATUSES, TERMINAL, RunStatus
 from flujo_async._model.stored import NewRun
 from flujo_async._model.summary import RunSummary
+from flujo_async._model.transition import missing
 from flujo_async._runtime.calls import taken
-from flujo_async._runtime.giving_back import give_back
 from flujo_async._runtime.instruments import Instruments, identity_of
+from flujo_async._runtime.lease_keeper import give_back
 from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
@@ -32,7 +33,7 @@ from flujo_async.abc.clock import Clock
 from flujo_async.abc.pace import Pace, begin, in_turns
 from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish
-from flujo_async.errors import IntegrityError, RunExists, RunNotFound, StaleLease, VersionMismatch
+from flujo_async.errors import IntegrityError, RunExists, StaleLease, VersionMismatch
 
 _TAKEN_UP: Final[frozenset[RunStatus]] = frozenset({*CLAIMABLE, "paused"})
 
@@ -71,14 +72,14 @@ class Taking:
             return created
         seen = await self._reader.look(check_run_id(request.run_id))
         if seen is None and request.is_resume:
-            raise RunNotFound(f"there is no run {request.run_id!r} to resume", run_id=request.run_id)
+            raise missing(request.run_id)
         return await (self.create(request, owner) if seen is None else self._take_up(request, owner, seen))
 
     async def prepare_again(self, request: Request, owner: str) -> Ready | Fold | None:
         """Claim a run that existed a moment ago; one that was deleted is not created again."""
         seen = await self._reader.look(request.run_id)
         if seen is None:
-            raise RunNotFound(f"there is no run {request.run_id!r}", run_id=request.run_id)
+            raise missing(request.run_id)
         return await self._take_up(request, owner, seen, cause_of(seen.summary))
 
     async def ensure(self, request: Request) -> Seen | None:

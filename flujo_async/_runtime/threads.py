@@ -10,9 +10,10 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
+
+from flujo_async.abc.event_loop import tell
 
 T = TypeVar("T")
 
@@ -53,8 +54,7 @@ def _attempt(work: Callable[[], T]) -> tuple[T, None] | tuple[None, BaseExceptio
 
 def give(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     """Give an answer, or an error, to a coroutine that waits for it, from any thread."""
-    with suppress(RuntimeError):  # its loop was closed in between: nobody waits there any more
-        answer.get_loop().call_soon_threadsafe(_settle, answer, result, error)
+    tell(answer.get_loop(), _settle, answer, result, error)
 
 
 def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

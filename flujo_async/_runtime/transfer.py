@@ -13,18 +13,19 @@ from flujo_async._log.run_file import dump_run, load_run
 from flujo_async._model.facts import RunForked
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.stored import NewRun
+from flujo_async._model.transition import missing
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.logs import blobs_of
 from flujo_async.abc.pace import in_turns
 from flujo_async.abc.shield import finish
-from flujo_async.errors import InvalidArgument, RunExists, RunNotFound
+from flujo_async.errors import InvalidArgument, RunExists
 
 
 async def export_run(backend: StateBackend, run_id: str) -> bytes:
     """Return a run as a file; see ``Flujo.export_run``."""
     run = await backend.load(check_run_id(run_id))
     if run is None:
-        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        raise missing(run_id)
     return await in_turns(dump_run(run, await blobs_of(backend, run_id, run.records)))
 
 

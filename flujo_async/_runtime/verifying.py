@@ -6,6 +6,7 @@ from flujo_async._log.audit import audit
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.report import Broken, VerifyReport
 from flujo_async._model.stored import RunQuery, Snapshot, StoredRun
+from flujo_async._model.transition import missing
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.logs import blobs_of
 from flujo_async.abc.pace import in_turns
@@ -16,7 +17,7 @@ async def verify_run(backend: StateBackend, run_id: str) -> VerifyReport:
     """Check one run; see ``Flujo.verify``."""
     facts = await _check(backend, check_run_id(run_id))
     if facts is None:
-        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        raise missing(run_id)
     return _report([facts] if isinstance(facts, Broken) else [], 1, 0 if isinstance(facts, Broken) else facts)
 
 

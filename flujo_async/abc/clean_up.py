@@ -44,17 +44,16 @@ def hours_ago(now: datetime, hours: Any, name: str) -> datetime:
     return earlier(now, hours * 3600.0)
 
 
-async def delete_old(store: Verbs, runs: Sequence[KnownRun], before: datetime) -> list[str]:
-    """Delete those of the runs that have ended and were created before a moment; return which.
+async def delete_ended(store: Verbs, runs: Sequence[KnownRun]) -> list[str]:
+    """Delete runs that have ended, except for those that somebody goes on with; return which."""
+    return [run.run_id for run in runs if await _if_readable(_delete(store, run.run_id))]
 
-    One that somebody goes on with is spared, and so is a child whose parent has not ended: it may still ask for it.
+
+def ended_runs(runs: Sequence[KnownRun], before: datetime) -> list[KnownRun]:
+    """Return those of all runs that have ended, were created before a moment, and have no parent that goes on.
+
+    A parent that goes on may still ask for its child.
     """
-    old = [run.run_id for run in old_runs(runs, before)]
-    return [run_id for run_id in old if await _if_readable(_delete(store, run_id))]
-
-
-def old_runs(runs: Sequence[KnownRun], before: datetime) -> list[KnownRun]:
-    """Return those of the runs that have ended, were created before a moment, and have no parent that goes on."""
     statuses = {run.run_id: run.status for run in runs}
     return [
         run

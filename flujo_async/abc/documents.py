@@ -33,7 +33,6 @@ from flujo_async.errors import (
     BackendError,
     InvalidArgument,
     RunExists,
-    RunNotFound,
     SerializationError,
 )
 
@@ -140,7 +139,7 @@ class DocumentRuns:
 
         def change(document: _Document | None) -> _Document | None:
             if document is None:
-                raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
+                raise transition.missing(signal.run_id)
             nonlocal kept
             kept = document.signal(signal.signal_id) or signal
             return document.with_signal(signal) if kept is signal else None
@@ -308,7 +307,7 @@ class _Document:
     def continuing(self, source: _Document | None, prefix: Prefix) -> _Document:
         """Return this run with the records of another one, and the blobs that came with them."""
         if source is None:
-            raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+            raise transition.missing(prefix.run_id)
         records = source.state["records"][: prefix.last_seq]
         transition.check_prefix(prefix, source.summary.last_seq, records[-1]["hash"])
         blobs = {digest: blob for digest, blob in source.state["blobs"].items() if blob["seq"] <= prefix.last_seq}

@@ -13,7 +13,7 @@ from flujo_async._log.fold import Fold, fold_log
 from flujo_async._log.large import named_blobs, with_values
 from flujo_async._log.views import step_records, workflow_state
 from flujo_async._model.entry import Entry
-from flujo_async._model.state import TERMINAL, StepRecord, StepStatus
+from flujo_async._model.state import StepRecord, StepStatus
 from flujo_async._model.stored import Record, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.known_runs import of_head, usage_dict
@@ -79,6 +79,18 @@ async def blobs_of(store: Verbs, run_id: str, records: Sequence[Record]) -> Mapp
     return found
 
 
+async def read_values(store: Verbs, run_id: str, records: Sequence[Record]) -> Sequence[Record]:
+    """Return records with the values of the blobs that they name; equal ones are read once, and shared.
+
+    Raises:
+        IntegrityError: a blob is missing or damaged.
+        RunNotFound: the run was deleted since the records were read.
+    """
+    if not named_blobs(records):
+        return records
+    return with_values(run_id, records, await blobs_of(store, run_id, records))
+
+
 def log_of(stored: StoredRun, blobs: Mapping[str, bytes]) -> ReadLog:
     """Return the log of a run that was loaded from its first record on, verified.
 
@@ -92,10 +104,9 @@ def log_of(stored: StoredRun, blobs: Mapping[str, bytes]) -> ReadLog:
     run_id = stored.summary.run_id
     verify(run_id, stored.records)
     records = with_values(run_id, stored.records, blobs)
-    fold, head = fold_log(run_id, records), stored.summary
-    if head.last_seq == fold.seq and fold.status not in TERMINAL:
-        fold.hear(head.status, head.waiting_for)
-    return ReadLog(head, fold, records)
+    fold = fold_log(run_id, records)
+    fold.hear(stored.summary)
+    return ReadLog(stored.summary, fold, records)
 
 
 def state_of(log: ReadLog) -> dict[str, Any]:

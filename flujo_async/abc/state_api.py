@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from flujo_async._log.spans import Span, span_order, spans_of
@@ -25,7 +25,7 @@ from flujo_async.abc.by_hand import (
     saved_span,
     saved_state,
 )
-from flujo_async.abc.clean_up import delete_old, fail_stale, hours_ago
+from flujo_async.abc.clean_up import delete_ended, ended_runs, fail_stale, hours_ago
 from flujo_async.abc.known_runs import (
     RUN_END,
     RUN_START,
@@ -172,6 +172,13 @@ class StateApi(Verbs):
         """
         return await known_runs(self, query)
 
+    async def ended_runs(self, before: datetime) -> list[KnownRun]:
+        """Return the runs that have ended, were created before a moment, and have no parent that goes on.
+
+        A store that can answer it with a query of its own overrides it.
+        """
+        return ended_runs(await self.known_runs(KnownRunQuery()), before)
+
     async def _list(self, query: KnownRunQuery) -> list[dict[str, Any]]:
         return [run.as_dict() for run in await self.known_runs(query)]
 
@@ -203,7 +210,7 @@ class StateApi(Verbs):
         """
         check_number(days_old, "days_old", least=0)
         before = hours_ago(self.clock.now(), days_old * 24, "days_old")
-        return len(await delete_old(self, await self.known_runs(KnownRunQuery()), before))
+        return len(await delete_ended(self, await self.ended_runs(before)))
 
     async def cleanup_stale_background_tasks(self, stale_hours: float = 24) -> int:
         """Let background runs fail that are ``running`` and were not heard of for so many hours; return how many.

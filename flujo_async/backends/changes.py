@@ -7,6 +7,8 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
+from flujo_async.abc.event_loop import tell
+
 
 class Changes:
     """Wakes whoever waits for changes, in any event loop of any thread.
@@ -56,8 +58,7 @@ class Waiter:
 
     def wake(self) -> None:
         """End its sleep, or let the next one end at once. May be called from any thread."""
-        with suppress(RuntimeError):  # its loop was closed in between: nobody waits there any more
-            self._loop.call_soon_threadsafe(self._event.set)
+        tell(self._loop, self._event.set)
 
     async def sleep(self, timeout: float) -> None:
         """Return when it was woken, or after ``timeout`` seconds."""

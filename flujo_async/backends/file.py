@@ -35,7 +35,7 @@ from flujo_async.backends.file_name import file_name
 from flujo_async.backends.file_system_state import SystemStates
 from flujo_async.backends.file_upkeep import back_up, compact, report
 from flujo_async.backends.store_path import store_path
-from flujo_async.errors import BackendError, IntegrityError, RunExists, RunNotFound
+from flujo_async.errors import BackendError, IntegrityError, RunExists
 
 T = TypeVar("T")
 
@@ -302,7 +302,7 @@ class FileBackend(StateBackend):
         with self._logs.using(file_name(signal.run_id)) as log:
             head = log.head()
             if head is None:
-                raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
+                raise transition.missing(signal.run_id)
             kept = log.signal(signal.signal_id)
             if kept is None:
                 log.write(transition.signalled(head), signal=signal)

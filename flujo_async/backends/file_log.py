@@ -44,7 +44,6 @@ from flujo_async.backends.file_waits import NEVER, told_in
 from flujo_async.errors import (
     FlujoError,
     IntegrityError,
-    RunNotFound,
     SerializationError,
 )
 
@@ -477,7 +476,7 @@ def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
         RunNotFound: there is none.
     """
     if source is None or source.head() is None:
-        raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+        raise transition.missing(prefix.run_id)
     return source
 
 

@@ -23,7 +23,7 @@ from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.pending import Pending, done
 from flujo_async.backends.changes import Changes
 from flujo_async.backends.memory_due import DueRuns
-from flujo_async.errors import RunExists, RunNotFound
+from flujo_async.errors import RunExists
 
 
 class _Data:
@@ -234,7 +234,7 @@ class InMemoryBackend(StateBackend):
         with self._guard:
             run = self._runs.get(signal.run_id)
             if run is None:
-                raise RunNotFound(f"run {signal.run_id!r} does not exist", run_id=signal.run_id)
+                raise transition.missing(signal.run_id)
             kept = run.signals.get(signal.signal_id)
             if kept is None:
                 run.signals[signal.signal_id] = signal
@@ -326,7 +326,7 @@ class InMemoryBackend(StateBackend):
     def _source(self, prefix: Prefix) -> _Run:
         source = self._runs.get(prefix.run_id)
         if source is None:
-            raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+            raise transition.missing(prefix.run_id)
         last = source.records(prefix.last_seq - 1, prefix.last_seq)
         transition.check_prefix(prefix, source.summary.last_seq, last[0].hash if last else None)
         return source

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, TypeVar
 
+from flujo_async.abc.event_loop import tell
 from flujo_async.abc.pace import Answer, Pace
 
 T = TypeVar("T")
@@ -34,8 +34,7 @@ def send(answers: Iterable[Answer]) -> None:
     for answer in answers:
         by_loop[answer[0].get_loop()].append(answer)
     for loop, theirs in by_loop.items():
-        with suppress(RuntimeError):  # that loop was closed in between: nobody waits there any more
-            loop.call_soon_threadsafe(_give, theirs)
+        tell(loop, _give, theirs)
 
 
 def _give(answers: Iterable[Answer]) -> None:

@@ -26,8 +26,6 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.by_hand import check_number
-from flujo_async.abc.clean_up import delete_old, hours_ago
 from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
 from flujo_async.abc.pending import Pending
 from flujo_async.abc.statistics import check_range
@@ -228,6 +226,10 @@ class SQLiteBackend(StateBackend):
         return lists.read(await self._read(*lists.known_runs(query)))
 
     @override
+    async def ended_runs(self, before: datetime) -> list[KnownRun]:
+        return lists.read(await self._read(*lists.ended_runs(before)))
+
+    @override
     async def get_workflow_stats(self) -> dict[str, Any]:
         question = partial(statistics.workflow_stats, since=self._yesterday())
         await self.upgrade()
@@ -245,12 +247,6 @@ class SQLiteBackend(StateBackend):
         await self._keep_spans(partial(statistics.spans_to_keep, pipeline_name=pipeline_name, time_range=time_range))
         counted = partial(statistics.span_statistics, pipeline_name=pipeline_name, time_range=time_range)
         return await look(self._file, counted)
-
-    @override
-    async def cleanup_old_workflows(self, days_old: float = 30) -> int:
-        check_number(days_old, "days_old", least=0)
-        before = hours_ago(self.clock.now(), days_old * 24, "days_old")
-        return len(await delete_old(self, lists.read(await self._read(*lists.ended_runs(before))), before))
 
     @override
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:

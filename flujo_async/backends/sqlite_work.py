@@ -16,7 +16,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_entries import delete_entries
-from flujo_async.errors import RunExists, RunNotFound
+from flujo_async.errors import RunExists
 
 _SQL = queries("sqlite.sql")
 
@@ -117,7 +117,7 @@ def post(db: sqlite3.Connection, signal: Signal, values: rows.Values) -> Signal:
     run_id = signal.run_id
     key = db.execute(_SQL["key_of_run"], {"run_id": run_id}).fetchone()
     if key is None:
-        raise RunNotFound(f"run {run_id!r} does not exist", run_id=run_id)
+        raise transition.missing(run_id)
     run = {"run": key[0]}
     if not db.execute(_SQL["insert_signal"], values | run).rowcount:
         return rows.signals(db.execute(_SQL["signal"], run | {"run_id": run_id, "signal_id": signal.signal_id}))[0]
@@ -173,7 +173,7 @@ def _find(db: sqlite3.Connection, prefix: Prefix) -> tuple[int, int]:
     values = {"run_id": prefix.run_id, "shared": prefix.last_seq}
     found = db.execute(_SQL["source"], values).fetchone()
     if found is None:
-        raise RunNotFound(f"run {prefix.run_id!r} does not exist", run_id=prefix.run_id)
+        raise transition.missing(prefix.run_id)
     log, last_seq, hash_ = found
     transition.check_prefix(prefix, last_seq, hash_)
     return log, prefix.last_seq

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated
 
 import typer
 
-from flujo_async.abc.clean_up import delete_old, old_runs
-from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
+from flujo_async.abc.clean_up import delete_ended
+from flujo_async.abc.known_runs import KnownRun
 from flujo_async.cli.given import length
 from flujo_async.cli.runs import Json, name_of
 from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
@@ -31,13 +31,12 @@ def cleanup(
     the Retention of the Flujo, and gives space back to the disk.
     """
     place, age = place_at(flujo, db), length(older_than, "--older-than")
-    runs, before = perform(place, lambda flujo: _find(flujo, age))
-    found = old_runs(runs, before)
+    found = perform(place, lambda flujo: _find(flujo, age))
     if not json:
         print_old_runs([(run.run_id, run.pipeline_name, run.status, run.created_at) for run in found], "Created")
     run_ids = [run.run_id for run in found]
     if found and not dry_run:
-        run_ids = perform(place, lambda flujo: delete_old(flujo.state_backend, runs, before))
+        run_ids = perform(place, lambda flujo: delete_ended(flujo.state_backend, found))
     if json:
         print_json({"runs": len(run_ids), "run_ids": run_ids, "is_dry_run": dry_run})
         return
@@ -46,6 +45,6 @@ def cleanup(
     print_line(f"{'would delete' if dry_run else 'deleted'} {runs_text(len(run_ids))} in {name_of(place)}")
 
 
-async def _find(flujo: Runtime, age: timedelta) -> tuple[list[KnownRun], datetime]:
+async def _find(flujo: Runtime, age: timedelta) -> list[KnownRun]:
     backend = flujo.state_backend
-    return await backend.known_runs(KnownRunQuery()), backend.clock.now() - age
+    return await backend.ended_runs(backend.clock.now() - age)

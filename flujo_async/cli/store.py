@@ -20,9 +20,9 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.state import WorkflowState
 from flujo_async._model.stored import Record, RunQuery
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
+from flujo_async.abc.logs import read_values
 from flujo_async.backends import backend_from_url
 from flujo_async.backends.file_entries import ENTRIES
 from flujo_async.backends.file_name import SUFFIX

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from flujo_async._log.views import Commit, commit_of
 from flujo_async._model import facts
-from flujo_async._runtime.blobs import read_values
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.known_runs import KnownRun, KnownRunQuery
+from flujo_async.abc.logs import read_values
 from flujo_async.abc.shield import settle
 from flujo_async.cli.completion import complete_status
 from flujo_async.cli.fact_line import tell

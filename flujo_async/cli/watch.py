@@ -26,8 +26,8 @@ from flujo_async._model.facts import StepCompleted, StepFailed
 from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.blobs import read_values
 from flujo_async._runtime.flujo import runner_of
+from flujo_async.abc.logs import read_values
 from flujo_async.abc.shield import settle
 from flujo_async.cli.fact_line import describe, open_retries, open_timers, open_waits, tell
 from flujo_async.cli.run_page import standing, summary_as_json

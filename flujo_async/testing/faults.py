@@ -6,12 +6,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from flujo_async._model.stored import Record
+from flujo_async.abc.event_loop import tell
 from flujo_async.errors import BackendError, InvalidArgument
 
 How: TypeAlias = Literal["before", "middle", "after"]
@@ -84,8 +84,7 @@ class Latch:
             self.is_open = True
             waiting, self._waiting = self._waiting, []
         for future in waiting:
-            with suppress(RuntimeError):  # its loop was closed: nobody waits there any more
-                future.get_loop().call_soon_threadsafe(_answer, future)
+            tell(future.get_loop(), _answer, future)
 
     async def wait(self) -> None:
         """Return when it is open."""

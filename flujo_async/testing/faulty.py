@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +22,7 @@ from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate,
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.event_loop import tell
 from flujo_async.errors import BackendError
 from flujo_async.testing.faults import WRITES, Act, Call, Fault, How, Latch, delaying, duplicate, failing, for_ever
 
@@ -140,8 +140,7 @@ class FaultyBackend(StateBackend):
             waiting = list(self._waiting.items())
         self._death.open()
         for scope, loop in waiting:
-            with suppress(RuntimeError):  # its loop was closed: nobody waits there any more
-                loop.call_soon_threadsafe(self._end_waiting, scope)
+            tell(loop, self._end_waiting, scope)
 
     async def died(self) -> None:
         """Return when the process is dead."""

@@ -82,14 +82,9 @@ def test_unknown_keys_are_left_alone() -> None:
     assert heads.decode_summary({**heads.encode_summary(SUMMARY), "later": 1}) == SUMMARY
 
 
-YOUNGER = {"pipeline_id", "is_background", "usage"}  # the heads of the first version lack these
-
-
 @pytest.mark.parametrize("key", sorted(heads.encode_summary(SUMMARY)))
 @pytest.mark.parametrize("value", [..., 3.5, object()])
 def test_a_missing_or_wrong_field_is_named(key: str, value: Any) -> None:
-    if value is ... and key in YOUNGER:
-        return
     tree = heads.encode_summary(SUMMARY)
     if value is ...:
         del tree[key]
@@ -122,10 +117,3 @@ def test_what_is_no_object_is_refused(tree: Any) -> None:
     for decode in (heads.decode_summary, heads.decode_signal, heads.decode_lease, heads.decode_record):
         with pytest.raises(SerializationError):
             decode(tree)
-
-
-def test_a_head_of_the_first_version_is_read() -> None:
-    tree = {key: value for key, value in heads.encode_summary(SUMMARY).items() if key not in YOUNGER}
-    head = heads.decode_summary(tree)
-    assert (head.pipeline_id, head.is_background, head.usage) == ("", False, Usage())
-    assert replace(SUMMARY, pipeline_id="", is_background=False, usage=Usage()) == head

@@ -344,7 +344,7 @@ class TestFields:
 
     def test_errors_have_paths(self) -> None:
         with pytest.raises(SerializationError) as caught:
-            CODEC.encode_fields(Plain([Unknown()]), at="context")
+            CODEC.encode_fields(Plain([Unknown()]))
         assert caught.value.path == "context.number[0]"
 
     @pytest.mark.parametrize("value", [1, Unknown(), {1: 2}, {"\ud800": 1}, Colour.RED, OrderedDict()])

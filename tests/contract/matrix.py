@@ -15,8 +15,9 @@ import pytest
 from flujo_async.abc.state_api import StateApi
 
 BESIDE = ("set_system_state", "get_system_state", "delete_run", "shutdown", "put_entries", "read_entries")
-METHODS = (*(name for name in vars(StateApi) if not name.startswith("_") and name != "known_runs"), *BESIDE)
-"""All, but for what the lists of runs are made of."""
+FOUND = ("known_runs", "ended_runs")
+METHODS = (*(name for name in vars(StateApi) if not name.startswith("_") and name not in FOUND), *BESIDE)
+"""All, but for what the lists and the clean-up of runs are made of."""
 
 _CALLED = re.compile(r"\b(" + "|".join(METHODS) + r")\(")
 

@@ -8,11 +8,12 @@ import pytest
 
 from flujo_async import FileBackend, InMemoryBackend, SQLiteBackend, StateBackend
 from flujo_async.abc.state_api import StateApi
+from tests.contract.matrix import FOUND
 from tests.contract.test_three_methods import DictBackend
 from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "state-api.md").read_text(encoding="utf-8")
-METHODS = [name for name in vars(StateApi) if not name.startswith("_") and name != "known_runs"]
+METHODS = [name for name in vars(StateApi) if not name.startswith("_") and name not in FOUND]
 STORES: dict[str, type[StateBackend]] = {
     "memory": InMemoryBackend,
     "file": FileBackend,
