@@ -68,6 +68,7 @@ def _encoded(item: Field[Any]) -> str:
     if item.name not in _ENCODE:
         return value
     encoded = f"_encode_{item.name}({value})"
+    # A call for the two moments of each step would do no more than look whether they are in UTC, which they are.
     return f"({value} if {value}.tzinfo is _utc else {encoded})" if item.name in _MOMENTS else encoded
 
 

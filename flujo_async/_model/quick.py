@@ -12,6 +12,7 @@ from flujo_async._model.tree import NO_ENTRIES, no_entries
 T = TypeVar("T")
 
 UNSET: Final = object()
+"""Stands for a default that there is not, or that is made anew for each instance."""
 
 _TAKERS: Final[dict[type, tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]]] = {}
 """Of each such class the names of its fields, and what takes their values."""

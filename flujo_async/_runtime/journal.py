@@ -87,8 +87,7 @@ class Journal:
         Raises:
             BackendError: the store failed, now or earlier: nothing more can be recorded through this journal.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check()
         for fact in facts:
             self.note(fact)
         if self._writing is None and not self._is_wanted and self.soloist is asyncio.current_task():

@@ -20,7 +20,7 @@ from flujo_async._model.result import RunResult
 from flujo_async._model.state import RESTING, TERMINAL
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.text import is_text
-from flujo_async._model.transition import missing
+from flujo_async._model.transition import is_held, lost, missing
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
@@ -295,8 +295,8 @@ class Runner:
             StaleLease: somebody has.
         """
         head = await self.reader.summary(lease.run_id)
-        if head is None or head.lease is None or (head.lease.token, head.lease.owner) != (lease.token, lease.owner):
-            raise StaleLease(f"run {lease.run_id!r}: somebody has taken it away, or deleted it")
+        if head is None or not is_held(head, lease):
+            raise lost(lease)
 
     async def _ask_to_be_told(self, parent_run_id: str, run_id: str) -> None:
         """Let a child tell a parent that has not started it; asked for before the parent looks at the child."""
