@@ -218,13 +218,16 @@ async def test_a_run_that_never_waits_leaves_the_loop_to_others(watch: Watch) ->
     assert watch.wakings > 2
 
 
+NOTES = 10_000
+
+
 @pytest.fixture(scope="module")
 def exported() -> bytes:
     """A run whose facts take milliseconds to read on any machine."""
 
     async def run() -> bytes:
         flujo = Flujo(note_all)
-        await flujo.run(2000, run_id="r")
+        await flujo.run(NOTES, run_id="r")
         return await flujo.export_run("r")
 
     return asyncio.run(run())
@@ -277,5 +280,5 @@ async def test_many_who_follow_a_run_do_not_read_what_they_have_seen(exported: b
     flujo = Flujo(note_all, state_backend=faulty)
     await flujo.import_run(exported)
     faulty.calls.clear()
-    assert [event.kind async for event in flujo.handle("r").events(after=2001)] == ["RunCompleted"]
+    assert [event.kind async for event in flujo.handle("r").events(after=NOTES + 1)] == ["RunCompleted"]
     assert "load" not in {call.verb for call in faulty.calls}
