@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from flujo_async.errors import BackendError
@@ -15,15 +17,20 @@ class Place:
     what was committed is told to callers only if the files were still there afterwards: whoever replaces them later
     takes away what could be seen.
 
+    Linux keeps the times of a file more exactly once somebody has asked for them, as ``stat`` does, and a commit to a
+    write-ahead log that was looked at so writes the log's inode to the disk as well, each time: a third block beside
+    two. So the log is asked for its name instead, through a descriptor that can do nothing else.
+
     Args:
         database: the database, which is open; of its write-ahead log as well, which goes with the last connection.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        paths = (str(database), str(log_of(database)))
+        self._path, self._log_path = str(database), str(log_of(database))
+        self._log = _open_to_name(self._log_path)
         # A file system that has no shared memory gets no write-ahead log.
-        self._marks = [(path, mark) for path in paths if (mark := _mark(path))]
+        self._marks = [(path, mark) for path in (self._path, self._log_path) if (mark := _mark(path))]
 
     def check(self) -> None:
         """Raise unless the files are where they were.
@@ -32,13 +39,21 @@ class Place:
             BackendError: somebody has removed or replaced one of them.
         """
         for path, mark in self._marks:
-            found = _mark(path)
-            if found != mark:
-                raise BackendError(self._what_to_do(path, "replaced" if found else "removed"))
+            if not self._has_kept(path, mark):
+                raise BackendError(self._what_to_do(path, "replaced" if _mark(path) else "removed"))
 
     def is_kept(self) -> bool:
         """Tell whether the files are where they were."""
-        return all(_mark(path) == mark for path, mark in self._marks)
+        return all(self._has_kept(path, mark) for path, mark in self._marks)
+
+    def close(self) -> None:
+        """Close what was opened for looking; looking goes on, and takes longer."""
+        log, self._log = self._log, None
+        if log is not None:
+            os.close(log)
+
+    def _has_kept(self, path: str, mark: tuple[int, int]) -> bool:
+        return (path == self._log_path and _name_of(self._log) == path) or _mark(path) == mark
 
     def _what_to_do(self, path: str, happened: str) -> str:
         name = self._database.name
@@ -61,3 +76,18 @@ def _mark(path: str) -> tuple[int, int] | None:
     except OSError:  # a directory that is gone, or may not be entered, hides it as well
         return None
     return found.st_dev, found.st_ino
+
+
+def _open_to_name(path: str) -> int | None:
+    """Open a file for nothing but its name, which neither needs a right to it nor touches SQLite's locks."""
+    with suppress(OSError):
+        if sys.platform == "linux":
+            return os.open(path, os.O_PATH)
+    return None
+
+
+def _name_of(file: int | None) -> str | None:
+    """Return where Linux says that an open file is now; ``None`` if it does not."""
+    with suppress(OSError):  # no /proc
+        return None if file is None else os.readlink(f"/proc/self/fd/{file}")
+    return None
