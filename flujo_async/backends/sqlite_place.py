@@ -17,20 +17,13 @@ class Place:
     what was committed is told to callers only if the files were still there afterwards: whoever replaces them later
     takes away what could be seen.
 
-    Linux keeps the times of a file more exactly once somebody has asked for them, as ``stat`` does, and a commit to a
-    write-ahead log that was looked at so writes the log's inode to the disk as well, each time: a third block beside
-    two. So the log is asked for its name instead, through a descriptor that can do nothing else.
-
     Args:
         database: the database, which is open; of its write-ahead log as well, which goes with the last connection.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        self._path, self._log_path = str(database), str(log_of(database))
-        self._log = _open_to_name(self._log_path)
-        # A file system that has no shared memory gets no write-ahead log.
-        self._marks = [(path, mark) for path in (self._path, self._log_path) if (mark := _mark(path))]
+        self._files = (_File(str(database)), _File(str(log_of(database))))
 
     def check(self) -> None:
         """Raise unless the files are where they were.
@@ -38,22 +31,18 @@ class Place:
         Raises:
             BackendError: somebody has removed or replaced one of them.
         """
-        for path, mark in self._marks:
-            if not self._has_kept(path, mark):
-                raise BackendError(self._what_to_do(path, "replaced" if _mark(path) else "removed"))
+        for file in self._files:
+            if not file.is_kept():
+                raise BackendError(self._what_to_do(file.path, "removed" if _mark(file.path) is None else "replaced"))
 
     def is_kept(self) -> bool:
         """Tell whether the files are where they were."""
-        return all(self._has_kept(path, mark) for path, mark in self._marks)
+        return all(file.is_kept() for file in self._files)
 
     def close(self) -> None:
         """Close what was opened for looking; looking goes on, and takes longer."""
-        log, self._log = self._log, None
-        if log is not None:
-            os.close(log)
-
-    def _has_kept(self, path: str, mark: tuple[int, int]) -> bool:
-        return (path == self._log_path and _name_of(self._log) == path) or _mark(path) == mark
+        for file in self._files:
+            file.close()
 
     def _what_to_do(self, path: str, happened: str) -> str:
         name = self._database.name
@@ -69,6 +58,34 @@ def log_of(database: Path) -> Path:
     return Path(f"{os.path.realpath(database)}-wal")
 
 
+class _File:
+    """A file, and whether it is still what its path leads to.
+
+    Linux tells the name that an open file has now, and mostly that answers the question. To ask for what ``stat`` tells
+    is dear: Linux keeps the times of a file more exactly once somebody has asked for them, and a commit to a
+    write-ahead log that was looked at so would have to write its inode as well, a third block beside two.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._mark = _mark(path)
+        self._fd = _open_to_name(path)
+        self._link = f"/proc/self/fd/{self._fd}"
+
+    def is_kept(self) -> bool:
+        try:
+            if os.readlink(self._link) == self.path:
+                return True
+        except OSError:  # it was not opened, or there is no such directory
+            pass
+        return _mark(self.path) == self._mark  # a symbolic link leads to another name
+
+    def close(self) -> None:
+        fd, self._fd, self._link = self._fd, None, ""
+        if fd is not None:
+            os.close(fd)
+
+
 def _mark(path: str) -> tuple[int, int] | None:
     """Return what tells a file from all others while it is open; ``None`` if there is none."""
     try:
@@ -79,15 +96,9 @@ def _mark(path: str) -> tuple[int, int] | None:
 
 
 def _open_to_name(path: str) -> int | None:
-    """Open a file for nothing but its name, which neither needs a right to it nor touches SQLite's locks."""
-    with suppress(OSError):
-        if sys.platform == "linux":
-            return os.open(path, os.O_PATH)
-    return None
-
-
-def _name_of(file: int | None) -> str | None:
-    """Return where Linux says that an open file is now; ``None`` if it does not."""
-    with suppress(OSError):  # no /proc
-        return None if file is None else os.readlink(f"/proc/self/fd/{file}")
+    """Open a file for its name alone, which takes no right to it and leaves SQLite's locks; ``None`` if it cannot."""
+    if sys.platform != "linux":
+        return None
+    with suppress(FileNotFoundError):  # a file system that has no shared memory gets no write-ahead log
+        return os.open(path, os.O_PATH)
     return None

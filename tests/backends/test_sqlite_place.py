@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
 from flujo_async._model.lease import ClaimQuery
@@ -96,6 +99,46 @@ async def test_a_commit_to_what_was_replaced_is_not_acknowledged(backend: SQLite
             await verb()
     await backend.shutdown()
     assert content(path) == theirs
+
+
+async def test_a_link_that_leads_elsewhere_is_noticed(path: Path) -> None:
+    async with SQLiteBackend(path) as direct:
+        lease = await create(direct)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    async with SQLiteBackend(link) as backend:
+        assert await append(backend, lease) == 2
+        other = await another(path)
+        link.unlink()
+        link.symlink_to(other)
+        with pytest.raises(BackendError, match=f"^{link} was replaced"):
+            await append(backend, lease, after=2)
+
+
+async def test_another_store_of_the_process_that_is_closed_takes_no_lock_along(
+    backend: SQLiteBackend, path: Path
+) -> None:
+    """Who closes a file gives up all locks of the process on it; others remove the log, which is nobody's to them."""
+    lease = await create(backend)
+    async with SQLiteBackend(path) as other:
+        assert await append(other, lease) == 2
+    script = (
+        f"import sqlite3; db = sqlite3.connect({str(path)!r}); db.execute('DELETE FROM system_states'); db.commit()"
+    )
+    await anyio.run_process([sys.executable, "-c", script])
+    assert await append(backend, lease, after=2) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what a process has open")
+async def test_what_is_closed_has_nothing_open(path: Path) -> None:
+    def of_store() -> list[str]:
+        names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return [os.readlink(name) for name in names if os.path.lexists(name) and str(path) in os.readlink(name)]
+
+    async with SQLiteBackend(path) as backend:
+        await create(backend)
+        assert of_store()
+    assert not of_store()
 
 
 @pytest.mark.parametrize("take", [removed, log_removed])

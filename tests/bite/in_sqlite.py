@@ -443,6 +443,22 @@ BUGS = (
         (PLACE + "test_a_commit_to_what_was_replaced_is_not_acknowledged",),
     ),
     Bug(
+        "sqlite.look-takes-locks",
+        "a store that is closed takes the locks of another store of the process along; the log is removed under it",
+        "backends/sqlite_place.py",
+        "os.O_PATH",
+        "os.O_RDONLY",
+        (PLACE + "test_another_store_of_the_process_that_is_closed_takes_no_lock_along",),
+    ),
+    Bug(
+        "sqlite.link-not-followed",
+        "a symbolic link that leads to another database since is taken for the one that is open",
+        "backends/sqlite_place.py",
+        "if os.readlink(self._link) == self.path:",
+        "if os.readlink(self._link):",
+        (PLACE + "test_a_link_that_leads_elsewhere_is_noticed",),
+    ),
+    Bug(
         "sqlite.opened-while-it-is-closed",
         "shutdown: who comes meanwhile opens the file that another thread is closing",
         COMMIT,
