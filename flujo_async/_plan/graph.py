@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, cast
 
 from flujo_async._model.tree import Json
@@ -43,7 +44,7 @@ class Gate:
     actions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GraphNode:
     """A step in a graph.
 
@@ -57,22 +58,20 @@ class GraphNode:
     dependencies: tuple[Dependency, ...]
     gates: tuple[Gate, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the step."""
         return self.step.name
 
-    def entries(self) -> list[str]:
-        """Return the parameters that take the entries of their names from the input of the graph."""
+    @cached_property
+    def entries(self) -> Sequence[str]:
+        """The parameters that take the entries of their names from the input of the graph."""
         signature = self.step.signature
         return [name for name in signature.parameters if name not in signature.dependencies]
 
-    def required_entries(self) -> list[str]:
-        """Return the entries that have to be there."""
-        return [name for name in self.entries() if name not in self.step.signature.defaults]
-
-    def predecessors(self) -> list[str]:
-        """Return the steps that come before, each once."""
+    @cached_property
+    def predecessors(self) -> Sequence[str]:
+        """The steps that come before, each once."""
         depended = [name for dependency in self.dependencies for name in dependency.steps]
         return list(dict.fromkeys([*depended, *(gate.step for gate in self.gates)]))
 
@@ -98,10 +97,9 @@ class Graph(Chain[Mapping[str, Any] | None, Any]):
 
     def inlets(self) -> list[End]:
         """Return what takes the mapping; nothing where no step takes an entry."""
-        if not any(node.entries() for node in self.nodes):
+        if not any(node.entries for node in self.nodes):
             return []
-        is_required = any(node.required_entries() for node in self.nodes)
-        return [End(self.name, Mapping[str, Any] if is_required else Mapping[str, Any] | None)]
+        return [End(self.name, Mapping[str, Any] if self.required_entries else Mapping[str, Any] | None)]
 
     def outlets(self) -> list[End]:
         """Return the one sink, or the dictionary of several."""
@@ -110,8 +108,31 @@ class Graph(Chain[Mapping[str, Any] | None, Any]):
 
     def sinks(self) -> list[GraphNode]:
         """Return the nodes that nothing comes after."""
-        inner = {name for node in self.nodes for name in node.predecessors()}
-        return [node for node in self.nodes if node.name not in inner]
+        return [node for node in self.nodes if not self.after[node.name]]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, GraphNode]:
+        """The nodes, each after all that come before it."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def after(self) -> Mapping[str, Sequence[str]]:
+        """The nodes that come right after each node."""
+        after: dict[str, list[str]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.predecessors:
+                after[name].append(node.name)
+        return after
+
+    @cached_property
+    def required_entries(self) -> Sequence[tuple[str, str]]:
+        """The entries that have to be there, each with the step that needs it."""
+        return [
+            (name, node.name)
+            for node in self.nodes
+            for name in node.entries
+            if name not in node.step.signature.defaults
+        ]
 
     def walk(self) -> Iterator[Chain[Any, Any]]:
         """Yield this and every step in it."""
@@ -130,12 +151,7 @@ class Graph(Chain[Mapping[str, Any] | None, Any]):
             DefinitionError: it has not; names the entries and the steps that need them.
         """
         entries = set(cast("Mapping[str, Any]", input)) if isinstance(input, Mapping) else set[str]()
-        missing = [
-            f"{name!r} for step {node.name!r}"
-            for node in self.nodes
-            for name in node.required_entries()
-            if name not in entries
-        ]
+        missing = [f"{name!r} for step {step!r}" for name, step in self.required_entries if name not in entries]
         if missing:
             given = "" if input is None or isinstance(input, Mapping) else f", and is a mapping, not {input!r}"
             raise DefinitionError(f"the input of the graph lacks {', '.join(missing)}{given}")

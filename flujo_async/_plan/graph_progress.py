@@ -22,18 +22,16 @@ class Progress:
 
     def __init__(self, graph: Graph) -> None:
         self.ended: dict[str, StepStatus] = {}
+        self._graph = graph
         self._lost: list[str] = []
         self._places: dict[str, int] = {}
-        self._nodes = {node.name: node for node in graph.nodes}
         self._chosen: dict[str, str] = {}
-        self._after: dict[str, list[str]] = {name: [] for name in self._nodes}
-        self._left: dict[str, int] = {}  # of those that wait for all, and so need not be looked at until none is left
-        for node in graph.nodes:
-            before = node.predecessors()
-            if all(len(dependency.steps) == 1 for dependency in node.dependencies):
-                self._left[node.name] = len(before)
-            for name in before:
-                self._after[name].append(node.name)
+        self._left: dict[str, int] = {  # of those that wait for all, and so need not be looked at until none is left
+            node.name: len(node.predecessors)
+            for node in graph.nodes
+            if all(len(dependency.steps) == 1 for dependency in node.dependencies)
+        }
+        self._uneven = set[str]()  # what comes after a skipped node
         self._actions: dict[str, set[str]] = {}
         for gate in (gate for node in graph.nodes for gate in node.gates):
             self._actions.setdefault(gate.step, set()).update(gate.actions)
@@ -55,16 +53,17 @@ class Progress:
         """A node has failed, or is cancelled."""
         self._end(name, status)
         self._lost.append(name)
-        for later in self._after[name]:  # it is looked at now
+        for later in self._graph.after[name]:  # it is looked at now
             self._left.pop(later, None)
 
     def skip(self, name: str) -> None:
         """A node is skipped."""
         self._end(name, StepStatus.SKIPPED)
+        self._uneven.update(self._graph.after[name])
 
     def _end(self, name: str, status: StepStatus) -> None:
         self.ended[name] = status
-        for later in self._after[name]:
+        for later in self._graph.after[name]:
             if later in self._left:
                 self._left[later] -= 1
 
@@ -72,14 +71,13 @@ class Progress:
         """Return the actions of a node that have edges."""
         return self._actions.get(name, set())
 
-    def after(self, name: str) -> list[str]:
-        """Return the nodes that come right after a node."""
-        return self._after[name]
-
     def verdict(self, node: GraphNode) -> Verdict:
         """Return what is to be done with a node that has not ended."""
-        if self._left.get(node.name):
+        left = self._left.get(node.name)
+        if left:
             return "wait"
+        if left == 0 and node.name not in self._uneven and not node.gates:
+            return "run"  # all before it have succeeded
         inputs = [self._stands(dependency.steps) for dependency in node.dependencies]
         gates = [self._stands((gate.step,)) for gate in node.gates]
         together = (*inputs, *gates)
@@ -122,15 +120,13 @@ class Progress:
         if not self._lost:
             return []
         excused: dict[str, bool] = {}
-        for name in reversed(self._nodes):
-            if self.ended.get(name) in _LOST:
-                after = self._after[name]
-                excused[name] = bool(after) and all(self._does_without(self._nodes[later], excused) for later in after)
+        for node in reversed(self._graph.nodes):
+            if self.ended.get(node.name) in _LOST:
+                after = self._graph.after[node.name]
+                excused[node.name] = bool(after) and all(self._does_without(later, excused) for later in after)
         failed = [name for name in excused if self.ended[name] is StepStatus.FAILED and not excused[name]]
         return failed[::-1]
 
-    def _does_without(self, node: GraphNode, excused: dict[str, bool]) -> bool:
+    def _does_without(self, name: str, excused: dict[str, bool]) -> bool:
         """Return whether a node that comes after a failure runs all the same, or may be missing itself."""
-        if self.ended.get(node.name) is StepStatus.CANCELLED:
-            return excused[node.name]
-        return True
+        return excused[name] if self.ended.get(name) is StepStatus.CANCELLED else True

@@ -106,7 +106,7 @@ class _Chart:
         self._close()
         for node in graph.nodes:
             self._dependencies(node, names)
-        roots = [names[node.name] for node in graph.nodes if not node.predecessors()]
+        roots = [names[node.name] for node in graph.nodes if not node.predecessors]
         return _Drawn(roots, [names[node.name] for node in graph.sinks()])
 
     def _dependencies(self, node: GraphNode, names: dict[str, str]) -> None:

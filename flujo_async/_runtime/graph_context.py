@@ -25,41 +25,51 @@ class GraphContext:
     def __init__(self, contexts: ContextType, base: Scope, order: Sequence[str]) -> None:
         self._contexts = contexts
         self._base = base
-        self._place = {name: place for place, name in enumerate(order)}
-        self._scopes: dict[str, Scope] = {}  # of those that changed something
-        self._ends: dict[str, JsonObject] = {}
-        self._starts: dict[str, Scope] = {}
-        self._writers: dict[str, frozenset[str]] = {}
-        """Of each node that is done those that changed something, up to itself."""
+        self._order = order
+        self._places = {name: place for place, name in enumerate(order)}
+        self._starts: dict[str, JsonObject] = {}
+        self._scopes: dict[str, Scope] = {}  # of those that are done
+        self._writers: dict[str, int] = {}
+        """Of each node those that changed something, up to itself: a bit each, in their order."""
+        self._all_writers = 0
 
-    def start(self, name: str, path: str, before: Iterable[str]) -> Scope:
+    def start(self, name: str, path: str, before: Sequence[str]) -> Scope:
         """Return the context of a node that comes after the nodes ``before``.
 
         Raises:
             ContextConflict: two of them, side by side, changed a field that names no reducer.
         """
-        names = list(before)
-        writers = self.writers(names)
-        latest = (self._ends[other] for other in names if other in self._ends and self._writers[other] == writers)
-        fields = next(latest, None)
-        if fields is None:
-            fields = apply(self._base.fields, self._merge(writers))
-        self._starts[name] = Scope(path, fields)
+        writers = self._writers[name] = self.writers(before)
+        self._starts[name] = fields = self._left_by(writers, before)
         return Scope(path, fields, self._base.lists)
 
-    def end(self, name: str, scope: Scope | None, before: Iterable[str]) -> None:
-        """A node is done: with its context, or without having run."""
-        writers = self.writers(before)
-        if scope is not None:
-            self._ends[name] = scope.fields
-            if scope.fields is not self._starts[name].fields:
-                self._scopes[name] = scope
-                writers |= {name}
-        self._writers[name] = writers
+    def _left_by(self, writers: int, before: Iterable[str]) -> JsonObject:
+        """Return the fields after what some nodes changed, all of which stand among ``before`` or before that."""
+        if not writers:
+            return self._base.fields
+        for name in before:
+            if name in self._scopes and self._writers[name] == writers:
+                return self._scopes[name].fields
+        return apply(self._base.fields, self._merge(writers))
 
-    def writers(self, names: Iterable[str]) -> frozenset[str]:
+    def end(self, name: str, scope: Scope) -> None:
+        """A node is done."""
+        self._scopes[name] = scope
+        if scope.fields is not self._starts[name]:
+            bit = 1 << self._places[name]
+            self._writers[name] |= bit
+            self._all_writers |= bit
+
+    def skip(self, name: str, before: Iterable[str]) -> None:
+        """A node is done without having run."""
+        self._writers[name] = self.writers(before)
+
+    def writers(self, names: Iterable[str]) -> int:
         """Return which nodes changed something, among some and those before them."""
-        return frozenset[str]().union(*(self._writers.get(name, ()) for name in names))
+        writers = 0
+        for name in names:
+            writers |= self._writers.get(name, 0)
+        return writers
 
     def patch(self) -> Patch:
         """Return what all nodes together changed.
@@ -67,18 +77,25 @@ class GraphContext:
         Raises:
             ContextConflict: two of them, side by side, changed a field that names no reducer.
         """
-        return diff(self._base.fields, apply(self._base.fields, self._merge(frozenset(self._scopes))))
+        return diff(self._base.fields, apply(self._base.fields, self._merge(self._all_writers)))
 
-    def _merge(self, writers: frozenset[str]) -> Patch:
+    def _merge(self, writers: int) -> Patch:
         merged: dict[str, Json] = {}
-        written_by: dict[str, list[str]] = {}
-        for name in sorted(writers, key=self._place.__getitem__):
+        written_by: dict[str, int] = {}
+        while writers:
+            bit = writers & -writers  # the first
+            writers ^= bit
+            name = self._name(bit)
             start, scope = self._starts[name], self._scopes[name]
-            for field, change in diff(start.fields, scope.fields).items():
-                beside = [other for other in written_by.get(field, ()) if other not in self._writers[name]]
+            for field, change in diff(start, scope.fields).items():
+                beside = written_by.get(field, 0) & ~self._writers[name]
                 if beside:
-                    paths = (self._scopes[beside[-1]].path, scope.path)
-                    change = self._contexts.reduce(field, start, merged[field], change, paths)
+                    paths = (self._scopes[self._name(beside)].path, scope.path)
+                    change = self._contexts.reduce(field, Scope(scope.path, start), merged[field], change, paths)
                 merged[field] = change
-                written_by.setdefault(field, []).append(name)
+                written_by[field] = written_by.get(field, 0) | bit
         return merged
+
+    def _name(self, writers: int) -> str:
+        """Return the last of some nodes."""
+        return self._order[writers.bit_length() - 1]

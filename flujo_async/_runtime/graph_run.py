@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from flujo_async._codec.items import entry_trees, mapping_tree
 from flujo_async._codec.tree import TAG
@@ -34,6 +34,8 @@ from flujo_async._runtime.graph_context import GraphContext
 from flujo_async.errors import ContextConflict, DefinitionError, NoBranch, SerializationError
 
 _NOTHING = Value(None)
+_Question: TypeAlias = tuple[Callable[[Any], object], str, Json]
+"""A condition, the key of its answer, and what it is asked about."""
 
 
 class GraphRun:
@@ -53,7 +55,7 @@ class GraphRun:
         self._graph = graph
         self._key = key
         self._value = value
-        self._nodes = {node.name: node for node in graph.nodes}
+        self._nodes = graph.by_name
         self._progress = Progress(graph)
         self._context = GraphContext(execution.contexts, scope, list(self._nodes))
         self._entries: Mapping[str, Json] = {}
@@ -62,7 +64,11 @@ class GraphRun:
         self._fatal: set[str] = set()
         self._broken: Exception | None = None
         self._is_stopped = False
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._begun: set[str] = set()
+        self._lanes: dict[asyncio.Task[Any], None] = {}  # in the order in which they began
+        self._driver = driver = asyncio.current_task()
+        self._cancelling = 0 if driver is None else driver.cancelling()
+        self._is_solo = self._journal.soloist is driver
 
     async def run(self) -> Value:
         """Return the output.
@@ -75,9 +81,14 @@ class GraphRun:
             steps = {self._key_of(node.name): node.name for node in self._graph.nodes}
             self._journal.note(GraphStarted(at=self._execution.clock.now(), key=self._key, steps=steps))
             self._journal.flush()  # so that the steps can be seen while the first of them run
-        await self._take_in_recorded()
-        async with asyncio.TaskGroup() as group:
-            self._advance(self._nodes, group)
+        else:
+            await self._take_in_recorded()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._start(self._advance(self._nodes), group)
+        finally:
+            if self._is_solo:
+                self._journal.soloist = self._driver
         if self._broken is not None:
             raise self._broken
         if self._is_stopped:
@@ -101,62 +112,88 @@ class GraphRun:
 
     # -------------------------------------------------------------------------------------------- which node is next
 
-    def _advance(self, names: Iterable[str], group: asyncio.TaskGroup) -> None:
-        """Start the nodes that can be, among some; stop them all if the graph has failed."""
+    def _advance(self, names: Iterable[str]) -> list[GraphNode]:
+        """Return the nodes that can begin now, among some; stop all of them if the graph has failed."""
         ready = self._decide(names)
         if self._graph.on_error == "cancel" and self._failed():
             self._stop()
-        if not self._is_stopped:
-            self._start(ready, group)
+        return [] if self._is_stopped else ready
 
-    def _decide(self, names: Iterable[str]) -> Iterable[GraphNode]:
-        """Tell of the nodes that will not run, among some and those after them; return those that can be started."""
-        todo, ready = list(names), dict[str, GraphNode]()
+    def _decide(self, names: Iterable[str]) -> list[GraphNode]:
+        """Tell of the nodes that will not run, among some and those after them; return those that can begin now."""
+        todo, ready = list(names), list[GraphNode]()
         for name in todo:  # which grows on the way
-            if name in self._progress.ended or name in self._tasks:
+            if name in self._progress.ended or name in self._begun:
                 continue
             node = self._nodes[name]
             match self._progress.verdict(node):
                 case "run":
-                    ready[name] = node
+                    self._begun.add(name)
+                    ready.append(node)
                 case "skip":
                     self._skip(node)
-                    todo += self._progress.after(name)
+                    todo += self._graph.after[name]
                 case "cancel":
                     self._cancel(node)
-                    todo += self._progress.after(name)
+                    todo += self._graph.after[name]
                 case "wait":
                     pass
-        return ready.values()
+        return ready
 
     def _start(self, nodes: Iterable[GraphNode], group: asyncio.TaskGroup) -> None:
         for node in nodes:
-            self._tasks[node.name] = group.create_task(self._node(node, group))
+            lane = group.create_task(self._lane(node, group))
+            if not lane.done():  # as it is at once where tasks are eager
+                self._lanes[lane] = None
+        self._name_soloist()
+
+    async def _lane(self, node: GraphNode, group: asyncio.TaskGroup) -> None:
+        """Execute a node, then one of those that can begin since it has ended, and so on; the others get own lanes."""
+        own = asyncio.current_task()
+        assert own is not None
+        try:
+            while True:
+                await self._to_its_end(node)
+                if self._is_cancelled():  # it may have taken no notice
+                    return
+                ready = self._advance(self._graph.after[node.name])
+                if not ready:
+                    return
+                node, *others = ready
+                if others:
+                    self._start(others, group)
+        except Exception as error:  # raised by run(); a TaskGroup would wrap it
+            self._broken = self._broken or error
+            self._stop()
+        finally:
+            self._lanes.pop(own, None)
+            self._name_soloist()
+
+    def _name_soloist(self) -> None:
+        """Let the only lane commit at once, where nothing stands beside the graph either."""
+        if self._is_solo:
+            self._journal.soloist = next(iter(self._lanes)) if len(self._lanes) == 1 else None
+
+    def _is_cancelled(self) -> bool:
+        """Whether the graph is; its lanes do not tell that, whose steps may have cancelled them themselves."""
+        return self._driver is not None and self._driver.cancelling() > self._cancelling
 
     def _stop(self) -> None:
         if self._is_stopped:
             return  # whoever cleans up after being cancelled is not cancelled again
         self._is_stopped = True
-        for task in self._tasks.values():
-            if task is not asyncio.current_task():
-                task.cancel()
-
-    async def _node(self, node: GraphNode, group: asyncio.TaskGroup) -> None:
-        try:
-            await self._to_its_end(node)
-        except Exception as error:  # raised by run(); a TaskGroup would wrap it
-            self._broken = self._broken or error
-            self._stop()
-        else:
-            if not self._execution.is_cancelled():  # it may have taken no notice
-                self._advance(self._progress.after(node.name), group)
+        for lane in self._lanes:
+            if lane is not asyncio.current_task():
+                lane.cancel()
 
     async def _to_its_end(self, node: GraphNode) -> None:
-        try:
-            is_wanted = await self._is_wanted(node)
-        except Fault as fault:
-            self._fail(node, fault, is_fatal=True)
-            return
+        is_wanted = not self._is_refused(node)
+        if is_wanted and (unasked := self._unasked(node)):
+            try:
+                is_wanted = await self._are_all_so(unasked)
+            except Fault as fault:
+                self._fail(node, fault, is_fatal=True)
+                return
         if is_wanted:
             await self._perform(node, self._arguments(node))
         else:
@@ -208,7 +245,7 @@ class GraphRun:
             self._fail(node, fault, is_fatal=isinstance(fault.error, NoBranch))
         else:
             self._outputs[node.name] = Value(done.output, done.key)
-            self._context.end(node.name, scope, before)
+            self._context.end(node.name, scope)
             self._progress.succeed(node.name, self._journal.fold.places[done.key], action)
 
     def _before(self, node: GraphNode) -> list[str]:
@@ -241,7 +278,7 @@ class GraphRun:
         self._progress.lose(node.name, StepStatus.FAILED)
 
     def _skip(self, node: GraphNode) -> None:
-        self._context.end(node.name, None, self._before(node))
+        self._context.skip(node.name, self._before(node))
         self._progress.skip(node.name)
         self._tell(node, StepSkipped, StepStatus.SKIPPED)
 
@@ -256,20 +293,22 @@ class GraphRun:
 
     # ------------------------------------------------------------------------------------------- what a node is given
 
-    async def _is_wanted(self, node: GraphNode) -> bool:
-        """Return whether all conditions of a node hold; asks those that have not been.
+    def _unasked(self, node: GraphNode) -> list[_Question]:
+        """Return the conditions of a node that have not been asked."""
+        choices = self._journal.fold.choices
+        return [
+            (dependency.when, key, self._outputs[source].tree)
+            for dependency in node.dependencies
+            if dependency.when is not None and (source := self._progress.source(dependency)) is not None
+            if (key := self._choice_key(node, dependency)) not in choices
+        ]
+
+    async def _are_all_so(self, unasked: Iterable[_Question]) -> bool:
+        """Return whether all conditions hold.
 
         Raises:
             Fault: one of them raised something.
         """
-        unasked = [
-            (dependency.when, self._choice_key(node, dependency), self._outputs[source].tree)
-            for dependency in node.dependencies
-            if dependency.when is not None and (source := self._progress.source(dependency)) is not None
-        ]
-        unasked = [question for question in unasked if question[1] not in self._journal.fold.choices]
-        if self._is_refused(node) or not unasked:
-            return not self._is_refused(node)
         await self._execution.enter()
         try:
             answers = [self._ask(*question) for question in unasked]
@@ -291,13 +330,14 @@ class GraphRun:
     def _is_refused(self, node: GraphNode) -> bool:
         """Return whether a condition of a node has been recorded as false."""
         choices = self._journal.fold.choices
-        return any(choices.get(self._choice_key(node, dependency)) is False for dependency in node.dependencies)
+        keys = (self._choice_key(node, dependency) for dependency in node.dependencies) if choices else ()
+        return any(choices.get(key) is False for key in keys)
 
     def _choice_key(self, node: GraphNode, dependency: Dependency) -> str:
         return child(self._key_of(node.name), dependency.parameter)
 
     def _arguments(self, node: GraphNode) -> dict[str, Value]:
-        named = {name: self._entry(name) for name in node.entries() if name in self._entries}
+        named = {name: self._entry(name) for name in node.entries if name in self._entries}
         for dependency in node.dependencies:
             source = self._progress.source(dependency)
             if source is not None:

@@ -29,6 +29,7 @@ from flujo_async import (
     reducers,
     step,
 )
+from flujo_async.abc.pace import Pace
 from flujo_async.errors import BackendError, ContextConflict, DefinitionError, NoBranch, RunFailed
 from flujo_async.testing import VirtualClock
 from tests.runtime.pretend import dying, gated_store
@@ -296,6 +297,32 @@ async def test_a_step_starts_as_soon_as_its_own_inputs_are_there() -> None:
         await Flujo(graph(slow, quick)).run(run_id="r")
 
 
+async def test_steps_that_follow_one_another_are_as_quick_as_in_a_pipeline() -> None:
+    """They share a task, and each commit goes down at once, since there is nothing beside it to wait for."""
+    tasks, turns = set[Any](), 0
+
+    def note(a: int = 0) -> int:
+        tasks.add(asyncio.current_task())
+        return a + 1
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    fork = make("fork", note)
+    sides = [make("left", note, a=on(fork)), make("right", note, a=on(fork))]
+    chain = make("join", lambda a, b: note(a), a=on(sides[0]), b=on(sides[1]))
+    for number in range(100):
+        chain = make(f"n{number}", note, a=on(chain))
+    with Pace.here().timeless():
+        turn()
+        result = await Flujo(graph(chain)).run(None, run_id="r")
+    assert result.output == 103
+    assert len(tasks) == 2
+    assert turns < 50
+
+
 async def test_the_first_success_of_a_group_starts_the_step_once() -> None:
     begun, may_end, calls = asyncio.Event(), asyncio.Event(), list[str]()
 
@@ -556,6 +583,21 @@ async def test_a_step_that_takes_no_notice_of_a_cancellation_starts_nothing_more
     assert calls == ["deaf"]
     assert (await flujo.run(run_id="r")).output == "deaf"
     assert calls == ["deaf", "after"]
+
+
+async def test_what_comes_after_a_step_that_has_cancelled_its_own_task_and_gone_on_runs_all_the_same() -> None:
+    async def cancel_itself() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return "went on"
+
+    after = make("after", lambda a: a, a=on(make("itself", cancel_itself)))
+    result = await Flujo(graph(after)).run(None, run_id="r")
+    assert result.output == "went on"
+    assert statuses(result) == {"itself": SUCCEEDED, "after": SUCCEEDED}
 
 
 async def test_a_redriven_graph_runs_what_failed_and_what_was_cancelled() -> None:
