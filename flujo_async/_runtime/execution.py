@@ -162,6 +162,14 @@ class Execution:
         """What ``enter`` let begin is over."""
         self.waits.activity.ended()
 
+    async def turn(self) -> None:
+        """Wait for another turn of the event loop, which counts as going on: called when ``pace.is_over``."""
+        self.waits.activity.began()
+        try:
+            await self.pace.turn()
+        finally:
+            self.waits.activity.ended()
+
 
 class Fault(Exception):  # not an error of its own: it carries one up to where the run ends
     """A failure that ends the branch it happened in, and the run unless something on the way up ignores it.
@@ -175,6 +183,35 @@ class Fault(Exception):  # not an error of its own: it carries one up to where t
         super().__init__(error)  # not its text: a broken ``__str__`` would raise here
         self.error = error
         self.keys = tuple(keys)
+
+
+class Interruption:
+    """Whether the task that made this has been cancelled since. What it waits for may have been cancelled by itself."""
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._count()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether it has been."""
+        return self._count() > self._before
+
+    def _count(self) -> int:
+        return 0 if self._task is None else self._task.cancelling()
+
+
+def stray(cancellation: asyncio.CancelledError, name: str) -> Fault:
+    """Return as a failure what came out of a branch that nobody has cancelled; the branch may go on.
+
+    Let through, it would pass for a cancellation of the run: the branch would be missing, without a failure.
+    """
+    task = asyncio.current_task()
+    while task is not None and task.uncancel():
+        pass
+    error = RuntimeError(f"{name} raised CancelledError, and nobody had cancelled it")
+    error.__cause__ = cancellation
+    return Fault(error)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from flujo_async._plan.graph import Dependency, Graph, GraphNode
 from flujo_async._plan.graph_progress import Progress
 from flujo_async._runtime.calls import call_step, migrate
 from flujo_async._runtime.contexts import Scope
-from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, stray
 from flujo_async._runtime.graph_context import GraphContext
 from flujo_async.errors import ContextConflict, DefinitionError, NoBranch, SerializationError
 
@@ -66,9 +66,9 @@ class GraphRun:
         self._is_stopped = False
         self._begun: set[str] = set()
         self._lanes: dict[asyncio.Task[Any], None] = {}  # in the order in which they began
-        self._driver = driver = asyncio.current_task()
-        self._cancelling = 0 if driver is None else driver.cancelling()
-        self._is_solo = self._journal.soloist is driver
+        self._driver = asyncio.current_task()
+        self._interruption = Interruption()
+        self._is_solo = self._journal.soloist is self._driver
 
     async def run(self) -> Value:
         """Return the output.
@@ -153,8 +153,10 @@ class GraphRun:
         assert own is not None
         try:
             while True:
+                if self._execution.pace.is_over:
+                    await self._execution.turn()
                 await self._to_its_end(node)
-                if self._is_cancelled():  # it may have taken no notice
+                if self._interruption.has_come:  # it may have taken no notice
                     return
                 ready = self._advance(self._graph.after[node.name])
                 if not ready:
@@ -174,10 +176,6 @@ class GraphRun:
         if self._is_solo:
             self._journal.soloist = next(iter(self._lanes)) if len(self._lanes) == 1 else None
 
-    def _is_cancelled(self) -> bool:
-        """Whether the graph is; its lanes do not tell that, whose steps may have cancelled them themselves."""
-        return self._driver is not None and self._driver.cancelling() > self._cancelling
-
     def _stop(self) -> None:
         if self._is_stopped:
             return  # whoever cleans up after being cancelled is not cancelled again
@@ -194,16 +192,23 @@ class GraphRun:
             except Fault as fault:
                 self._fail(node, fault, is_fatal=True)
                 return
-        if is_wanted:
-            await self._perform(node, self._arguments(node))
-        else:
+        if not is_wanted:
             self._skip(node)
+            return
+        try:
+            await self._perform(node, self._arguments(node))
+        except asyncio.CancelledError as error:
+            if self._is_stopped or self._interruption.has_come:
+                raise
+            self._fail(node, stray(error, f"step {self._key_of(node.name)!r}"))
 
     async def _take_in_recorded(self) -> None:
         """Let the nodes end that have ended in the log; all that comes before one of them has ended there as well."""
         for node in self._graph.nodes:
             if node.name in self._progress.ended:
                 continue
+            if self._execution.pace.is_over:
+                await self._execution.turn()
             if self._is_recorded(node):
                 await self._perform(node, {})
                 continue

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TypeAlias
 
 from flujo_async._plan.nodes import OnError
-from flujo_async._runtime.execution import Fault, Value, telling_of_news
+from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, stray, telling_of_news
 
 Member: TypeAlias = Callable[[], Awaitable[Value]]
 Outcome: TypeAlias = Value | Fault
@@ -21,7 +21,9 @@ class Group:
     is raised as it is.
 
     Args:
+        execution: of the run.
         members: what to run.
+        names: what they are called in messages.
         max_concurrency: how many at the same time; ``None`` is all of them.
         on_error: what a failure does.
         ahead: the members that are walked through, as far as they are recorded, before the others start: those in
@@ -29,15 +31,25 @@ class Group:
     """
 
     def __init__(
-        self, members: Sequence[Member], *, max_concurrency: int | None, on_error: OnError, ahead: Sequence[int]
+        self,
+        execution: Execution,
+        members: Sequence[Member],
+        names: Sequence[str],
+        *,
+        max_concurrency: int | None,
+        on_error: OnError,
+        ahead: Sequence[int],
     ) -> None:
+        self._execution = execution
         self._members = members
+        self._names = names
         self._ahead = dict.fromkeys(ahead)
         self._turn = asyncio.Lock()
         self._lanes = min(len(members), max_concurrency or len(members))
         self._on_error = on_error
         self._outcomes: dict[int, Outcome] = {}
         self._broken: Exception | None = None
+        self._interruption = Interruption()
         self._is_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -59,15 +71,21 @@ class Group:
 
     async def _lane(self, todo: Iterator[int]) -> None:
         for index in todo:
+            if self._execution.pace.is_over:
+                await self._execution.turn()
             try:
                 self._outcomes[index] = await self._in_turn(index)
             except Fault as fault:
                 self._outcomes[index] = fault
-                if self._on_error == "cancel":
-                    self._stop()
-                    return
+            except asyncio.CancelledError as error:
+                if self._is_stopped or self._interruption.has_come:
+                    raise
+                self._outcomes[index] = stray(error, f"branch {self._names[index]!r}")
             except Exception as error:  # raised by run(); a TaskGroup would wrap it
                 self._broken = self._broken or error
+                self._stop()
+                return
+            if self._on_error == "cancel" and isinstance(self._outcomes[index], Fault):
                 self._stop()
                 return
 

@@ -76,7 +76,7 @@ class Interpreter:
                 if outcome is None:
                     outcome = await execute_step(self._execution, element, key, value, scope)
                 elif self._execution.pace.is_over:
-                    await self._execution.pace.turn()
+                    await self._execution.turn()
                 value, key = Value(outcome.output, outcome.key), outcome.key
             else:
                 value = await self._element(element, value, scope, key)
@@ -154,13 +154,16 @@ class Interpreter:
     async def _group(
         self, node: Parallel | MapEach, members: Sequence[Member], scopes: list[Scope]
     ) -> dict[int, Outcome]:
+        names = [scope.path for scope in scopes]
         if self._execution.is_frozen:  # every member is walked through as far as it is recorded
             on_error: OnError = "ignore" if node.on_error == "ignore" else "finish"
-            return await Group(members, max_concurrency=None, on_error=on_error, ahead=[]).run()
+            return await Group(self._execution, members, names, max_concurrency=None, on_error=on_error, ahead=[]).run()
         failed = self._execution.recorded.failed_below if node.on_error == "cancel" else dict[str, int]()
-        ahead = [index for index, scope in enumerate(scopes) if scope.path in failed]
-        ahead.sort(key=lambda index: failed[scopes[index].path])
-        group = Group(members, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead)
+        ahead = [index for index, name in enumerate(names) if name in failed]
+        ahead.sort(key=lambda index: failed[names[index]])
+        group = Group(
+            self._execution, members, names, max_concurrency=node.max_concurrency, on_error=node.on_error, ahead=ahead
+        )
         return await group.run()
 
     def _items(self, value: Value, key: str) -> list[Value]:

@@ -34,7 +34,7 @@ from flujo_async._runtime.calls import (
     wait_for,
 )
 from flujo_async._runtime.contexts import LiveScope, Scope
-from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.execution import Execution, Fault, Interruption, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
@@ -95,8 +95,8 @@ class _Run:
         self._has_drawn = False
         self._failures: list[Fault] = []
         self._broken: BackendError | None = None
-        self._driver: asyncio.Task[Any] | None = None
-        self._cancelling = 0
+        self._driver = asyncio.current_task()
+        self._interruption = Interruption()
         self._is_over = False
         self._migrations = self._to_migrate()
 
@@ -133,9 +133,6 @@ class _Run:
         Raises:
             CancelledError: the run is interrupted.
         """
-        self._driver = asyncio.current_task()
-        assert self._driver is not None
-        self._cancelling = self._driver.cancelling()
         try:
             output = await asyncio.create_task(self._code(value))
         except asyncio.CancelledError as error:
@@ -230,10 +227,9 @@ class _Run:
 
     @property
     def _is_interrupted(self) -> bool:
-        driver, execution = self._driver, self._execution
-        is_cancelled = driver is not None and driver.cancelling() > self._cancelling
+        execution = self._execution
         is_broken = self._broken is not None or execution.journal.failure is not None
-        return is_cancelled or execution.is_stopped or is_broken
+        return is_broken or execution.is_stopped or self._interruption.has_come
 
     @property
     def _failure(self) -> BaseException | None:
@@ -316,16 +312,18 @@ class _Run:
 
     async def _call(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
         """Do what the code asks for, as nothing that belongs to the code."""
-        lane = self._here()
+        lane, execution = self._here(), self._execution
         if self._is_interrupted:
             raise asyncio.CancelledError
         self._scope.note()
         outside = CALLS.set(None)
         lane.begin_call()
         try:
+            if execution.pace.is_over:
+                await execution.turn()
             if not self._replay.is_turn(key, lane):
                 await self._replay.turn(key, lane)
-            is_alone = not self._made and self._execution.replay is None
+            is_alone = not self._made and execution.replay is None
             return await (perform() if is_alone else self._result(perform))
         except asyncio.CancelledError:
             self._note_cancelled(key)

@@ -219,6 +219,43 @@ BUGS = (
         "one == other",
         (T + "context.py::test_changing_one_to_true_is_a_change",),
     ),
+    Bug(
+        "runtime.standstill-for-a-turn",
+        "a run one of whose branches waits for its turn of the event loop is put down as if all of it waited",
+        EXECUTION,
+        """        self.waits.activity.began()
+        try:
+            await self.pace.turn()
+        finally:
+            self.waits.activity.ended()
+""",
+        "        await self.pace.turn()\n",
+        ("tests/runtime/test_pace.py::test_a_run_that_waits_for_its_turn_is_at_no_standstill",),
+    ),
+    Bug(
+        "runtime.members-begin-at-once",
+        "G15: all members of a map_each begin in one turn of the event loop",
+        "_runtime/group.py",
+        "            if self._execution.pace.is_over:\n                await self._execution.turn()\n",
+        "",
+        ("tests/runtime/test_pace.py::test_steps_that_begin_at_once_leave_the_loop_to_others",),
+    ),
+    Bug(
+        "runtime.calls-replayed-at-once",
+        "G15: a workflow whose calls are recorded walks through all of them in one turn of the event loop",
+        WORKFLOW,
+        "            if execution.pace.is_over:\n                await execution.turn()\n",
+        "",
+        ("tests/runtime/test_pace.py::test_a_workflow_that_goes_on_after_a_failure_leaves_the_loop_to_others",),
+    ),
+    Bug(
+        "runtime.stray-cancellation",
+        "a member of a group that cancels its own task is left out, and the run completes",
+        "_runtime/group.py",
+        "                if self._is_stopped or self._interruption.has_come:\n                    raise\n",
+        "                raise\n",
+        ("tests/runtime/test_combinators.py::TestFailures::test_a_step_that_cancels_its_own_task_has_failed",),
+    ),
     # ---------------------------------------------------------------------------------------------------- attempts
     Bug(
         "runtime.once-not-announced",

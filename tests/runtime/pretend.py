@@ -188,3 +188,10 @@ async def until(is_so: Callable[[], bool]) -> None:
     """Return when something is so that no event tells of, because it happens in another thread or store."""
     while not is_so():
         await asyncio.sleep(0.001)
+
+
+def cancel_this_task() -> None:
+    """Cancel the task that runs, as code does that knows no better; it hears of that at its next await."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()

@@ -23,6 +23,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import AllBranchesFailed, BackendError, LoopExhausted, NoBranch, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import gone_to_sleep
+from tests.runtime.pretend import cancel_this_task
 
 
 @step
@@ -480,6 +481,27 @@ class TestFailures:
             await Flujo(pipeline).run(0 if kind == "step" else [0, 1])
         assert isinstance(caught.value.__cause__, RuntimeError)
         assert isinstance(caught.value.__cause__.__cause__, asyncio.CancelledError)
+
+    @pytest.mark.parametrize("kind", ["map_each", "parallel"])
+    @pytest.mark.parametrize("on_error", ["cancel", "finish", "ignore"])
+    async def test_a_step_that_cancels_its_own_task_has_failed(self, kind: str, on_error: Any) -> None:
+        """What its task does besides goes on, as after any failure."""
+        done = list[int]()
+
+        async def confused(n: Any) -> int:
+            if n == 0:
+                cancel_this_task()
+                await asyncio.sleep(0)
+            done.append(n)
+            return 1
+
+        flujo = Flujo(_group(kind, confused, 2, on_error=on_error, max_concurrency=1))
+        if on_error == "ignore":
+            assert len((await flujo.run([0, 1])).output) == 1
+        else:
+            with pytest.raises(RunFailed, match=r"failed: RuntimeError: branch '.+' raised CancelledError"):
+                await flujo.run([0, 1])
+        assert done == ([] if on_error == "cancel" else [1])
 
 
 class TestResumed:

@@ -32,7 +32,7 @@ from flujo_async import (
 from flujo_async.abc.pace import Pace
 from flujo_async.errors import BackendError, ContextConflict, DefinitionError, NoBranch, RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import dying, gated_store
+from tests.runtime.pretend import cancel_this_task, dying, gated_store
 
 Statuses = dict[str, str]
 
@@ -587,9 +587,7 @@ async def test_a_step_that_takes_no_notice_of_a_cancellation_starts_nothing_more
 
 async def test_what_comes_after_a_step_that_has_cancelled_its_own_task_and_gone_on_runs_all_the_same() -> None:
     async def cancel_itself() -> str:
-        task = asyncio.current_task()
-        assert task is not None
-        task.cancel()
+        cancel_this_task()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         return "went on"
@@ -598,6 +596,20 @@ async def test_what_comes_after_a_step_that_has_cancelled_its_own_task_and_gone_
     result = await Flujo(graph(after)).run(None, run_id="r")
     assert result.output == "went on"
     assert statuses(result) == {"itself": SUCCEEDED, "after": SUCCEEDED}
+
+
+async def test_a_step_that_cancels_its_own_task_has_failed() -> None:
+    """Other steps run, and what makes up for a failure makes up for this."""
+
+    async def cancel_itself() -> None:
+        cancel_this_task()
+        await asyncio.sleep(0)
+
+    itself, beside = make("itself", cancel_itself), make("beside", lambda: "here")
+    with pytest.raises(RunFailed, match=r"'graph/itself' raised CancelledError, and nobody had cancelled it"):
+        await Flujo(graph(make("after", lambda a: a, a=on(itself)), beside, on_error="finish")).run(None, run_id="r")
+    either = make("either", lambda a: a, a=on(any_of(itself, beside)))
+    assert (await Flujo(graph(either)).run(None)).output == "here"
 
 
 async def test_a_redriven_graph_runs_what_failed_and_what_was_cancelled() -> None:

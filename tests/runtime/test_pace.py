@@ -1,15 +1,31 @@
 """Runs that could go on at the same instant share the turns of their event loop with everything else in it."""
 
 import asyncio
+import functools
+import operator
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, register_type, step, workflow
+from flujo_async import (
+    Flujo,
+    InMemoryBackend,
+    as_step,
+    graph,
+    map_each,
+    parallel,
+    register_type,
+    step,
+    wait_for,
+    workflow,
+)
 from flujo_async.abc.pace import MOST_A_TURN, Pace
 from flujo_async.abc.pending import Pending
+from flujo_async.errors import RunFailed
 from flujo_async.testing import FaultyBackend
 from tests.runtime.stores import Store
 
@@ -216,6 +232,94 @@ async def test_a_run_that_never_waits_leaves_the_loop_to_others(watch: Watch) ->
     async with watch.looking():
         await Flujo(pipeline, state_backend=InMemoryBackend()).run(0)
     assert watch.wakings > 2
+
+
+def many_at_once(kind: str, work: Callable[[int], Awaitable[int]]) -> Any:
+    """Return what calls ``work`` for many numbers, all of which could begin at the same instant."""
+    one = step(name="one")(work)
+    if kind == "map_each":
+        return map_each(one)
+    if kind == "graph":
+        return graph(*(step(name=f"node {number}")(partial(work, number)) for number in range(200)))
+
+    @workflow
+    async def gather(numbers: list[int]) -> None:
+        await asyncio.gather(*map(one, numbers))
+
+    return gather
+
+
+@pytest.mark.parametrize("kind", ["map_each", "graph", "workflow"])
+async def test_steps_that_begin_at_once_leave_the_loop_to_others(watch: Watch, kind: str) -> None:
+    begun_at = list[int]()
+
+    async def work(number: int) -> int:
+        begun_at.append(watch.wakings)
+        return sum(range(20_000))
+
+    async with watch.looking():
+        await Flujo(many_at_once(kind, work)).run({} if kind == "graph" else list(range(200)))
+    assert len(begun_at) == 200
+    assert len(set(begun_at)) > 4
+
+
+async def test_a_workflow_that_goes_on_after_a_failure_leaves_the_loop_to_others(watch: Watch) -> None:
+    """However many of its calls are recorded."""
+    called_at = list[int]()
+    is_broken = True
+
+    @step
+    async def last() -> None:
+        if is_broken:
+            raise ValueError("broken")
+
+    @workflow
+    async def calls(count: int) -> None:
+        called_at.clear()
+        for number in range(count):
+            await note(number)
+            called_at.append(watch.wakings)
+        await last()
+
+    flujo = Flujo(calls)
+    with pytest.raises(RunFailed):
+        await flujo.run(4000, run_id="r")
+    is_broken = False
+    async with watch.looking():
+        await flujo.redrive("r")
+    assert len(called_at) == 4000
+    assert len(set(called_at)) > 2
+
+
+async def test_a_run_that_waits_for_its_turn_is_at_no_standstill() -> None:
+    """One branch waits for an answer. In the other much is recorded, and many others want to go on."""
+    executed, begun = list[int](), asyncio.Event()
+
+    @step
+    async def new(number: int) -> int:
+        if not begun.is_set():
+            begun.set()
+            await asyncio.Event().wait()
+        executed.append(number)
+        return number
+
+    long = functools.reduce(operator.rshift, [note] * 3000, note)
+    flujo = Flujo(parallel(as_step(long >> new, name="long"), as_step(wait_for("answer"), name="waiting")))
+    run = asyncio.create_task(flujo.run(1, run_id="r"))
+    await begun.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+    async def go_on() -> None:
+        while not executed:
+            await Pace.here().turn()
+
+    others = [asyncio.create_task(go_on()) for _ in range(10 * MOST_A_TURN)]
+    assert (await flujo.resume("r")).status == "paused"
+    assert executed == [1]
+    for other in others:
+        other.cancel()
 
 
 NOTES = 10_000
