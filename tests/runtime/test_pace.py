@@ -303,7 +303,7 @@ async def test_a_run_that_waits_for_its_turn_is_at_no_standstill() -> None:
         executed.append(number)
         return number
 
-    long = functools.reduce(operator.rshift, [note] * 3000, note)
+    long = functools.reduce(operator.rshift, [note] * 10_000, note)
     flujo = Flujo(parallel(as_step(long >> new, name="long"), as_step(wait_for("answer"), name="waiting")))
     run = asyncio.create_task(flujo.run(1, run_id="r"))
     await begun.wait()
@@ -315,7 +315,7 @@ async def test_a_run_that_waits_for_its_turn_is_at_no_standstill() -> None:
         while not executed:
             await Pace.here().turn()
 
-    others = [asyncio.create_task(go_on()) for _ in range(10 * MOST_A_TURN)]
+    others = [asyncio.create_task(go_on()) for _ in range(40 * MOST_A_TURN)]
     assert (await flujo.resume("r")).status == "paused"
     assert executed == [1]
     for other in others:
