@@ -70,9 +70,12 @@ class Group:
         return dict(sorted(self._outcomes.items()))
 
     async def _lane(self, todo: Iterator[int]) -> None:
-        for index in todo:
+        while True:
             if self._execution.pace.is_over:
                 await self._execution.turn()
+            index = next(todo, None)  # only now, so that members begin in their order
+            if index is None:
+                return
             try:
                 self._outcomes[index] = await self._in_turn(index)
             except Fault as fault:

@@ -251,15 +251,17 @@ def many_at_once(kind: str, work: Callable[[int], Awaitable[int]]) -> Any:
 
 @pytest.mark.parametrize("kind", ["map_each", "graph", "workflow"])
 async def test_steps_that_begin_at_once_leave_the_loop_to_others(watch: Watch, kind: str) -> None:
-    begun_at = list[int]()
+    """And begin in their order."""
+    begun, begun_at = list[int](), list[int]()
 
     async def work(number: int) -> int:
+        begun.append(number)
         begun_at.append(watch.wakings)
         return sum(range(20_000))
 
     async with watch.looking():
         await Flujo(many_at_once(kind, work)).run({} if kind == "graph" else list(range(200)))
-    assert len(begun_at) == 200
+    assert begun == list(range(200))
     assert len(set(begun_at)) > 4
 
 
