@@ -117,6 +117,7 @@ class Meddled:
         self._clock = VirtualClock()
         self._faults = list[Fault]()
         self._doing = list[asyncio.Task[None]]()
+        self._is_too_late = False
 
     async def live(self, store: Store) -> None:
         """Let it live, and check what has become of it."""
@@ -148,6 +149,8 @@ class Meddled:
 
     def _arrange(self, backend: FaultyBackend, meddling: Meddling, other: Flujo[Any, Any]) -> None:
         async def meddle() -> None:
+            if self._is_too_late:  # the call was under way
+                return
             task = asyncio.create_task(self._do(DEEDS[meddling.deed](other, self._start)))
             self._doing.append(task)
             for _ in range(meddling.turns):
@@ -166,7 +169,8 @@ class Meddled:
     async def _work(self, process: Process, other: Flujo[Any, Any]) -> None:
         async with self._flujo(process.backend) as flujo:
             await self._end(flujo, RUN)
-            for fault in self._faults:  # what has not been done by now would find a run at its end
+            self._is_too_late = True  # what has not been done by now would find a run at its end
+            for fault in self._faults:
                 fault.withdraw()
             for doing in self._doing:
                 while not doing.done():  # it may wait for what the run is to be told once more
