@@ -201,15 +201,20 @@ class Interruption:
         return 0 if self._task is None else self._task.cancelling()
 
 
-def stray(cancellation: asyncio.CancelledError, name: str) -> Fault:
-    """Return as a failure what came out of a branch that nobody has cancelled; the branch may go on.
+def uncalled_for(name: str) -> RuntimeError:
+    """Return what is raised for a ``CancelledError`` that came out of something which nobody had cancelled.
 
-    Let through, it would pass for a cancellation of the run: the branch would be missing, without a failure.
+    Let through, it would pass for a cancellation of the run: a branch would be missing, without a failure.
     """
+    return RuntimeError(f"{name} raised CancelledError, and nobody had cancelled it")
+
+
+def stray(cancellation: asyncio.CancelledError, name: str) -> Fault:
+    """Return as a failure what came out of a branch that nobody has cancelled; its task may go on."""
     task = asyncio.current_task()
     while task is not None and task.uncancel():
         pass
-    error = RuntimeError(f"{name} raised CancelledError, and nobody had cancelled it")
+    error = uncalled_for(name)
     error.__cause__ = cancellation
     return Fault(error)
 

@@ -23,7 +23,7 @@ from flujo_async._model.tree import NO_ENTRIES, Json, JsonObject
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import Scope
-from flujo_async._runtime.execution import Execution, Value
+from flujo_async._runtime.execution import Execution, Value, uncalled_for
 from flujo_async._runtime.heartbeat import Pulse
 from flujo_async._runtime.processes import Borrowed
 from flujo_async._runtime.threads import run_in_thread
@@ -244,8 +244,7 @@ class Attempt:
         except asyncio.CancelledError as error:
             if self._execution.is_cancelled():
                 raise
-            # Let through, it would pass for a cancellation of the run: a branch would be missing, without a failure.
-            raise RuntimeError(f"step {self._call.key!r} raised CancelledError, and nobody had cancelled it") from error
+            raise uncalled_for(f"step {self._call.key!r}") from error
         return self._outcome(result, context)
 
     def _begin_call(self, given: Mapping[str, Any]) -> Any:

@@ -34,7 +34,7 @@ from flujo_async._runtime.calls import (
     wait_for,
 )
 from flujo_async._runtime.contexts import LiveScope, Scope
-from flujo_async._runtime.execution import Execution, Fault, Interruption, Value
+from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, uncalled_for
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
@@ -140,9 +140,7 @@ class _Run:
                 raise self._broken from self._broken.__cause__
             if self._is_interrupted:
                 raise
-            raise RuntimeError(
-                f"workflow {self._workflow.name!r} raised CancelledError, and nobody had cancelled it"
-            ) from error
+            raise uncalled_for(f"workflow {self._workflow.name!r}") from error
         if self._is_interrupted:  # the code has taken no notice
             raise self._broken or asyncio.CancelledError
         return output

@@ -386,7 +386,7 @@ class LogFile:
         except FileNotFoundError:
             return 0
         try:
-            return os.lseek(log, 0, os.SEEK_END)  # and not `stat`, which makes commits longer: see `Place`
+            return os.lseek(log, 0, os.SEEK_END)  # and not `stat`, which makes commits longer: see `sqlite_place`
         finally:
             os.close(log)
 

@@ -99,6 +99,6 @@ def _open_to_name(path: str) -> int | None:
     """Open a file for its name alone, which takes no right to it and leaves SQLite's locks; ``None`` if it cannot."""
     if sys.platform != "linux":
         return None
-    with suppress(FileNotFoundError):  # a file system that has no shared memory gets no write-ahead log
+    with suppress(OSError):  # a file system without shared memory has no write-ahead log; too many files may be open
         return os.open(path, os.O_PATH)
     return None
