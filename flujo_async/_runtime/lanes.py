@@ -51,12 +51,11 @@ class Lane:
         self._occurrences: dict[str, int] = {}
         self._children = 0
         self._calls = 0
-        self._is_counted = False
         if parent is not None:
             parent.has_tasks = True
             parent._children += 1
-            parent._count()
-        self._count()
+            activity.code.discard(parent)
+        activity.code.add(self)
 
     def label(self, label: str) -> str:
         """Return the key of the next thing that is called so in this lane."""
@@ -66,38 +65,30 @@ class Lane:
     def begin_call(self) -> None:
         """Wait for the runtime, until ``end_call``."""
         self._calls += 1
-        if self._is_counted:
-            self._is_counted = False
-            self._activity.code_ended(self)
+        self._activity.code.discard(self)
 
     def end_call(self) -> None:
         """Go on."""
         self._calls -= 1
-        if not self._calls:
-            self._count()
+        self._go_on()
 
     @property
     def is_held_up(self) -> bool:
         """Whether it goes on by itself, but waits for a task, a lock, an event or a queue, and so for another lane."""
-        return self._is_counted and self.task is not None and _waits_for_others(self.task)
+        return self in self._activity.code and self.task is not None and _waits_for_others(self.task)
 
     def end(self) -> None:
         """Its task is over."""
         self.is_alive, self.task = False, None
-        self._count()
+        self._activity.code.discard(self)
         if self.parent is not None:
             self.parent._children -= 1
-            self.parent._count()
+            self.parent._go_on()
+        self._activity.look_if_at_rest()
 
-    def _count(self) -> None:
-        goes_on = self.is_alive and not self._calls and not self._children
-        if goes_on == self._is_counted:
-            return
-        self._is_counted = goes_on
-        if goes_on:
-            self._activity.code_began(self)
-        else:
-            self._activity.code_ended(self)
+    def _go_on(self) -> None:
+        if self.is_alive and not self._calls and not self._children:
+            self._activity.code.add(self)
 
 
 _WAITING_ROOMS: Final = frozenset({asyncio.locks.__file__, asyncio.queues.__file__})

@@ -39,6 +39,8 @@ class Replay:
         self._granted = 0
         self._deliveries: deque[asyncio.Future[None]] = deque()
         self._delivering: asyncio.Handle | None = None
+        if not self.is_over:
+            execution.waits.replays[self] = None
 
     @property
     def is_over(self) -> bool:
@@ -167,6 +169,7 @@ class Replay:
         for handle in (self._pumping, self._delivering):
             if handle is not None:
                 handle.cancel()
+        self._execution.waits.replays.pop(self, None)
 
     def _advance(self, lane: Lane) -> None:
         self._next += 1
@@ -199,6 +202,7 @@ class Replay:
         for key in list(self._askers):
             self._let_go(key)
         self._lanes.clear()
+        self._execution.waits.replays.pop(self, None)
 
     def _skip_gone(self) -> None:
         while not self.is_over and self._is_gone(self._script[self._next]):

@@ -102,7 +102,6 @@ class _Run:
 
     async def complete(self, value: Value) -> Value:
         execution = self._execution
-        execution.waits.replays.append(self._replay)
         self._replay.enlist(self._lane)
         try:
             with labelling():
@@ -123,7 +122,6 @@ class _Run:
             self._lane.end()
             self._scope.end()
             self._replay.close()
-            execution.waits.replays.remove(self._replay)
         self._outer.become(self._scope)
         return Value(tree)
 
