@@ -28,8 +28,9 @@ from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.request import Request
 from flujo_async.errors import DefinitionError, InvalidArgument, RunConflict, SerializationError, VersionMismatch
 
-Migrate: TypeAlias = Callable[[WorkflowState], Mapping[str, Any] | None]
-"""Takes the state of a run recorded under another definition; returns the fields of the context to change."""
+Migrate: TypeAlias = Callable[[WorkflowState], object]
+"""Takes the state of a run recorded under another definition; returns the fields of the context to change, the whole
+context, or ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Program:
             run_id=fold.run_id,
             status=fold.status,
             output=self.codec.decode(fold.output, at="output"),
-            context=self.contexts.decode(fold.context.tree),
+            context=partial(self.contexts.decode, fold.context.tree),
             steps=cast("Any", partial(step_records, fold, self.codec)),
             error=error,
             waiting_for=list(fold.waiting_for),
@@ -226,9 +227,9 @@ class Catalogue:
         """Return the fact that takes a run over to ``program``; ``None`` if it is recorded under it already."""
         if _fits(program, fold) or self._migrate is None:
             return None
-        changes = self._migrate(workflow_state(fold, program.codec)) or {}
+        answer = self._migrate(workflow_state(fold, program.codec))
         before = fold.context.tree
-        after = program.contexts.updated(before, changes)  # what does not fit is refused before anything executes
+        after = program.contexts.migrated(before, answer)  # what does not fit is refused before anything executes
         return RunMigrated(
             at=now,
             pipeline_version=program.definition.version,

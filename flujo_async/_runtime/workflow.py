@@ -87,7 +87,9 @@ class _Run:
         self._lane = Lane(path, execution.waits.activity)
         self._replay = replay = Replay(execution, path)
         history = execution.recorded.changed(path, scope.path)
-        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over)
+        self._migrations = self._to_migrate()
+        gone = {name for patch, _ in self._migrations for name, change in patch.items() if change == ["drop"]}
+        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over, gone)
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
@@ -98,7 +100,6 @@ class _Run:
         self._driver = asyncio.current_task()
         self._interruption = Interruption()
         self._is_over = False
-        self._migrations = self._to_migrate()
 
     async def complete(self, value: Value) -> Value:
         execution = self._execution

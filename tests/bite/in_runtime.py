@@ -899,6 +899,22 @@ BUGS = (
         ("tests/log/test_facts.py::test_the_large_text_that_was_packed_last_is_not_packed_again",),
     ),
     Bug(
+        "runtime.migrated-code-finds-what-went",
+        "the code of a workflow is given fields that a migration has taken away",
+        WORKFLOW,
+        'if change == ["drop"]}',
+        'if change == "drop"}',
+        ("tests/runtime/test_migrate.py::TestContextType::test_the_code_of_a_workflow_finds_the_new_one_all_the_time",),
+    ),
+    Bug(
+        "runtime.migrated-context-is-not-checked",
+        "a run is taken over though its context does not fit the new class",
+        CONTEXTS,
+        "            self.decode(after)\n",
+        "            pass\n",
+        ("tests/runtime/test_migrate.py::TestContextType",),
+    ),
+    Bug(
         "runtime.held-up-code-goes-on",
         "a run in which some code waits for a lock never comes to rest",
         ACTIVITY,
