@@ -203,7 +203,7 @@ class _Run:
         parent = LANE.get() or self._lane
         self._made += 1
         self._execution.journal.soloist = None
-        path = parent.label(describe(coroutine, self._execution.codec))
+        path = parent.label(describe(coroutine, self._execution.labels, self._call.__code__))
         lane = Lane(path, self._execution.waits.activity, parent, self._made)
         self._replay.enlist(lane)
         return lane
@@ -266,25 +266,26 @@ class _Run:
                 outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
-        return self._named(step.name, self._call(key, perform))
+        return self._named(step.name, label, self._call(key, perform))
 
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
         seconds = check_timer(duration, "sleep()")
         call = self._call(key, lambda: sleep(self._execution, key, seconds, is_ordered=self._made > 0))
-        return self._named("RunContext.sleep", call)
+        return self._named("RunContext.sleep", "sleep", call)
 
     def wait_for(self, name: str, **options: Any) -> Coroutine[Any, Any, Any]:
         node = wait_node(name, **options)
         assert isinstance(node, WaitFor)
         self._execution.codec.learn(node.schema)
-        key = self._here().label(f"wait.{name}")
+        label = f"wait.{name}"
+        key = self._here().label(label)
 
         async def perform() -> Any:
             answer = await wait_for(self._execution, key, node)
             return self._execution.codec.decode(answer.tree, at=f"{key}.output")
 
-        return self._named("RunContext.wait_for", self._call(key, perform))
+        return self._named("RunContext.wait_for", label, self._call(key, perform))
 
     def child(self, definition: Chain[Any, Any], input: Any, *, run_id: str | None) -> Coroutine[Any, Any, Any]:
         node = child_node(definition)
@@ -292,19 +293,21 @@ class _Run:
         execution = self._execution
         execution.codec.learn_from(definition, annotations_of)
         value = Value(execution.codec.encode(input, at=f"{node.name}.input"))
-        key = self._here().label(f"{node.name}:{digest(value.tree)}")
+        label = f"{node.name}:{digest(value.tree)}"
+        key = self._here().label(label)
 
         async def perform() -> Any:
             output = await ChildCall(execution, node, key, value, run_id).perform()
             return execution.codec.decode(output.tree, at=f"{key}.output")
 
-        return self._named("RunContext.child", self._call(key, perform))
+        return self._named("RunContext.child", label, self._call(key, perform))
 
     @staticmethod
-    def _named(name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Return a call that Python's warning knows by this name, if nobody awaits it; keys know nothing of it."""
+    def _named(name: str, label: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Return a call that goes by ``name`` in Python's warning, if nobody awaits it, and by ``label`` in keys."""
         named: Any = call
         named.__qualname__ = name
+        named.__name__ = label
         return call
 
     async def _call(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
