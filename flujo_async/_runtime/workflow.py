@@ -85,19 +85,20 @@ class _Run:
         self._path = path
         self._outer = scope
         self._lane = Lane(path, execution.waits.activity)
-        self._replay = replay = Replay(execution, path)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._replay = replay = Replay(execution, path, self._tasks)
         history = execution.recorded.changed(path, scope.path)
         self._migrations = self._to_migrate()
         gone = {name for patch, _ in self._migrations for name, change in patch.items() if change == ["drop"]}
         self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over, gone)
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
         self._has_drawn = False
         self._failures: list[Fault] = []
         self._broken: BackendError | None = None
         self._driver = asyncio.current_task()
+        self._soloist: asyncio.Task[Any] | None = None  # of the run, as long as there are no tasks here
         self._interruption = Interruption()
         self._is_over = False
 
@@ -151,10 +152,12 @@ class _Run:
         self._lane.task = task = asyncio.current_task()
         journal = self._execution.journal
         if journal.soloist is self._driver:
-            journal.soloist = task
+            self._soloist = journal.soloist = task
         try:
             return await self._call_function(value)
         finally:
+            if self._soloist is task:
+                self._soloist = self._driver
             if journal.soloist is task:
                 journal.soloist = self._driver
 
@@ -210,6 +213,7 @@ class _Run:
 
     def watch(self, task: asyncio.Task[Any], lane: Lane) -> None:
         self._tasks.add(task)
+        self._replay.let_react()
         lane.task = task
 
         def end(task: asyncio.Task[Any]) -> None:
@@ -219,6 +223,8 @@ class _Run:
             if task.cancelled():
                 self._replay.dismiss(lane)
             lane.end()
+            if self._soloist is not None and not self._tasks:
+                self._execution.journal.soloist = self._soloist
 
         task.add_done_callback(end)
 

@@ -737,6 +737,14 @@ BUGS = (
         (T + "workflow_tasks.py::TestIdentity::test_what_has_run_before_does_not_count",),
     ),
     Bug(
+        "runtime.first-task-at-once",
+        "the first task of a workflow ends sooner after a step than in a replay",
+        WORKFLOW,
+        "        self._replay.let_react()\n",
+        "",
+        (T + "workflow_tasks.py::TestIdentity::test_it_may_be_asked_a_little_later_whether_it_is_done",),
+    ),
+    Bug(
         "runtime.tasks-in-one-lane",
         "two interleaved chains of a workflow get each other's results",
         LANES,

@@ -18,6 +18,7 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
+from flujo_async.abc.pace import Pace
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunFailed
 from tests.runtime.crashes import crashes, others, ticks
@@ -35,6 +36,12 @@ class Item:
 async def bought(i: int) -> tuple[int, int]:
     """Make a call that is equal in all tasks, with unequal results."""
     return await double(i), await again(0)
+
+
+@step
+async def once(n: int) -> int:
+    """Count without waiting for anything."""
+    return n + 1
 
 
 async def first_of_all(call: Coroutine[Any, Any, int]) -> tuple[int, int]:
@@ -117,6 +124,46 @@ class TestIdentity:
         await flujo.run(True, run_id="r")
         await flujo.signal("r", "go", 1)
         assert (await Flujo(flow, state_backend=backend).run(run_id="r")).output == 7
+
+    @pytest.mark.parametrize("turns", range(9))
+    async def test_it_may_be_asked_a_little_later_whether_it_is_done(self, turns: int, backend: StateBackend) -> None:
+        """The answer is the same in a replay, also of the first task after a step."""
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> int:
+            await double(n)
+            task = asyncio.create_task(double(1))
+            await ticks(turns)
+            await double(10 if task.done() else 20)
+            await task
+            return await ctx.wait_for("go", schema=int)
+
+        flujo = Flujo(flow, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.signal("r", "go", 1)
+        assert (await Flujo(flow, state_backend=backend).run(run_id="r")).output == 1
+
+
+async def test_when_its_tasks_have_ended_a_workflow_is_as_quick_as_before() -> None:
+    """There is nothing beside it any more that a commit, or a result, would wait for."""
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    @workflow
+    async def flow(n: int) -> int:
+        await asyncio.gather(double(1), double(2))
+        for _ in range(100):
+            n = await once(n)
+        return n
+
+    with Pace.here().timeless():
+        turn()
+        assert (await Flujo(flow).run(1)).output == 101
+    assert turns < 60
 
 
 class TestTimeouts:
