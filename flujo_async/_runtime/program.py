@@ -40,13 +40,15 @@ class Program:
     Attributes:
         definition: the definition.
         fingerprint: identifies its structure; made here, since that takes a while for a long definition.
-        codec: knows its types.
+        codec: knows its types, and those that its workflows lead it to while they run.
+        labels: knows its types only, so that what tasks are called does not depend on what has run before.
         contexts: makes the contexts of its runs.
     """
 
     definition: Definition
     fingerprint: str
     codec: Codec
+    labels: Codec
     contexts: ContextType
 
     @classmethod
@@ -58,7 +60,7 @@ class Program:
         """
         check_answer_types(definition)
         codec = definition.codec(context_type)
-        return cls(definition, definition.fingerprint, codec, ContextType(context_type, codec))
+        return cls(definition, definition.fingerprint, codec, codec.as_it_is(), ContextType(context_type, codec))
 
     def begin(self, request: Request, now: datetime) -> RunStarted:
         """Return the first fact of a run.
