@@ -384,3 +384,18 @@ class TestContextType:
         assert (result.output, [record.name for record in result.steps]) == ("a", ["put"])
         with pytest.raises(SerializationError, match="context: unknown field 'names'"):
             _ = result.context
+
+    async def test_a_fork_is_taken_over_as_well(self, backend: StateBackend) -> None:
+        """Though nobody can read its context before."""
+        question = put >> wait_for("answer", schema=str)
+        await Flujo(question, pipeline_name="p", context_type=Basket, state_backend=backend).run("a", run_id="r")
+
+        def migrate(state: WorkflowState) -> NewBasket:
+            return NewBasket(count=state.pipeline_context["count"], text="a")
+
+        new = Flujo(question >> look, pipeline_name="p", context_type=NewBasket, state_backend=backend, migrate=migrate)
+        async with new:
+            await new.fork("r", new_run_id="f")
+            await new.signal("f", "answer", "b")
+            assert (await new.run(run_id="f")).output == ("b", 2, "a")
+            assert (await new.state("r")).pipeline_context == {"count": 1, "names": ["a"]}
