@@ -147,7 +147,8 @@ class Taking:
         fold = seen.fold
         self._catalogue.reading(fold).check_same_request(request, fold)
         if not self.goes_on(request, seen):
-            return fold
+            is_taken_up = fold.status == "paused" and self._is_held(seen.summary.lease)
+            return None if is_taken_up else fold  # who drives it has not committed yet that it rests no more
         try:
             self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
         except VersionMismatch:
