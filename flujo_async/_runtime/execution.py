@@ -192,16 +192,13 @@ class Interruption:
     """Whether the task that made this has been cancelled since. What it waits for may have been cancelled by itself."""
 
     def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._before = self._count()
+        self._task = task = asyncio.current_task()
+        self._before = 0 if task is None else task.cancelling()
 
     @property
     def has_come(self) -> bool:
         """Whether it has been."""
-        return self._count() > self._before
-
-    def _count(self) -> int:
-        return 0 if self._task is None else self._task.cancelling()
+        return self._task is not None and self._task.cancelling() > self._before
 
 
 def uncalled_for(name: str) -> RuntimeError:

@@ -50,7 +50,7 @@ class Recorded:
         return [
             fact
             for fact in self._fold.changes
-            if isinstance(fact, StepCompleted | StateChanged) and fact.patch and not is_compensation(fact.key)
+            if fact.patch and isinstance(fact, StepCompleted | StateChanged) and not is_compensation(fact.key)
         ]
 
     @cached_property

@@ -36,7 +36,6 @@ class Replay:
         self._tasks = tasks
         self._cancelled = execution.journal.fold.cancelled_calls
         self._script = recorded_calls(execution, path)
-        self._recorded = set(self._script)
         self._next = 0
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
         self._gone: set[str] = set()
@@ -139,7 +138,7 @@ class Replay:
         Tasks that end at the same instant can be looked at in any order, and the log has only one.
         """
         recorded = [key for key in self._script[self._next :] if key in self._askers]
-        asked = sorted(key for key in self._askers if key not in self._recorded)
+        asked = sorted(self._askers.keys() - set(self._script))
         if recorded:
             self._script.remove(recorded[0])
             self._script.insert(self._next, recorded[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -16,9 +17,9 @@ from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.selection import has_news
 from flujo_async._model.state import RESTING, RUN_STATUSES, TERMINAL, RunStatus
-from flujo_async._model.stored import NewRun
+from flujo_async._model.stored import NewRun, Record
 from flujo_async._model.summary import RunSummary
-from flujo_async._model.transition import missing
+from flujo_async._model.transition import is_held, missing
 from flujo_async._runtime.calls import taken
 from flujo_async._runtime.instruments import Instruments, identity_of
 from flujo_async._runtime.lease_keeper import give_back
@@ -146,7 +147,8 @@ class Taking:
         fold = seen.fold
         self._catalogue.reading(fold).check_same_request(request, fold)
         if not self.goes_on(request, seen):
-            return fold
+            is_taken_up = fold.status == "paused" and self._is_held(seen.summary.lease)
+            return None if is_taken_up else fold  # who drives it has not committed yet that it rests no more
         try:
             self._catalogue.running(fold)  # refused before it is claimed: a claim counts as an attempt
         except VersionMismatch:
@@ -191,7 +193,9 @@ class Taking:
 
     async def _ready(self, lease: Lease, seen: Seen, is_resume: bool, cause: ResumeCause) -> Ready:
         fold = seen.fold
-        tail = await self._reader.since(fold.run_id, fold.seq, fold.hash)
+        tail: Sequence[Record] | None = ()
+        if not is_held(seen.summary, lease):  # else it was claimed before it was read, and nobody could add anything
+            tail = await self._reader.since(fold.run_id, fold.seq, fold.hash)
         if tail is None:
             raise await self._is_another(seen)
         await in_turns(each_of(tail, fold.extend))

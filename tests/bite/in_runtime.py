@@ -1104,4 +1104,12 @@ BUGS = (
         "program.definition.nodes()",
         (T + "signals.py::test_a_pipeline_beside_a_workflow_does_not_say_what_that_asks_for",),
     ),
+    Bug(
+        "runtime.paused-until-its-commit",
+        "a paused run that somebody has resumed still rests for all others, until its next commit",
+        TAKING,
+        "return None if is_taken_up else fold",
+        "return fold",
+        (T + "existing_run.py::TestInterrupted::test_one_that_was_paused_and_is_resumed_elsewhere_is_attached_to",),
+    ),
 )

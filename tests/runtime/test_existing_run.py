@@ -168,6 +168,32 @@ class TestInterrupted:
         assert first == ["load", "claim", "read_events", "read_signals"]
         assert set(late) <= {"read_signals"}, "after a second they are read once more"
 
+    async def test_one_that_was_paused_and_is_resumed_elsewhere_is_attached_to(self, store: Store) -> None:
+        """Its head says that it is paused until its next commit."""
+        begun, may_go_on = asyncio.Event(), asyncio.Event()
+
+        @step
+        async def double(n: int) -> int:
+            begun.set()
+            await may_go_on.wait()
+            return 2 * n
+
+        backend = FaultyBackend(store.open())
+        here, elsewhere = Flujo(double, state_backend=store.open()), Flujo(double, state_backend=backend)
+        await here.dispatch(1, run_id="r")
+        await here.pause("r")
+        assert (await here.run(run_id="r")).status == "paused"
+        resumed = asyncio.create_task(here.resume("r"))
+        await begun.wait()
+        with backend.delay("query_runs") as waiting:
+            attached = asyncio.create_task(elsewhere.run(run_id="r"))
+            is_waiting = asyncio.create_task(waiting.reached())
+            await asyncio.wait({attached, is_waiting}, return_when=asyncio.FIRST_COMPLETED)
+            may_go_on.set()
+            assert (await resumed).output == 2
+        assert (await attached).output == 2
+        await is_waiting
+
     async def test_a_lease_of_another_host_has_to_expire(self, store: Store, work: Work) -> None:
         """Nothing can be known of its owner; by the clock, not by sleeping."""
         if store.kind == "memory":

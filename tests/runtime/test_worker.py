@@ -17,7 +17,7 @@ from flujo_async import Flujo, InMemoryBackend, PipelineRegistry, Worker, child,
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, InvalidArgument
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.pretend import Wrapped
 from tests.runtime.stores import Store, mostly_in_memory, on_disk
 
@@ -89,6 +89,16 @@ async def test_it_takes_what_another_process_dispatches(store: Store) -> None:
     async with Worker(here):
         handle = await elsewhere.dispatch(1)
         assert (await handle.result()).output == 2
+
+
+async def test_what_it_takes_is_read_once(store: Store) -> None:
+    """Nobody adds anything to a run that was claimed before it was read; signals may have come since."""
+    backend, elsewhere = FaultyBackend(store.open()), Flujo(add_one, state_backend=store.open())
+    handle = await elsewhere.dispatch(1, run_id="r")
+    async with Worker(Flujo(add_one, state_backend=backend)):
+        assert (await handle.result()).output == 2
+    verbs = [call.verb for call in backend.calls if "r" in call.run_ids]
+    assert verbs[: verbs.index("append")] == ["load", "read_signals"]
 
 
 @mostly_in_memory
