@@ -38,6 +38,7 @@ from flujo_async._runtime.execution import Execution, Fault, Interruption, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
+from flujo_async._runtime.recorded import Migration
 from flujo_async._runtime.replay import Replay, recorded_calls
 from flujo_async._runtime.witness import dice
 from flujo_async.abc.shield import settle
@@ -86,7 +87,8 @@ class _Run:
         self._outer = scope
         self._lane = Lane(path, execution.waits.activity)
         self._replay = replay = Replay(execution, path)
-        history = execution.recorded.changed(path, scope.path)
+        self._migrations = self._to_migrate()
+        history = execution.recorded.changed(path, scope.path, self._migrations)
         self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over)
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -98,7 +100,6 @@ class _Run:
         self._driver = asyncio.current_task()
         self._interruption = Interruption()
         self._is_over = False
-        self._migrations = self._to_migrate()
 
     async def complete(self, value: Value) -> Value:
         execution = self._execution
@@ -438,23 +439,22 @@ class _Run:
     def state(self) -> Any:
         return self._scope.live
 
-    def _to_migrate(self) -> list[tuple[Patch, set[str]]]:
+    def _to_migrate(self) -> dict[Migration, set[str]]:
         """Return what forks and migrations changed in the context, with the calls that had been answered."""
         fold = self._execution.journal.fold
         if not fold.migrations:
-            return []
+            return {}
         places = {key: fold.places[key] for key in recorded_calls(self._execution, self._path)}
-        migrations = [(patch, {key for key in places if places[key] < seq}) for patch, seq in fold.migrations]
-        return [(patch, left) for patch, left in migrations if left or not self._path]
+        left = {Migration(*each): {key for key in places if places[key] < each[1]} for each in fold.migrations}
+        return {migration: keys for migration, keys in left.items() if keys or not self._path}
 
     def _migrate(self, key: str | None = None) -> None:
         """Change the context where a fork or a migration came when ``key`` was the last call answered."""
-        for migration in list(self._migrations):
-            patch, left = migration
+        for migration, left in list(self._migrations.items()):
             left.discard(key or "")
             if not left:
-                self._migrations.remove(migration)
-                self._scope.change(patch)
+                del self._migrations[migration]
+                self._scope.migrate(migration)
 
     def _record(self, patch: Patch) -> None:
         """Record what the code has changed in the context since the last call."""
