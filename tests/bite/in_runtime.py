@@ -842,6 +842,14 @@ BUGS = (
         (T + "sleep.py::test_a_workflow_that_is_always_replayed_sleeps_once",),
     ),
     Bug(
+        "runtime.redriven-beside",
+        "a workflow that did something beside a step that failed contradicts its log, once redriven and resumed",
+        REPLAY,
+        "        return place < fold.places[following]",
+        "        return False",
+        (T + "redrive.py::test_killed_at_every_commit_while_two_rows_are_tried_again",),
+    ),
+    Bug(
         "runtime.migration-with-the-last-answer",
         "a fork's update of a workflow's context is undone by what the code had recorded after the last answer",
         CONTEXTS,
