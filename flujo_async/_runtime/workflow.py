@@ -41,7 +41,7 @@ from flujo_async._runtime.program import plain_json
 from flujo_async._runtime.recorded import Migration
 from flujo_async._runtime.replay import Replay, recorded_calls
 from flujo_async._runtime.witness import dice
-from flujo_async.abc.shield import settle
+from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import BackendError, SerializationError
 
 T = TypeVar("T")
@@ -170,16 +170,22 @@ class _Run:
         return coroutine
 
     async def _clear_away(self) -> None:
-        """End the tasks that the code has left behind."""
+        """End the tasks that the code has left behind: all of them, also if the run is interrupted meanwhile."""
         self._is_over = True
+        try:
+            if self._tasks:
+                await finish(self._end_tasks())
+        finally:
+            if self._is_interrupted:  # in a replay the code hears of what has failed; nothing was forgotten
+                for task in self._unheard:
+                    task.exception()
+
+    async def _end_tasks(self) -> None:
         while self._tasks:  # one that is ended may make others
             for task in list(self._tasks):
                 task.cancel()
                 await settle(task)
                 await asyncio.sleep(0)  # until its callbacks have run
-        if self._is_interrupted:  # in a replay the code hears of what has failed; nothing was forgotten
-            for task in self._unheard:
-                task.exception()
 
     def _keys_of(self, error: BaseException) -> Iterator[str]:
         """Yield the keys of the steps whose failure an exception is, or comes from."""

@@ -842,6 +842,14 @@ BUGS = (
         (T + "sleep.py::test_a_workflow_that_is_always_replayed_sleeps_once",),
     ),
     Bug(
+        "runtime.cancelled-while-clearing-away",
+        "tasks of a workflow go on where the run is cancelled while another one of them is being ended",
+        WORKFLOW,
+        "                await finish(self._end_tasks())",
+        "                await self._end_tasks()",
+        (T + "workflow_tasks.py::TestLeftBehind::test_none_goes_on_where_the_run_is_cancelled_while_another_is_ended",),
+    ),
+    Bug(
         "runtime.redriven-beside",
         "a workflow that did something beside a step that failed contradicts its log, once redriven and resumed",
         REPLAY,
