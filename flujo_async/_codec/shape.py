@@ -142,6 +142,18 @@ def check_names(names: Iterable[str], known: Iterable[str]) -> None:
         raise Misfit(f"unknown field {unknown[0]!r}")
 
 
-def missing_field(name: str) -> Misfit:
+def check_fields(names: Iterable[str], known: Iterable[str], cls: type) -> None:
+    """Refuse fields that the class of a stored instance does not have, or has no more."""
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise Misfit(
+            f"unknown field {unknown[0]!r}: {cls.__name__} has none of this name, and nothing is dropped in silence; "
+            "let it have one, with a default, while values that have it are stored"
+        )
+
+
+def missing_field(name: str, cls: type) -> Misfit:
     """Return the trouble with a stored instance that lacks a field which has no default."""
-    return Misfit(f"the field {name!r} is missing and has no default")
+    return Misfit(
+        f"the field {name!r} is missing, and {cls.__name__} has no default for it; values without it need one"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import Any, Generic, TypeVar, get_origin
 from weakref import WeakValueDictionary
 
@@ -99,6 +100,17 @@ class Codec:
         codec._tags = _LENIENT_TAGS
         codec._is_lenient = True
         return codec
+
+    def as_it_is(self) -> Codec:
+        """Return a codec that stores what this one stores now, whatever this one learns later."""
+        other = copy(self)
+        other._by_type = dict(self._by_type)
+        return other
+
+    def may_store(self, cls: type) -> bool:
+        """Return whether instances of a class can be stored, as far as that is up to the class."""
+        is_plain = cls in BUILTIN_TYPES or cls is GrowingList
+        return is_plain or cls in self._by_type or cls in REGISTERED or issubclass(cls, StandIn)
 
     def classes(self) -> list[type[Any]]:
         """Return the classes that this codec has learned."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
+
+_ON_DEMAND: Final[type[Any]] = partial
 
 
 class OnDemand:
-    """Stands in front of the slot of a field. What is given as a function is called when it is first read.
+    """Stands in front of the slot of a field. What is given as a ``partial`` is called when it is first read.
 
     For everything else it is a field as any other: it is compared, shown and copied by its value.
     """
@@ -20,7 +23,7 @@ class OnDemand:
         if instance is None:
             return self
         value: Any = self._slot.__get__(instance)
-        if callable(value):
+        if type(value) is _ON_DEMAND:
             value = value()
             self._slot.__set__(instance, value)
         return value

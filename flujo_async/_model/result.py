@@ -21,7 +21,8 @@ class RunResult(Generic[Out]):
         run_id: the run.
         status: ``completed`` or ``paused``; ``failed`` and ``cancelled`` come on the error that is raised.
         output: what the run returned; ``None`` unless it completed.
-        context: the typed context at the end; a dictionary where no ``context_type`` was given.
+        context: the typed context at the end; a dictionary where no ``context_type`` was given. It is made when it is
+            first read, which is a ``SerializationError`` where its class has other fields by now.
         steps: a record of every step, in the order of completion; made when it is first read.
         error: the exception that failed the run, if it failed.
         waiting_for: what a paused run waits for.
@@ -42,4 +43,5 @@ class RunResult(Generic[Out]):
     usage: Usage
 
 
-type.__setattr__(RunResult, "steps", OnDemand(RunResult.__dict__["steps"]))
+for _name in ("context", "steps"):
+    type.__setattr__(RunResult, _name, OnDemand(RunResult.__dict__[_name]))

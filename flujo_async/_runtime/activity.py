@@ -36,18 +36,21 @@ class Code(Protocol):
 
 
 class Activity:
-    """Counts what goes on in a run: steps that execute, commits, and code of workflows.
+    """Counts what goes on in a run: steps that execute, and commits; and knows the code of workflows that goes on.
 
     When nothing does but code that is held up, and nothing has begun for a few turns of the event loop, everything in
     the run waits for something from outside. Nobody tells when code comes to a lock; so where there is nothing else,
     the code is looked at from time to time.
+
+    Attributes:
+        code: what goes on until it is held up; ``look_if_at_rest`` is called after some has left for good.
     """
 
     def __init__(self, watcher: Watcher) -> None:
         """Count from nothing."""
         self._watcher: Watcher | None = watcher
+        self.code: set[Code] = set()
         self._count = 0
-        self._code: set[Code] = set()  # counted as well
         self._turns = _TURNS_TO_SETTLE
         self._looking: asyncio.Handle | None = None
         self._later: asyncio.Handle | None = None
@@ -61,18 +64,12 @@ class Activity:
     def ended(self) -> None:
         """It does no more: it is over, or waits for something from outside."""
         self._count -= 1
-        if self._count == len(self._code) and self._watcher is not None and self._watcher.is_waiting:
+        self.look_if_at_rest()
+
+    def look_if_at_rest(self) -> None:
+        """Tell of a standstill, if this is one and anything is waited for."""
+        if not self._count and self._watcher is not None and self._watcher.is_waiting:
             self.look()
-
-    def code_began(self, code: Code) -> None:
-        """Code goes on, until it is held up."""
-        self._code.add(code)
-        self.began()
-
-    def code_ended(self, code: Code) -> None:
-        """It does no more."""
-        self._code.discard(code)
-        self.ended()
 
     def look(self) -> None:
         """Tell of a standstill, if this is one; asked for when something has changed in what is waited for."""
@@ -90,15 +87,15 @@ class Activity:
 
     def _look(self) -> None:
         self._looking = None
-        if self._count > len(self._code):  # when that ends, it is looked at again
+        if self._count:  # when that ends, it is looked at again
             return
         if self._turns:
             self._turns -= 1
             self._looking = asyncio.get_running_loop().call_soon(self._look)
             return
-        if self._watcher is not None and all(code.is_held_up for code in self._code):
+        if self._watcher is not None and all(code.is_held_up for code in self.code):
             self._watcher.settle()
-        if self._watcher is not None and self._code and self._later is None:
+        if self._watcher is not None and self.code and self._later is None:
             self._later = asyncio.get_running_loop().call_later(self._pause, self._look_again)
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 

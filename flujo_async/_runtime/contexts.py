@@ -17,7 +17,7 @@ from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._runtime.plain_lists import NO_LISTS, PlainLists
 from flujo_async._runtime.recorded import Migration
-from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument
+from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, SerializationError
 from flujo_async.reducers import Reducer
 
 
@@ -79,16 +79,8 @@ class LiveScope(Scope):
     """
 
     __slots__ = (
-        "_changes",
-        "_contexts",
-        "_due",
-        "_history",
-        "_is_loaded",
-        "_is_replayed",
-        "_live",
-        "_log",
-        "_next",
-        "_record",
+        *("_changes", "_contexts", "_due", "_gone", "_history", "_is_loaded", "_is_replayed", "_live", "_log"),
+        *("_next", "_record"),
     )
 
     def __init__(
@@ -98,6 +90,7 @@ class LiveScope(Scope):
         record: Callable[[Patch], None],
         history: Sequence[StepCompleted | StateChanged | Migration],
         is_replayed: Callable[[], bool],
+        gone: Collection[str],
     ) -> None:
         """Begin as another one is.
 
@@ -107,12 +100,14 @@ class LiveScope(Scope):
             record: is told what the code has changed and is not recorded.
             history: what is recorded of it, in the order of the log.
             is_replayed: tells whether all that is recorded has been given back to the code.
+            gone: fields that a migration took away: its class, by now, has them at no place of the log.
         """
         super().__init__(outer.path, outer.fields, outer.lists)
         self._contexts = contexts
         self._record = record
         self._history = history
         self._is_replayed = is_replayed
+        self._gone = gone
         self._next = 0  # in the history
         self._due = 0  # and how far the code has come with its next call at the latest
         self._changes = 0  # of the code, as often as it has recorded them, or did before
@@ -125,9 +120,14 @@ class LiveScope(Scope):
         """The context as the code sees it."""
         if not self._is_loaded:
             self.lists = self.lists.all_in(self.fields)  # what the code has cannot be another list when it has grown
-            self._live = self._contexts.decode(self.fields, self.lists)
+            self._live = self._contexts.decode(self._known, self.lists)
             self._is_loaded = True
         return self._live
+
+    @property
+    def _known(self) -> JsonObject:
+        """Its fields without those that its class has no more."""
+        return {name: self.fields[name] for name in self.fields.keys() - self._gone} if self._gone else self.fields
 
     def note(self) -> None:
         """Record what the code has changed since the last time."""
@@ -238,7 +238,7 @@ class LiveScope(Scope):
     def _refresh(self, patch: Patch) -> None:
         self._advance(patch)
         if self._is_loaded:
-            self._contexts.refresh(self._live, self.fields, patch, self.lists)
+            self._contexts.refresh(self._live, self._known, patch.keys() - self._gone, self.lists)
 
 
 class ContextType:
@@ -285,6 +285,30 @@ class ContextType:
         except ValueError as error:
             raise InvalidArgument(f"this would be no {self._type.__name__}: {error}") from error
         return {**fields, **self.encode({name: values[name] for name in changes})}
+
+    def migrated(self, fields: JsonObject, answer: object) -> JsonObject:
+        """Return the encoded fields of a context that was of another type, after ``migrate`` has been asked.
+
+        Args:
+            fields: as they were.
+            answer: what it has returned: the fields to change, the whole context, or ``None``.
+
+        Raises:
+            InvalidArgument: it has returned something else, or fields as in ``updated``.
+            SerializationError: with that this would be no context, or a value cannot be stored.
+        """
+        if type(answer) is self._class and self._class is not dict:
+            return self.encode(answer)
+        if not isinstance(answer, Mapping | None):
+            what = f"the fields to change, the whole {self._type.__name__}, or None"
+            raise InvalidArgument(f"migrate= returns {what}, not a {type(answer).__name__}")
+        try:
+            after = self.updated(fields, cast("Mapping[str, Any] | None", answer) or {})
+            self.decode(after)
+        except SerializationError as error:
+            advice = f"where {self._type.__name__} has other fields by now, let migrate= return a whole one"
+            raise SerializationError(f"{error.reason}; {advice}", path=error.path) from error
+        return after
 
     def _validated(self, fields: JsonObject, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return all fields with the changes, which have passed the validators of the class."""

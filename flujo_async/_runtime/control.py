@@ -287,8 +287,9 @@ class Control:
         fold = await in_turns(fold_gradually(run_id, source.records))
         check_past(fold, source.records)
         past = Prefix(run_id, fold.seq, fold.hash)
-        before = fold.context.tree
-        after = self._runner.catalogue.reading(fold).contexts.updated(before, update or {})
+        before = after = fold.context.tree
+        if update:
+            after = self._runner.catalogue.reading(fold).contexts.updated(before, update)
         now = self._runner.clock.now()
         forked = RunForked(at=now, run_id=new_run_id, source_run_id=run_id, patch=diff(before, after))
         summary, record, blobs = fork(source.summary, fold, forked)

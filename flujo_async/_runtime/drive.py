@@ -103,6 +103,7 @@ class Drive:
             run_id=ready.fold.run_id,
             journal=journal,
             codec=ready.program.codec,
+            labels=ready.program.labels,
             contexts=ready.program.contexts,
             clock=means.clock,
             waits=waits,

@@ -100,6 +100,8 @@ class Execution:
     """One run in the hands of its executor.
 
     Attributes:
+        codec: knows the types of what is recorded.
+        labels: stores, for their labels, what tasks of workflows were called with.
         waits: what the run waits for.
         services: what the steps of all runs of the runtime share.
         children: what runs its children.
@@ -122,6 +124,7 @@ class Execution:
     run_id: str
     journal: Journal
     codec: Codec
+    labels: Codec
     contexts: ContextType
     clock: Clock
     waits: Waits

@@ -45,7 +45,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
             four slashes are absolute), ``file:///directory`` or ``memory://``. By default a new memory.
         context_type: the class of the context: a pydantic model, a dataclass or a ``TypedDict``; by default a ``dict``.
         migrate: takes over runs that were recorded by a definition of another structure: called with their
-            ``WorkflowState``, it returns the fields of the context to change, or ``None``.
+            ``WorkflowState``, it returns the fields of the context to change, the whole context, or ``None``.
         max_concurrency: how many runs are driven at the same time; ``None`` is no limit.
         max_concurrent_steps: how many steps execute at the same time, over all runs; ``None`` is no limit.
         limits: what steps share that name a ``limit``.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from hashlib import sha256
-from types import CellType
+from types import CellType, CodeType
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from typing_extensions import override
@@ -51,12 +51,11 @@ class Lane:
         self._occurrences: dict[str, int] = {}
         self._children = 0
         self._calls = 0
-        self._is_counted = False
         if parent is not None:
             parent.has_tasks = True
             parent._children += 1
-            parent._count()
-        self._count()
+            activity.code.discard(parent)
+        activity.code.add(self)
 
     def label(self, label: str) -> str:
         """Return the key of the next thing that is called so in this lane."""
@@ -66,38 +65,30 @@ class Lane:
     def begin_call(self) -> None:
         """Wait for the runtime, until ``end_call``."""
         self._calls += 1
-        if self._is_counted:
-            self._is_counted = False
-            self._activity.code_ended(self)
+        self._activity.code.discard(self)
 
     def end_call(self) -> None:
         """Go on."""
         self._calls -= 1
-        if not self._calls:
-            self._count()
+        self._go_on()
 
     @property
     def is_held_up(self) -> bool:
         """Whether it goes on by itself, but waits for a task, a lock, an event or a queue, and so for another lane."""
-        return self._is_counted and self.task is not None and _waits_for_others(self.task)
+        return self in self._activity.code and self.task is not None and _waits_for_others(self.task)
 
     def end(self) -> None:
         """Its task is over."""
         self.is_alive, self.task = False, None
-        self._count()
+        self._activity.code.discard(self)
         if self.parent is not None:
             self.parent._children -= 1
-            self.parent._count()
+            self.parent._go_on()
+        self._activity.look_if_at_rest()
 
-    def _count(self) -> None:
-        goes_on = self.is_alive and not self._calls and not self._children
-        if goes_on == self._is_counted:
-            return
-        self._is_counted = goes_on
-        if goes_on:
-            self._activity.code_began(self)
-        else:
-            self._activity.code_ended(self)
+    def _go_on(self) -> None:
+        if self.is_alive and not self._calls and not self._children:
+            self._activity.code.add(self)
 
 
 _WAITING_ROOMS: Final = frozenset({asyncio.locks.__file__, asyncio.queues.__file__})
@@ -130,30 +121,53 @@ def digest(tree: Json) -> str:
     return sha256(canonical(tree)).hexdigest()[:_DIGITS]
 
 
-def describe(coroutine: Any, codec: Codec) -> str:
-    """Return what a task is called in keys: its coroutine function, with a digest of what it was called with."""
-    for _ in range(_DEEPEST_WRAPPER):  # task groups wrap what they are given
+def describe(coroutine: Any, codec: Codec, own: CodeType) -> str:
+    """Return what a task is called in keys: its coroutine function, with a digest of what it was called with.
+
+    Args:
+        coroutine: what the task is made of.
+        codec: encodes what that was called with.
+        own: the code of the runtime's calls, whose names are their labels.
+    """
+    coroutine = _unwrapped(coroutine, own)
+    if getattr(coroutine, "cr_code", None) is own:
+        return task_of(coroutine.__name__)
+    name = escape(getattr(coroutine, "__name__", type(coroutine).__name__))
+    arguments = _arguments(coroutine)
+    if not arguments:
+        return task_of(name)
+    return task_of(f"{name}:{digest({key: _described(value, codec) for key, value in arguments.items()})}")
+
+
+def _unwrapped(coroutine: Any, own: CodeType) -> Any:
+    """Return the coroutine that another holds: task groups wrap what they are given."""
+    for _ in range(_DEEPEST_WRAPPER):
+        if getattr(coroutine, "cr_code", None) is own:
+            break
         inner = [item for item in _variables(coroutine).values() if inspect.iscoroutine(item)]
         if not inner:
             break
         coroutine = inner[0]
-    name = escape(getattr(coroutine, "__name__", type(coroutine).__name__))
-    variables = _variables(coroutine)
-    if not variables:
-        return task_of(name)
-    return task_of(f"{name}:{digest({key: _described(value, codec) for key, value in variables.items()})}")
+    return coroutine
 
 
-def _variables(coroutine: Any) -> dict[str, Any]:
+def _variables(coroutine: Any) -> Mapping[str, Any]:
     frame = getattr(coroutine, "cr_frame", None)
-    return {} if frame is None else dict(frame.f_locals)
+    return {} if frame is None else frame.f_locals
 
 
-def _described(value: Any, codec: Codec) -> Json:
-    try:
-        return codec.encode(value)
-    except SerializationError:
-        return [type(value).__qualname__]
+def _arguments(coroutine: Any) -> dict[str, Any]:
+    """Return what a coroutine that has not begun was called with, and not what its function sees around itself."""
+    variables = _variables(coroutine)
+    around = coroutine.cr_code.co_freevars if variables else ()
+    return {name: value for name, value in variables.items() if name not in around}
+
+
+def _described(value: object, codec: Codec) -> Json:
+    if codec.may_store(type(value)):
+        with suppress(SerializationError):
+            return codec.encode(value)
+    return [type(value).__qualname__]
 
 
 class LabelledTask(asyncio.Task[Any]):

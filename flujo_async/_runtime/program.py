@@ -28,8 +28,9 @@ from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.request import Request
 from flujo_async.errors import DefinitionError, InvalidArgument, RunConflict, SerializationError, VersionMismatch
 
-Migrate: TypeAlias = Callable[[WorkflowState], Mapping[str, Any] | None]
-"""Takes the state of a run recorded under another definition; returns the fields of the context to change."""
+Migrate: TypeAlias = Callable[[WorkflowState], object]
+"""Takes the state of a run recorded under another definition; returns the fields of the context to change, the whole
+context, or ``None``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,15 @@ class Program:
     Attributes:
         definition: the definition.
         fingerprint: identifies its structure; made here, since that takes a while for a long definition.
-        codec: knows its types.
+        codec: knows its types, and those that its workflows lead it to while they run.
+        labels: knows its types only, so that what tasks are called does not depend on what has run before.
         contexts: makes the contexts of its runs.
     """
 
     definition: Definition
     fingerprint: str
     codec: Codec
+    labels: Codec
     contexts: ContextType
 
     @classmethod
@@ -57,7 +60,7 @@ class Program:
         """
         check_answer_types(definition)
         codec = definition.codec(context_type)
-        return cls(definition, definition.fingerprint, codec, ContextType(context_type, codec))
+        return cls(definition, definition.fingerprint, codec, codec.as_it_is(), ContextType(context_type, codec))
 
     def begin(self, request: Request, now: datetime) -> RunStarted:
         """Return the first fact of a run.
@@ -112,7 +115,7 @@ class Program:
             run_id=fold.run_id,
             status=fold.status,
             output=self.codec.decode(fold.output, at="output"),
-            context=self.contexts.decode(fold.context.tree),
+            context=partial(self.contexts.decode, fold.context.tree),
             steps=cast("Any", partial(step_records, fold, self.codec)),
             error=error,
             waiting_for=list(fold.waiting_for),
@@ -226,9 +229,9 @@ class Catalogue:
         """Return the fact that takes a run over to ``program``; ``None`` if it is recorded under it already."""
         if _fits(program, fold) or self._migrate is None:
             return None
-        changes = self._migrate(workflow_state(fold, program.codec)) or {}
+        answer = self._migrate(workflow_state(fold, program.codec))
         before = fold.context.tree
-        after = program.contexts.updated(before, changes)  # what does not fit is refused before anything executes
+        after = program.contexts.migrated(before, answer)  # what does not fit is refused before anything executes
         return RunMigrated(
             at=now,
             pipeline_version=program.definition.version,

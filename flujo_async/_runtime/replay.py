@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sized
 from typing import Final
 
 from flujo_async._log.keys import fallback_of, is_compensation, is_within, paths_above
@@ -22,10 +23,17 @@ _FALLBACK: Final = fallback_of("")
 
 
 class Replay:
-    """The recorded part of one workflow."""
+    """The recorded part of one workflow.
 
-    def __init__(self, execution: Execution, path: str) -> None:
+    Args:
+        execution: the run.
+        path: what the keys of its calls begin with.
+        tasks: those of its tasks that live, besides the one that its code begins in.
+    """
+
+    def __init__(self, execution: Execution, path: str, tasks: Sized) -> None:
         self._execution = execution
+        self._tasks = tasks
         self._cancelled = execution.journal.fold.cancelled_calls
         self._script = recorded_calls(execution, path)
         self._recorded = set(self._script)
@@ -39,6 +47,8 @@ class Replay:
         self._granted = 0
         self._deliveries: deque[asyncio.Future[None]] = deque()
         self._delivering: asyncio.Handle | None = None
+        if not self.is_over:
+            execution.waits.replays[self] = None
 
     @property
     def is_over(self) -> bool:
@@ -93,11 +103,16 @@ class Replay:
         if not self.is_over:
             return
         if self._delivering is None:
-            self._let_react(_TURNS_BETWEEN)
+            self.let_react()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._deliveries.append(turn)
         await turn
+
+    def let_react(self) -> None:
+        """Let the code react before another result reaches it; there is none if it is in one task."""
+        if self._tasks and self._delivering is None and self.is_over:
+            self._let_react(_TURNS_BETWEEN)
 
     def _let_react(self, turns: int) -> None:
         if turns:
@@ -108,7 +123,7 @@ class Replay:
             turn = self._deliveries.popleft()
             if not turn.done():  # it may have been cancelled meanwhile
                 turn.set_result(None)
-                self._let_react(_TURNS_BETWEEN)
+                self.let_react()
 
     def check_stuck(self) -> bool:
         """Return whether the code is at a standstill while there is more to give back; then it contradicts the log."""
@@ -174,6 +189,7 @@ class Replay:
         for handle in (self._pumping, self._delivering):
             if handle is not None:
                 handle.cancel()
+        self._execution.waits.replays.pop(self, None)
 
     def _advance(self, lane: Lane) -> None:
         self._next += 1
@@ -208,6 +224,7 @@ class Replay:
         for key in list(self._askers):
             self._let_go(key)
         self._lanes.clear()
+        self._execution.waits.replays.pop(self, None)
 
     def _skip_gone(self) -> None:
         while not self.is_over and self._is_gone(self._script[self._next]):

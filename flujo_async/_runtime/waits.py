@@ -152,7 +152,7 @@ class Waits:
                     continue
                 self._seen_before[run_id] = ChildAtRest(waiting, _first_deadline(waiting), self.heard_of(run_id))
         self._learn(signals[fold.awaited.signals :])
-        self.replays: list[Replay] = []
+        self.replays: dict[Replay, None] = {}
         self._open: dict[_Open, None] = {}
         self.is_pausing: bool = False
         self._seen: int | None = None

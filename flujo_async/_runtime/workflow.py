@@ -86,24 +86,25 @@ class _Run:
         self._path = path
         self._outer = scope
         self._lane = Lane(path, execution.waits.activity)
-        self._replay = replay = Replay(execution, path)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._replay = replay = Replay(execution, path, self._tasks)
         self._migrations = self._to_migrate()
         history = execution.recorded.changed(path, scope.path, self._migrations)
-        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over)
+        gone = {name for each in self._migrations for name, change in each.patch.items() if change == ["drop"]}
+        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over, gone)
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
         self._has_drawn = False
         self._failures: list[Fault] = []
         self._broken: BackendError | None = None
         self._driver = asyncio.current_task()
+        self._soloist: asyncio.Task[Any] | None = None  # of the run, as long as there are no tasks here
         self._interruption = Interruption()
         self._is_over = False
 
     async def complete(self, value: Value) -> Value:
         execution = self._execution
-        execution.waits.replays.append(self._replay)
         self._replay.enlist(self._lane)
         try:
             with labelling():
@@ -124,7 +125,6 @@ class _Run:
             self._lane.end()
             self._scope.end()
             self._replay.close()
-            execution.waits.replays.remove(self._replay)
         self._outer.become(self._scope)
         return Value(tree)
 
@@ -153,10 +153,12 @@ class _Run:
         self._lane.task = task = asyncio.current_task()
         journal = self._execution.journal
         if journal.soloist is self._driver:
-            journal.soloist = task
+            self._soloist = journal.soloist = task
         try:
             return await self._call_function(value)
         finally:
+            if self._soloist is task:
+                self._soloist = self._driver
             if journal.soloist is task:
                 journal.soloist = self._driver
 
@@ -214,13 +216,14 @@ class _Run:
         parent = LANE.get() or self._lane
         self._made += 1
         self._execution.journal.soloist = None
-        path = parent.label(describe(coroutine, self._execution.codec))
+        path = parent.label(describe(coroutine, self._execution.labels, self._call.__code__))
         lane = Lane(path, self._execution.waits.activity, parent, self._made)
         self._replay.enlist(lane)
         return lane
 
     def watch(self, task: asyncio.Task[Any], lane: Lane) -> None:
         self._tasks.add(task)
+        self._replay.let_react()
         lane.task = task
 
         def end(task: asyncio.Task[Any]) -> None:
@@ -230,6 +233,8 @@ class _Run:
             if task.cancelled():
                 self._replay.dismiss(lane)
             lane.end()
+            if self._soloist is not None and not self._tasks:
+                self._execution.journal.soloist = self._soloist
 
         task.add_done_callback(end)
 
@@ -277,25 +282,26 @@ class _Run:
                 outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
-        return self._named(step.name, self._call(key, perform))
+        return self._named(step.name, label, self._call(key, perform))
 
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
         seconds = check_timer(duration, "sleep()")
         call = self._call(key, lambda: sleep(self._execution, key, seconds, is_ordered=self._made > 0))
-        return self._named("RunContext.sleep", call)
+        return self._named("RunContext.sleep", "sleep", call)
 
     def wait_for(self, name: str, **options: Any) -> Coroutine[Any, Any, Any]:
         node = wait_node(name, **options)
         assert isinstance(node, WaitFor)
         self._execution.codec.learn(node.schema)
-        key = self._here().label(f"wait.{name}")
+        label = f"wait.{name}"
+        key = self._here().label(label)
 
         async def perform() -> Any:
             answer = await wait_for(self._execution, key, node)
             return self._execution.codec.decode(answer.tree, at=f"{key}.output")
 
-        return self._named("RunContext.wait_for", self._call(key, perform))
+        return self._named("RunContext.wait_for", label, self._call(key, perform))
 
     def child(self, definition: Chain[Any, Any], input: Any, *, run_id: str | None) -> Coroutine[Any, Any, Any]:
         node = child_node(definition)
@@ -303,19 +309,21 @@ class _Run:
         execution = self._execution
         execution.codec.learn_from(definition, annotations_of)
         value = Value(execution.codec.encode(input, at=f"{node.name}.input"))
-        key = self._here().label(f"{node.name}:{digest(value.tree)}")
+        label = f"{node.name}:{digest(value.tree)}"
+        key = self._here().label(label)
 
         async def perform() -> Any:
             output = await ChildCall(execution, node, key, value, run_id).perform()
             return execution.codec.decode(output.tree, at=f"{key}.output")
 
-        return self._named("RunContext.child", self._call(key, perform))
+        return self._named("RunContext.child", label, self._call(key, perform))
 
     @staticmethod
-    def _named(name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Return a call that Python's warning knows by this name, if nobody awaits it; keys know nothing of it."""
+    def _named(name: str, label: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Return a call that goes by ``name`` in Python's warning, if nobody awaits it, and by ``label`` in keys."""
         named: Any = call
         named.__qualname__ = name
+        named.__name__ = label
         return call
 
     async def _call(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:

@@ -115,6 +115,22 @@ BUGS = (
         ("tests/runtime/test_graph.py::test_steps_that_follow_one_another_are_as_quick_as_in_a_pipeline",),
     ),
     Bug(
+        "growth.no-soloist-after-tasks",
+        "the steps of a workflow that has made tasks commit by turns of the loop for ever",
+        "_runtime/workflow.py",
+        "if self._soloist is not None and not self._tasks:",
+        "if False:",
+        ("tests/runtime/test_workflow_tasks.py::test_when_its_tasks_have_ended_a_workflow_is_as_quick_as_before",),
+    ),
+    Bug(
+        "growth.results-kept-apart-after-tasks",
+        "the results of a workflow that has made tasks wait for one another for ever",
+        "_runtime/replay.py",
+        "if self._tasks and self._delivering is None and self.is_over:",
+        "if self._delivering is None and self.is_over:",
+        ("tests/runtime/test_workflow_tasks.py::test_when_its_tasks_have_ended_a_workflow_is_as_quick_as_before",),
+    ),
+    Bug(
         "growth.cancelled-again",
         "a branch that cleans up after being cancelled is cancelled again when another fails meanwhile",
         "_runtime/group.py",

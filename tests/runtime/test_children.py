@@ -681,13 +681,12 @@ class TestContradiction:
                 await new.resume(inner)
         else:
             await new.signal(inner, "go", 42)
-        if how == "in the background":
-            async with asyncio.timeout(20):
-                async for event in new.handle("r").events(after=last, follow=True):
-                    if event.kind == "RunPaused":
-                        break
-        else:
+        if how in ("run", "resume"):
             await (new.resume("r") if how == "resume" else new.run(run_id="r"))
+        async with asyncio.timeout(20):  # those above are told one by one, by the runtime that is open
+            async for event in new.handle("r").events(after=last, follow=True):
+                if event.kind == "RunPaused" and (await new.state("r")).waiting_for[0].kind == "definition":
+                    break
         await new.aclose()
         for run_id in ("r", "r/middle", inner):
             [waiting] = (await new.state(run_id)).waiting_for

@@ -154,6 +154,16 @@ async def all_at_once(n: int) -> int:
 
 
 @workflow
+async def all_see_a_list(n: int) -> int:
+    numbers = list(range(20 * n))
+
+    async def one(place: int) -> int:
+        return await one_more(numbers[place])
+
+    return sum(await asyncio.gather(*map(one, range(n))))
+
+
+@workflow
 async def all_in_vain(n: int) -> int:
     errors = await asyncio.gather(*map(refuse, range(n)), return_exceptions=True)
     raise ExceptionGroup("all of them", [error for error in errors if isinstance(error, Exception)])
@@ -184,6 +194,7 @@ DEFINITIONS: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
     "turns of a loop": (lambda n: turns(one_more, n), lambda n: 0),
     "steps of a workflow": (lambda n: one_by_one, lambda n: n),
     "tasks of a workflow": (lambda n: all_at_once, lambda n: n),
+    "tasks that see a list": (lambda n: all_see_a_list, lambda n: n),
     "items": (lambda n: map_each(one_more), range),
     "items a few at a time": (lambda n: map_each(one_more, max_concurrency=5), range),
     "items that are workflows": (lambda n: map_each(two_more, max_concurrency=5), range),

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from flujo_async import Flujo, PipelineRegistry, RunContext, WorkflowState, child, step, wait_for, workflow
+from flujo_async import Flujo, PipelineRegistry, RunContext, StepContext, WorkflowState, child, step, wait_for, workflow
 from flujo_async.abc import StateBackend
-from flujo_async.errors import InvalidSignal, RunFailed
+from flujo_async.errors import InvalidArgument, InvalidSignal, RunFailed, SerializationError
 from tests.runtime.stores import Store
 
 
@@ -232,3 +233,169 @@ class TestRenamed:
             result = await newer.run(run_id="r")
         assert (result.output, result.context) == ("a text, checked", {"migrations": 1})
         assert migrate.asked == ["r"]
+
+
+class Basket(BaseModel):
+    """A context as it was."""
+
+    count: int = 0
+    names: list[str] = []
+
+
+class NewBasket(BaseModel):
+    """What became of it: a field went, and another came, which has no default."""
+
+    count: int = 0
+    text: str
+
+
+@dataclass
+class Trolley:
+    """A context as it was."""
+
+    count: int = 0
+    names: str = ""
+
+
+@dataclass
+class NewTrolley:
+    """What became of it."""
+
+    text: str
+    count: int = 0
+
+
+@step
+async def put(name: str, ctx: StepContext) -> str:
+    """Put something into the context as it was."""
+    ctx.state.count += 1
+    ctx.state.names += [name] if isinstance(ctx.state, Basket) else name
+    return name
+
+
+@step
+async def look(name: str, ctx: StepContext) -> tuple[str, int, str]:
+    """Tell what the context is now, and change it."""
+    ctx.state.count += 1
+    return name, ctx.state.count, ctx.state.text
+
+
+def _shopping(version: str, *, is_old: bool) -> Any:
+    async def shopping(name: str, ctx: RunContext) -> Any:
+        ctx.state.count += 1
+        name = await put(name)
+        if is_old:
+            ctx.state.names += [name]
+        answer = await ctx.wait_for("answer", schema=str)
+        return await look(answer)
+
+    return workflow(version=version)(shopping)
+
+
+class TestContextType:
+    """A class of contexts that has other fields by now."""
+
+    @pytest.mark.parametrize(("old", "new"), [(Basket, NewBasket), (Trolley, NewTrolley)])
+    async def test_a_whole_context_leaves_fields_out(self, old: type[Any], new: type[Any], store: Store) -> None:
+        """As it does in every process from then on."""
+        question = wait_for("answer", schema=str)
+        before = Flujo(put >> question, pipeline_name="p", context_type=old, state_backend=store.open())
+        assert (await before.run("a", run_id="r")).status == "paused"
+
+        def migrate(state: WorkflowState) -> Any:
+            return new(count=state.pipeline_context["count"], text="".join(state.pipeline_context["names"]))
+
+        def flujo(**options: Any) -> Flujo[Any, Any]:
+            pipeline = put >> question >> wait_for("last", schema=str) >> look
+            return Flujo(pipeline, pipeline_name="p", context_type=new, state_backend=store.open(), **options)
+
+        async with flujo(migrate=migrate) as runtime:
+            await runtime.signal("r", "answer", "b")
+            assert (await runtime.run(run_id="r")).status == "paused"
+        async with flujo() as runtime:
+            await runtime.signal("r", "last", "c")
+            result = await runtime.run(run_id="r")
+        assert (result.output, result.context) == (("c", 2, "a"), new(count=2, text="a"))
+        assert (await flujo().state("r", at=1)).pipeline_context.keys() == {"count", "names"}
+
+    async def test_the_code_of_a_workflow_finds_the_new_one_all_the_time(self, backend: StateBackend) -> None:
+        """Also where it comes by what was recorded before, and what goes is set again there."""
+
+        class Present(BaseModel):
+            count: int = 0
+            text: str = ""
+
+        def migrate(state: WorkflowState) -> Present:
+            return Present(count=state.pipeline_context["count"], text=", ".join(state.pipeline_context["names"]))
+
+        old = Flujo(_shopping("1", is_old=True), context_type=Basket, state_backend=backend)
+        assert (await old.run("a", run_id="r")).status == "paused"
+        definition = _shopping("2", is_old=False)
+        async with Flujo(definition, context_type=Present, state_backend=backend, migrate=migrate) as new:
+            await new.signal("r", "answer", "b")
+            result = await new.run(run_id="r")
+        assert (result.output, result.context) == (("b", 3, "a, a"), Present(count=3, text="a, a"))
+        again = await Flujo(definition, context_type=Present, state_backend=backend).run(run_id="r")
+        assert again.context == result.context
+
+    @pytest.mark.parametrize(("old", "new"), [(Basket, NewBasket), (Trolley, NewTrolley)])
+    @pytest.mark.parametrize("fields", [None, {}, {"text": "a"}])
+    async def test_fields_alone_do_not(
+        self, fields: dict[str, str] | None, old: type[Any], new: type[Any], backend: StateBackend
+    ) -> None:
+        """The run is left as it is, and told what to do; then it goes on."""
+        question = put >> wait_for("answer", schema=str)
+        await Flujo(question, pipeline_name="p", context_type=old, state_backend=backend).run("a", run_id="r")
+
+        def flujo(migrate: Any) -> Flujo[Any, Any]:
+            pipeline = question >> look
+            return Flujo(pipeline, pipeline_name="p", context_type=new, state_backend=backend, migrate=migrate)
+
+        async with flujo(lambda state: fields) as runtime:
+            assert (await runtime.run(run_id="r")).status == "paused"
+            await runtime.signal("r", "answer", "b")
+            with pytest.raises(SerializationError, match=r"context: .*names.*let migrate= return a whole one"):
+                await runtime.run(run_id="r")
+            assert (await runtime.state("r")).status == "paused"
+        async with flujo(lambda state: new(count=state.pipeline_context["count"], text="a")) as runtime:
+            assert (await runtime.run(run_id="r")).output == ("b", 2, "a")
+
+    async def test_anything_else_is_refused(self, backend: StateBackend) -> None:
+        """Before it is taken for fields."""
+        old = put >> wait_for("answer", schema=str)
+        await Flujo(old, pipeline_name="p", context_type=Basket, state_backend=backend).run("a", run_id="r")
+        new = Flujo(
+            old >> look,
+            pipeline_name="p",
+            context_type=NewBasket,
+            state_backend=backend,
+            migrate=lambda state: Basket(),
+        )
+        async with new:
+            await new.signal("r", "answer", "b")
+            with pytest.raises(InvalidArgument, match="fields to change, the whole NewBasket, or None, not a Basket"):
+                await new.run(run_id="r")
+
+    async def test_the_rest_of_a_recorded_result_comes_back(self, backend: StateBackend) -> None:
+        """What its class does not fit any more is missed by who looks at it, and by nobody else."""
+        old = Flujo(put, pipeline_name="p", context_type=Basket, state_backend=backend)
+        await old.run("a", run_id="r")
+        result = await Flujo(put, pipeline_name="p", context_type=NewBasket, state_backend=backend).run(run_id="r")
+        assert (result.output, [record.name for record in result.steps]) == ("a", ["put"])
+        with pytest.raises(SerializationError, match="context: unknown field 'names'"):
+            _ = result.context
+
+    async def test_a_fork_is_taken_over_as_well(self, backend: StateBackend) -> None:
+        """Though nobody can read its context before."""
+        question = put >> wait_for("answer", schema=str)
+        await Flujo(question, pipeline_name="p", context_type=Basket, state_backend=backend).run("a", run_id="r")
+
+        def migrate(state: WorkflowState) -> NewBasket:
+            return NewBasket(count=state.pipeline_context["count"], text="a")
+
+        new = Flujo(question >> look, pipeline_name="p", context_type=NewBasket, state_backend=backend, migrate=migrate)
+        async with new:
+            await new.fork("r", new_run_id="f")
+            await new.signal("f", "answer", "b")
+            assert (await new.run(run_id="f")).output == ("b", 2, "a")
+            assert (await new.state("r")).pipeline_context == {"count": 1, "names": ["a"]}

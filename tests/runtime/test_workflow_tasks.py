@@ -3,6 +3,10 @@
 import asyncio
 import gc
 import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +18,152 @@ from flujo_async import (
     workflow,
 )
 from flujo_async.abc import StateBackend
+from flujo_async.abc.pace import Pace
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunFailed
 from tests.runtime.crashes import crashes, others, ticks
-from tests.runtime.ways import WAYS, broken, double
+from tests.runtime.executed import EXECUTED
+from tests.runtime.ways import WAYS, again, broken, double
+
+
+@dataclass
+class Item:
+    """Something that tasks are made for."""
+
+    price: int
+
+
+async def bought(i: int) -> tuple[int, int]:
+    """Make a call that is equal in all tasks, with unequal results."""
+    return await double(i), await again(0)
+
+
+@step
+async def once(n: int) -> int:
+    """Count without waiting for anything."""
+    return n + 1
+
+
+async def first_of_all(call: Coroutine[Any, Any, int]) -> tuple[int, int]:
+    """Do the same with a call that was made elsewhere."""
+    return await call, await again(0)
+
+
+MAKERS: list[Callable[[int], Coroutine[Any, Any, tuple[int, int]]]] = [
+    bought,
+    lambda i: first_of_all(double(i)),
+    lambda i: asyncio.wait_for(bought(i), 20),
+    lambda i: asyncio.wait_for(first_of_all(double(i)), 20),
+]
+
+
+class TestIdentity:
+    """What a task is known by in the next process."""
+
+    @pytest.mark.parametrize("make", MAKERS)
+    async def test_made_in_another_order_they_are_the_same(self, make: Any, backend: StateBackend) -> None:
+        """As by code that walks through a set of texts."""
+        orders = iter([[1, 2, 3], [3, 1, 2]])
+        found = list[dict[int, tuple[int, int]]]()
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> int:
+            tasks = {i: asyncio.create_task(make(i)) for i in next(orders)}
+            await asyncio.gather(*tasks.values())
+            found.append({i: task.result() for i, task in tasks.items()})
+            return await ctx.wait_for("go", schema=int)
+
+        flujo = Flujo(flow, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        executed = len(EXECUTED)
+        await flujo.signal("r", "go", 1)
+        assert (await Flujo(flow, state_backend=backend).run(run_id="r")).output == 1
+        assert found[0] == found[1]
+        assert len(EXECUTED) == executed
+
+    async def test_what_their_function_sees_around_itself_does_not_count(self, backend: StateBackend) -> None:
+        """It may be the time."""
+        moments, seen = count(), list[int]()
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> int:
+            began = next(moments)
+
+            async def one(i: int) -> int:
+                seen.append(began)
+                return await double(i)
+
+            await asyncio.gather(one(1), one(2))
+            return await ctx.wait_for("go", schema=int)
+
+        flujo = Flujo(flow, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.signal("r", "go", 1)
+        assert (await Flujo(flow, state_backend=backend).run(run_id="r")).output == 1
+        assert set(seen) == {0, 1}
+
+    async def test_what_has_run_before_does_not_count(self, backend: StateBackend) -> None:
+        """A step that the workflow has no name for tells of a class only when it is called."""
+
+        @step
+        async def price(item: Item) -> int:
+            return item.price
+
+        shop = SimpleNamespace(price=price)
+
+        @workflow
+        async def flow(is_to_wait: bool, ctx: RunContext) -> int:
+            async def one(item: Item) -> int:
+                return await double(await shop.price(item))
+
+            prices = await asyncio.gather(one(Item(1)), one(Item(2)))
+            return sum(prices) + (await ctx.wait_for("go", schema=int) if is_to_wait else 0)
+
+        flujo = Flujo(flow, state_backend=backend)
+        assert (await flujo.run(False, run_id="before")).output == 6
+        await flujo.run(True, run_id="r")
+        await flujo.signal("r", "go", 1)
+        assert (await Flujo(flow, state_backend=backend).run(run_id="r")).output == 7
+
+    @pytest.mark.parametrize("turns", range(9))
+    async def test_it_may_be_asked_a_little_later_whether_it_is_done(self, turns: int, backend: StateBackend) -> None:
+        """The answer is the same in a replay, also of the first task after a step."""
+
+        @workflow
+        async def flow(n: int, ctx: RunContext) -> int:
+            await double(n)
+            task = asyncio.create_task(double(1))
+            await ticks(turns)
+            await double(10 if task.done() else 20)
+            await task
+            return await ctx.wait_for("go", schema=int)
+
+        flujo = Flujo(flow, state_backend=backend)
+        await flujo.run(1, run_id="r")
+        await flujo.signal("r", "go", 1)
+        assert (await Flujo(flow, state_backend=backend).run(run_id="r")).output == 1
+
+
+async def test_when_its_tasks_have_ended_a_workflow_is_as_quick_as_before() -> None:
+    """There is nothing beside it any more that a commit, or a result, would wait for."""
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    @workflow
+    async def flow(n: int) -> int:
+        await asyncio.gather(double(1), double(2))
+        for _ in range(100):
+            n = await once(n)
+        return n
+
+    with Pace.here().timeless():
+        turn()
+        assert (await Flujo(flow).run(1)).output == 101
+    assert turns < 60
 
 
 class TestTimeouts:
