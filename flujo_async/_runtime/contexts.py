@@ -16,6 +16,7 @@ from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._runtime.plain_lists import NO_LISTS, PlainLists
+from flujo_async._runtime.recorded import Migration
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, SerializationError
 from flujo_async.reducers import Reducer
 
@@ -73,17 +74,21 @@ class LiveScope(Scope):
     """The context of a workflow: its code changes it in place, and several of its steps at the same time.
 
     In a replay the code changes it again, at times earlier than the log has that. What the steps changed is taken in
-    in the order of the log, as changes of what the log had at that place, so that nothing of either is lost.
+    in the order of the log, as changes of what the log had at that place, so that nothing of either is lost. What a
+    fork or a migration changed takes the place of what the code has changed until then.
     """
 
-    __slots__ = ("_contexts", "_gone", "_history", "_is_loaded", "_is_replayed", "_live", "_log", "_next", "_record")
+    __slots__ = (
+        *("_changes", "_contexts", "_due", "_gone", "_history", "_is_loaded", "_is_replayed", "_live", "_log"),
+        *("_next", "_record"),
+    )
 
     def __init__(
         self,
         outer: Scope,
         contexts: ContextType,
         record: Callable[[Patch], None],
-        history: Sequence[StepCompleted | StateChanged],
+        history: Sequence[StepCompleted | StateChanged | Migration],
         is_replayed: Callable[[], bool],
         gone: Collection[str],
     ) -> None:
@@ -104,6 +109,8 @@ class LiveScope(Scope):
         self._is_replayed = is_replayed
         self._gone = gone
         self._next = 0  # in the history
+        self._due = 0  # and how far the code has come with its next call at the latest
+        self._changes = 0  # of the code, as often as it has recorded them, or did before
         self._log: Fields | None = None  # the context by the log up to there; none is as it is here
         self._live: Any = None
         self._is_loaded = False
@@ -127,6 +134,7 @@ class LiveScope(Scope):
         if self._next < len(self._history):
             if not self._is_replayed():
                 self._settle()
+                self._catch_up(self._due)
                 return
         elif not self._is_loaded and self._log is None:  # the usual case: nobody has looked at it
             return
@@ -155,6 +163,7 @@ class LiveScope(Scope):
         if patch and self._log is None and self._next < len(self._history):
             self._log = Fields(before)
         self._advance(patch)
+        self._changes += bool(patch)
         return patch
 
     @override
@@ -182,12 +191,26 @@ class LiveScope(Scope):
             self.note()
             self._apply(patch)
 
+    def migrate(self, migration: Migration) -> None:
+        """Take in what a migration changed: all calls that were answered before it have been by now.
+
+        What the code had changed after the last of them was recorded with its next call, and is changed again by then.
+        """
+        place = self._history.index(migration)
+        self._due = place + 1
+        if self._changes >= sum(isinstance(fact, StateChanged) for fact in self._history[:place]):
+            self._settle()
+            self._catch_up(self._due)
+
     def _catch_up(self, place: int) -> None:
         while self._next < place:
             fact = self._history[self._next]
             self._next += 1
             if isinstance(fact, StepCompleted):
                 self._apply(fact.patch)
+                continue
+            if isinstance(fact, Migration):
+                self._replace(fact.patch)
                 continue
             self._log = self._log or Fields(self.fields)
             self._log.change(fact.patch)
@@ -201,6 +224,14 @@ class LiveScope(Scope):
             self._log.change(patch)
             base = Scope(self.path, before, self.lists)
             patch = self._contexts.put_before(base, self.fields, lengthen(before, patch))
+            patch = shorten(self.fields, patch)
+        self._refresh(patch)
+
+    def _replace(self, patch: Patch) -> None:
+        """Take in a change as the log has it, instead of what the code has changed in the same fields."""
+        if self._log is not None:
+            patch = lengthen(self._log.tree, patch)
+            self._log.change(patch)
             patch = shorten(self.fields, patch)
         self._refresh(patch)
 

@@ -128,8 +128,9 @@ class GraphRun:
             node = self._nodes[name]
             match self._progress.verdict(node):
                 case "run":
-                    self._begun.add(name)
-                    ready.append(node)
+                    if not self._is_outrun(node):
+                        self._begun.add(name)
+                        ready.append(node)
                 case "skip":
                     self._skip(node)
                     todo += self._graph.after[name]
@@ -139,6 +140,15 @@ class GraphRun:
                 case "wait":
                     pass
         return ready
+
+    def _is_outrun(self, node: GraphNode) -> bool:
+        """Return whether one of an OR group has only to go on to its end, and may stand first in the log."""
+        return any(
+            name not in self._progress.ended and self._is_recorded(self._nodes[name])
+            for dependency in node.dependencies
+            if len(dependency.steps) > 1
+            for name in dependency.steps
+        )
 
     def _start(self, nodes: Iterable[GraphNode], group: asyncio.TaskGroup) -> None:
         for node in nodes:
@@ -151,8 +161,9 @@ class GraphRun:
         """Execute a node, then one of those that can begin since it has ended, and so on; the others get own lanes."""
         own = asyncio.current_task()
         assert own is not None
+        self._lanes[own] = None  # before what it starts, where tasks are eager, and may stop it
         try:
-            while True:
+            while not self._is_stopped:
                 if self._execution.pace.is_over:
                     await self._execution.turn()
                 await self._to_its_end(node)

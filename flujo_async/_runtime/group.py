@@ -61,7 +61,9 @@ class Group:
         """
         todo = iter([*self._ahead, *(index for index in range(len(self._members)) if index not in self._ahead)])
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = [tasks.create_task(self._lane(todo)) for _ in range(self._lanes)]
+            for _ in range(self._lanes):
+                if not self._is_stopped:  # as it may be by now where tasks are eager
+                    self._tasks.append(tasks.create_task(self._lane(todo)))
         if self._broken is not None:
             raise self._broken
         faults = [outcome for _, outcome in sorted(self._outcomes.items()) if isinstance(outcome, Fault)]

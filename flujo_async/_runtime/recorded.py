@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from heapq import merge
 from typing import TypeVar
 
 from flujo_async._log.fold import Fold
 from flujo_async._log.keys import is_compensation, paths_above
-from flujo_async._model.facts import StateChanged, StepCompleted
+from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Migration:
+    """What a fork or a migration changed in the context, and where in the log that stands."""
+
+    patch: Patch
+    seq: int
 
 
 class Recorded:
@@ -27,10 +37,22 @@ class Recorded:
         """Return the keys in ``Fold.order`` that are ``path`` or stand below it."""
         return self._answered.get(path, ())
 
-    def changed(self, path: str, scope: str) -> Sequence[StepCompleted | StateChanged]:
-        """Return what the steps and the code of a workflow at ``path`` changed in a context, as the log has it."""
+    def changed(
+        self, path: str, scope: str, migrations: Collection[Migration]
+    ) -> Sequence[StepCompleted | StateChanged | Migration]:
+        """Return what the steps and the code of a workflow at ``path`` changed in a context, as the log has it.
+
+        Args:
+            path: the workflow.
+            scope: the context.
+            migrations: of the context, which have their places among that.
+        """
         changes = self._changed.get(path, ()) if path else self._changes
-        return [fact for fact in changes if fact.scope == scope]
+        found = [fact for fact in changes if fact.scope == scope]
+        return [*merge(found, migrations, key=self._place)] if migrations else found
+
+    def _place(self, change: StepCompleted | StateChanged | Migration) -> int:
+        return change.seq if isinstance(change, Migration) else self._fold.places[change.key]
 
     @cached_property
     def failed_below(self) -> Mapping[str, int]:

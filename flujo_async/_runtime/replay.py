@@ -70,7 +70,14 @@ class Replay:
         if key == self._script[self._next] and (lane is self._last_lane or len(self._lanes) <= 1):
             self._advance(lane)
             return True
-        return False
+        return self._is_passed(key)
+
+    def _is_passed(self, key: str) -> bool:
+        """Return whether a call was answered before what comes next, at a place that a redrive has made forget."""
+        fold, following = self._execution.journal.fold, self._script[self._next]
+        if key in self._recorded or key in self._cancelled or (place := fold.place_of(key)) is None:
+            return False
+        return place < fold.places[following]
 
     async def turn(self, key: str, lane: Lane) -> None:
         """Return when it is the turn of a call which does not go on at once."""
@@ -202,6 +209,8 @@ class Replay:
         if self.is_over:
             self._let_all_go()
             return
+        for key in [key for key in self._askers if self._is_passed(key)]:
+            self._let_go(key)
         asker = self._askers.pop(self._script[self._next], None)
         if asker is None:
             self._execution.waits.activity.look()

@@ -38,9 +38,10 @@ from flujo_async._runtime.execution import Execution, Fault, Interruption, Value
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
+from flujo_async._runtime.recorded import Migration
 from flujo_async._runtime.replay import Replay, recorded_calls
 from flujo_async._runtime.witness import dice
-from flujo_async.abc.shield import settle
+from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import BackendError, SerializationError
 
 T = TypeVar("T")
@@ -87,9 +88,9 @@ class _Run:
         self._lane = Lane(path, execution.waits.activity)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._replay = replay = Replay(execution, path, self._tasks)
-        history = execution.recorded.changed(path, scope.path)
         self._migrations = self._to_migrate()
-        gone = {name for patch, _ in self._migrations for name, change in patch.items() if change == ["drop"]}
+        history = execution.recorded.changed(path, scope.path, self._migrations)
+        gone = {name for each in self._migrations for name, change in each.patch.items() if change == ["drop"]}
         self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over, gone)
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
@@ -171,16 +172,25 @@ class _Run:
         return coroutine
 
     async def _clear_away(self) -> None:
-        """End the tasks that the code has left behind."""
+        """End the tasks that the code has left behind: all of them, also if the run is interrupted meanwhile."""
         self._is_over = True
+        activity = self._execution.waits.activity
+        activity.began()
+        try:
+            if self._tasks:
+                await finish(self._end_tasks())
+        finally:
+            activity.ended()
+            if self._is_interrupted:  # in a replay the code hears of what has failed; nothing was forgotten
+                for task in self._unheard:
+                    task.exception()
+
+    async def _end_tasks(self) -> None:
         while self._tasks:  # one that is ended may make others
             for task in list(self._tasks):
                 task.cancel()
                 await settle(task)
                 await asyncio.sleep(0)  # until its callbacks have run
-        if self._is_interrupted:  # in a replay the code hears of what has failed; nothing was forgotten
-            for task in self._unheard:
-                task.exception()
 
     def _keys_of(self, error: BaseException) -> Iterator[str]:
         """Yield the keys of the steps whose failure an exception is, or comes from."""
@@ -446,23 +456,22 @@ class _Run:
     def state(self) -> Any:
         return self._scope.live
 
-    def _to_migrate(self) -> list[tuple[Patch, set[str]]]:
+    def _to_migrate(self) -> dict[Migration, set[str]]:
         """Return what forks and migrations changed in the context, with the calls that had been answered."""
         fold = self._execution.journal.fold
         if not fold.migrations:
-            return []
+            return {}
         places = {key: fold.places[key] for key in recorded_calls(self._execution, self._path)}
-        migrations = [(patch, {key for key in places if places[key] < seq}) for patch, seq in fold.migrations]
-        return [(patch, left) for patch, left in migrations if left or not self._path]
+        left = {Migration(*each): {key for key in places if places[key] < each[1]} for each in fold.migrations}
+        return {migration: keys for migration, keys in left.items() if keys or not self._path}
 
     def _migrate(self, key: str | None = None) -> None:
         """Change the context where a fork or a migration came when ``key`` was the last call answered."""
-        for migration in list(self._migrations):
-            patch, left = migration
+        for migration, left in list(self._migrations.items()):
             left.discard(key or "")
             if not left:
-                self._migrations.remove(migration)
-                self._scope.change(patch)
+                del self._migrations[migration]
+                self._scope.migrate(migration)
 
     def _record(self, patch: Patch) -> None:
         """Record what the code has changed in the context since the last call."""

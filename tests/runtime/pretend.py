@@ -2,10 +2,13 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from typing_extensions import override
 
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
@@ -195,3 +198,16 @@ def cancel_this_task() -> None:
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
+
+
+@contextmanager
+def eager_tasks() -> Generator[None]:
+    """Let tasks begin at once where they are made, as a host may choose."""
+    if sys.version_info < (3, 12):
+        pytest.skip("eager tasks are new in 3.12")
+    event_loop = asyncio.get_running_loop()
+    event_loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        yield
+    finally:
+        event_loop.set_task_factory(None)

@@ -23,7 +23,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import AllBranchesFailed, BackendError, LoopExhausted, NoBranch, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import gone_to_sleep
-from tests.runtime.pretend import cancel_this_task
+from tests.runtime.pretend import cancel_this_task, eager_tasks
 
 
 @step
@@ -481,6 +481,20 @@ class TestFailures:
             await Flujo(pipeline).run(0 if kind == "step" else [0, 1])
         assert isinstance(caught.value.__cause__, RuntimeError)
         assert isinstance(caught.value.__cause__.__cause__, asyncio.CancelledError)
+
+    @pytest.mark.parametrize("kind", ["map_each", "parallel"])
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    async def test_the_others_are_cancelled_where_tasks_begin_at_once(self, kind: str, place: int) -> None:
+        """A member has failed while tasks are being made: some wait already, others would begin after that."""
+
+        async def fail_or_wait(n: Any) -> None:
+            if n == place:
+                raise ValueError("no")
+            await asyncio.Event().wait()
+
+        with eager_tasks(), pytest.raises(RunFailed, match="no"):
+            async with asyncio.timeout(20):
+                await Flujo(_group(kind, fail_or_wait, 3), durability="exit").run([0, 1, 2])
 
     @pytest.mark.parametrize("kind", ["map_each", "parallel"])
     @pytest.mark.parametrize("on_error", ["cancel", "finish", "ignore"])

@@ -166,6 +166,12 @@ class Tally(BaseModel):
     total: Annotated[int, add] = 0
 
 
+@dataclass
+class Counted:
+    total: int = 0
+    last: str = ""
+
+
 def counting(kind: str) -> Any:
     """Return a definition each step of which adds one to the total."""
 
@@ -326,6 +332,63 @@ class TestFork:
             handle = await flujo.fork("r", at=at, context_update={"total": 100})
             result = await flujo.run(run_id=handle.run_id)
             assert result.context.total == 100 + kinds[at:].count("StepCompleted"), f"forked at {at}"
+
+    @pytest.mark.parametrize("kind", ["alone", "in_a_pipeline"])
+    async def test_what_code_has_changed_before_counts_no_more(self, kind: str) -> None:
+        """The code changes it again in each replay; whoever forked has seen what was recorded of that."""
+
+        @workflow
+        async def code(n: int, ctx: RunContext) -> int:
+            for _ in range(2):
+                n = await double(n)
+                ctx.state.total += 1
+                ctx.state.last = "code"
+            await ctx.wait_for("go")
+            ctx.state.total += 1
+            return ctx.state.total
+
+        flujo = Flujo(code if kind == "alone" else double >> code >> double, context_type=Counted)
+        await flujo.run(1, run_id="r")
+        facts = [commit.fact for commit in await flujo.history("r")]
+        is_change = [fact.kind == "StateChanged" for fact in facts]
+        assert is_change.count(True) == 2
+        for at in range(2, len(facts) + 1):
+            fork = await flujo.fork("r", at=at, context_update={"total": 100, "last": "forked"})
+            assert (await flujo.run(run_id=fork.run_id)).status == "paused"
+            await flujo.signal(fork.run_id, "go", None)
+            result = await flujo.run(run_id=fork.run_id)
+            changed = is_change[at:].count(True)
+            assert result.context == Counted(101 + changed, "code" if changed else "forked"), f"forked at {at}"
+            again = await flujo.fork(fork.run_id)
+            assert (await flujo.run(run_id=again.run_id)).context == result.context
+
+    async def test_the_context_is_the_same_in_each_replay_where_tasks_change_it(self) -> None:
+        """What a task has changed, and was not recorded yet, is replaced; what others change comes after that."""
+
+        @workflow
+        async def code(n: int, ctx: RunContext) -> int:
+            async def one(n: int) -> None:
+                await double(n)
+                ctx.state.total += 1
+
+            await asyncio.gather(one(1), one(2))
+            await ctx.wait_for("go")
+            return ctx.state.total
+
+        flujo = Flujo(code, context_type=Counted)
+        await flujo.run(1, run_id="r")
+        totals = list[int]()
+        for at in range(2, 6):
+            fork = await flujo.fork("r", at=at, context_update={"total": 100})
+            await flujo.run(run_id=fork.run_id)
+            await flujo.signal(fork.run_id, "go", None)
+            result = await flujo.run(run_id=fork.run_id)
+            again = await flujo.fork(fork.run_id)
+            assert (await flujo.run(run_id=again.run_id)).context == result.context == Counted(result.output)
+            recorded = [commit.fact for commit in await flujo.history(fork.run_id)]
+            assert [fact.kind for fact in recorded].count("StateChanged") <= 2, "none of them twice"
+            totals.append(result.output)
+        assert totals == [102, 101, 100, 100]
 
     async def test_the_context_keeps_its_type(self, backend: StateBackend) -> None:
         """What does not fit is refused, and nothing is created."""

@@ -32,7 +32,7 @@ from flujo_async import (
 from flujo_async.abc.pace import Pace
 from flujo_async.errors import BackendError, ContextConflict, DefinitionError, NoBranch, RunFailed
 from flujo_async.testing import VirtualClock
-from tests.runtime.pretend import cancel_this_task, dying, gated_store
+from tests.runtime.pretend import cancel_this_task, dying, eager_tasks, gated_store
 
 Statuses = dict[str, str]
 
@@ -383,6 +383,31 @@ async def test_the_first_member_to_succeed_counts_even_if_the_step_starts_later(
     assert result.context == {"first": True, "second": True}
 
 
+async def test_the_first_of_a_group_is_the_first_in_the_log_however_long_it_takes_to_go_on() -> None:
+    """Else a step that is begun again after a crash is given something else."""
+    kept, gate = gated_store(InMemoryBackend(), "set_system_state")
+    may_end, has_ended = asyncio.Event(), asyncio.Event()
+
+    async def cached() -> str:
+        return "first"
+
+    async def second() -> str:
+        await may_end.wait()
+        return "second"
+
+    steps = step(cached, cache=True), make("second", second)
+    taken = make("taken", lambda quote: quote, quote=on(any_of(*steps)))
+    after = make("after", lambda a: has_ended.set(), a=on(steps[1]))
+    run = asyncio.create_task(Flujo(graph(taken, after), state_backend=kept).run(None, run_id="r"))
+    async with asyncio.timeout(20):
+        await gate.reached()  # it is in the log, and its output is on its way to the cache
+        may_end.set()
+        await has_ended.wait()
+        gate.release()
+        result = await run
+    assert result.output["taken"] == "first"
+
+
 async def test_a_member_that_fails_after_another_one_succeeded_fails_nothing() -> None:
     may_fail = asyncio.Event()
 
@@ -506,6 +531,28 @@ async def test_a_failure_cancels_the_steps_that_are_running() -> None:
         await Flujo(graph(behind, make("fail", fail), make("stubborn", stubborn))).run(run_id="r")
     assert seen == ["cancelled", "cleaned up"], "what cleans up is not cancelled again by the second failure"
     assert failed(caught) == {"fail": FAILED, "stubborn": FAILED, "endless": CANCELLED, "behind": CANCELLED}
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("fails", ["step", "condition"])
+async def test_a_failure_cancels_the_others_where_tasks_begin_at_once(fails: str, place: int) -> None:
+    """The graph has failed while its tasks are being made: some wait already, others would begin after that."""
+
+    def broken(number: int) -> bool:
+        raise ValueError("no")
+
+    def fail(**_: int) -> None:
+        raise ValueError("no")
+
+    root = make("root", lambda: 1)
+    when = broken if fails == "condition" else None
+    steps = [make(name, lambda a: asyncio.Event().wait(), a=on(root)) for name in ["first", "second"]]
+    steps.insert(place, make("fails", fail, a=Annotated[Any, Depends(root, when=when)]))
+    with eager_tasks(), pytest.raises(RunFailed, match="no") as caught:
+        async with asyncio.timeout(20):
+            await Flujo(graph(*steps), durability="exit").run(None, run_id="r")
+    ends = failed(caught)
+    assert (ends["first"], ends["second"]) == (CANCELLED, CANCELLED)
 
 
 async def test_finish_lets_the_others_end_and_tells_the_first_failure_in_declared_order() -> None:

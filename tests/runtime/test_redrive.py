@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -167,6 +167,74 @@ async def test_killed_at_every_commit_while_it_is_tried_again(backend: StateBack
         else:
             assert (await flujo.run(run_id=run_id)).output == 21
         assert others() == set()
+
+
+class Rows:
+    """Two rows of steps side by side, in the code of workflows; one step of each fails, once in each run.
+
+    Attributes:
+        runs: the steps that each run has executed.
+    """
+
+    names: ClassVar = [["fails", "a"], ["b", "fails as well", "c"]]
+
+    def __init__(self) -> None:
+        self.runs: dict[str, list[str]] = {}
+
+    async def _note(self, name: str, ctx: StepContext) -> str:
+        executed = self.runs.setdefault(ctx.run_id, [])
+        executed.append(name)
+        if name.startswith("fails") and executed.count(name) == 1:
+            raise ValueError("no")
+        return name
+
+    def _row(self, names: list[str] | None = None) -> Any:
+        note = step(name="note")(self._note)
+
+        async def row(given: Any, ctx: RunContext) -> list[str]:
+            await ctx.sleep(0)
+            return [await note(name) for name in names or given]
+
+        return workflow(name="row" if names is None else names[0])(row)
+
+    def definition(self, kind: str) -> Any:
+        """Return it with the rows in tasks of one workflow, in branches, or as the items of a list."""
+        row, (first, second) = self._row(), (self._row(names) for names in self.names)
+
+        @workflow
+        async def tasks(rows: Any, ctx: RunContext) -> Any:
+            outcomes = await asyncio.gather(*(row.function(names, ctx) for names in rows), return_exceptions=True)
+            if failures := [outcome for outcome in outcomes if isinstance(outcome, ValueError)]:
+                raise ExceptionGroup("both", failures)
+            return outcomes
+
+        definitions: dict[str, Any] = {
+            "in_tasks": tasks,
+            "in_branches": parallel(first, second, on_error="finish"),
+            "in_items": map_each(row, on_error="finish"),
+        }
+        return definitions[kind]
+
+
+@mostly_in_memory
+@pytest.mark.parametrize("kind", ["in_tasks", "in_branches", "in_items"])
+async def test_killed_at_every_commit_while_two_rows_are_tried_again(backend: StateBackend, kind: str) -> None:
+    """What one of them had done after the first failure has no order any more, and is given back all the same."""
+    rows = Rows()
+    flujo = Flujo(rows.definition(kind), state_backend=backend)
+
+    async def attempt(store: StateBackend, run_id: str) -> None:
+        with pytest.raises(RunFailed):
+            await flujo.run(rows.names, run_id=run_id)
+        await Flujo(rows.definition(kind), state_backend=store).redrive(run_id)
+
+    async for run_id in crashes(backend, attempt):
+        if await flujo.handle(run_id).status() == "failed":
+            await flujo.redrive(run_id)
+        result = await flujo.run(run_id=run_id)
+        assert rows.runs[run_id].count("b") == 1
+        again = await flujo.fork(run_id)
+        assert (await flujo.run(run_id=again.run_id)).output == result.output
 
 
 async def test_after_a_rollback_what_was_undone_is_done_again(backend: StateBackend, world: World) -> None:

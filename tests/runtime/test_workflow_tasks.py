@@ -283,6 +283,33 @@ class TestLeftBehind:
         await Flujo(flow).run(1)
         assert others() == set()
 
+    async def test_none_goes_on_where_the_run_is_cancelled_while_another_is_ended(self) -> None:
+        """It would execute its step beside whoever takes the run up."""
+        is_ending, may_end, ended = asyncio.Event(), asyncio.Event(), list[str]()
+
+        @step
+        async def wait(name: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                is_ending.set()
+                await may_end.wait()
+                ended.append(name)
+
+        @workflow
+        async def flow(n: int) -> None:
+            await asyncio.gather(wait("one"), wait("other"), broken(n))
+
+        run = asyncio.create_task(Flujo(flow).run(1))
+        await is_ending.wait()
+        run.cancel()
+        await ticks()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert sorted(ended) == ["one", "other"]
+        assert others() == set()
+
     async def test_a_failure_that_is_looked_at_after_a_pause_is_not_reported_as_forgotten(
         self, backend: StateBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
