@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sized
+from heapq import heappop, heappush
 from typing import Final
 
 from flujo_async._log.keys import fallback_of, is_compensation, is_within, paths_above
@@ -37,6 +38,10 @@ class Replay:
         self._cancelled = execution.journal.fold.cancelled_calls
         self._script = recorded_calls(execution, path)
         self._next = 0
+        fold = execution.journal.fold
+        has_forgotten = len(fold.order) < len(fold.outcomes) + len(fold.answers)
+        self._scripted = set(self._script) if has_forgotten else None
+        self._forgotten: list[tuple[int, str]] = []  # a heap of those of the askers that are not in the script
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
         self._gone: set[str] = set()
         self._dismissed: set[str] = set()
@@ -70,19 +75,25 @@ class Replay:
         if key == self._script[self._next] and (lane is self._last_lane or len(self._lanes) <= 1):
             self._advance(lane)
             return True
-        return self._is_passed(key)
+        return self._is_passed(self._forgotten_place(key))
 
-    def _is_passed(self, key: str) -> bool:
-        """Return whether a call was answered before what comes next, at a place that a redrive has made forget."""
-        fold, following = self._execution.journal.fold, self._script[self._next]
-        if key in self._recorded or key in self._cancelled or (place := fold.place_of(key)) is None:
-            return False
-        return place < fold.places[following]
+    def _forgotten_place(self, key: str) -> int | None:
+        """Return where a call was answered, if a redrive has made forget that: it is not in the script."""
+        fold = self._execution.journal.fold
+        if self._scripted is None or key in self._scripted or key in self._cancelled:
+            return None
+        return fold.place_of(key)
+
+    def _is_passed(self, place: int | None) -> bool:
+        """Return whether what stands at a place of the log was answered before what comes next."""
+        return place is not None and place < self._execution.journal.fold.places[self._script[self._next]]
 
     async def turn(self, key: str, lane: Lane) -> None:
         """Return when it is the turn of a call which does not go on at once."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._askers[key] = (turn, lane)
+        if (place := self._forgotten_place(key)) is not None:
+            heappush(self._forgotten, (place, key))
         self._pump()
         try:
             await turn
@@ -209,8 +220,10 @@ class Replay:
         if self.is_over:
             self._let_all_go()
             return
-        for key in [key for key in self._askers if self._is_passed(key)]:
-            self._let_go(key)
+        while self._forgotten and self._is_passed(self._forgotten[0][0]):
+            _, key = heappop(self._forgotten)
+            if key in self._askers:  # else it was cancelled
+                self._let_go(key)
         asker = self._askers.pop(self._script[self._next], None)
         if asker is None:
             self._execution.waits.activity.look()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import child
@@ -33,27 +31,19 @@ from flujo_async._runtime.calls import (
     sleep,
     wait_for,
 )
-from flujo_async._runtime.contexts import LiveScope, Scope
+from flujo_async._runtime.contexts import Scope
+from flujo_async._runtime.draws import DRAWS
 from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, uncalled_for
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
+from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
 from flujo_async._runtime.recorded import Migration
 from flujo_async._runtime.replay import Replay, recorded_calls
-from flujo_async._runtime.witness import dice
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import BackendError, SerializationError
 
 T = TypeVar("T")
-_DRAWS: Final[Mapping[str, Callable[[Execution, str], Any]]] = {
-    "now": lambda execution, key: execution.clock.now(),
-    "uuid": lambda execution, key: _uuid(dice(execution.run_id, key)),
-    "random": lambda execution, key: (dice(execution.run_id, key) or random).random(),
-}
-
-
-def _uuid(chance: random.Random | None) -> uuid.UUID:
-    return uuid.uuid4() if chance is None else uuid.UUID(int=chance.getrandbits(128), version=4)
 
 
 def _tree_of(value: Value | None, named: Mapping[str, Value], extra: Sequence[Value]) -> Json:
@@ -415,7 +405,7 @@ class _Run:
         fold, codec = self._execution.journal.fold, self._execution.codec
         if key in fold.values:
             return codec.decode(fold.values[key])
-        drawn = _DRAWS[kind](self._execution, key)
+        drawn = DRAWS[kind](self._execution, key)
         self._has_drawn = True
         self._execution.journal.note(
             ValueDrawn(at=self._execution.clock.now(), key=key, value=codec.encode(drawn, at=kind))

@@ -22,6 +22,7 @@ INBOX = "_runtime/inbox.py"
 KEEPER = "_runtime/lease_keeper.py"
 REPLAY = "_runtime/replay.py"
 LANES = "_runtime/lanes.py"
+LIVE_SCOPE = "_runtime/live_scope.py"
 WORKFLOW = "_runtime/workflow.py"
 ACTIVITY = "_runtime/activity.py"
 PROGRAM = "_runtime/program.py"
@@ -885,14 +886,14 @@ BUGS = (
         "runtime.redriven-beside",
         "a workflow that did something beside a step that failed contradicts its log, once redriven and resumed",
         REPLAY,
-        "        return place < fold.places[following]",
-        "        return False",
+        "        self._scripted = set(self._script) if has_forgotten else None",
+        "        self._scripted = None",
         (T + "redrive.py::test_killed_at_every_commit_while_two_rows_are_tried_again",),
     ),
     Bug(
         "runtime.migration-with-the-last-answer",
         "a fork's update of a workflow's context is undone by what the code had recorded after the last answer",
-        CONTEXTS,
+        LIVE_SCOPE,
         "        if self._changes >= sum(",
         "        if self._changes + 1 >= sum(",
         (T + "fork_and_diff.py::TestFork::test_what_code_has_changed_before_counts_no_more",),
@@ -1006,7 +1007,7 @@ BUGS = (
     Bug(
         "runtime.recalled-over-the-code",
         "in a replay, what a step changed in the context overwrites what the code has changed by then",
-        CONTEXTS,
+        LIVE_SCOPE,
         "patch = self._contexts.put_before(base, self.fields, lengthen(before, patch))",
         "patch = lengthen(before, patch)",
         ("tests/runtime/test_workflow_replayed_context.py::test_a_crash_changes_nothing_of_it",),
@@ -1014,7 +1015,7 @@ BUGS = (
     Bug(
         "runtime.unrecorded-in-a-replay",
         "what the code has changed in a replay, and the log does not have, is never recorded",
-        CONTEXTS,
+        LIVE_SCOPE,
         "            return diff(log.tree, self.fields)\n",
         "            return {}\n",
         ("tests/runtime/test_workflow_replayed_context.py::test_a_crash_changes_nothing_of_it",),

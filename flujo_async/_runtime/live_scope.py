@@ -1,0 +1,189 @@
+"""The context of a workflow, which its code changes in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from flujo_async._log.delta import Fields, diff, lengthen, shorten
+from flujo_async._model.facts import Patch, StateChanged, StepCompleted
+from flujo_async._model.tree import JsonObject
+from flujo_async._runtime.contexts import ContextType, Scope
+from flujo_async._runtime.recorded import Migration
+
+
+class LiveScope(Scope):
+    """The context of a workflow: its code changes it in place, and several of its steps at the same time.
+
+    In a replay the code changes it again, at times earlier than the log has that. What the steps changed is taken in
+    in the order of the log, as changes of what the log had at that place, so that nothing of either is lost. What a
+    fork or a migration changed takes the place of what the code has changed until then.
+    """
+
+    __slots__ = (
+        *("_changes", "_contexts", "_due", "_gone", "_history", "_is_loaded", "_is_replayed", "_live", "_log"),
+        *("_next", "_record"),
+    )
+
+    def __init__(
+        self,
+        outer: Scope,
+        contexts: ContextType,
+        record: Callable[[Patch], None],
+        history: Sequence[StepCompleted | StateChanged | Migration],
+        is_replayed: Callable[[], bool],
+        gone: Collection[str],
+    ) -> None:
+        """Begin as another one is.
+
+        Args:
+            outer: the other one, which is left alone meanwhile.
+            contexts: of what type it is.
+            record: is told what the code has changed and is not recorded.
+            history: what is recorded of it, in the order of the log.
+            is_replayed: tells whether all that is recorded has been given back to the code.
+            gone: fields that a migration took away: its class, by now, has them at no place of the log.
+        """
+        super().__init__(outer.path, outer.fields, outer.lists)
+        self._contexts = contexts
+        self._record = record
+        self._history = history
+        self._is_replayed = is_replayed
+        self._gone = gone
+        self._next = 0  # in the history
+        self._due = 0  # and how far the code has come with its next call at the latest
+        self._changes = 0  # of the code, as often as it has recorded them, or did before
+        self._log: Fields | None = None  # the context by the log up to there; none is as it is here
+        self._live: Any = None
+        self._is_loaded = False
+
+    @property
+    def live(self) -> Any:
+        """The context as the code sees it."""
+        if not self._is_loaded:
+            self.lists = self.lists.all_in(self.fields)  # what the code has cannot be another list when it has grown
+            self._live = self._contexts.decode(self._known, self.lists)
+            self._is_loaded = True
+        return self._live
+
+    @property
+    def _known(self) -> JsonObject:
+        """Its fields without those that its class has no more."""
+        return {name: self.fields[name] for name in self.fields.keys() - self._gone} if self._gone else self.fields
+
+    def note(self) -> None:
+        """Record what the code has changed since the last time."""
+        if self._next < len(self._history):
+            if not self._is_replayed():
+                self._settle()
+                self._catch_up(self._due)
+                return
+        elif not self._is_loaded and self._log is None:  # the usual case: nobody has looked at it
+            return
+        if patch := self.unrecorded():
+            self._record(patch)
+
+    def end(self) -> None:
+        """Record nothing any more."""
+        self._record = _nobody
+
+    def unrecorded(self) -> Patch:
+        """Take in what the code has changed, and all that is recorded; return what is not."""
+        is_behind = self._next < len(self._history)
+        patch = self._settle()
+        self._catch_up(len(self._history))
+        if (log := self._log) is not None:
+            self._log = None
+            return diff(log.tree, self.fields)
+        return {} if is_behind else patch
+
+    def _settle(self) -> Patch:
+        if not self._is_loaded:
+            return {}
+        before = self.fields
+        patch = shorten(before, self._contexts.changes(before, self._live, self.lists))
+        if patch and self._log is None and self._next < len(self._history):
+            self._log = Fields(before)
+        self._advance(patch)
+        self._changes += bool(patch)
+        return patch
+
+    @override
+    def take_in(self, before: JsonObject, patch: Patch) -> Patch:
+        if new := self.unrecorded():
+            self._record(new)
+        if self.fields is not before:
+            patch = self._contexts.rebase(Scope(self.path, before, self.lists), self.fields, lengthen(before, patch))
+        short = shorten(self.fields, patch)
+        self._refresh(short)
+        return short
+
+    @override
+    def recall(self, completed: StepCompleted) -> None:
+        self._settle()
+        places = range(self._next, len(self._history))
+        if (place := next((place for place in places if self._history[place] is completed), None)) is not None:
+            self._catch_up(place + 1)
+        elif all(fact is not completed for fact in self._history):  # else it was taken in with one that came after it
+            self.change(completed.patch)
+
+    @override
+    def change(self, patch: Patch) -> None:
+        if patch:
+            self.note()
+            self._apply(patch)
+
+    def migrate(self, migration: Migration) -> None:
+        """Take in what a migration changed: all calls that were answered before it have been by now.
+
+        What the code had changed after the last of them was recorded with its next call, and is changed again by then.
+        """
+        place = self._history.index(migration)
+        self._due = place + 1
+        if self._changes >= sum(isinstance(fact, StateChanged) for fact in self._history[:place]):
+            self._settle()
+            self._catch_up(self._due)
+
+    def _catch_up(self, place: int) -> None:
+        while self._next < place:
+            fact = self._history[self._next]
+            self._next += 1
+            if isinstance(fact, StepCompleted):
+                self._apply(fact.patch)
+                continue
+            if isinstance(fact, Migration):
+                self._replace(fact.patch)
+                continue
+            self._log = self._log or Fields(self.fields)
+            self._log.change(fact.patch)
+
+    def _apply(self, patch: Patch) -> None:
+        """Take in a change of the context as the log has it."""
+        if self._log is not None and not diff(self._log.tree, self.fields):
+            self._log = None
+        if self._log is not None:
+            before = self._log.tree
+            self._log.change(patch)
+            base = Scope(self.path, before, self.lists)
+            patch = self._contexts.put_before(base, self.fields, lengthen(before, patch))
+            patch = shorten(self.fields, patch)
+        self._refresh(patch)
+
+    def _replace(self, patch: Patch) -> None:
+        """Take in a change as the log has it, instead of what the code has changed in the same fields."""
+        if self._log is not None:
+            patch = lengthen(self._log.tree, patch)
+            self._log.change(patch)
+            patch = shorten(self.fields, patch)
+        self._refresh(patch)
+
+    def _refresh(self, patch: Patch) -> None:
+        self._advance(patch)
+        if self._is_loaded:
+            self._contexts.refresh(self._live, self._known, patch.keys() - self._gone, self.lists)
+
+
+def _nobody(_: Patch) -> None:
+    pass
