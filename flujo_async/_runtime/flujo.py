@@ -24,6 +24,7 @@ from flujo_async._runtime.services import Services
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock, SystemClock
 from flujo_async.abc.instrument import Instrument
+from flujo_async.abc.shield import finish
 from flujo_async.errors import InvalidArgument
 
 # By default, since a registry and a name do not tell what a run takes and returns.
@@ -380,7 +381,13 @@ class Flujo(Archive[Out], Generic[In, Out]):
             await self._runner.interrupt(task)
 
     async def aclose(self) -> None:
-        """Interrupt the runs in the background, and close a backend that was given as a URL."""
+        """Interrupt the runs in the background, and close a backend that was given as a URL.
+
+        A cancellation meanwhile is raised when all that is done.
+        """
+        await finish(self._close())
+
+    async def _close(self) -> None:
         await self._runner.aclose()
         if self._owns_backend:
             await self.state_backend.shutdown()

@@ -2,9 +2,11 @@
 
 import asyncio
 import selectors
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -356,6 +358,39 @@ async def test_closing_the_runtime_interrupts_what_runs_in_the_background(store:
     assert others() == set()
     stuck.go_on.set()
     assert (await flujo.run(run_id="r1")).output == 1
+
+
+async def test_closing_the_runtime_goes_on_though_it_is_cancelled(tmp_path: Path) -> None:
+    """All that it has begun is over, and the store that it has opened itself is closed."""
+    threads = set(threading.enumerate())
+    begun, ended, may_end = list[int](), list[int](), asyncio.Event()
+
+    @step
+    async def slow_to_end(n: int) -> None:
+        begun.append(n)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+            ended.append(n)
+
+    flujo = Flujo(slow_to_end, state_backend=f"sqlite:///{tmp_path}/runs.db")
+    handles = [await flujo.start(n) for n in range(3)]
+    while len(begun) < 3:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(flujo.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert sorted(ended) == [0, 1, 2]
+    assert others() == set()
+    for thread in set(threading.enumerate()) - threads:
+        await asyncio.to_thread(thread.join, 20)
+        assert not thread.is_alive()
+    async with Flujo(slow_to_end, state_backend=f"sqlite:///{tmp_path}/runs.db") as another:
+        assert [(await another.state(handle.run_id)).status for handle in handles] == ["running"] * 3
 
 
 async def test_who_waits_for_a_result_is_not_cancelled_by_an_interruption() -> None:
