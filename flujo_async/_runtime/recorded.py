@@ -34,8 +34,11 @@ class Recorded:
         self._fold = fold
 
     def answered(self, path: str) -> Sequence[str]:
-        """Return the keys in ``Fold.order`` that are ``path`` or stand below it."""
-        return self._answered.get(path, ())
+        """Return the keys of what was answered at ``path`` or below it, in the order of the answers.
+
+        What a redrive has made the fold forget the order of is among them, where the log has it.
+        """
+        return self._answered.get(path, ()) if path else self._order
 
     def changed(
         self, path: str, scope: str, migrations: Collection[Migration]
@@ -65,7 +68,22 @@ class Recorded:
 
     @cached_property
     def _answered(self) -> Mapping[str, Sequence[str]]:
-        return _by_paths((key, key) for key in self._fold.order)
+        return _by_paths((key, key) for key in self._order)
+
+    @cached_property
+    def _order(self) -> Sequence[str]:
+        fold = self._fold
+        if not self.forgotten:
+            return fold.order
+        return sorted({*fold.order, *self.forgotten}, key=fold.places.__getitem__)
+
+    @cached_property
+    def forgotten(self) -> Collection[str]:
+        """The keys of what stood behind the first failure when that was redriven: nobody need ask for it again."""
+        fold = self._fold
+        if len(fold.order) == len(fold.outcomes) + len(fold.answers):  # the usual case
+            return ()
+        return (fold.outcomes.keys() | fold.answers.keys()).difference(fold.order)
 
     @cached_property
     def _changes(self) -> Sequence[StepCompleted | StateChanged]:

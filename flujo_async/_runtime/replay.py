@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sized
-from heapq import heappop, heappush
 from typing import Final
 
 from flujo_async._log.keys import fallback_of, is_compensation, is_within, paths_above
@@ -37,11 +36,9 @@ class Replay:
         self._tasks = tasks
         self._cancelled = execution.journal.fold.cancelled_calls
         self._script = recorded_calls(execution, path)
+        self._forgotten = execution.recorded.forgotten
+        self._skipped: set[str] = set()
         self._next = 0
-        fold = execution.journal.fold
-        has_forgotten = len(fold.order) < len(fold.outcomes) + len(fold.answers)
-        self._scripted = set(self._script) if has_forgotten else None
-        self._forgotten: list[tuple[int, str]] = []  # a heap of those of the askers that are not in the script
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
         self._gone: set[str] = set()
         self._dismissed: set[str] = set()
@@ -75,25 +72,12 @@ class Replay:
         if key == self._script[self._next] and (lane is self._last_lane or len(self._lanes) <= 1):
             self._advance(lane)
             return True
-        return self._is_passed(self._forgotten_place(key))
-
-    def _forgotten_place(self, key: str) -> int | None:
-        """Return where a call was answered, if a redrive has made forget that: it is not in the script."""
-        fold = self._execution.journal.fold
-        if self._scripted is None or key in self._scripted or key in self._cancelled:
-            return None
-        return fold.place_of(key)
-
-    def _is_passed(self, place: int | None) -> bool:
-        """Return whether what stands at a place of the log was answered before what comes next."""
-        return place is not None and place < self._execution.journal.fold.places[self._script[self._next]]
+        return key in self._skipped
 
     async def turn(self, key: str, lane: Lane) -> None:
         """Return when it is the turn of a call which does not go on at once."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._askers[key] = (turn, lane)
-        if (place := self._forgotten_place(key)) is not None:
-            heappush(self._forgotten, (place, key))
         self._pump()
         try:
             await turn
@@ -155,6 +139,9 @@ class Replay:
 
         Tasks that end at the same instant can be looked at in any order, and the log has only one.
         """
+        if self._skip_forgotten():
+            self._pump()
+            return
         recorded = [key for key in self._script[self._next :] if key in self._askers]
         asked = sorted(self._askers.keys() - set(self._script))
         if recorded:
@@ -189,7 +176,11 @@ class Replay:
 
     def check_end(self) -> None:
         """Check that the code, which has ended, has asked for all that was recorded."""
-        left = [key for key in self._script[self._next :] if not self._is_gone(key) and not self._is_left_behind(key)]
+        left = [
+            key
+            for key in self._script[self._next :]
+            if key not in self._forgotten and not self._is_gone(key) and not self._is_left_behind(key)
+        ]
         if left:
             self._next = self._script.index(left[0])
             self._disprove([])
@@ -220,13 +211,12 @@ class Replay:
         if self.is_over:
             self._let_all_go()
             return
-        while self._forgotten and self._is_passed(self._forgotten[0][0]):
-            _, key = heappop(self._forgotten)
-            if key in self._askers:  # else it was cancelled
-                self._let_go(key)
         asker = self._askers.pop(self._script[self._next], None)
         if asker is None:
-            self._execution.waits.activity.look()
+            if self._skip_forgotten():
+                self._pump()
+            else:
+                self._execution.waits.activity.look()
             return
         turn, lane = asker
         self._grant(turn)
@@ -241,6 +231,17 @@ class Replay:
     def _skip_gone(self) -> None:
         while not self.is_over and self._is_gone(self._script[self._next]):
             self._next += 1
+
+    def _skip_forgotten(self) -> bool:
+        """Go on with what comes after calls that the code need not ask for again, and does not; tell if there were any.
+
+        It may ask for them later: then they are given back at once.
+        """
+        before = self._next
+        while not self.is_over and (key := self._script[self._next]) in self._forgotten and key not in self._askers:
+            self._skipped.add(key)
+            self._next += 1
+        return self._next > before
 
     def _is_gone(self, key: str) -> bool:
         """Return whether nobody will ask for ``key``, because the code itself cancelled who would have."""
@@ -278,7 +279,7 @@ def recorded_calls(execution: Execution, path: str) -> list[str]:
     """Return the keys of the calls of a workflow that were answered, in the order of the answers."""
     fold = execution.journal.fold
     script: dict[str, None] = {}
-    for key in execution.recorded.answered(path) if path else fold.order:
+    for key in execution.recorded.answered(path):
         if is_compensation(key) or key in fold.cancelled_calls:
             continue
         while key.endswith(_FALLBACK):

@@ -451,7 +451,9 @@ class _Run:
         fold = self._execution.journal.fold
         if not fold.migrations:
             return {}
-        places = {key: fold.places[key] for key in recorded_calls(self._execution, self._path)}
+        forgotten = self._execution.recorded.forgotten
+        calls = recorded_calls(self._execution, self._path)
+        places = {key: fold.places[key] for key in calls if key not in forgotten}
         left = {Migration(*each): {key for key in places if places[key] < each[1]} for each in fold.migrations}
         return {migration: keys for migration, keys in left.items() if keys or not self._path}
 

@@ -20,6 +20,7 @@ CACHE = "_runtime/cache.py"
 INTERPRETER = "_runtime/interpreter.py"
 INBOX = "_runtime/inbox.py"
 KEEPER = "_runtime/lease_keeper.py"
+RECORDED = "_runtime/recorded.py"
 REPLAY = "_runtime/replay.py"
 LANES = "_runtime/lanes.py"
 LIVE_SCOPE = "_runtime/live_scope.py"
@@ -886,9 +887,17 @@ BUGS = (
         "runtime.redriven-beside",
         "a workflow that did something beside a step that failed contradicts its log, once redriven and resumed",
         REPLAY,
-        "        self._scripted = set(self._script) if has_forgotten else None",
-        "        self._scripted = None",
-        (T + "redrive.py::test_killed_at_every_commit_while_two_rows_are_tried_again",),
+        "        return key in self._skipped",
+        "        return False",
+        (T + "redrive.py::test_killed_at_every_commit_while_what_came_before_is_tried_again",),
+    ),
+    Bug(
+        "runtime.redriven-without-order",
+        "the code of a redriven workflow is given nothing back in order, and changes the context once more",
+        RECORDED,
+        "        if not self.forgotten:",
+        "        if True:",
+        (T + "redrive.py::test_code_beside_a_failure_changes_the_context_once",),
     ),
     Bug(
         "runtime.migration-with-the-last-answer",

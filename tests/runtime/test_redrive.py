@@ -2,9 +2,10 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pytest
+from pydantic import BaseModel
 
 from flujo_async import (
     Flujo,
@@ -21,6 +22,7 @@ from flujo_async import (
 )
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, VersionMismatch, WaitTimeout
+from flujo_async.reducers import append
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others
 from tests.runtime.stores import mostly_in_memory
@@ -235,6 +237,83 @@ async def test_killed_at_every_commit_while_two_rows_are_tried_again(backend: St
         assert rows.runs[run_id].count("b") == 1
         again = await flujo.fork(run_id)
         assert (await flujo.run(run_id=again.run_id)).output == result.output
+
+
+@mostly_in_memory
+async def test_killed_at_every_commit_while_what_came_before_is_tried_again(backend: StateBackend) -> None:
+    """What the code asks for after that is given back where it asks for it, and not where the log has it."""
+    rows = Rows()
+    note = step(name="note")(rows._note)
+
+    @workflow
+    async def caught(_: Any, ctx: RunContext) -> list[str]:
+        failure, names = None, list[str]()
+        try:
+            names.append(await note("fails"))
+        except ValueError as error:
+            failure = error
+        names.append(await note("a"))
+        if failure is not None:
+            raise failure
+        return [*names, await note("b")]
+
+    flujo = Flujo(caught, state_backend=backend)
+
+    async def attempt(store: StateBackend, run_id: str) -> None:
+        with pytest.raises(RunFailed):
+            await flujo.run(0, run_id=run_id)
+        await Flujo(caught, state_backend=store).redrive(run_id)
+
+    async for run_id in crashes(backend, attempt):
+        if await flujo.handle(run_id).status() == "failed":
+            await flujo.redrive(run_id)
+        assert (await flujo.run(run_id=run_id)).output == ["fails", "a", "b"]
+        assert rows.runs[run_id].count("a") == 1
+        again = await flujo.fork(run_id)
+        assert (await flujo.run(run_id=again.run_id)).output == ["fails", "a", "b"]
+
+
+class Log(BaseModel):
+    """A context to which several append."""
+
+    lines: Annotated[list[str], append] = []
+
+
+@mostly_in_memory
+async def test_code_beside_a_failure_changes_the_context_once(backend: StateBackend) -> None:
+    """Though it does that again when the failure is tried again."""
+    has_failed = asyncio.Event()
+
+    @step
+    async def fail_once(n: int) -> int:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise ValueError("no")
+        return n
+
+    @step
+    async def write(line: str, ctx: StepContext) -> None:
+        await has_failed.wait()  # so it comes later in the log
+        ctx.state.lines.append(line)
+
+    async def change(ctx: RunContext) -> None:
+        ctx.state.lines.append("code")
+        await fail_once(1)
+
+    @workflow
+    async def both(_: Any, ctx: RunContext) -> None:
+        _, failure = await asyncio.gather(write("step"), change(ctx), return_exceptions=True)
+        if failure is not None:
+            raise failure
+
+    flujo = Flujo(both, context_type=Log, state_backend=backend)
+    with pytest.raises(RunFailed):
+        await flujo.run(0, run_id="r")
+    await flujo.redrive("r")
+    result = await flujo.run(run_id="r")
+    assert sorted(result.context.lines) == ["code", "step"]
+    again = await flujo.fork("r")
+    assert (await flujo.run(run_id=again.run_id)).context == result.context
 
 
 async def test_after_a_rollback_what_was_undone_is_done_again(backend: StateBackend, world: World) -> None:
