@@ -76,10 +76,12 @@ async def test_a_line_names_the_steps_that_are_executed() -> None:
     console = terminal()
     instrument = ProgressInstrument(console)
     seen: list[str] = []
+    all_begun = asyncio.Barrier(5)
 
     def look(name: str) -> Any:
         async def call(_: Any) -> None:
-            await asyncio.sleep(0)
+            if name != "last":
+                await all_begun.wait()
             progress = instrument._progress
             assert progress is not None
             progress.refresh()
