@@ -17,17 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from flujo_async._codec.builtin_shapes import BUILTIN_TYPES
 from flujo_async._codec.misfit import Misfit
-from flujo_async._codec.shape import (
-    Coder,
-    Mapped,
-    Shape,
-    check_fields,
-    check_names,
-    get_fields,
-    missing_field,
-    put_fields,
-    table,
-)
+from flujo_async._codec.shape import Coder, Mapped, Shape, check_names, get_fields, missing_field, put_fields, table
 from flujo_async._codec.tree import PAYLOAD, TAG
 from flujo_async._model.tree import Json
 
@@ -106,7 +96,7 @@ class NamedTupleShape:
         """Return the tuple without running a ``__new__`` of the user's."""
         check_names(tree, {TAG, PAYLOAD})
         trees = table(tree, PAYLOAD)
-        check_fields(trees, self._names, self._cls)
+        check_names(trees, self._names, self._cls)
         values = {**self._defaults, **get_fields(trees, coder)}
         for name in self._names:
             if name not in values:
@@ -133,7 +123,7 @@ class DataclassShape:
         """Return the instance without running ``__init__`` or ``__post_init__``."""
         check_names(tree, {TAG, PAYLOAD, _ATTRIBUTES})
         trees = table(tree, PAYLOAD)
-        check_fields(trees, self._fields, self._cls)
+        check_names(trees, self._fields, self._cls)
         instance = self.build(get_fields(trees, coder))
         for name, value in get_fields(table(tree, _ATTRIBUTES), coder).items():
             instance.__dict__[name] = value
@@ -146,7 +136,7 @@ class DataclassShape:
 
     def build(self, values: dict[str, Any]) -> Any:
         """Return the instance that has these fields."""
-        check_fields(values, self._fields, self._cls)
+        check_names(values, self._fields, self._cls)
         instance = object.__new__(self._cls)
         for name, field in self._fields.items():
             if name in values:
@@ -209,7 +199,7 @@ class ModelShape:
         """Return the model without running a validator."""
         check_names(tree, {TAG, PAYLOAD, _EXTRA, _PRIVATE, _UNSET})
         trees = table(tree, PAYLOAD)
-        check_fields(trees, self._fields, self._cls)
+        check_names(trees, self._fields, self._cls)
         extra: dict[str, Any] = coder.get(tree.get(_EXTRA, {}))
         if type(extra) is not dict:
             raise Misfit("the extra attributes of a stored model are not a dict")
@@ -244,8 +234,8 @@ class ModelShape:
         self, values: dict[str, Any], extra: dict[str, Any], private: dict[str, Any], unset: Iterable[str] = ()
     ) -> BaseModel:
         """Return the model of these parts, in the way in which pydantic itself unpickles one."""
-        check_fields(extra, extra if self._allows_extra else (), self._cls)
-        check_fields(private, self._private, self._cls)
+        check_names(extra, extra if self._allows_extra else (), self._cls)
+        check_names(private, self._private, self._cls)
         state = {
             "__dict__": self._with_defaults(values),
             "__pydantic_extra__": extra if self._allows_extra else None,

@@ -135,21 +135,23 @@ def table(tree: dict[str, Json], name: str) -> dict[str, Json]:
     return found
 
 
-def check_names(names: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names that nothing is known of: dropping what they hold would lose data in silence."""
+def check_names(names: Iterable[str], known: Iterable[str], cls: type | None = None) -> None:
+    """Refuse names that nothing is known of: dropping what they hold would lose data in silence.
+
+    Args:
+        names: what a stored value has.
+        known: what it may have.
+        cls: the class of the user's whose fields they are, if they are fields; it may have lost one.
+    """
     unknown = [name for name in names if name not in known]
-    if unknown:
+    if not unknown:
+        return
+    if cls is None:
         raise Misfit(f"unknown field {unknown[0]!r}")
-
-
-def check_fields(names: Iterable[str], known: Iterable[str], cls: type) -> None:
-    """Refuse fields that the class of a stored instance does not have, or has no more."""
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise Misfit(
-            f"unknown field {unknown[0]!r}: {cls.__name__} has none of this name, and nothing is dropped in silence; "
-            "let it have one, with a default, while values that have it are stored"
-        )
+    raise Misfit(
+        f"unknown field {unknown[0]!r}: {cls.__name__} has none of this name, and nothing is dropped in silence; "
+        "let it have one, with a default, while values that have it are stored"
+    )
 
 
 def missing_field(name: str, cls: type) -> Misfit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-_ON_DEMAND: Final[type[Any]] = partial
+_ON_DEMAND: Final[type[Any]] = partial  # of any type: what a partial makes is unknown to pyright
 
 
 class OnDemand:
