@@ -42,6 +42,8 @@ class Activity:
     the run waits for something from outside. Nobody tells when code comes to a lock; so where there is nothing else,
     the code is looked at from time to time.
 
+    As long as a block of it lasts, something goes on.
+
     Attributes:
         code: what goes on until it is held up; ``look_if_at_rest`` is called after some has left for good.
     """
@@ -65,6 +67,12 @@ class Activity:
         """It does no more: it is over, or waits for something from outside."""
         self._count -= 1
         self.look_if_at_rest()
+
+    def __enter__(self) -> None:
+        self.began()
+
+    def __exit__(self, *_: object) -> None:
+        self.ended()
 
     def look_if_at_rest(self) -> None:
         """Tell of a standstill, if this is one and anything is waited for."""

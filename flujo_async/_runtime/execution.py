@@ -167,11 +167,8 @@ class Execution:
 
     async def turn(self) -> None:
         """Wait for another turn of the event loop, which counts as going on: called when ``pace.is_over``."""
-        self.waits.activity.began()
-        try:
+        with self.waits.activity:
             await self.pace.turn()
-        finally:
-            self.waits.activity.ended()
 
 
 class Fault(Exception):  # not an error of its own: it carries one up to where the run ends

@@ -229,12 +229,8 @@ class GraphRun:
 
     async def _take_in_last(self) -> None:
         """Take in what was on its way to the store when it was cancelled, and what follows from it."""
-        activity = self._execution.waits.activity
-        activity.began()
-        try:
+        with self._execution.waits.activity:
             await self._journal.settle()
-        finally:
-            activity.ended()
         await self._take_in_recorded()
         self._decide(self._nodes)
 

@@ -164,13 +164,11 @@ class _Run:
     async def _clear_away(self) -> None:
         """End the tasks that the code has left behind: all of them, also if the run is interrupted meanwhile."""
         self._is_over = True
-        activity = self._execution.waits.activity
-        activity.began()
         try:
-            if self._tasks:
-                await finish(self._end_tasks())
+            with self._execution.waits.activity:
+                if self._tasks:
+                    await finish(self._end_tasks())
         finally:
-            activity.ended()
             if self._is_interrupted:  # in a replay the code hears of what has failed; nothing was forgotten
                 for task in self._unheard:
                     task.exception()
@@ -366,12 +364,8 @@ class _Run:
         return result
 
     async def _deliver(self) -> None:
-        activity = self._execution.waits.activity
-        activity.began()
-        try:
+        with self._execution.waits.activity:
             await self._replay.deliver()
-        finally:
-            activity.ended()
 
     def _note_cancelled(self, key: str) -> None:
         """Record that the code has cancelled a call, if it was the code."""

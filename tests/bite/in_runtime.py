@@ -226,11 +226,8 @@ BUGS = (
         "runtime.standstill-for-a-turn",
         "a run one of whose branches waits for its turn of the event loop is put down as if all of it waited",
         EXECUTION,
-        """        self.waits.activity.began()
-        try:
+        """        with self.waits.activity:
             await self.pace.turn()
-        finally:
-            self.waits.activity.ended()
 """,
         "        await self.pace.turn()\n",
         ("tests/runtime/test_pace.py::test_a_run_that_waits_for_its_turn_is_at_no_standstill",),
