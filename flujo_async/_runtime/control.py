@@ -31,11 +31,11 @@ from flujo_async._plan.pipeline import check_signal_name
 from flujo_async._plan.workflow import Workflow
 from flujo_async._runtime.answer_type import answer_type
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.driven_runs import nudge
 from flujo_async._runtime.inbox import Inbox, Inboxes
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import give_back
-from flujo_async._runtime.mail import nudge
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Program
 from flujo_async._runtime.reader import Seen
@@ -105,7 +105,7 @@ class Control:
 
     async def signal(self, run_id: str, name: str, payload: Any, by: str | None) -> None:
         """Answer a wait of a run; see ``Flujo.signal``."""
-        self._runner.home.check()
+        self._runner.bound_loop.check()
         _check_name(name)
         _check_sender(by)
         inbox = await self._inboxes.look(run_id)
@@ -176,7 +176,7 @@ class Control:
 
     async def pause(self, run_id: str) -> None:
         """Pause a run; see ``Flujo.pause``."""
-        self._runner.home.check()
+        self._runner.bound_loop.check()
         seen = await self._runner.reader.see(run_id)
         own = [waiting.kind for waiting in seen.fold.waiting_for if waiting.run_id is None]
         if seen.fold.status in TERMINAL or "pause" in own:
@@ -232,7 +232,7 @@ class Control:
 
     async def redrive(self, run_id: str, decision: Decision, output: Any, step: str | None) -> RunResult[Any]:
         """Try a run again that has ended, or decide on its step; see ``Flujo.redrive``."""
-        self._runner.home.check()
+        self._runner.bound_loop.check()
         if decision not in get_args(Decision):
             raise InvalidArgument(f"decision is 'retry' or 'skip', not {decision!r}")
         seen = await self._runner.reader.see(run_id, is_whole=True)

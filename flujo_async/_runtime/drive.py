@@ -16,13 +16,13 @@ from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunM
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.drive_setup import DriveSetup, Ready
+from flujo_async._runtime.driven_runs import Receiving
 from flujo_async._runtime.execution import Children, Execution, Fault
 from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held, give_back
-from flujo_async._runtime.mail import Receiving
-from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
@@ -73,41 +73,41 @@ class Drive:
         parked: how the run left memory, if it did.
     """
 
-    def __init__(self, ready: Ready, means: Means, children: Children, *, driven_by: str | None = None) -> None:
+    def __init__(self, ready: Ready, setup: DriveSetup, children: Children, *, driven_by: str | None = None) -> None:
         """Prepare to drive a run.
 
         Args:
             ready: the run.
-            means: what drives work with.
+            setup: what drives work with.
             children: what runs its children.
             driven_by: the parent that drives the run, if one does, and hears of its end anyway.
         """
-        waits = Waits(ready.fold, means.clock, ready.signals, self._stop_for, is_woken=ready.is_woken)
+        waits = Waits(ready.fold, setup.clock, ready.signals, self._stop_for, is_woken=ready.is_woken)
         pace = Pace.here()
-        journal = Journal(means.backend, ready.lease, ready.fold, pace)
+        journal = Journal(setup.backend, ready.lease, ready.fold, pace)
         journal.signals_read = waits.signals_read
-        instruments = means.services.instruments
+        instruments = setup.services.instruments
         self._watch: AbstractContextManager[None] | None = None
         watch = None
         if instruments is not None:
             identity = identity_of(ready.fold, ready.program.definition.version)
             journal.on_durable = partial(instruments.committed, identity)
             self._watch, watch = instruments.driving(identity), partial(instruments.attempt, identity)
-        self._snapshots = Snapshots(means.backend, ready.lease, journal, ready.facts)
+        self._snapshots = Snapshots(setup.backend, ready.lease, journal, ready.facts)
         self._ready = ready
         self._driven_by = driven_by
-        self._means = means
+        self._setup = setup
         self._outside = _Outside(self)
-        self._held = Held(means.keeper, ready.lease, self._outside, len(ready.signals))
+        self._held = Held(setup.keeper, ready.lease, self._outside, len(ready.signals))
         self._execution = Execution(
             run_id=ready.fold.run_id,
             journal=journal,
             codec=ready.program.codec,
             labels=ready.program.labels,
             contexts=ready.program.contexts,
-            clock=means.clock,
+            clock=setup.clock,
             waits=waits,
-            services=means.services,
+            services=setup.services,
             children=children,
             pace=pace,
             disprove=self._stop_for,
@@ -115,9 +115,9 @@ class Drive:
             held=self._held,
             secure=self._secure,
             watch=watch,
-            replay=self._begin_again if means.always_replay or is_always_replaying() else None,
+            replay=self._begin_again if setup.always_replay or is_always_replaying() else None,
             priority=ready.priority,
-            durability=ready.program.definition.durability or means.durability,
+            durability=ready.program.definition.durability or setup.durability,
         )
         self._task: asyncio.Task[Any] | None = None
         self._cancelled_before = 0
@@ -153,7 +153,7 @@ class Drive:
         assert task is not None
         self._cancelled_before = task.cancelling()  # the caller may be cleaning up after a cancellation of its own
         try:
-            with self._held, Receiving(self._execution.run_id, self._outside, self._means.backend):
+            with self._held, Receiving(self._execution.run_id, self._outside, self._setup.backend):
                 await self._begin()
                 await self._to_its_end()
         except GeneratorExit:  # the event loop is gone, and with it all that could be awaited
@@ -170,7 +170,7 @@ class Drive:
 
     def _begin_again(self) -> None:
         self._execution.journal.defer()  # all that goes with the next commit, such as the end of a sleep, goes down now
-        self._stop_for(Park((), self._means.clock.now(), is_paused=False))
+        self._stop_for(Park((), self._setup.clock.now(), is_paused=False))
 
     def lose(self) -> None:
         """Stop: somebody else has the run."""
@@ -178,8 +178,8 @@ class Drive:
 
     async def _secure(self) -> datetime:
         """Make sure that nobody else has the run, whose lease has run out, as after a long stop of the process."""
-        while self._held.lease.expires_at <= (now := self._means.clock.now()):  # once more, with nothing in between
-            if not await self._means.keeper.renew_now(self._held):
+        while self._held.lease.expires_at <= (now := self._setup.clock.now()):  # once more, with nothing in between
+            if not await self._setup.keeper.renew_now(self._held):
                 self.lose()
                 raise asyncio.CancelledError
         return now
@@ -213,7 +213,7 @@ class Drive:
             self._is_to_read = False  # what is posted from here on is read by the next turn
             with suppress(Exception):  # a store that fails stops the run at its next commit
                 known = {self._execution.run_id: self._execution.waits.heard}
-                self.take_in(await self._means.backend.read_signals(known))
+                self.take_in(await self._setup.backend.read_signals(known))
 
     def take_in(self, signals: Iterable[Signal]) -> None:
         """Look at signals of the run that may be new."""
@@ -228,7 +228,7 @@ class Drive:
 
     def _take_pause(self) -> None:
         while (signal := self._execution.waits.take(PAUSE)) is not None:
-            self._execution.journal.note(taken(signal, self._means.clock.now()))
+            self._execution.journal.note(taken(signal, self._setup.clock.now()))
             self._execution.waits.pause()
 
     # ------------------------------------------------------------------------------------------ the way of a run
@@ -271,7 +271,7 @@ class Drive:
         except _Stopped:
             return await self._after_stop()
         await self._end_children(f"run {self._execution.run_id!r} has completed without it")
-        await self._conclude(RunCompleted(at=self._means.clock.now(), output=output))
+        await self._conclude(RunCompleted(at=self._setup.clock.now(), output=output))
         return None
 
     async def _find_what_to_undo(self) -> None:
@@ -349,13 +349,13 @@ class Drive:
         return asyncio.create_task(self._stop_at(deadline))
 
     async def _stop_at(self, deadline: datetime) -> None:
-        while (left := (deadline - self._means.clock.now()).total_seconds()) > 0:
-            await self._means.clock.sleep(left)
+        while (left := (deadline - self._setup.clock.now()).total_seconds()) > 0:
+            await self._setup.clock.sleep(left)
         self._stop_for("late")
 
     def _is_late(self) -> bool:
         deadline = self._execution.journal.fold.deadline
-        return deadline is not None and deadline <= self._means.clock.now()
+        return deadline is not None and deadline <= self._setup.clock.now()
 
     async def _after_stop(self) -> Ending | None:
         """Return how the run ends, if that is why its code was stopped.
@@ -388,7 +388,7 @@ class Drive:
         if execution.waits.pending(CANCEL):
             signal = execution.waits.take(CANCEL)
             assert signal is not None
-            execution.journal.note(taken(signal, self._means.clock.now()))
+            execution.journal.note(taken(signal, self._setup.clock.now()))
             return Ending("cancelled", reason=str(signal.payload or ""))
         return Ending("failed", TimeoutError(f"run {execution.run_id!r} took longer than its timeout"))
 
@@ -397,13 +397,13 @@ class Drive:
         if deadline is not None:
             park = Park(park.asked, min(deadline, park.wake_at or deadline), park.is_paused)
         if park.is_paused and await self._has_news():
-            park = Park((), self._means.clock.now(), is_paused=False)
+            park = Park((), self._setup.clock.now(), is_paused=False)
         if park.is_paused or self._was_paused:
             await self._tell_parents()
         if not park.is_paused and self._was_paused:
             await self._execution.journal.commit()  # the head says otherwise, if nothing but a child has gone on
         elif park.is_paused:
-            journal, now = self._execution.journal, self._means.clock.now()
+            journal, now = self._execution.journal, self._setup.clock.now()
             await journal.commit(journal.fold.awaited.paused(now, park.asked, self._execution.waits.signals_read()))
         self.parked = park
 
@@ -415,7 +415,7 @@ class Drive:
 
     async def _end(self, ending: Ending) -> None:
         """Undo what there is to undo, and record how the run ended."""
-        execution, clock = self._execution, self._means.clock
+        execution, clock = self._execution, self._setup.clock
         is_cancelled = ending.status == "cancelled"
         if is_cancelled:  # whoever cancels waits for the end, which outweighs a pause that was asked for before
             execution.waits.is_pausing = False
@@ -471,9 +471,9 @@ class Drive:
             return
         signals_read = execution.waits.signals_read()
         if isinstance(self._stop, NonDeterminismError):
-            waiting = code_wait(execution.journal.fold, self._stop, self._means.clock.now())
-            await self._means.backend.release(self._ready.lease, signals_read=signals_read, waiting_for=[waiting])
+            waiting = code_wait(execution.journal.fold, self._stop, self._setup.clock.now())
+            await self._setup.backend.release(self._ready.lease, signals_read=signals_read, waiting_for=[waiting])
         elif self.parked is not None:
-            await self._means.backend.release(self._ready.lease, wake_at=self.parked.wake_at, signals_read=signals_read)
+            await self._setup.backend.release(self._ready.lease, wake_at=self.parked.wake_at, signals_read=signals_read)
         else:
-            await give_back(self._means.backend, self._ready.lease)
+            await give_back(self._setup.backend, self._ready.lease)

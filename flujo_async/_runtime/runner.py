@@ -24,12 +24,12 @@ from flujo_async._model.transition import is_held, lost, missing
 from flujo_async._model.tree import Json
 from flujo_async._plan.nodes import Child
 from flujo_async._runtime.admission import Admission
+from flujo_async._runtime.bound_loop import BoundLoop
 from flujo_async._runtime.drive import Drive
+from flujo_async._runtime.drive_setup import DriveSetup, Ready
+from flujo_async._runtime.driven_runs import check_may_wait, nudge
 from flujo_async._runtime.execution import ChildCall, Ended, Value
-from flujo_async._runtime.home import Home
 from flujo_async._runtime.lease_keeper import LeaseKeeper
-from flujo_async._runtime.mail import check_may_wait, nudge
-from flujo_async._runtime.means import Means, Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue
 from flujo_async._runtime.reader import Reader, Seen
@@ -72,7 +72,7 @@ class Runner:
         self.backend = backend
         self.catalogue = catalogue
         self.clock = clock
-        self.home: Home = Home()
+        self.bound_loop: BoundLoop = BoundLoop()
         self.reader: Reader = Reader(backend, catalogue, clock)
         keeper = LeaseKeeper(backend, clock, lease_ttl)
         if not backend.capabilities.multi_process:
@@ -81,7 +81,7 @@ class Runner:
         self.sweeper: Sweeper = Sweeper(backend, catalogue, clock, self.taking, retention)
         self.ttl = lease_ttl
         self.services = services
-        self._means = Means(backend, clock, keeper, services, durability, always_replay)
+        self._setup = DriveSetup(backend, clock, keeper, services, durability, always_replay)
         self.max_concurrency: int | None = max_concurrency
         self._admission = Admission(max_concurrency)
         self._dead: frozenset[str] = frozenset()
@@ -136,7 +136,11 @@ class Runner:
         place: AbstractAsyncContextManager[None] = nullcontext()
         if not request.is_urgent and not (self._admission.is_full and await self._has_no_use(request, find, exists)):
             place = self._admission.slot(request.run_id, request.priority)
-        with self.home.at_work(), Owner.at_work() as owner, suppress(StaleLease):  # whoever has it now is attached to
+        with (
+            self.bound_loop.at_work(),
+            Owner.at_work() as owner,
+            suppress(StaleLease),
+        ):  # whoever has it now is attached to
             async with place:
                 found = await find(request, str(owner))
                 exists()
@@ -148,7 +152,7 @@ class Runner:
 
     async def _has_no_use(self, request: Request, find: Find, exists: Callable[[], None]) -> bool:
         """Return whether a run rests, or somebody else drives it; it is in the store when this returns."""
-        self.home.check()
+        self.bound_loop.check()
         is_first = find == self.taking.prepare
         seen = await (self.taking.ensure(request) if is_first else self.reader.look(request.run_id))
         exists()
@@ -168,7 +172,7 @@ class Runner:
     async def recover(self) -> list[str]:
         """Drive every run whose owner is gone, once, and return their ids."""
         recovered: list[str] = []
-        with self.home.at_work(), Owner.at_work() as owner:
+        with self.bound_loop.at_work(), Owner.at_work() as owner:
             queries = [replace(query, limit=100) for query in await self._orphans()]
             for query in queries:
                 while leases := await self.scheduler.claim(str(owner), query):
@@ -187,7 +191,7 @@ class Runner:
         Returns:
             The task; it ends with the exception of a store that failed.
         """
-        self.home.check()
+        self.bound_loop.check()
         exists = asyncio.Event()
         work = self._work_quietly(request, exists, is_followed=is_followed)
         task = asyncio.create_task(work, name=f"flujo run {request.run_id}")
@@ -240,7 +244,7 @@ class Runner:
 
     async def drive(self, ready: Ready) -> RunResult[Any] | Park:
         """Drive a run that this runtime has the lease of; return what it left, or how it left memory."""
-        drive = Drive(ready, self._means, self)
+        drive = Drive(ready, self._setup, self)
         fold = await drive.run()
         if fold.status in TERMINAL:
             self.sweeper.kick()
@@ -310,7 +314,7 @@ class Runner:
             return None
         fold, error = found, None
         if isinstance(found, Ready):
-            drive = Drive(found, self._means, self, driven_by=parent_run_id)
+            drive = Drive(found, self._setup, self, driven_by=parent_run_id)
             try:
                 fold, error = await drive.run(), drive.error
             except NonDeterminismError as contradiction:
@@ -337,7 +341,7 @@ class Runner:
 
     async def cancel(self, run_id: str, reason: str) -> None:
         """Cancel a run, and return when it has ended; see ``Flujo.cancel``."""
-        self.home.check()
+        self.bound_loop.check()
         if not is_text(reason):
             raise InvalidArgument(f"cancel(): reason is a text, not {reason!r}")
         seen = await self.reader.see(run_id)
@@ -420,7 +424,7 @@ class Runner:
             await settle(task)
         self._background.clear()
         await self.sweeper.aclose()
-        await self._means.services.aclose()
+        await self._setup.services.aclose()
 
     async def _due_runs(self) -> list[ClaimQuery]:
         """Ask for the runs that have left memory and want to go on."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import RunQuery
-from flujo_async._runtime.home import Home
+from flujo_async._runtime.bound_loop import BoundLoop
 from flujo_async._runtime.lease_keeper import give_back
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.strangers import Strangers
@@ -61,7 +61,7 @@ class Driver(Protocol):
     backend: StateBackend
     clock: Clock
     ttl: timedelta
-    home: Home
+    bound_loop: BoundLoop
     max_concurrency: int | None
 
     async def drive_claimed(self, lease: Lease) -> None:
@@ -106,7 +106,7 @@ class Scheduler:
 
     def kick(self) -> None:
         """Look for runs that are due; some may have become so."""
-        self._driver.home.check()
+        self._driver.bound_loop.check()
         self._kicked.set()
         if self._task is None or self._task.done():
             self.start()
@@ -118,7 +118,7 @@ class Scheduler:
 
     def start(self) -> asyncio.Task[None]:
         """Begin to take up runs; the task ends when that does."""
-        self._driver.home.check()
+        self._driver.bound_loop.check()
         self._is_draining = False
         self._task = asyncio.create_task(self.run(), name="flujo scheduler")
         return self._task
@@ -131,7 +131,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Take up runs until none is in sight, or for ever."""
-        with self._driver.home.at_work(), Owner.at_work() as owner:
+        with self._driver.bound_loop.at_work(), Owner.at_work() as owner:
             try:
                 await self._run(str(owner))
             finally:

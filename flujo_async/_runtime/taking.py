@@ -21,9 +21,9 @@ from flujo_async._model.stored import NewRun, Record
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.transition import is_held, missing
 from flujo_async._runtime.calls import taken
+from flujo_async._runtime.drive_setup import Ready
 from flujo_async._runtime.instruments import Instruments, identity_of
 from flujo_async._runtime.lease_keeper import give_back
-from flujo_async._runtime.means import Ready
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, Program
 from flujo_async._runtime.reader import Reader, Seen

@@ -67,7 +67,7 @@ class Worker:
 
         In other threads than the main one, until cancelled.
         """
-        self._runner.home.check()
+        self._runner.bound_loop.check()
         stop = asyncio.Event()
         with _on_signals(stop):
             async with self:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from flujo_async._model.lease import Lease
-from flujo_async._runtime.home import Home
+from flujo_async._runtime.bound_loop import BoundLoop
 from flujo_async._runtime.scheduler import Driver, Scheduler
 from flujo_async._runtime.worker import Worker
 from flujo_async.abc.backend import StateBackend
@@ -242,7 +242,7 @@ class _TellingDriver:
         self.backend: StateBackend = driver.backend
         self.clock: Clock = driver.clock
         self.ttl: timedelta = driver.ttl
-        self.home: Home = driver.home
+        self.bound_loop: BoundLoop = driver.bound_loop
         self.max_concurrency: int | None = driver.max_concurrency
         self._driver = driver
         self._diary = diary

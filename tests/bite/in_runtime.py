@@ -547,7 +547,7 @@ BUGS = (
         "G5: a run that was interrupted cannot be had before its lease expires",
         DRIVE,
         """        else:
-            await give_back(self._means.backend, self._ready.lease)""",
+            await give_back(self._setup.backend, self._ready.lease)""",
         """        else:
             await asyncio.sleep(0)""",
         (T + "cancellation.py::test_the_lease_is_free_at_once",),
@@ -659,7 +659,7 @@ BUGS = (
         "runtime.timeout-from-the-restart",
         "G8: the timeout of a run does not count what was before a restart",
         DRIVE,
-        "return deadline is not None and deadline <= self._means.clock.now()",
+        "return deadline is not None and deadline <= self._setup.clock.now()",
         "return deadline is not None and deadline < self._ready.fold.started.at",
         (T + "run_timeout.py::test_it_counts_from_the_start_over_all_restarts",),
     ),

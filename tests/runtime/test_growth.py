@@ -30,7 +30,7 @@ from flujo_async._log.snapshot import snapshot_of
 from flujo_async._model.lease import ANY_RUN, ClaimQuery
 from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._model.summary import RunSummary
-from flujo_async._runtime.mail import nudge
+from flujo_async._runtime.driven_runs import nudge
 from flujo_async.backends.changes import Changes
 from flujo_async.errors import RunFailed
 from flujo_async.reducers import add, append

@@ -9,7 +9,7 @@ from collections import Counter
 from flujo_async.errors import WrongEventLoop
 
 
-class Home:
+class BoundLoop:
     """Where the runs of a runtime are driven.
 
     Its limits are counted, and its scheduler lives, in one event loop: whoever waited in another one would never be
@@ -71,13 +71,13 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 class _AtWork:
     """The block in which a runtime is at work: one for each run, so it is quicker than a generator would be."""
 
-    __slots__ = ("_home", "_loop")
+    __slots__ = ("_bound_loop", "_loop")
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, bound_loop: BoundLoop) -> None:
+        self._bound_loop = bound_loop
 
     def __enter__(self) -> None:
-        self._loop = self._home.enter()
+        self._loop = self._bound_loop.enter()
 
     def __exit__(self, *_: object) -> None:
-        self._home.leave(self._loop)
+        self._bound_loop.leave(self._loop)

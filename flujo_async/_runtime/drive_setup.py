@@ -42,7 +42,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class DriveSetup:
     """What all drives of a runtime work with."""
 
     backend: StateBackend
