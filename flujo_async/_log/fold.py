@@ -62,7 +62,7 @@ class Fold:
         inherited: the keys of those that were started before the last migration.
         cancelled_calls: the keys of what the code of a workflow called, and cancelled before it had the result.
         values: what was drawn, by key.
-        state_changes: what a workflow changed in its context between steps, by key.
+        begun: where the code of workflows changed the context, by the key of the call or the end that it had come to.
         rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
@@ -73,12 +73,12 @@ class Fold:
     """
 
     __slots__ = (
-        *("answers", "awaited", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
-        *("choices", "context", "current_step_index", "deadline", "decisions", "error", "failed_attempts"),
-        *("failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats", "inherited"),
-        *("last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
+        *("answers", "awaited", "began_at", "begun", "blocks", "cancelled_calls", "changes", "child_usages"),
+        *("children", "choices", "context", "current_step_index", "deadline", "decisions", "error"),
+        *("failed_attempts", "failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats"),
+        *("inherited", "last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
         *("pipeline_version", "places", "prev_hash", "reason", "repeats", "rollback", "run_id", "seq"),
-        *("started", "state_changes", "status", "taken", "timers", "updated_at", "usage", "usages", "values", "waits"),
+        *("started", "status", "taken", "timers", "updated_at", "usage", "usages", "values", "waits"),
     )
 
     def __init__(self, started: RunStarted) -> None:
@@ -124,7 +124,7 @@ class Fold:
         self.inherited: list[str] = []
         self.cancelled_calls: set[str] = set()
         self.values: dict[str, Json] = {}
-        self.state_changes: dict[str, facts.StateChanged] = {}
+        self.begun: dict[str, int] = {}
         self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
@@ -247,12 +247,13 @@ class Fold:
     def _drop(self, keys: frozenset[str]) -> None:
         """Forget outcomes, with what the steps changed in the contexts."""
         self.failures = [key for key in self.failures if key not in keys]
-        # What came after is kept, but the code of a workflow need not ask for it in this order any more, or at all.
+        # What came after is kept, but the code of a workflow need not come to it in this order any more, or at all.
         oldest = min((self.places[key] for key in keys & self.places.keys()), default=self.seq)
         self.order = [key for key in self.order if self.places[key] < oldest]
+        self.begun = {key: place for key, place in self.begun.items() if place < oldest}
         by_keys: tuple[dict[str, Any], ...] = (
             *(self.outcomes, self.failed_attempts, self.not_run, self.once, self.blocks, self.heartbeats),
-            *(self.timers, self.waits, self.answers, self.choices, self.state_changes, self.places),
+            *(self.timers, self.waits, self.answers, self.choices, self.places),
         )
         for by_key in by_keys:
             for key in keys & by_key.keys():
@@ -286,7 +287,8 @@ class Fold:
         self.values[fact.key] = None
 
     def _state_changed(self, fact: facts.StateChanged) -> None:
-        self.state_changes[fact.key] = fact
+        if fact.call:
+            self.begun.setdefault(fact.call, self.seq)
         self.places[fact.key] = self.seq
         self._take_in(fact)
 

@@ -26,20 +26,20 @@ from flujo_async._log.awaited import Awaited
 from flujo_async._log.chain import next_hash
 from flujo_async._log.delta import Fields
 from flujo_async._log.fold import Fold
-from flujo_async._model.facts import BlockCompleted, Fact, RunForked, RunMigrated, RunStarted, StateChanged
+from flujo_async._model.facts import BlockCompleted, Fact, RunForked, RunMigrated, RunStarted
 from flujo_async._model.state import StepStatus
 from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The version of the bodies made here; those of another are not read."""
 
 _Values: TypeAlias = Mapping[str, Json]
 
 _PLAIN: Final = (
     *("run_id", "pipeline_version", "fingerprint", "status", "seq", "hash", "prev_hash", "current_step_index"),
-    *("reason", "places", "failures", "order", "graphs", "children", "inherited"),
+    *("reason", "places", "failures", "order", "begun", "graphs", "children", "inherited"),
 )
 """What is JSON as it is, and small."""
 
@@ -182,7 +182,6 @@ def _decode(tree: dict[str, Any], values: _Values) -> Fold:
     fold.changes = changes
     fold.outcomes = {fact.key: fact for fact in outcomes}
     fold.blocks = {fact.key: fact.patch for fact in changes if isinstance(fact, BlockCompleted)}
-    fold.state_changes = {fact.key: fact for fact in changes if isinstance(fact, StateChanged)}
     patches = [fact.patch for fact in changes if isinstance(fact, RunMigrated | RunForked) and fact.patch]
     fold.migrations = list(zip(patches, tree["migrated_at"], strict=True))
     fold.rollback = cast("Any", tree["rollback"] and fact_of(tree["rollback"], values))

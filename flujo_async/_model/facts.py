@@ -116,11 +116,16 @@ class MetadataSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
-    """A workflow changed its context between steps."""
+    """A workflow changed its context between steps.
+
+    Attributes:
+        call: the key of what its code began when it had done so, a call or its end; none if a step ended meanwhile.
+    """
 
     kind: ClassVar[str] = "StateChanged"
     at: datetime
     key: str
+    call: str = ""
     scope: str = ""
     patch: Patch = field(default_factory=no_entries)
 

@@ -22,16 +22,13 @@ class LiveScope(Scope):
     fork or a migration changed takes the place of what the code has changed until then.
     """
 
-    __slots__ = (
-        *("_changes", "_contexts", "_due", "_gone", "_history", "_is_loaded", "_is_replayed", "_live", "_log"),
-        *("_next", "_record"),
-    )
+    __slots__ = ("_contexts", "_gone", "_history", "_is_loaded", "_is_replayed", "_live", "_log", "_next", "_record")
 
     def __init__(
         self,
         outer: Scope,
         contexts: ContextType,
-        record: Callable[[Patch], None],
+        record: Callable[[Patch, str], None],
         history: Sequence[StepCompleted | StateChanged | Migration],
         is_replayed: Callable[[], bool],
         gone: Collection[str],
@@ -41,9 +38,9 @@ class LiveScope(Scope):
         Args:
             outer: the other one, which is left alone meanwhile.
             contexts: of what type it is.
-            record: is told what the code has changed and is not recorded.
+            record: is told what the code has changed and is not recorded, and what it has come to with that.
             history: what is recorded of it, in the order of the log.
-            is_replayed: tells whether all that is recorded has been given back to the code.
+            is_replayed: tells whether the code has come as far as is recorded.
             gone: fields that a migration took away: its class, by now, has them at no place of the log.
         """
         super().__init__(outer.path, outer.fields, outer.lists)
@@ -53,8 +50,6 @@ class LiveScope(Scope):
         self._is_replayed = is_replayed
         self._gone = gone
         self._next = 0  # in the history
-        self._due = 0  # and how far the code has come with its next call at the latest
-        self._changes = 0  # of the code, as often as it has recorded them, or did before
         self._log: Fields | None = None  # the context by the log up to there; none is as it is here
         self._live: Any = None
         self._is_loaded = False
@@ -73,17 +68,16 @@ class LiveScope(Scope):
         """Its fields without those that its class has no more."""
         return {name: self.fields[name] for name in self.fields.keys() - self._gone} if self._gone else self.fields
 
-    def note(self) -> None:
-        """Record what the code has changed since the last time."""
+    def note(self, call: str = "") -> None:
+        """Record what the code has changed since the last time; it begins a call now, unless a step has just ended."""
         if self._next < len(self._history):
             if not self._is_replayed():
                 self._settle()
-                self._catch_up(self._due)
                 return
         elif not self._is_loaded and self._log is None:  # the usual case: nobody has looked at it
             return
         if patch := self.unrecorded():
-            self._record(patch)
+            self._record(patch, call)
 
     def end(self) -> None:
         """Record nothing any more."""
@@ -107,13 +101,12 @@ class LiveScope(Scope):
         if patch and self._log is None and self._next < len(self._history):
             self._log = Fields(before)
         self._advance(patch)
-        self._changes += bool(patch)
         return patch
 
     @override
     def take_in(self, before: JsonObject, patch: Patch) -> Patch:
         if new := self.unrecorded():
-            self._record(new)
+            self._record(new, "")
         if self.fields is not before:
             patch = self._contexts.rebase(Scope(self.path, before, self.lists), self.fields, lengthen(before, patch))
         short = shorten(self.fields, patch)
@@ -136,15 +129,9 @@ class LiveScope(Scope):
             self._apply(patch)
 
     def migrate(self, migration: Migration) -> None:
-        """Take in what a migration changed: all calls that were answered before it have been by now.
-
-        What the code had changed after the last of them was recorded with its next call, and is changed again by then.
-        """
-        place = self._history.index(migration)
-        self._due = place + 1
-        if self._changes >= sum(isinstance(fact, StateChanged) for fact in self._history[:place]):
-            self._settle()
-            self._catch_up(self._due)
+        """Take in what a migration changed: the code has come as far as it had then."""
+        self._settle()
+        self._catch_up(self._history.index(migration) + 1)
 
     def _catch_up(self, place: int) -> None:
         while self._next < place:
@@ -185,5 +172,5 @@ class LiveScope(Scope):
             self._contexts.refresh(self._live, self._known, patch.keys() - self._gone, self.lists)
 
 
-def _nobody(_: Patch) -> None:
+def _nobody(_: Patch, __: str) -> None:
     pass

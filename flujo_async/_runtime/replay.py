@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Sized
 from typing import Final
 
-from flujo_async._log.keys import fallback_of, is_compensation, is_within, paths_above
+from flujo_async._log.keys import child, fallback_of, is_compensation, is_within, paths_above
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
+from flujo_async._runtime.recorded import Migration
 from flujo_async.errors import NonDeterminismError
 
 _TURNS_BETWEEN: Final = 8
@@ -287,3 +288,29 @@ def recorded_calls(execution: Execution, path: str) -> list[str]:
             script.pop(key, None)
         script[key] = None
     return list(script)
+
+
+def to_migrate(execution: Execution, path: str) -> dict[Migration, set[str]]:
+    """Return what forks and migrations changed in the context of a workflow that had begun.
+
+    They come with what its code had come to by then and comes to again: the calls that were answered, and the
+    beginnings, or the end, before which it had changed the context.
+    """
+    fold = execution.journal.fold
+    if not fold.migrations:
+        return {}
+    places = {key: fold.places[key] for key in recorded_calls(execution, path)}
+    begun = fold.begun.keys() - fold.cancelled_calls
+    places |= {begin_of(key): fold.begun[key] for key in begun if not path or is_within(key, path)}
+    began = min(places.values(), default=fold.seq) if path else 0
+    forgotten = execution.recorded.forgotten
+    return {
+        Migration(patch, seq): {key for key, place in places.items() if place < seq and key not in forgotten}
+        for patch, seq in fold.migrations
+        if began < seq
+    }
+
+
+def begin_of(key: str) -> str:
+    """Return what the beginning of a call is, beside the keys of those that are answered."""
+    return child(key, "$begin")

@@ -38,8 +38,7 @@ from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
-from flujo_async._runtime.recorded import Migration
-from flujo_async._runtime.replay import Replay, recorded_calls
+from flujo_async._runtime.replay import Replay, begin_of, to_migrate
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import BackendError, SerializationError
 
@@ -77,11 +76,11 @@ class _Run:
         self._outer = scope
         self._lane = Lane(path, execution.waits.activity)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._replay = replay = Replay(execution, path, self._tasks)
-        self._migrations = self._to_migrate()
+        self._replay = Replay(execution, path, self._tasks)
+        self._migrations = to_migrate(execution, path)
         history = execution.recorded.changed(path, scope.path, self._migrations)
         gone = {name for each in self._migrations for name, change in each.patch.items() if change == ["drop"]}
-        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over, gone)
+        self._scope = LiveScope(scope, execution.contexts, self._record, history, self._is_replayed, gone)
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
@@ -319,7 +318,9 @@ class _Run:
         lane, execution = self._here(), self._execution
         if self._is_interrupted:
             raise asyncio.CancelledError
-        self._scope.note()
+        if self._migrations:
+            self._migrate(begin_of(key))
+        self._scope.note(key)
         outside = CALLS.set(None)
         lane.begin_call()
         try:
@@ -440,16 +441,8 @@ class _Run:
     def state(self) -> Any:
         return self._scope.live
 
-    def _to_migrate(self) -> dict[Migration, set[str]]:
-        """Return what forks and migrations changed in the context, with the calls that had been answered."""
-        fold = self._execution.journal.fold
-        if not fold.migrations:
-            return {}
-        forgotten = self._execution.recorded.forgotten
-        calls = recorded_calls(self._execution, self._path)
-        places = {key: fold.places[key] for key in calls if key not in forgotten}
-        left = {Migration(*each): {key for key in places if places[key] < each[1]} for each in fold.migrations}
-        return {migration: keys for migration, keys in left.items() if keys or not self._path}
+    def _is_replayed(self) -> bool:
+        return self._replay.is_over and not self._migrations
 
     def _migrate(self, key: str | None = None) -> None:
         """Change the context where a fork or a migration came when ``key`` was the last call answered."""
@@ -459,25 +452,20 @@ class _Run:
                 del self._migrations[migration]
                 self._scope.migrate(migration)
 
-    def _record(self, patch: Patch) -> None:
+    def _record(self, patch: Patch, call: str) -> None:
         """Record what the code has changed in the context since the last call."""
-        changes = self._execution.journal.fold.state_changes
-        while (key := self._lane.label("$state")) in changes:
+        execution = self._execution
+        if execution.is_frozen:
+            return
+        while (key := self._lane.label("$state")) in execution.journal.fold.places:
             pass
-        if not self._execution.is_frozen:
-            self._note_state(key, patch)
+        now = execution.clock.now()
+        execution.journal.note(StateChanged(at=now, key=key, call=call, scope=self._scope.path, patch=patch))
 
     def _note_state_at_end(self) -> None:
         """Record how the code has left the context."""
-        fold, key = self._execution.journal.fold, child(self._path, "$state-at-end")
         patch = self._scope.unrecorded()
         if not self._path:  # nothing comes after it, so this is how the context is in the end
-            patch = diff(fold.context.tree, self._scope.fields)
-        elif key in fold.state_changes:
-            return
-        if patch and not self._execution.is_frozen:
-            self._note_state(key, patch)
-
-    def _note_state(self, key: str, patch: Patch) -> None:
-        now = self._execution.clock.now()
-        self._execution.journal.note(StateChanged(at=now, key=key, scope=self._scope.path, patch=patch))
+            patch = diff(self._execution.journal.fold.context.tree, self._scope.fields)
+        if patch:
+            self._record(patch, child(self._path, "$end"))

@@ -899,10 +899,18 @@ BUGS = (
     Bug(
         "runtime.migration-with-the-last-answer",
         "a fork's update of a workflow's context is undone by what the code had recorded after the last answer",
-        LIVE_SCOPE,
-        "        if self._changes >= sum(",
-        "        if self._changes + 1 >= sum(",
+        REPLAY,
+        "    places |= {begin_of(key)",
+        "    begun = {begin_of(key)",
         (T + "fork_and_diff.py::TestFork::test_what_code_has_changed_before_counts_no_more",),
+    ),
+    Bug(
+        "runtime.migration-with-the-end-of-a-failed-try",
+        "a fork's update of a redriven workflow's context takes the place of what the code changes after the fork",
+        FOLD,
+        "        self.begun = {key: place for key, place in self.begun.items() if place < oldest}\n",
+        "",
+        (T + "fork_and_diff.py::TestFork::test_tasks_beside_a_failure_leave_a_forked_context_alone",),
     ),
     Bug(
         "runtime.graph-first-to-go-on",

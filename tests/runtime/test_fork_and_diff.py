@@ -390,6 +390,50 @@ class TestFork:
             totals.append(result.output)
         assert totals == [102, 101, 100, 100]
 
+    async def test_tasks_beside_a_failure_leave_a_forked_context_alone(self) -> None:
+        """What they had changed by then was changed before the fork; what the code does after it comes after that."""
+        has_failed = asyncio.Event()
+
+        @step
+        async def fail_once(n: int) -> int:
+            if not has_failed.is_set():
+                has_failed.set()
+                raise ValueError("no")
+            return n
+
+        @workflow
+        async def code(n: int, ctx: RunContext) -> int:
+            async def one() -> None:
+                ctx.state.total += 1
+                await fail_once(n)
+
+            async def other() -> None:
+                ctx.state.total += 1
+
+            await asyncio.gather(one(), other())
+            ctx.state.last = "code"
+            return ctx.state.total
+
+        async def completed(run_id: str) -> Counted:
+            result = await flujo.run(run_id=run_id)
+            assert result.context == Counted(**(await flujo.state(run_id)).pipeline_context)
+            return result.context
+
+        flujo = Flujo(code, context_type=Counted)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        await flujo.redrive("r")
+        kinds = [commit.fact.kind for commit in await flujo.history("r")]
+        found = dict[int, Counted]()
+        for at in range(kinds.index("RunRedriven") + 1, len(kinds) + 1):
+            fork = await flujo.fork("r", at=at, context_update={"total": 100, "last": "forked"})
+            found[at] = await completed(fork.run_id)
+            for there in range(at + 1, len(await flujo.history(fork.run_id)) + 1):
+                again = await flujo.fork(fork.run_id, at=there)
+                assert await completed(again.run_id) == found[at], f"forked at {at}, and then at {there}"
+        assert found[kinds.index("StepCompleted") + 1] == Counted(100, "code")
+        assert found[len(kinds)] == Counted(100, "forked")
+
     async def test_the_context_keeps_its_type(self, backend: StateBackend) -> None:
         """What does not fit is refused, and nothing is created."""
 

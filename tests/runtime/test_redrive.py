@@ -316,6 +316,37 @@ async def test_code_beside_a_failure_changes_the_context_once(backend: StateBack
     assert (await flujo.run(run_id=again.run_id)).context == result.context
 
 
+@mostly_in_memory
+async def test_what_code_changes_at_its_end_is_recorded_each_time(backend: StateBackend) -> None:
+    """A workflow that failed had left its changes as well, and they were not the last."""
+    has_failed = asyncio.Event()
+
+    @step
+    async def fail_once(n: int) -> int:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise ValueError("no")
+        return n
+
+    @step
+    async def look(_: Any, ctx: StepContext) -> list[str]:
+        return list(ctx.state.lines)
+
+    @workflow
+    async def both(_: Any, ctx: RunContext) -> None:
+        async def write(line: str) -> None:
+            ctx.state.lines.append(line)
+
+        await asyncio.gather(fail_once(1), write("beside"))
+        ctx.state.lines.append("end")
+
+    flujo = Flujo(both >> look, context_type=Log, state_backend=backend)
+    with pytest.raises(RunFailed):
+        await flujo.run(0, run_id="r")
+    result = await flujo.redrive("r")
+    assert result.context.lines == result.output == ["beside", "end"]
+
+
 async def test_after_a_rollback_what_was_undone_is_done_again(backend: StateBackend, world: World) -> None:
     """From the oldest step that was undone on; and undone again if it fails again."""
     definition = world.before >> world.undoable >> world.fragile >> world.after
