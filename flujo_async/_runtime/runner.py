@@ -421,6 +421,7 @@ class Runner:
         self._background.clear()
         await self.sweeper.aclose()
         await self._means.services.aclose()
+        await self._means.keeper.aclose()
 
     async def _due_runs(self) -> list[ClaimQuery]:
         """Ask for the runs that have left memory and want to go on."""
