@@ -35,7 +35,7 @@ def audit(run: StoredRun, blobs: Mapping[str, bytes], snapshot: Snapshot | None 
         fold = yield from fold_gradually(run_id, records[: snapshot.seq])
         _check_snapshot(fold, snapshot, blobs)
         yield from each_of(records[snapshot.seq :], fold.extend)
-    for what, told, found in _compared(run.summary, fold):
+    for what, told, found in (*_compared(run.summary, fold), ("signals", run.summary.signals, len(run.signals))):
         if told != found:
             raise IntegrityError(f"the head says {what} {told!r}, and the log {found!r}", run_id=run_id, seq=fold.seq)
     return fold
@@ -58,6 +58,7 @@ def _compared(head: RunSummary, fold: Fold) -> list[tuple[str, object, object]]:
         ("pipeline_name", head.pipeline_name, fold.started.pipeline_name),
         ("pipeline_version", head.pipeline_version, fold.pipeline_version),
         ("pipeline_id", head.pipeline_id or fold.fingerprint, fold.fingerprint),
+        ("metadata", head.metadata, fold.metadata),
         ("usage", head.usage, fold.usage),
         ("status", head.status, _expected_status(head, fold)),
         ("current_step_index", head.current_step_index, fold.current_step_index),

@@ -15,6 +15,7 @@ from flujo_async._model.stored import RunQuery, Signal
 from flujo_async._runtime.stall import Watched, stall_threshold
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.event_loop import tell
 from flujo_async.errors import BackendError, InvalidArgument
 
 _log: Final = logging.getLogger("flujo_async")
@@ -82,6 +83,8 @@ class LeaseKeeper:
         self._guard = threading.Condition()
         self._held: set[Held] = set()
         self._thread: threading.Thread | None = None
+        self._is_asking = False  # whether the thread has a list of leases to ask the store about
+        self._waiting: list[asyncio.Future[None]] = []
 
     def keep(self, held: Held) -> None:
         """Keep a lease alive until ``let_go``.
@@ -100,6 +103,15 @@ class LeaseKeeper:
         """Do nothing for a lease any more."""
         with self._guard:
             self._held.discard(held)
+
+    async def aclose(self) -> None:
+        """Wait until the store is not asked any more for runs that are over: it may be closed then."""
+        with self._guard:
+            if not self._is_asking:
+                return
+            answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(answered)
+        await answered
 
     async def renew_now(self, held: Held) -> bool:
         """Renew a lease that has run out; return whether its owner has the run still."""
@@ -137,8 +149,12 @@ class LeaseKeeper:
     def _rest(self, seconds: float) -> bool:
         """Let time pass; return whether there is anything left to do."""
         with self._guard:
+            self._is_asking, waiting, self._waiting = False, self._waiting, []
+            for answered in waiting:
+                tell(answered.get_loop(), _give, answered)
             self._guard.wait(seconds)
-            if self._held:
+            self._is_asking = bool(self._held)
+            if self._is_asking:
                 return True
             self._thread = None
             watched, self._watched = self._watched, set()
@@ -214,6 +230,11 @@ async def give_back(backend: StateBackend, lease: Lease) -> None:
     """Give up a lease; the run wants to be claimed when it wanted that before: nothing else may ever wake it."""
     heads = await backend.query_runs(RunQuery(run_id=lease.run_id))
     await backend.release(lease, wake_at=heads[0].wake_at if heads else None)
+
+
+def _give(answered: asyncio.Future[None]) -> None:
+    if not answered.done():
+        answered.set_result(None)
 
 
 def _name(lease: Lease) -> tuple[str, int, str]:

@@ -425,6 +425,7 @@ class Runner:
         self._background.clear()
         await self.sweeper.aclose()
         await self._setup.services.aclose()
+        await self._setup.keeper.aclose()
 
     async def _due_runs(self) -> list[ClaimQuery]:
         """Ask for the runs that have left memory and want to go on."""

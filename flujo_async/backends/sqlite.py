@@ -150,7 +150,7 @@ class SQLiteBackend(StateBackend):
     @override
     async def next_due(self, query: ClaimQuery) -> datetime | None:
         found = await self._read(_SQL["next_due" if query.run_id is None else "run_is_due"], rows.wanted(query))
-        return rows.optional_moment(found[0][0]) if found else None
+        return rows.optional_moment(rows.nearest(found[0][0])) if found else None
 
     @override
     async def release(
@@ -183,8 +183,8 @@ class SQLiteBackend(StateBackend):
     async def every_run(self, query: RunQuery) -> AsyncIterator[RunSummary]:
         query, last = replace(query, limit=_HEADS_AT_ONCE, offset=0), None
         while found := await self._read(*runs_query(query, last)):
-            for row in found:
-                yield (last := rows.listed(row))
+            for last in found:
+                yield rows.listed(last)
 
     @override
     async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
@@ -329,7 +329,7 @@ def _give_back(db: sqlite3.Connection) -> bool:
     return work.give_back(db, _PAGES_AT_ONCE)
 
 
-def runs_query(query: RunQuery, last: RunSummary | None = None) -> tuple[str, rows.Values]:
+def runs_query(query: RunQuery, last: rows.Row | None = None) -> tuple[str, rows.Values]:
     """Return the statement that answers a query, and its values; only what comes behind ``last``, if that is given."""
     has_parents, parents = query.parent_run_ids is not None, sorted(query.parent_run_ids or ())
     wanted = {
@@ -352,8 +352,8 @@ def runs_query(query: RunQuery, last: RunSummary | None = None) -> tuple[str, ro
         "parent_run_id": next(iter(parents), None),
         "parent_run_ids": rows.json_text(parents),
         "metadata": rows.json_text(dict(query.metadata)),
-        "last_at": None if last is None else rows.micros(last.created_at),
-        "last": None if last is None else last.run_id,
+        "last_at": None if last is None else last[4],
+        "last": None if last is None else last[0],
         **rows.page(query.limit, query.offset),
     }
     runs = "list_leased" if query.is_leased else "list_children" if has_parents else "list_runs"

@@ -43,14 +43,30 @@ def micros(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+_FIRST: Final = micros(datetime.min.replace(tzinfo=UTC))
+_LAST: Final = micros(datetime.max.replace(tzinfo=UTC))
+
+
 def optional_micros(moment: datetime | None) -> int | None:
     """Return what ``micros`` returns, for a moment that may be missing."""
     return None if moment is None else micros(moment)
 
 
 def moment(micros: int) -> datetime:
-    """Return the moment that ``micros`` wrote."""
-    return _EPOCH + timedelta(microseconds=micros)
+    """Return the moment that ``micros`` wrote.
+
+    Raises:
+        SerializationError: it wrote nothing like that.
+    """
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError as error:
+        raise SerializationError(f"no calendar goes as far as {micros} microseconds from 1970") from error
+
+
+def nearest(micros: int | None) -> int | None:
+    """Return of a damaged moment the nearest one that there is; of all others what they are."""
+    return None if micros is None else min(max(micros, _FIRST), _LAST)
 
 
 def optional_moment(micros: int | None) -> datetime | None:
@@ -208,6 +224,7 @@ def listed(row: Row) -> RunSummary:
         return summary(row)
     except SerializationError as error:  # one damaged row must not keep the others from being listed
         nothing: dict[int, Any] = {8: b"{}", 9: f"the head of this run is damaged: {error}", 10: b"[]", 22: b"{}"}
+        nothing |= {place: nearest(row[place]) for place in (4, 5, 15, 19)}
         return summary([nothing.get(place, value) for place, value in enumerate(row)])
 
 

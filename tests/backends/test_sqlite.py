@@ -51,6 +51,7 @@ from flujo_async.testing.samples import (
     append,
     claim,
     create,
+    listed,
     load,
     new_run,
     sealed,
@@ -469,6 +470,27 @@ async def test_one_damaged_run_does_not_keep_others_from_being_claimed(backend: 
         db.execute("UPDATE runs SET metadata = '{' WHERE run_id = 'run0'")
     leases = await backend.claim("w", now=T0, ttl=TTL, query=ClaimQuery(limit=9))
     assert [lease.run_id for lease in leases] == ["run0", "run1", "run2"]
+
+
+@pytest.mark.parametrize("moment", [2**62, -(2**62)])
+@pytest.mark.parametrize("column", ["created_at", "lease_owner = NULL, updated_at", "wake_at", "lease_expires_at"])
+async def test_one_damaged_moment_keeps_nobody_from_the_other_runs(
+    backend: SQLiteBackend, path: Path, column: str, moment: int
+) -> None:
+    """One bit is enough to make a moment that no calendar has. The run is listed, and can be deleted."""
+    for i in range(3):
+        await create(backend, new_run(f"run{i}"))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"UPDATE runs SET wake_at = 0, {column} = {moment} WHERE run_id = 'run1'")
+    heads = {head.run_id: head.error_message async for head in backend.every_run(RunQuery())}
+    assert sorted(heads) == ["run0", "run1", "run2"] == sorted(await listed(backend))
+    assert [run_id for run_id, error in heads.items() if error is not None] == ["run1"]
+    assert f"damaged: no calendar goes as far as {moment}" in str(heads["run1"])
+    assert await backend.next_due(ClaimQuery(dead_owners=frozenset({"w1"}))) is not None
+    with pytest.raises(SerializationError):
+        await backend.load("run1")
+    await backend.delete_run("run1")
+    assert sorted(await listed(backend)) == ["run0", "run2"]
 
 
 async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:

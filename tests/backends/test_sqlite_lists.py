@@ -280,7 +280,7 @@ QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "the children of several runs": verbs.runs_query(
         RunQuery(parent_run_ids=frozenset("pq"), status="failed", limit=100)
     ),
-    "the next of every run": verbs.runs_query(RunQuery(status="failed", limit=100), new_run().summary),
+    "the next of every run": verbs.runs_query(RunQuery(status="failed", limit=100), ["run", "", "", "", 0]),
     "list_evaluations": verbs.entries_query(EntryQuery(kind="evaluation", limit=20)),
     "list_evaluations of a run": verbs.entries_query(EntryQuery(kind="evaluation", run_id="r", limit=20)),
 }

@@ -511,6 +511,14 @@ BUGS = (
         (T + "lease.py::test_a_run_that_hears_twice_that_its_lease_is_lost_was_not_interrupted_by_its_caller",),
     ),
     Bug(
+        "runtime.closed-while-asked",
+        "G15: a store that is closed behind its runtime is opened again by the thread that renews leases",
+        "_runtime/runner.py",
+        "        await self._means.keeper.aclose()\n",
+        "",
+        (T + "lease.py::test_a_runtime_that_is_closed_asks_nothing_of_its_store_any_more",),
+    ),
+    Bug(
         "runtime.told-of-a-closed-store",
         "G15: the log complains of a store that was closed when the last run was over",
         KEEPER,

@@ -338,6 +338,35 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
     assert asyncio.run(flujo.run(2, run_id="s")).output == 2, "its lease is renewed"
 
 
+async def test_a_runtime_that_is_closed_asks_nothing_of_its_store_any_more() -> None:
+    """Whoever closes the store then would find it opened again, and a file that was removed made anew."""
+    backend = Shared(InMemoryBackend())
+    answered = list[str]()
+
+    def answer(leases: Sequence[Lease]) -> list[Lease]:
+        answered.extend(lease.run_id for lease in leases)
+        return []
+
+    backend.answer = answer
+
+    @step
+    async def wait(n: int) -> int:
+        await until(backend.is_renewing.is_set)
+        return n
+
+    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
+    async with asyncio.timeout(20):
+        assert (await flujo.run(1, run_id="r")).output == 1
+        closing = asyncio.create_task(flujo.aclose())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        backend.may_renew.set()
+        await closing
+        assert answered == ["r"]
+        await flujo.aclose()
+
+
 class Fails(Wrapped):
     """A store in which one verb of the keeper's fails: at once the first time, and then as late as it is told to."""
 

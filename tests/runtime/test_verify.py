@@ -130,6 +130,8 @@ async def test_a_broken_chain_is_told_and_stops_no_other(name: str) -> None:
         ("last_seq", 4),
         ("current_step_index", 0),
         ("pipeline_name", "another"),
+        ("metadata", {"customer": "another"}),
+        ("signals", 1),
     ],
 )
 async def test_a_head_that_says_something_else_than_the_log_is_told(field: str, value: Any) -> None:
