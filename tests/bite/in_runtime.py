@@ -514,7 +514,7 @@ BUGS = (
         "runtime.closed-while-asked",
         "G15: a store that is closed behind its runtime is opened again by the thread that renews leases",
         "_runtime/runner.py",
-        "        await self._means.keeper.aclose()\n",
+        "        await self._setup.keeper.aclose()\n",
         "",
         (T + "lease.py::test_a_runtime_that_is_closed_asks_nothing_of_its_store_any_more",),
     ),
