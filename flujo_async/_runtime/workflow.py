@@ -76,11 +76,13 @@ class _Run:
         self._outer = scope
         self._lane = Lane(path, execution.waits.activity)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._replay = Replay(execution, path, self._tasks)
-        self._migrations = to_migrate(execution, path)
+        self._replay = replay = Replay(execution, path, self._tasks)
+        self._migrations = left = to_migrate(execution, path)
         history = execution.recorded.changed(path, scope.path, self._migrations)
         gone = {name for each in self._migrations for name, change in each.patch.items() if change == ["drop"]}
-        self._scope = LiveScope(scope, execution.contexts, self._record, history, self._is_replayed, gone)
+        self._scope = LiveScope(
+            scope, execution.contexts, self._record, history, lambda: replay.is_over and not left, gone
+        )
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
@@ -440,9 +442,6 @@ class _Run:
     @property
     def state(self) -> Any:
         return self._scope.live
-
-    def _is_replayed(self) -> bool:
-        return self._replay.is_over and not self._migrations
 
     def _migrate(self, key: str | None = None) -> None:
         """Change the context where a fork or a migration came when ``key`` was the last call answered."""
