@@ -42,8 +42,8 @@ class Fold:
         deadline: when what the run does has to be over, if ever; a fork and a run tried again have the whole time.
         failures: the keys of the steps that failed for good.
         failed_keys: those among them whose failure ended the run.
-        order: the keys of everything that a workflow may have waited for, in the order in which it came; from before
-            what a redrive has dropped, and from after it.
+        order: the keys of everything that a workflow may have waited for, in the order in which it came.
+        redriven: the redrives, each with where it stands, and where what it has dropped stood, by key.
         failed_attempts: the last failed attempt of each step that is to be tried again, by key.
         repeats: how often each step that had completed was begun anew by a redrive, by key.
         usage: what was consumed so far, by steps and children; trying again does not take it back.
@@ -62,7 +62,6 @@ class Fold:
         inherited: the keys of those that were started before the last migration.
         cancelled_calls: the keys of what the code of a workflow called, and cancelled before it had the result.
         values: what was drawn, by key.
-        begun: where the code of workflows changed the context, by the key of the call or the end that it had come to.
         rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
@@ -73,12 +72,12 @@ class Fold:
     """
 
     __slots__ = (
-        *("answers", "awaited", "began_at", "begun", "blocks", "cancelled_calls", "changes", "child_usages"),
-        *("children", "choices", "context", "current_step_index", "deadline", "decisions", "error"),
+        *("answers", "awaited", "began_at", "blocks", "cancelled_calls", "changes", "child_usages", "children"),
+        *("choices", "context", "current_step_index", "deadline", "decisions", "error"),
         *("failed_attempts", "failed_keys", "failures", "fingerprint", "finished_at", "graphs", "hash", "heartbeats"),
         *("inherited", "last_step_output", "metadata", "migrations", "not_run", "once", "order", "outcomes", "output"),
-        *("pipeline_version", "places", "prev_hash", "reason", "repeats", "rollback", "run_id", "seq"),
-        *("started", "status", "taken", "timers", "updated_at", "usage", "usages", "values", "waits"),
+        *("pipeline_version", "places", "prev_hash", "reason", "redriven", "repeats", "rollback", "run_id"),
+        *("seq", "started", "status", "taken", "timers", "updated_at", "usage", "usages", "values", "waits"),
     )
 
     def __init__(self, started: RunStarted) -> None:
@@ -106,6 +105,7 @@ class Fold:
         self.failures: list[str] = []
         self.failed_keys: tuple[str, ...] = ()
         self.order: list[str] = []
+        self.redriven: list[tuple[int, Mapping[str, int]]] = []
         self.failed_attempts: dict[str, AttemptFailed] = {}
         self.repeats: dict[str, int] = {}
         self.usage: Usage = NO_USAGE
@@ -124,7 +124,6 @@ class Fold:
         self.inherited: list[str] = []
         self.cancelled_calls: set[str] = set()
         self.values: dict[str, Json] = {}
-        self.begun: dict[str, int] = {}
         self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
@@ -247,10 +246,8 @@ class Fold:
     def _drop(self, keys: frozenset[str]) -> None:
         """Forget outcomes, with what the steps changed in the contexts."""
         self.failures = [key for key in self.failures if key not in keys]
-        # What came after is kept, but the code of a workflow need not come to it in this order any more, or at all.
-        oldest = min((self.places[key] for key in keys & self.places.keys()), default=self.seq)
-        self.order = [key for key in self.order if self.places[key] < oldest]
-        self.begun = {key: place for key, place in self.begun.items() if place < oldest}
+        self.order = [key for key in self.order if key not in keys]
+        self.redriven.append((self.seq, {key: self.places[key] for key in keys & self.places.keys()}))
         by_keys: tuple[dict[str, Any], ...] = (
             *(self.outcomes, self.failed_attempts, self.not_run, self.once, self.blocks, self.heartbeats),
             *(self.timers, self.waits, self.answers, self.choices, self.places),
@@ -287,8 +284,6 @@ class Fold:
         self.values[fact.key] = None
 
     def _state_changed(self, fact: facts.StateChanged) -> None:
-        if fact.call:
-            self.begun.setdefault(fact.call, self.seq)
         self.places[fact.key] = self.seq
         self._take_in(fact)
 

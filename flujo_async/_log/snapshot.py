@@ -39,7 +39,7 @@ _Values: TypeAlias = Mapping[str, Json]
 
 _PLAIN: Final = (
     *("run_id", "pipeline_version", "fingerprint", "status", "seq", "hash", "prev_hash", "current_step_index"),
-    *("reason", "places", "failures", "order", "begun", "graphs", "children", "inherited"),
+    *("reason", "places", "failures", "order", "graphs", "children", "inherited"),
 )
 """What is JSON as it is, and small."""
 
@@ -142,6 +142,7 @@ def _encode(fold: Fold, blobs: Blobs) -> dict[str, Any]:
         "failed_keys": list(fold.failed_keys),
         "metadata": None if fold.metadata is fold.started.metadata else fold.metadata,
         "repeats": fold.repeats,
+        "redriven": fold.redriven,
         "usage": encode_usage(fold.usage),
         "usages": {key: encode_usage(usage) for key, usage in fold.usages.items()},
         "child_usages": {run_id: encode_usage(usage) for run_id, usage in fold.child_usages.items()},
@@ -207,6 +208,7 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     if tree["metadata"] is not None:
         fold.metadata = tree["metadata"]
     fold.repeats = tree["repeats"]
+    fold.redriven = [(seq, dropped) for seq, dropped in tree["redriven"]]
     fold.usage = decode_usage(tree["usage"])
     fold.usages = {key: decode_usage(usage) for key, usage in tree["usages"].items()}
     fold.child_usages = {run_id: decode_usage(usage) for run_id, usage in tree["child_usages"].items()}

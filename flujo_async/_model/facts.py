@@ -116,11 +116,7 @@ class MetadataSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
-    """A workflow changed its context between steps.
-
-    Attributes:
-        call: the key of what its code began when it had done so, a call or its end; none if a step ended meanwhile.
-    """
+    """A workflow changed its context between steps; ``call`` is the key of what began then: a call, or the end."""
 
     kind: ClassVar[str] = "StateChanged"
     at: datetime

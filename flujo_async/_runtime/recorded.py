@@ -34,11 +34,15 @@ class Recorded:
         self._fold = fold
 
     def answered(self, path: str) -> Sequence[str]:
-        """Return the keys of what was answered at ``path`` or below it, in the order of the answers.
+        """Return the keys of what was answered at ``path`` or below it, in the order of the answers."""
+        return self._answered.get(path, ()) if path else self._fold.order
 
-        What a redrive has made the fold forget the order of is among them, where the log has it.
+    def is_forgotten(self, path: str, place: int) -> bool:
+        """Return whether the code at ``path`` need not come again to what stands at a place of the log.
+
+        That is what came after a step of this code that has failed, and before the redrive that dropped that step.
         """
-        return self._answered.get(path, ()) if path else self._order
+        return any(place in between for between in self._passed_over.get(path, ()))
 
     def changed(
         self, path: str, scope: str, migrations: Collection[Migration]
@@ -50,9 +54,12 @@ class Recorded:
             scope: the context.
             migrations: of the context, which have their places among that.
         """
-        changes = self._changed.get(path, ()) if path else self._changes
-        found = [fact for fact in changes if fact.scope == scope]
+        found = [fact for fact in self.changes(path) if fact.scope == scope]
         return [*merge(found, migrations, key=self._place)] if migrations else found
+
+    def changes(self, path: str) -> Sequence[StepCompleted | StateChanged]:
+        """Return what the steps and the code of a workflow at ``path`` changed in contexts, as the log has it."""
+        return self._changed.get(path, ()) if path else self._changes
 
     def _place(self, change: StepCompleted | StateChanged | Migration) -> int:
         return change.seq if isinstance(change, Migration) else self._fold.places[change.key]
@@ -68,22 +75,19 @@ class Recorded:
 
     @cached_property
     def _answered(self) -> Mapping[str, Sequence[str]]:
-        return _by_paths((key, key) for key in self._order)
+        return _by_paths((key, key) for key in self._fold.order)
 
     @cached_property
-    def _order(self) -> Sequence[str]:
-        fold = self._fold
-        if not self.forgotten:
-            return fold.order
-        return sorted({*fold.order, *self.forgotten}, key=fold.places.__getitem__)
-
-    @cached_property
-    def forgotten(self) -> Collection[str]:
-        """The keys of what stood behind the first failure when that was redriven: nobody need ask for it again."""
-        fold = self._fold
-        if len(fold.order) == len(fold.outcomes) + len(fold.answers):  # the usual case
-            return ()
-        return (fold.outcomes.keys() | fold.answers.keys()).difference(fold.order)
+    def _passed_over(self) -> Mapping[str, Sequence[range]]:
+        found: defaultdict[str, list[range]] = defaultdict(list)
+        for seq, dropped in self._fold.redriven:
+            first: dict[str, int] = {}
+            for key, place in dropped.items():
+                for path in ("", *_paths_of(key)):
+                    first[path] = min(place, first.get(path, place))
+            for path, place in first.items():
+                found[path].append(range(place, seq))
+        return found
 
     @cached_property
     def _changes(self) -> Sequence[StepCompleted | StateChanged]:

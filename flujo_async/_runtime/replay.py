@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sized
+from collections.abc import Collection, Sequence, Sized
 from typing import Final
 
 from flujo_async._log.keys import child, fallback_of, is_compensation, is_within, paths_above
+from flujo_async._model.facts import StateChanged
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
 from flujo_async._runtime.recorded import Migration
@@ -37,7 +38,7 @@ class Replay:
         self._tasks = tasks
         self._cancelled = execution.journal.fold.cancelled_calls
         self._script = recorded_calls(execution, path)
-        self._forgotten = execution.recorded.forgotten
+        self._forgotten = _forgotten(execution, path, self._script)
         self._skipped: set[str] = set()
         self._next = 0
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
@@ -290,24 +291,32 @@ def recorded_calls(execution: Execution, path: str) -> list[str]:
     return list(script)
 
 
+def _forgotten(execution: Execution, path: str, script: Sequence[str]) -> Collection[str]:
+    fold, recorded = execution.journal.fold, execution.recorded
+    return {key for key in script if recorded.is_forgotten(path, fold.places[key])} if fold.redriven else ()
+
+
 def to_migrate(execution: Execution, path: str) -> dict[Migration, set[str]]:
     """Return what forks and migrations changed in the context of a workflow that had begun.
 
     They come with what its code had come to by then and comes to again: the calls that were answered, and the
     beginnings, or the end, before which it had changed the context.
     """
-    fold = execution.journal.fold
+    fold, recorded = execution.journal.fold, execution.recorded
     if not fold.migrations:
         return {}
-    places = {key: fold.places[key] for key in recorded_calls(execution, path)}
-    begun = fold.begun.keys() - fold.cancelled_calls
-    places |= {begin_of(key): fold.begun[key] for key in begun if not path or is_within(key, path)}
-    began = min(places.values(), default=fold.seq) if path else 0
-    forgotten = execution.recorded.forgotten
+    come = [(key, fold.places[key]) for key in recorded_calls(execution, path)]
+    come += [
+        (begin_of(fact.call), fold.places[fact.key])
+        for fact in recorded.changes(path)
+        if isinstance(fact, StateChanged) and fact.call and fact.call not in fold.cancelled_calls
+    ]
+    first = min((place for _, place in come), default=fold.seq) if path else 0
+    again = [(key, place) for key, place in come if not recorded.is_forgotten(path, place)]
     return {
-        Migration(patch, seq): {key for key, place in places.items() if place < seq and key not in forgotten}
+        Migration(patch, seq): {key for key, place in again if place < seq}
         for patch, seq in fold.migrations
-        if began < seq
+        if first < seq
     }
 
 

@@ -434,6 +434,44 @@ class TestFork:
         assert found[kinds.index("StepCompleted") + 1] == Counted(100, "code")
         assert found[len(kinds)] == Counted(100, "forked")
 
+    async def test_a_branch_beside_one_that_failed_changes_a_forked_context_once(self) -> None:
+        """What is redriven is no matter of the workflow in another branch: it comes again to all that it came to."""
+        is_broken = True
+
+        @workflow
+        async def one(n: int) -> int:
+            @step
+            async def fail(n: int) -> int:
+                if is_broken:
+                    raise ValueError("no")
+                return n
+
+            return await fail(n)
+
+        @workflow
+        async def other(n: int, ctx: RunContext) -> int:
+            ctx.state.total += 1
+            await double(n)
+            ctx.state.total += 1
+            await double(n)
+            return ctx.state.total
+
+        flujo = Flujo(parallel(one, other, on_error="finish"), context_type=Tally)
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        facts = [commit.fact for commit in await flujo.history("r")]
+        changed = [at for at, fact in enumerate(facts, 1) if fact.kind == "StateChanged"]
+        assert [fact.kind for fact in facts].index("StepFailed") + 1 < changed[0]
+        for at, count in zip(changed, (1, 0), strict=True):
+            is_broken = True
+            fork = await flujo.fork("r", at=at, context_update={"total": 100})
+            with pytest.raises(RunFailed):
+                await flujo.run(run_id=fork.run_id)
+            is_broken = False
+            result = await flujo.redrive(fork.run_id)
+            again = await flujo.fork(fork.run_id)
+            assert (await flujo.run(run_id=again.run_id)).context == result.context == Tally(total=100 + count)
+
     async def test_the_context_keeps_its_type(self, backend: StateBackend) -> None:
         """What does not fit is refused, and nothing is created."""
 
