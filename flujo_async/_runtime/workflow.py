@@ -81,7 +81,10 @@ class _Run:
         self._migrations = self._to_migrate()
         history = execution.recorded.changed(path, scope.path, self._migrations)
         gone = {name for each in self._migrations for name, change in each.patch.items() if change == ["drop"]}
-        self._scope = LiveScope(scope, execution.contexts, self._record, history, lambda: replay.is_over, gone)
+        lane, contexts = self._lane, execution.contexts
+        self._scope = LiveScope(
+            scope, contexts, self._record, history, lambda: replay.is_over, lambda: lane.has_tasks, gone
+        )
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
@@ -342,6 +345,8 @@ class _Run:
             error = fault.error
         finally:
             lane.end_call()
+            if key in self._scope.unheard and not self._is_interrupted:
+                self._scope.hear(key)
             if self._migrations:
                 self._migrate(key)
             CALLS.reset(outside)

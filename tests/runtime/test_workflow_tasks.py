@@ -237,6 +237,35 @@ class TestTimeouts:
         assert others() == set()
 
 
+async def test_a_task_goes_on_though_the_one_that_has_made_it_was_cancelled(backend: StateBackend) -> None:
+    """A shield is for that. In a replay it is given what it was given before."""
+
+    @workflow
+    async def flow(n: int) -> int:
+        kept = list[asyncio.Task[int]]()
+
+        async def keep() -> int:
+            return await double(await double(1))
+
+        async def guarded() -> int:
+            kept.append(asyncio.create_task(keep()))
+            return await asyncio.shield(kept[0])
+
+        guard = asyncio.create_task(guarded())
+        await double(10)
+        guard.cancel()
+        await asyncio.wait({guard})
+        await double(11)
+        return await double(await kept[0])
+
+    flujo = Flujo(flow, state_backend=backend)
+    assert (await flujo.run(1, run_id="first")).output == 8
+    for change in (await flujo.history("first"))[:-1]:
+        run_id = f"from {change.seq}"
+        await flujo.fork("first", at=change.seq, new_run_id=run_id)
+        assert (await flujo.run(run_id=run_id)).output == 8
+
+
 class TestLeftBehind:
     """Tasks that the code does not wait for."""
 
