@@ -50,6 +50,13 @@ def fallback_of(key: str) -> str:
     return f"{key}/{_FALLBACK}"
 
 
+def call_of(key: str) -> str:
+    """Return the key of the step that was asked for, whether this one stands in for it or is that one."""
+    while key.endswith(f"/{_FALLBACK}"):
+        key = key.removesuffix(f"/{_FALLBACK}")
+    return key
+
+
 def compensation_of(key: str) -> str:
     """Return the key of the step that undoes a step."""
     return f"{key}{_COMPENSATED}"

@@ -102,7 +102,7 @@ class StepCall:
         completed = attempt.completed
         if not completed.patch:
             return completed
-        return replace(completed, patch=self.scope.take_in(attempt.found, completed.patch))
+        return replace(completed, patch=self.scope.take_in(attempt.found, completed.patch, self.key))
 
     async def _due(self) -> tuple[int, datetime | None]:
         """Return the number of the next attempt when it is due, and when the first one began, if that is known."""

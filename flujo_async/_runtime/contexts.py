@@ -40,8 +40,13 @@ class Scope:
         """The encoded fields now. Never changed in place: a branch starts with its parent's."""
         return self._fields.tree
 
-    def take_in(self, before: JsonObject, patch: Patch) -> Patch:
-        """Take in what a step changed that had found ``before``; return that as a change of what is here now.
+    @property
+    def latest(self) -> JsonObject:
+        """The fields that a step begins with: of what it changes in them, it is told to ``take_in``."""
+        return self.fields
+
+    def take_in(self, before: JsonObject, patch: Patch, key: str) -> Patch:
+        """Take in what the step at ``key`` changed that had found ``before``; return that as a change of what is here.
 
         Raises:
             ContextConflict: it contradicts what others changed meanwhile.

@@ -243,7 +243,7 @@ class Interpreter:
         """Let the context take in what the members of a combinator changed together, as it is recorded or is now."""
         patch = self._journal.fold.blocks.get(key)
         if patch is None:
-            patch = scope.take_in(scope.fields, merged())
+            patch = scope.take_in(scope.fields, merged(), key)
         else:
             scope.change(patch)
         self._complete_block(key, scope, patch)

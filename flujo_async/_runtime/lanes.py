@@ -191,19 +191,25 @@ class _Labelling:
     def __init__(self, host: _Factory | None) -> None:
         self.host = host
         self.users = 0
+        self._is_eager = False  # and makes asyncio's own tasks, in whose place labelled ones can begin at once as well
         eager = getattr(asyncio, "eager_task_factory", None)  # new in Python 3.12
         if eager is not None and getattr(host, "__code__", None) is eager.__code__:
             # By these anyio knows that tasks would begin at once, and has them made by what the closure holds instead.
             self.__code__, self.__closure__ = eager.__code__, (CellType(self._make_lazily),)
+            self._is_eager = host is eager
 
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
     ) -> asyncio.Future[Any]:
+        if self._is_eager:
+            return self._make(None, loop, coroutine, {**options, "eager_start": True})
         return self._make(self.host, loop, coroutine, options)
 
     def _make_lazily(
         self, coroutine: Coroutine[Any, Any, Any], *, loop: asyncio.AbstractEventLoop, **options: Any
     ) -> asyncio.Future[Any]:
+        if self._is_eager:
+            return self._make(None, loop, coroutine, options)
         host: Any = self.host
         make: _Factory = host.__closure__[0].cell_contents
 

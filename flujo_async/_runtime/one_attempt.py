@@ -285,7 +285,7 @@ class Attempt:
         execution, call = self._execution, self._call
         repeats = execution.journal.fold.repeats.get(call.key, 0)
         self._pulse = Pulse(execution, call.key, self._step.name, self.number)
-        self.found = call.scope.fields
+        self.found = call.scope.latest
         return StepContext(
             run_id=execution.run_id,
             step_name=self._step.name,

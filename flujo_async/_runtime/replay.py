@@ -62,6 +62,7 @@ class Replay:
         """Take note of a lane."""
         if not self.is_over:
             self._lanes[lane.path] = lane
+            self._last_lane = None  # it has to begin before the next result, after which it may be cancelled
 
     def dismiss(self, lane: Lane) -> None:
         """Ask for nothing of a lane any more: its task was cancelled."""
@@ -249,7 +250,10 @@ class Replay:
         """Return whether nobody will ask for ``key``, because the code itself cancelled who would have."""
         if key in self._gone:
             return True
-        return bool(self._dismissed) and any(path in self._dismissed for path in paths_above(key))
+        if not self._dismissed:
+            return False
+        lanes = [path for path in paths_above(key) if path in self._lanes]
+        return bool(lanes) and lanes[-1] in self._dismissed  # tasks of a task that was cancelled may go on
 
     def _is_left_behind(self, key: str) -> bool:
         """Return whether ``key`` belongs to a task that the code did not wait for."""

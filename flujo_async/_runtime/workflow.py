@@ -80,8 +80,15 @@ class _Run:
         self._migrations = migrations = to_migrate(execution, path)
         history = execution.recorded.changed(path, scope.path, migrations)
         gone = {name for each in migrations for name, change in each.patch.items() if change == ["drop"]}
+        lane = self._lane
         self._scope = LiveScope(
-            scope, execution.contexts, self._record, history, lambda: replay.is_over and not migrations, gone
+            scope,
+            execution.contexts,
+            self._record,
+            history,
+            is_replayed=lambda: replay.is_over and not migrations,
+            has_tasks=lambda: lane.has_tasks,
+            gone=gone,
         )
         self._learned: dict[int, Step[Any, Any]] = {}  # by identity, which is theirs while they are here
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
@@ -345,10 +352,16 @@ class _Run:
             error = fault.error
         finally:
             lane.end_call()
-            if self._migrations:
-                self._migrate(key)
+            self._hear(key)
             CALLS.reset(outside)
         raise error  # with the cause that it had, and nothing of ours as its context
+
+    def _hear(self, key: str) -> None:
+        """Show the code how the context is by the end of a call."""
+        if key in self._scope.unheard and not self._is_interrupted:
+            self._scope.hear(key)
+        if self._migrations:
+            self._migrate(key)
 
     async def _result(self, perform: Callable[[], Awaitable[T]]) -> T:
         """Return the result of a call when it is its turn, where there are others."""

@@ -1043,6 +1043,34 @@ BUGS = (
         ("tests/runtime/test_workflow_replayed_context.py::test_a_crash_changes_nothing_of_it",),
     ),
     Bug(
+        "runtime.seen-before-it-is-heard-of",
+        "the code of a workflow sees what a step changed while that is being written, and in a replay does not",
+        LIVE_SCOPE,
+        "        if self._has_tasks():\n",
+        "        if self._has_tasks() and self._latest is not None:\n",
+        (
+            "tests/runtime/test_workflow_replayed_context.py::test_the_code_sees_what_steps_changed_where_it_saw_that_before",
+        ),
+    ),
+    Bug(
+        "runtime.begun-before-the-next-result",
+        "in a replay a task is cancelled before it has begun, and shows nothing of what its step had changed",
+        REPLAY,
+        "            self._last_lane = None  #",
+        "            pass  #",
+        (
+            "tests/runtime/test_workflow_replayed_context.py::test_the_code_sees_what_steps_changed_where_it_saw_that_before",
+        ),
+    ),
+    Bug(
+        "runtime.shielded-from-a-cancellation",
+        "in a replay, tasks of a task that was cancelled count as cancelled as well",
+        REPLAY,
+        "lanes[-1] in self._dismissed",
+        "any(path in self._dismissed for path in lanes)",
+        (T + "workflow_tasks.py::test_a_task_goes_on_though_the_one_that_has_made_it_was_cancelled",),
+    ),
+    Bug(
         "runtime.unrecorded-in-a-replay",
         "what the code has changed in a replay, and the log does not have, is never recorded",
         LIVE_SCOPE,

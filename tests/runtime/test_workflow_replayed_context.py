@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypeAlias
 import pytest
 from pydantic import BaseModel
 
-from flujo_async import RunContext, StepContext, parallel, step, workflow
+from flujo_async import Flujo, RunContext, StepContext, parallel, step, workflow
+from flujo_async.abc import StateBackend
 from flujo_async.reducers import add, append
 from flujo_async.testing import CrashExplorer
 
@@ -121,3 +122,52 @@ async def test_a_crash_changes_nothing_of_it(place: Callable[[Any], Any], body: 
 
     explorer = CrashExplorer(place(flow), 3, context_type=Account, durability=durability, depth=2, max_worlds=20)
     await explorer.check()
+
+
+async def while_a_step_ends(ctx: RunContext) -> int:
+    async def look() -> int:
+        await book(10)
+        return await book(20 if ctx.state.total > 10 else 30)
+
+    chosen, *_ = await asyncio.gather(look(), book(1), book(2))
+    return chosen
+
+
+async def after_a_step_was_cancelled(ctx: RunContext) -> int:
+    await book(0)
+    loser = asyncio.create_task(book(1))
+    await book(10)
+    loser.cancel()  # it has ended at the same instant
+    await asyncio.wait({loser})
+    return await book(20 if ctx.state.total > 10 else 30)
+
+
+async def what_was_changed_meanwhile(ctx: RunContext) -> int:
+    async def note() -> int:
+        await book(10)
+        ctx.state.total += 100
+        ctx.state.lines.append("code")
+        ctx.state.last = "code"
+        return await book(ctx.state.total)
+
+    noted, *_ = await asyncio.gather(note(), book(1), name("me"), book(2))
+    return noted
+
+
+@pytest.mark.parametrize("body", [while_a_step_ends, after_a_step_was_cancelled, what_was_changed_meanwhile])
+async def test_the_code_sees_what_steps_changed_where_it_saw_that_before(
+    body: Callable[[RunContext], Awaitable[int]], backend: StateBackend
+) -> None:
+    """So it chooses again as it did."""
+
+    @workflow(name="flow")
+    async def flow(n: int, ctx: RunContext) -> list[Any]:
+        return [await body(ctx), ctx.state.total, ctx.state.lines, ctx.state.last, ctx.state.owner]
+
+    flujo = Flujo(flow, state_backend=backend, context_type=Account)
+    result = await flujo.run(3, run_id="first")
+    *_, last, _ = await flujo.history("first")
+    await flujo.fork("first", at=last.seq, new_run_id="again")
+    again = await flujo.run(run_id="again")
+    assert (again.output, again.context) == (result.output, result.context)
+    assert again.output[1:] == [*vars(again.context).values()]

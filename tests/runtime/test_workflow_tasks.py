@@ -23,6 +23,7 @@ from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunFailed
 from tests.runtime.crashes import crashes, others, ticks
 from tests.runtime.executed import EXECUTED
+from tests.runtime.pretend import eager_tasks
 from tests.runtime.ways import WAYS, again, broken, double
 
 
@@ -237,6 +238,35 @@ class TestTimeouts:
         assert others() == set()
 
 
+async def test_a_task_goes_on_though_the_one_that_has_made_it_was_cancelled(backend: StateBackend) -> None:
+    """A shield is for that. In a replay it is given what it was given before."""
+
+    @workflow
+    async def flow(n: int) -> int:
+        kept = list[asyncio.Task[int]]()
+
+        async def keep() -> int:
+            return await double(await double(1))
+
+        async def guarded() -> int:
+            kept.append(asyncio.create_task(keep()))
+            return await asyncio.shield(kept[0])
+
+        guard = asyncio.create_task(guarded())
+        await double(10)
+        guard.cancel()
+        await asyncio.wait({guard})
+        await double(11)
+        return await double(await kept[0])
+
+    flujo = Flujo(flow, state_backend=backend)
+    assert (await flujo.run(1, run_id="first")).output == 8
+    for change in (await flujo.history("first"))[:-1]:
+        run_id = f"from {change.seq}"
+        await flujo.fork("first", at=change.seq, new_run_id=run_id)
+        assert (await flujo.run(run_id=run_id)).output == 8
+
+
 class TestLeftBehind:
     """Tasks that the code does not wait for."""
 
@@ -379,6 +409,21 @@ class TestTaskFactory:
             event_loop.set_task_factory(None)
         assert bool(made) == (host == "plain")
         assert others() == set()
+
+    async def test_a_set_of_eager_tasks_has_the_same_order_in_a_replay(self) -> None:
+        """As one of others has."""
+
+        @workflow
+        async def flow(n: int) -> list[int]:
+            done, _ = await asyncio.wait([asyncio.create_task(double(i)) for i in range(n)])
+            return [task.result() for task in done]
+
+        flujo = Flujo(flow)
+        with eager_tasks():
+            result = await flujo.run(20, run_id="first")
+            *_, last, _ = await flujo.history("first")
+            await flujo.fork("first", at=last.seq, new_run_id="again")
+            assert (await flujo.run(run_id="again")).output == result.output
 
     async def test_one_that_the_host_sets_meanwhile_stays(self) -> None:
         """We do not put back what was there before."""
