@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from traceback import clear_frames
 from typing import Any, Final, TypeAlias, cast
 
 import aiosqlite
@@ -137,13 +138,32 @@ class _Desk:
         try:
             if is_new:
                 await connection
-            outcome: Outcome = cast("Rows", await connection.execute_fetchall(request.sql, request.values)), None
+            outcome: Outcome = await _fetch(connection, request), None
             self._idle.append(connection)
         except Exception as error:  # handed on to its caller
             outcome = None, self._explain(error)
             await _close(connection)
         self._places.release()
         send([(request.reply, outcome)])
+
+
+async def _fetch(connection: _Connection, request: _Request) -> Rows:
+    """Return the rows; a damaged text comes with replacement characters, so that it does not hide the others."""
+    try:
+        return cast("Rows", await connection.execute_fetchall(request.sql, request.values))
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith("Could not decode"):
+            raise
+        clear_frames(error.__traceback__)  # with the cursor, which would keep the connection open behind ``close``
+    connection.text_factory = _decode
+    try:
+        return cast("Rows", await connection.execute_fetchall(request.sql, request.values))
+    finally:
+        connection.text_factory = str
+
+
+def _decode(text: bytes) -> str:
+    return text.decode(errors="replace")
 
 
 async def _close(connection: _Connection) -> None:

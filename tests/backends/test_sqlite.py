@@ -493,6 +493,20 @@ async def test_one_damaged_moment_keeps_nobody_from_the_other_runs(
     assert sorted(await listed(backend)) == ["run0", "run2"]
 
 
+async def test_one_damaged_text_keeps_nobody_from_the_other_runs(path: Path) -> None:
+    """One bit is enough to make bytes that are no text. The connection that stumbled over it is closed in the end."""
+    async with SQLiteBackend(path) as backend:
+        for i in range(3):
+            await create(backend, new_run(f"run{i}"))
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute("UPDATE runs SET pipeline_name = CAST(x'61ff62' AS TEXT) WHERE run_id = 'run1'")
+        names = {head.run_id: head.pipeline_name async for head in backend.every_run(RunQuery())}
+        assert names == {"run0": names["run2"], "run1": "a\N{REPLACEMENT CHARACTER}b", "run2": names["run2"]}
+        assert sorted(await listed(backend)) == ["run0", "run1", "run2"]
+        await backend.delete_run("run1")
+    assert f"{path.name}-wal" not in os.listdir(path.parent)
+
+
 async def test_checkpoints_keep_the_write_ahead_log_small(path: Path) -> None:
     async with SQLiteBackend(path, synchronous="normal") as backend:
         lease = await create(backend)

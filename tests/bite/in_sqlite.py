@@ -28,6 +28,14 @@ BUGS = (
         (TESTS + "test_one_damaged_moment_keeps_nobody_from_the_other_runs",),
     ),
     Bug(
+        "sqlite.damaged-text-stays-open",
+        "the connection that stumbled over a damaged text outlives the store",
+        "backends/sqlite_readers.py",
+        "        clear_frames(error.__traceback__)",
+        "        pass",
+        (TESTS + "test_one_damaged_text_keeps_nobody_from_the_other_runs",),
+    ),
+    Bug(
         "sqlite.every-run-ties",
         "every_run: where a page ends among runs of one age, the others of that age are left out",
         STORE,
