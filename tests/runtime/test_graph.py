@@ -502,7 +502,7 @@ async def test_a_failure_that_a_group_makes_up_for_stops_nothing(on_error: Any) 
 
 
 async def test_a_failure_cancels_the_steps_that_are_running() -> None:
-    begun, seen = asyncio.Event(), list[str]()
+    begun, also, seen = asyncio.Event(), asyncio.Event(), list[str]()
 
     async def endless() -> None:
         begun.set()
@@ -517,9 +517,11 @@ async def test_a_failure_cancels_the_steps_that_are_running() -> None:
 
     async def fail() -> None:
         await begun.wait()
+        await also.wait()
         raise ValueError("no")
 
     async def stubborn() -> None:
+        also.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -787,7 +789,7 @@ async def test_every_step_of_a_graph_has_a_record_while_it_runs() -> None:
     flujo = Flujo(graph(last), clock=clock)
     handle = await flujo.start(None, run_id="r")
     await clock.until_asleep()
-    await until_steps(flujo, lambda found: found.get("positive") == SKIPPED)
+    await until_steps(flujo, lambda found: (found.get("positive"), found.get("flaky")) == (SKIPPED, "RUNNING"))
     found = {record.name: record for record in await flujo.steps("r")}
     assert {name: record.status.value for name, record in found.items()} == {
         "one": SUCCEEDED,

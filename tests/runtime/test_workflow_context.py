@@ -20,6 +20,7 @@ from flujo_async import (
 )
 from flujo_async._model.stored import RunUpdate
 from flujo_async.abc import StateBackend
+from flujo_async.abc.pace import Pace
 from flujo_async.abc.pending import Pending
 from flujo_async.errors import ContextConflict, RunFailed, SerializationError
 from flujo_async.reducers import add, append
@@ -345,7 +346,7 @@ class TestState:
         async def flow() -> None:
             await asyncio.gather(note_it("x"), note_it("y"))
 
-        with pytest.raises(RunFailed) as caught:
+        with Pace.here().timeless(), pytest.raises(RunFailed) as caught:  # neither ends before the other begins
             await Flujo(flow, context_type=Tally).run()
         assert isinstance(caught.value.__cause__, ContextConflict)
 
