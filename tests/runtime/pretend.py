@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from flujo_async import Step, step
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
@@ -191,6 +192,19 @@ async def until(is_so: Callable[[], bool]) -> None:
     """Return when something is so that no event tells of, because it happens in another thread or store."""
     while not is_so():
         await asyncio.sleep(0.001)
+
+
+def failing_once(has_failed: asyncio.Event) -> Step[int, int]:
+    """Return a step that fails when it is executed first, and sets ``has_failed`` then."""
+
+    @step
+    async def fail_once(n: int) -> int:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise ValueError("no")
+        return n
+
+    return fail_once
 
 
 def cancel_this_task() -> None:

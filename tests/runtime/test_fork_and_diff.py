@@ -38,7 +38,7 @@ from flujo_async.reducers import add
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import others
 from tests.runtime.executed import EXECUTED
-from tests.runtime.pretend import Wrapped, gated_store
+from tests.runtime.pretend import Wrapped, failing_once, gated_store
 from tests.runtime.stores import Store, mostly_in_memory
 
 
@@ -392,14 +392,7 @@ class TestFork:
 
     async def test_tasks_beside_a_failure_leave_a_forked_context_alone(self) -> None:
         """What they had changed by then was changed before the fork; what the code does after it comes after that."""
-        has_failed = asyncio.Event()
-
-        @step
-        async def fail_once(n: int) -> int:
-            if not has_failed.is_set():
-                has_failed.set()
-                raise ValueError("no")
-            return n
+        fail_once = failing_once(asyncio.Event())
 
         @workflow
         async def code(n: int, ctx: RunContext) -> int:

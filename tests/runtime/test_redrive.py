@@ -25,6 +25,7 @@ from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotF
 from flujo_async.reducers import append
 from flujo_async.testing import VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others
+from tests.runtime.pretend import failing_once
 from tests.runtime.stores import mostly_in_memory
 
 
@@ -283,13 +284,7 @@ class Log(BaseModel):
 async def test_code_beside_a_failure_changes_the_context_once(backend: StateBackend) -> None:
     """Though it does that again when the failure is tried again."""
     has_failed = asyncio.Event()
-
-    @step
-    async def fail_once(n: int) -> int:
-        if not has_failed.is_set():
-            has_failed.set()
-            raise ValueError("no")
-        return n
+    fail_once = failing_once(has_failed)
 
     @step
     async def write(line: str, ctx: StepContext) -> None:
@@ -319,14 +314,7 @@ async def test_code_beside_a_failure_changes_the_context_once(backend: StateBack
 @mostly_in_memory
 async def test_what_code_changes_at_its_end_is_recorded_each_time(backend: StateBackend) -> None:
     """A workflow that failed had left its changes as well, and they were not the last."""
-    has_failed = asyncio.Event()
-
-    @step
-    async def fail_once(n: int) -> int:
-        if not has_failed.is_set():
-            has_failed.set()
-            raise ValueError("no")
-        return n
+    fail_once = failing_once(asyncio.Event())
 
     @step
     async def look(_: Any, ctx: StepContext) -> list[str]:
