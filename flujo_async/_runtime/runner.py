@@ -386,7 +386,9 @@ class Runner:
         """Drive a run that was claimed, once; see ``Driver``."""
         async with AsyncExitStack() as stack:
             try:
-                seen, now = await self.reader.see(lease.run_id), self.clock.now()
+                seen, now = await self.reader.look(lease.run_id), self.clock.now()
+                if seen is None:  # it was deleted meanwhile
+                    raise lost(lease)
                 if seen.fold.status == "paused" and not seen.is_due(now):
                     await self._let_rest(lease, seen, now)
                     return

@@ -10,7 +10,7 @@ from flujo_async import Flujo, InMemoryBackend, Worker, child, sleep, step, wait
 from flujo_async._model.stored import RunQuery
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
 from tests.runtime.executed import EXECUTED, note
 from tests.runtime.pretend import Wall, dying
@@ -54,6 +54,21 @@ async def test_it_drives_every_orphan_once(store: Store) -> None:
     assert await flujo.recover() == []
     await flujo.aclose()
     assert others() == set()
+
+
+async def test_one_that_is_deleted_when_it_is_taken_up_is_no_trouble(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever deletes a run need not read of an error that somebody else had with it."""
+    [name] = await orphans(store.open(), 1)
+    backend, other = FaultyBackend(store.open()), Flujo(PIPELINE, state_backend=store.open())
+    caplog.clear()
+    backend.delay("claim", how="after", until=lambda: other.delete(name))
+    flujo = Flujo(PIPELINE, state_backend=backend)
+    await flujo.recover()
+    assert await flujo.list_runs() == []
+    assert (EXECUTED, caplog.records) == ([], [])
+    await flujo.aclose()
 
 
 async def test_what_is_alive_or_rests_is_left_alone(backend: StateBackend) -> None:
