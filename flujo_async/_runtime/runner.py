@@ -276,7 +276,7 @@ class Runner:
         execution = call.execution
         request = Request(run_id=run_id, input=program.codec.decode(call.value.tree), parent_run_id=execution.run_id)
         while True:
-            with Owner.at_work() as owner, suppress(StaleLease):
+            with Owner.at_work() as owner, suppress(StaleLease, RunNotFound):  # the latter: deleted in between
                 found: Ready | Fold | None = await self.taking.create(request, str(owner), program)
                 if found is None:
                     await self._ask_to_be_told(execution.run_id, run_id)

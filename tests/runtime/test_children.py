@@ -557,6 +557,26 @@ class TestCancel:
         assert await flujo.recover() == []
 
 
+async def test_a_child_that_is_deleted_when_its_parent_asks_for_it_is_begun_anew(store: Store) -> None:
+    """As one is that is deleted while its parent waits for it."""
+
+    @step
+    async def double(n: int) -> int:
+        return 2 * n
+
+    @workflow(name="outer")
+    async def outer(n: int, ctx: RunContext) -> int:
+        return await ctx.child(double, n, run_id="c")
+
+    backend, other = FaultyBackend(store.open()), Flujo(double, state_backend=store.open())
+    await other.dispatch(1, run_id="c")
+    backend.delay("post", how="after", until=lambda: other.delete("c"))
+    async with Flujo(outer, state_backend=backend) as flujo:
+        assert (await flujo.run(1, run_id="r")).output == 2
+        [child] = await flujo.list_runs(parent_run_id="r")
+        assert child.run_id == "c"
+
+
 class TestDelete:
     """Deleting goes downwards."""
 
