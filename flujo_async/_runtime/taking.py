@@ -199,7 +199,7 @@ class Taking:
         last = seen.signals[-1] if seen.signals else None
         news = await self._reader.signals_since(fold.run_id, len(seen.signals), last)
         if tail is None or news is None:
-            raise await self._is_another(seen)
+            raise await self._is_another(lease, seen)
         await in_turns(each_of(tail, fold.extend))
         signals = [*seen.signals, *news]
         program = self._catalogue.running(fold)
@@ -224,12 +224,12 @@ class Taking:
             facts=facts,
         )
 
-    async def _is_another(self, seen: Seen) -> Exception:
-        """Return the error for a run that does not go on from what was seen of it."""
-        run_id, seq = seen.fold.run_id, seen.fold.seq
-        now = await self._reader.look(run_id)
-        if now is not None and (now.fold.hash, now.signals) == (seen.fold.hash, seen.signals):
-            return IntegrityError("the log is not what it was a moment ago", run_id=run_id, seq=seq)
+    async def _is_another(self, lease: Lease, seen: Seen) -> Exception:
+        """Return the error for a claimed run that does not go on from what was seen of it."""
+        run_id, now = lease.run_id, await self._reader.look(lease.run_id)
+        is_here = now is not None and is_held(now.summary, lease)  # else it was deleted since, and imported again
+        if is_here and now and (now.fold.hash, now.signals) == (seen.fold.hash, seen.signals):
+            return IntegrityError("the log is not what it was a moment ago", run_id=run_id, seq=seen.fold.seq)
         return StaleLease(f"run {run_id!r} was deleted, and maybe created anew, since it was looked at")
 
     async def take(

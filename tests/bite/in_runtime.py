@@ -1149,6 +1149,14 @@ BUGS = (
         (T + "created_anew.py::test_one_that_was_imported_anew_goes_on_from_what_it_is_now",),
     ),
     Bug(
+        "runtime.imported-as-it-was-is-broken",
+        "a run that is deleted and imported again as it was, while it is taken up, counts as broken",
+        TAKING,
+        "if is_here and now and",
+        "if now and",
+        (T + "created_anew.py::test_one_that_is_imported_again_as_it_was_goes_on",),
+    ),
+    Bug(
         "runtime.waits-that-were-undone",
         "a runtime that has answered a run goes on believing what a redrive has undone",
         INBOX,

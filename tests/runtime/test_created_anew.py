@@ -14,6 +14,7 @@ from flujo_async import Flujo, RunContext, Step, Worker, step, workflow
 from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunConflict
+from flujo_async.testing import FaultyBackend
 from tests.runtime.pretend import Wrapped, until
 from tests.runtime.stores import Store, on_disk
 
@@ -114,6 +115,23 @@ async def test_one_that_was_imported_anew_goes_on_from_what_it_is_now(is_begun: 
     await check_whole(flujo, "new")
     await other.aclose()
     await flujo.aclose()
+
+
+async def test_one_that_is_imported_again_as_it_was_goes_on(store: Store) -> None:
+    """It is gone when its log is read, and there again when somebody looks why."""
+
+    @step
+    async def shout(text: str) -> str:
+        return text.upper()
+
+    backend, other = FaultyBackend(store.open()), Flujo(shout, pipeline_name="shout", state_backend=store.open())
+    await other.dispatch("loud", run_id="r")
+    backup = await other.export_run("r")
+    backend.delay("claim", how="after", until=lambda: other.delete("r"))
+    backend.delay("load", nth=2, until=lambda: other.import_run(backup))
+    flujo = Flujo(shout, pipeline_name="shout", state_backend=backend)
+    assert (await flujo.resume("r")).output == "LOUD"
+    await check_whole(flujo, "LOUD")
 
 
 async def test_a_worker_that_drives_both_keeps_them_apart(store: Store) -> None:
