@@ -131,17 +131,18 @@ class _Run:
 
         Raises:
             CancelledError: the run is interrupted.
+            BackendError: the store has failed.
         """
         try:
             output = await asyncio.create_task(self._code(value))
         except asyncio.CancelledError as error:
-            if self._broken is not None:
-                raise self._broken from self._broken.__cause__
+            if (failure := self._failure) is not None:
+                raise failure from failure.__cause__
             if self._is_interrupted:
                 raise
             raise uncalled_for(f"workflow {self._workflow.name!r}") from error
         if self._is_interrupted:  # the code has taken no notice
-            raise self._broken or asyncio.CancelledError
+            raise self._failure or asyncio.CancelledError
         return output
 
     async def _code(self, value: Value) -> Any:

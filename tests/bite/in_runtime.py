@@ -1157,6 +1157,23 @@ BUGS = (
         (T + "created_anew.py::test_one_that_is_imported_again_as_it_was_goes_on",),
     ),
     Bug(
+        "runtime.store-that-fails-behind-code",
+        "G4: a store that fails behind a workflow whose durability is lowered seems to have been a cancellation",
+        WORKFLOW,
+        "            if (failure := self._failure) is not None:\n                raise failure from failure.__cause__\n"
+        "            if self._is_interrupted:",
+        "            if self._is_interrupted:",
+        (T + "durability.py::test_a_store_that_fails_while_code_does_something_else_fails_the_call",),
+    ),
+    Bug(
+        "runtime.store-that-fails-behind-code-that-returns",
+        "G4: the same where the code has come to its end",
+        WORKFLOW,
+        "raise self._failure or asyncio.CancelledError",
+        "raise self._broken or asyncio.CancelledError",
+        (T + "durability.py::test_a_store_that_fails_while_code_does_something_else_fails_the_call",),
+    ),
+    Bug(
         "runtime.waits-that-were-undone",
         "a runtime that has answered a run goes on believing what a redrive has undone",
         INBOX,

@@ -1,16 +1,31 @@
 """Durability levels: when what a step did is durable, and what a crash takes away."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, Pipeline, Retry, RunContext, StepContext, branch, child, loop, parallel, step, workflow
+from flujo_async import (
+    Flujo,
+    Pipeline,
+    Retry,
+    RunContext,
+    StepContext,
+    as_step,
+    branch,
+    child,
+    loop,
+    parallel,
+    step,
+    workflow,
+)
 from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, DefinitionError, InvalidArgument, RunFailed
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
+from tests.runtime.crashes import ticks
 from tests.runtime.pretend import Wrapped, dying, failing, gated_store
 from tests.runtime.stores import Store
 
@@ -140,6 +155,35 @@ async def test_a_store_that_fails_behind_an_async_step_fails_the_call() -> None:
     """No success is reported over a failed write."""
     with pytest.raises(BackendError, match="full"):
         await Flujo(LINE, state_backend=failing(InMemoryBackend(), "append"), durability="async").run(5)
+
+
+@pytest.mark.parametrize("goes_on", ["calls", "waits", "catches", "returns"])
+@pytest.mark.parametrize("is_inner", [False, True])
+async def test_a_store_that_fails_while_code_does_something_else_fails_the_call(goes_on: str, is_inner: bool) -> None:
+    """Nobody has cancelled it, so nobody hears of a cancellation."""
+    store = FaultyBackend(InMemoryBackend())
+
+    @workflow(name="code")
+    async def code(n: int, ctx: RunContext) -> int:
+        await one(n)
+        await full.reached()
+        await ticks()
+        match goes_on:
+            case "calls":
+                return await one(n)
+            case "waits":
+                return int(await ctx.wait_for("go", schema=int))
+            case "catches":
+                with suppress(asyncio.CancelledError):
+                    await one(n)
+            case _:
+                pass
+        return n
+
+    full = store.fail("append", error=BackendError("full"))
+    flujo = Flujo(as_step(code, name="inner") >> one if is_inner else code, state_backend=store, durability="async")
+    with pytest.raises(BackendError, match="full"):
+        await flujo.run(1, run_id="r")
 
 
 @pytest.mark.parametrize("level", ["async", "exit"])
