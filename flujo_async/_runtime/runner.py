@@ -42,7 +42,15 @@ from flujo_async._runtime.waits import CANCEL, CHILD_RESTED, PARENT, Park, code_
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
-from flujo_async.errors import InvalidArgument, NonDeterminismError, RunCancelled, RunFailed, RunNotFound, StaleLease
+from flujo_async.errors import (
+    InvalidArgument,
+    NonDeterminismError,
+    RunCancelled,
+    RunConflict,
+    RunFailed,
+    RunNotFound,
+    StaleLease,
+)
 
 _log: Final = logging.getLogger("flujo_async")
 _A_SECOND: Final = timedelta(seconds=1)
@@ -227,8 +235,9 @@ class Runner:
         """
         check_may_wait(run_id, self.backend)
         for task in list(self._background.get(run_id, ())):
-            await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
-            if task.done() and not task.cancelled():  # an interruption of the run is none of who waits for it
+            head = await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
+            has_gone_on = head is not None and head.status in RESTING  # whatever has become of the task
+            if task.done() and not (task.cancelled() or has_gone_on):  # who interrupts it, only interrupts the run
                 task.result()
         while True:
             if await self.reader.watch(run_id, lambda head: head.status in RESTING) is None:
@@ -463,6 +472,9 @@ class Runner:
         try:
             with suppress(RunFailed, RunCancelled):
                 await (self.complete if is_followed else self.advance)(request, exists.set)
+        except (RunNotFound, RunConflict):
+            if not exists.is_set():  # else it was deleted, and there may be another one of its name
+                raise
         except Exception as error:  # told, and raised to whoever waits for the task
             if exists.is_set():  # else it reaches the caller of launch()
                 _log.error("run %r could not go on: %r", request.run_id, error)

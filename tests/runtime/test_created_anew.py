@@ -15,6 +15,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunConflict
 from flujo_async.testing import FaultyBackend
+from tests.runtime.crashes import ticks
 from tests.runtime.pretend import Wrapped, until
 from tests.runtime.stores import Store, on_disk
 
@@ -147,6 +148,27 @@ async def test_a_worker_that_drives_both_keeps_them_apart(store: Store) -> None:
         gates.open("old")
         gates.open("new")
         await check_whole(flujo, "NEW")
+
+
+@pytest.mark.parametrize("text", ["old", "new"])
+async def test_its_result_is_waited_for_whatever_has_become_of_the_one_before(
+    store: Store, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever drove that one in the background finds another, or none."""
+    gates = Gates()
+    async with Flujo(gates.step, state_backend=store.open()) as flujo:
+        await flujo.start("old", run_id="r")
+        await gates.reach("old")
+        await flujo.delete("r")
+        handle = await flujo.start(text, run_id="r")
+        await until(lambda: len(gates.reached) == 2)
+        waiting = asyncio.create_task(handle.result())
+        await ticks()
+        gates.open("old")
+        gates.open(text)
+        assert (await waiting).output == text.upper()
+        assert (await handle.result()).output == text.upper()
+    assert caplog.records == []
 
 
 @on_disk

@@ -125,6 +125,21 @@ async def test_a_failure_in_the_background_reaches_who_waits_for_the_result(back
             pass
 
 
+async def test_a_failure_in_the_background_is_over_when_the_run_has_gone_on(backend: StateBackend) -> None:
+    """Whoever resumed it."""
+
+    @step
+    async def double(n: int) -> int:
+        return 2 * n
+
+    flujo = Flujo(double, state_backend=failing(backend, "append"))
+    handle = await flujo.start(1, run_id="r")
+    with pytest.raises(BackendError):
+        await handle.result()
+    assert (await Flujo(double, state_backend=backend).resume("r")).output == 2
+    assert (await handle.result()).output == 2
+
+
 async def test_a_failed_write_stops_everything_in_the_run() -> None:
     """Siblings are cancelled; no step begins over a journal that is broken."""
     executed: list[int] = []
