@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
@@ -14,13 +14,14 @@ from flujo_async._log.delta import Fields, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_own_signal, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
-from flujo_async._model.quick import changed
 from flujo_async._model.state import TERMINAL, RunStatus, StepStatus, Waiting
-from flujo_async._model.stored import Record, RunUpdate
+from flujo_async._model.stored import HeadChange, Record, RunUpdate
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.errors import IntegrityError, SerializationError
+
+T = TypeVar("T")
 
 Answer: TypeAlias = facts.TimerFired | facts.SignalReceived | facts.WaitTimedOut
 """How a sleep or a wait ended."""
@@ -172,22 +173,22 @@ class Fold:
             signals_read: how many signals of the run its owner has read, if it lets the run go.
             told: what the head says already; ``None`` is what it said when the run began.
         """
-        update = RunUpdate(
+        told = told or (self.started.pipeline_version, self.started.fingerprint, self.started.metadata, NO_USAGE)
+        if self.status == "running" and told == self.seldom:
+            return RunUpdate(updated_at=self.updated_at, current_step_index=self.current_step_index)
+        version, fingerprint, metadata, usage = told
+        change = HeadChange(
             status=self.status,
-            updated_at=self.updated_at,
-            current_step_index=self.current_step_index,
+            pipeline_version=_unless_same(self.pipeline_version, version),
             error_message=self.error_message,
             waiting_for=self.waiting_for if self.awaited.is_paused else (),
             wake_at=self.wake_at if self.awaited.is_paused else None,
             signals_read=signals_read,
+            metadata=_unless_same(self.metadata, metadata),
+            pipeline_id=_unless_same(self.fingerprint, fingerprint),
+            usage=_unless_same(self.usage, usage),
         )
-        told = told or (self.started.pipeline_version, self.started.fingerprint, self.started.metadata, NO_USAGE)
-        if told == self.seldom:
-            return update
-        version, fingerprint, metadata, usage = (
-            None if new == old else new for new, old in zip(self.seldom, told, strict=True)
-        )
-        return changed(update, pipeline_version=version, pipeline_id=fingerprint, metadata=metadata, usage=usage)
+        return RunUpdate(updated_at=self.updated_at, current_step_index=self.current_step_index, change=change)
 
     def apply(self, fact: Fact, record: Record) -> None:
         """Take in the next fact of the log."""
@@ -479,6 +480,10 @@ def _begin(fact: Fact) -> Fold:
     if not isinstance(fact, RunStarted):
         raise SerializationError(f"a log begins with RunStarted, not {fact.kind}")
     return Fold(fact)
+
+
+def _unless_same(new: T, told: T) -> T | None:
+    return None if new == told else new
 
 
 def _not_a_fact(run_id: str, record: Record, error: SerializationError) -> IntegrityError:
