@@ -137,8 +137,8 @@ BUGS = (
         "runtime.signals-not-read-at-rest",
         "a run that rests leaves its signals unread, and is woken by them again and again",
         JOURNAL,
-        "self.fold.update(self.signals_read() if is_at_rest else None, told=told)",
-        "self.fold.update(None, told=told)",
+        "fold.update(self.signals_read() if fold.status in RESTING else None, told=told)",
+        "fold.update(None, told=told)",
         (T + "waits.py::test_a_run_that_pauses_again_is_woken_by_what_is_new_only",),
     ),
     # --------------------------------------------------------------------------------------------------- the log
