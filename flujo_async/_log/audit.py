@@ -35,7 +35,7 @@ def audit(run: StoredRun, blobs: Mapping[str, bytes], snapshot: Snapshot | None 
         fold = yield from fold_gradually(run_id, records[: snapshot.seq])
         _check_snapshot(fold, snapshot, blobs)
         yield from each_of(records[snapshot.seq :], fold.extend)
-    for what, told, found in (*_compared(run.summary, fold), ("signals", run.summary.signals, len(run.signals))):
+    for what, told, found in (*_compared(run.summary, fold), *_counted(run.summary, len(run.signals))):
         if told != found:
             raise IntegrityError(f"the head says {what} {told!r}, and the log {found!r}", run_id=run_id, seq=fold.seq)
     return fold
@@ -62,7 +62,14 @@ def _compared(head: RunSummary, fold: Fold) -> list[tuple[str, object, object]]:
         ("usage", head.usage, fold.usage),
         ("status", head.status, _expected_status(head, fold)),
         ("current_step_index", head.current_step_index, fold.current_step_index),
+        ("parent_run_id", head.parent_run_id, fold.started.parent_run_id),
+        ("error_message", head.error_message, fold.error_message),
     ]
+
+
+def _counted(head: RunSummary, signals: int) -> list[tuple[str, int, int]]:
+    """Return what the head tells of signals, and what there is."""
+    return [("signals", head.signals, signals), ("signals_read", head.signals_read, min(head.signals_read, signals))]
 
 
 def _expected_status(head: RunSummary, fold: Fold) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
@@ -225,6 +226,7 @@ class Fold:
         self._rest_no_more(fact.at)
         # Answers, and children that go on or can be tried again, are those of the source: a fork has its own.
         self.run_id, self.status, self.taken = fact.run_id, "pending", set[str]()
+        self.started = replace(self.started, parent_run_id=None, is_background=False)
         completed = [key for key in self.children if isinstance(self.outcomes.get(key), StepCompleted)]
         self.children = {key: self.children[key] for key in completed}
         self._migrate(fact)

@@ -99,7 +99,7 @@ class Control:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._inboxes = Inboxes(runner.reader, runner.backend)
+        self._inboxes = Inboxes(runner.reader)
 
     # -------------------------------------------------------------------------------------------------- signals
 

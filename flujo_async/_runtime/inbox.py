@@ -27,7 +27,6 @@ from flujo_async._model.stored import Record, Signal
 from flujo_async._model.tree import JsonObject
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.waits import PARENT, parents_of
-from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.pace import in_turns
 from flujo_async.abc.turn import Turn
 from flujo_async.errors import SerializationError
@@ -49,6 +48,7 @@ class Inbox:
         parents: the runs that are told of it.
         schemas: what an answer is to look like, by the name of the wait; of several the latest.
         last: the last signal of each name.
+        newest: the last one of all.
         posted: how many there are of each name.
         heard: how many there are in all.
         seq: the last fact that is known.
@@ -64,6 +64,7 @@ class Inbox:
         self.parents: list[str] = parents_of(seen.summary.parent_run_id, ())
         self.schemas: dict[str, JsonObject | None] = {}
         self.last: dict[str, Signal] = {}
+        self.newest: Signal | None = None
         self.posted: Counter[str] = Counter()
         self.heard: int = 0
         self.seq: int = fold.seq
@@ -87,7 +88,7 @@ class Inbox:
     def hear(self, signals: Iterable[Signal]) -> None:
         """Take note of the signals that follow those which are known."""
         for signal in signals:
-            self.last[signal.name] = signal
+            self.last[signal.name] = self.newest = signal
             self.posted[signal.name] += 1
             self.heard += 1
             self._untaken[signal.signal_id] = signal.name
@@ -157,9 +158,8 @@ class _Kept:
 class Inboxes:
     """The inboxes of the runs that were answered last."""
 
-    def __init__(self, reader: Reader, backend: StateBackend) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._backend = backend
         self._guard = threading.Lock()
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
 
@@ -192,7 +192,10 @@ class Inboxes:
         if inbox is None or (tail := await self._reader.since(inbox.run_id, inbox.seq, inbox.hash)) is None:
             return None
         # In this order: a signal may come and be taken in between, but none is taken that is not known.
-        inbox.hear(await self._backend.read_signals({inbox.run_id: inbox.heard}))
+        news = await self._reader.signals_since(inbox.run_id, inbox.heard, inbox.newest)
+        if news is None:
+            return None
+        inbox.hear(news)
         try:
             await in_turns(each_of(tail, inbox.read))
         except (_Changed, SerializationError):

@@ -16,6 +16,7 @@ from flujo_async._runtime.stall import Watched, stall_threshold
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.event_loop import tell
+from flujo_async.abc.shield import settle
 from flujo_async.errors import BackendError, InvalidArgument
 
 _log: Final = logging.getLogger("flujo_async")
@@ -105,13 +106,23 @@ class LeaseKeeper:
             self._held.discard(held)
 
     async def aclose(self) -> None:
-        """Wait until the store is not asked any more for runs that are over: it may be closed then."""
+        """Wait until the store is not asked any more for runs that are over: it may be closed then.
+
+        One that has not answered for as long as a lease lasts is told of, and not waited for.
+        """
         with self._guard:
             if not self._is_asking:
                 return
             answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(answered)
-        await answered
+        late = asyncio.create_task(self._clock.sleep(self._ttl.total_seconds()))
+        try:
+            await asyncio.wait({answered, late}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            late.cancel()
+            await settle(late)
+        if not answered.done():
+            _log.warning("the store does not answer who renews leases, and is not waited for")
 
     async def renew_now(self, held: Held) -> bool:
         """Renew a lease that has run out; return whether its owner has the run still."""

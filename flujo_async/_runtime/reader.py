@@ -284,6 +284,16 @@ class Reader:
         await in_turns(verify_gradually(run_id, tail, after=seq, prev_hash=hash_))
         return await read_values(self._backend, run_id, tail)
 
+    async def signals_since(self, run_id: str, known: int, last: Signal | None) -> Sequence[Signal] | None:
+        """Return the signals that follow so many; ``None`` if the last of these is not ``last``.
+
+        A run that was created anew may have the log of the one before, as after an import of what that was once.
+        """
+        found = await self._backend.read_signals({run_id: max(known - 1, 0)})
+        if last is None:
+            return found
+        return found[1:] if found[:1] == [last] else None
+
     async def _hash_of(self, run_id: str, seq: int) -> str | None:
         found = await self._backend.read_events(run_id, after=seq - 1, limit=1)
         return found[0].hash if found else None

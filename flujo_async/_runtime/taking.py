@@ -196,10 +196,12 @@ class Taking:
         tail: Sequence[Record] | None = ()
         if not is_held(seen.summary, lease):  # else it was claimed before it was read, and nobody could add anything
             tail = await self._reader.since(fold.run_id, fold.seq, fold.hash)
-        if tail is None:
+        last = seen.signals[-1] if seen.signals else None
+        news = await self._reader.signals_since(fold.run_id, len(seen.signals), last)
+        if tail is None or news is None:
             raise await self._is_another(seen)
         await in_turns(each_of(tail, fold.extend))
-        signals = [*seen.signals, *await self._backend.read_signals({fold.run_id: len(seen.signals)})]
+        signals = [*seen.signals, *news]
         program = self._catalogue.running(fold)
         now = self._clock.now()
         first: list[Any] = [RunResumed(at=now, owner=lease.owner, cause=cause)]
@@ -223,10 +225,11 @@ class Taking:
         )
 
     async def _is_another(self, seen: Seen) -> Exception:
-        """Return the error for a run whose log does not go on from what was seen of it."""
-        run_id, head = seen.fold.run_id, await self._reader.summary(seen.fold.run_id)
-        if head is not None and head.created_at == seen.summary.created_at:
-            return IntegrityError("the log is not what it was a moment ago", run_id=run_id, seq=seen.fold.seq)
+        """Return the error for a run that does not go on from what was seen of it."""
+        run_id, seq = seen.fold.run_id, seen.fold.seq
+        now = await self._reader.look(run_id)
+        if now is not None and (now.fold.hash, now.signals) == (seen.fold.hash, seen.signals):
+            return IntegrityError("the log is not what it was a moment ago", run_id=run_id, seq=seq)
         return StaleLease(f"run {run_id!r} was deleted, and maybe created anew, since it was looked at")
 
     async def take(

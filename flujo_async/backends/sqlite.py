@@ -111,7 +111,7 @@ class SQLiteBackend(StateBackend):
             "upto": rows.END if until is None else min(until, rows.END),
             "from_snapshot": from_snapshot,
         }
-        return rows.stored_run(await self._read(_SQL["load"], values))
+        return rows.stored_run(run_id, await self._read(_SQL["load"], values))
 
     @override
     async def append(

@@ -12,11 +12,11 @@ from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.audit import AuditQuery
 from flujo_async._model.entry import Entry, EntryKind
 from flujo_async._model.lease import ClaimQuery, Lease
-from flujo_async._model.state import RESTING, RunStatus, Waiting
+from flujo_async._model.state import RESTING, RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends.sql import queries
-from flujo_async.errors import SerializationError
+from flujo_async.errors import IntegrityError, SerializationError
 
 Row: TypeAlias = Sequence[Any]
 Values: TypeAlias = dict[str, Any]
@@ -234,8 +234,19 @@ def records(rows: Iterable[Row]) -> list[Record]:
     return [Record(seq, body, hash_) for seq, body, hash_ in sorted(rows, key=itemgetter(0))]
 
 
-def stored_run(rows: Iterable[Row]) -> StoredRun | None:
-    """Return the run that the rows of ``load`` tell, if there is one."""
+def stored_run(run_id: str, rows: Iterable[Row]) -> StoredRun | None:
+    """Return the run that the rows of ``load`` tell, if there is one.
+
+    Raises:
+        IntegrityError: its head or a signal is damaged; of its log, its chain tells.
+    """
+    try:
+        return _stored_run(rows)
+    except SerializationError as error:
+        raise IntegrityError(f"its head or a signal is damaged: {error}", run_id=run_id, seq=0) from error
+
+
+def _stored_run(rows: Iterable[Row]) -> StoredRun | None:
     by_kind: tuple[list[Row], ...] = ([], [], [], [])
     for row in rows:
         kind: int = row[0]
@@ -244,6 +255,8 @@ def stored_run(rows: Iterable[Row]) -> StoredRun | None:
     if not heads:
         return None
     loaded = summary(_columns(heads[0]))
+    if loaded.status not in RUN_STATUSES:
+        raise SerializationError(f"{loaded.status!r} is none", path="status")
     log = tuple([Record(seq, body, hash_) for _, seq, body, hash_ in facts])
     taken = [Snapshot(seq, hash_, body) for _, seq, body, hash_ in snapshots]
     return StoredRun(

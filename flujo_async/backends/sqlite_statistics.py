@@ -105,10 +105,11 @@ def spans_to_keep(
 
 def _new_spans(db: sqlite3.Connection, key: int, run_id: str, created_at: int) -> NewSpans:
     values = {"run_id": run_id, "upto": rows.END, "from_snapshot": False}
-    stored = rows.stored_run(db.execute(_SQL["load"], values))
-    assert stored is not None
-    run = {"run": key, "run_id": run_id, "created_at": created_at, "seq": stored.summary.last_seq}
+    run = {"run": key, "run_id": run_id, "created_at": created_at, "seq": 0}
     try:
+        stored = rows.stored_run(run_id, db.execute(_SQL["load"], values))
+        assert stored is not None
+        run["seq"] = stored.summary.last_seq
         return NewSpans(run, [_row(key, span) for span in _spans(db, stored) if span["end_time"] is not None])
     except IntegrityError as error:
         _log.warning("its spans are not counted: %s", error)

@@ -36,6 +36,7 @@ from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import (
     BackendError,
+    IntegrityError,
     InvalidArgument,
     RunExists,
     RunNotFound,
@@ -487,7 +488,7 @@ async def test_one_damaged_moment_keeps_nobody_from_the_other_runs(
     assert [run_id for run_id, error in heads.items() if error is not None] == ["run1"]
     assert f"damaged: no calendar goes as far as {moment}" in str(heads["run1"])
     assert await backend.next_due(ClaimQuery(dead_owners=frozenset({"w1"}))) is not None
-    with pytest.raises(SerializationError):
+    with pytest.raises(IntegrityError, match="run 'run1', seq 0: its head or a signal is damaged: no calendar"):
         await backend.load("run1")
     await backend.delete_run("run1")
     assert sorted(await listed(backend)) == ["run0", "run2"]

@@ -1122,6 +1122,25 @@ BUGS = (
         ),
     ),
     Bug(
+        "runtime.answers-of-the-run-before",
+        "a run that is imported again, or begun anew at the same instant, seems to have the answers of the one before",
+        READER,
+        "return found[1:] if found[:1] == [last] else None",
+        "return found[1:]",
+        (
+            T + "inbox.py::test_a_run_of_the_same_log_has_answers_of_its_own",
+            T + "created_anew.py::test_one_that_was_imported_anew_goes_on_from_what_it_is_now",
+        ),
+    ),
+    Bug(
+        "runtime.imported-anew-is-broken",
+        "a run that is imported again while it is taken up counts as broken",
+        TAKING,
+        "(now.fold.hash, now.signals) == (seen.fold.hash, seen.signals)",
+        "now.summary.created_at == seen.summary.created_at",
+        (T + "created_anew.py::test_one_that_was_imported_anew_goes_on_from_what_it_is_now",),
+    ),
+    Bug(
         "runtime.waits-that-were-undone",
         "a runtime that has answered a run goes on believing what a redrive has undone",
         INBOX,

@@ -28,6 +28,14 @@ BUGS = (
         (TESTS + "test_one_damaged_moment_keeps_nobody_from_the_other_runs",),
     ),
     Bug(
+        "sqlite.damaged-head-of-nobody",
+        "who asks for a run whose head is damaged does not hear which one that is, and waits for a status for ever",
+        "backends/sqlite_rows.py",
+        "if loaded.status not in RUN_STATUSES:",
+        "if False:",
+        ("tests/runtime/test_verify.py::test_a_head_that_is_damaged_on_disk_is_told",),
+    ),
+    Bug(
         "sqlite.damaged-text-stays-open",
         "the connection that stumbled over a damaged text outlives the store",
         "backends/sqlite_readers.py",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from flujo_async import Flujo, Step, Worker, step
+from flujo_async import Flujo, RunContext, Step, Worker, step, workflow
 from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import RunConflict
@@ -59,7 +59,7 @@ class Between(Wrapped):
         return await super().through(verb, call)
 
 
-async def check_whole(flujo: Flujo[str, str], output: str) -> None:
+async def check_whole(flujo: Flujo[Any, str], output: str) -> None:
     """Check that the run is what it was created anew for, from end to end."""
     assert (await flujo.handle("r").result(timeout=20)).output == output
     assert (await flujo.verify()).broken == []
@@ -83,6 +83,37 @@ async def test_one_that_was_looked_at_before_is_looked_at_again() -> None:
     store.happens = create_anew
     assert (await flujo.resume("r")).output == "NEW"
     await check_whole(flujo, "NEW")
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+async def test_one_that_was_imported_anew_goes_on_from_what_it_is_now(is_begun: bool) -> None:
+    """It begins as the run that was seen did, at the same moment, and has none of what that got later."""
+
+    @workflow(name="desk")
+    async def desk(ctx: RunContext) -> str:
+        return str(await ctx.wait_for("go", schema=str))
+
+    store = Between(InMemoryBackend())
+    flujo = Flujo(desk, state_backend=store)
+    await flujo.dispatch(run_id="r")
+    backup = await flujo.export_run("r")
+    if is_begun:
+        assert (await flujo.run(run_id="r")).status == "paused"
+    other = Flujo(desk, state_backend=store.inner)  # which leaves it to the first one to go on
+    await other.signal("r", "go", "old")
+
+    async def import_anew() -> None:
+        await other.delete("r")
+        await other.import_run(backup)
+
+    store.happens = import_anew
+    assert (await flujo.resume("r")).status == "paused"
+    assert (await flujo.verify()).broken == []
+    await flujo.signal("r", "go", "new")
+    assert (await flujo.resume("r")).output == "new"
+    await check_whole(flujo, "new")
+    await other.aclose()
+    await flujo.aclose()
 
 
 async def test_a_worker_that_drives_both_keeps_them_apart(store: Store) -> None:

@@ -779,6 +779,9 @@ class TestFork:
         assert (await flujo.run(run_id=handle.run_id)).output == 2
         [summary] = await flujo.list_runs(parent_run_id="r")
         assert summary.run_id == "c"
+        assert (await flujo.state(handle.run_id)).parent_run_id is None
+        [parent] = [head for head in await flujo.list_runs() if head.run_id == "r"]
+        assert parent.signals == 0, "nobody told it how the fork ended"
 
 
 @dataclass

@@ -18,6 +18,7 @@ from flujo_async.abc import StateBackend
 from flujo_async.errors import FlujoError, InvalidSignal, RunNotFound
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import ticks
+from tests.runtime.stores import Store
 
 HOUR = timedelta(hours=1)
 
@@ -49,7 +50,7 @@ async def desk(ctx: RunContext) -> int:
 
 def inboxes(store: StateBackend) -> Inboxes:
     catalogue = Catalogue(definition_of(desk), registry=None, context_type=None, migrate=None)
-    return Inboxes(Reader(store, catalogue, VirtualClock()), store)
+    return Inboxes(Reader(store, catalogue, VirtualClock()))
 
 
 async def known(boxes: Inboxes) -> dict[str, Any] | None:
@@ -95,6 +96,27 @@ async def test_whatever_happens_to_a_run_is_known(seed: int) -> None:
         found = copied(await known(kept))
         if before == copied(await known(inboxes(store))):  # nobody has gone on with it meanwhile
             assert found == before
+    await flujo.aclose()
+
+
+@pytest.mark.parametrize("is_imported", [True, False])
+async def test_a_run_of_the_same_log_has_answers_of_its_own(store: Store, is_imported: bool) -> None:
+    """Imported again as it was before, or created anew at the same instant, it has not got what the one before got."""
+
+    @workflow(name="asking")
+    async def asking(ctx: RunContext) -> list[str]:
+        return [str(await ctx.wait_for(name, schema=str)) for name in ("one", "two")]
+
+    flujo = Flujo(asking, state_backend=store.open(), clock=VirtualClock())
+    await flujo.dispatch(run_id="r")
+    backup = await flujo.export_run("r")
+    for answer in ("old", "new"):
+        for name in ("one", "two", "two"):  # what was said before is accepted in silence
+            await flujo.signal("r", name, f"{answer} {name}")
+        if answer == "old":
+            await flujo.delete("r")
+            await (flujo.import_run(backup) if is_imported else flujo.dispatch(run_id="r"))
+    assert (await flujo.run(run_id="r")).output == ["new one", "new two"]
     await flujo.aclose()
 
 

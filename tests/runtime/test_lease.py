@@ -298,15 +298,32 @@ class Shared(Wrapped):
         self.is_renewing = threading.Event()
         self.may_renew = threading.Event()
         self.answer: Callable[[Sequence[Lease]], list[Lease]] = lambda leases: []
+        self.answered = list[str]()
 
     async def renew(self, leases: Sequence[Lease], **when: Any) -> list[Lease]:
         self.is_renewing.set()
         await until(self.may_renew.is_set)  # in the keeper's own thread, and a loop of its own
+        self.answered.extend(lease.run_id for lease in leases)
         return self.answer(leases)
 
 
 def keepers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "flujo-leases"]
+
+
+def kept(backend: StateBackend, is_over: Callable[[], bool], clock: VirtualClock | None = None) -> Flujo[int, int]:
+    """Return a runtime of a step that waits until a moment of the keeper's.
+
+    By its clock leases last until that is moved, however long a machine stands still; how often they are renewed is
+    real time.
+    """
+
+    @step
+    async def wait(n: int) -> int:
+        await until(is_over)
+        return n
+
+    return Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=clock or VirtualClock())
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["lost", "error"])
@@ -321,14 +338,7 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
         return []
 
     backend.answer = answer
-
-    @step
-    async def wait(n: int) -> int:
-        await until(backend.is_renewing.is_set)
-        return n
-
-    # By the clock the lease lasts for ever, however long a machine stands still; how often it is renewed is real time.
-    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
+    flujo = kept(backend, backend.is_renewing.is_set)
     assert asyncio.run(flujo.run(1, run_id="r")).output == 1
     backend.may_renew.set()
     for thread in set(keepers()) - before:
@@ -341,20 +351,7 @@ def test_a_renewal_that_answers_after_the_loop_is_gone_harms_nobody(fails: bool)
 async def test_a_runtime_that_is_closed_asks_nothing_of_its_store_any_more() -> None:
     """Whoever closes the store then would find it opened again, and a file that was removed made anew."""
     backend = Shared(InMemoryBackend())
-    answered = list[str]()
-
-    def answer(leases: Sequence[Lease]) -> list[Lease]:
-        answered.extend(lease.run_id for lease in leases)
-        return []
-
-    backend.answer = answer
-
-    @step
-    async def wait(n: int) -> int:
-        await until(backend.is_renewing.is_set)
-        return n
-
-    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
+    flujo = kept(backend, backend.is_renewing.is_set)
     async with asyncio.timeout(20):
         assert (await flujo.run(1, run_id="r")).output == 1
         closing = asyncio.create_task(flujo.aclose())
@@ -363,8 +360,24 @@ async def test_a_runtime_that_is_closed_asks_nothing_of_its_store_any_more() -> 
         assert not closing.done()
         backend.may_renew.set()
         await closing
-        assert answered == ["r"]
+        assert backend.answered == ["r"]
         await flujo.aclose()
+
+
+async def test_a_store_that_does_not_answer_keeps_nobody_from_closing(caplog: pytest.LogCaptureFixture) -> None:
+    """For longer than a lease lasts; that is told."""
+    before, backend, clock = set(keepers()), Shared(InMemoryBackend()), VirtualClock()
+    flujo = kept(backend, backend.is_renewing.is_set, clock)
+    async with asyncio.timeout(20):
+        assert (await flujo.run(1, run_id="r")).output == 1
+        closing = asyncio.create_task(flujo.aclose())
+        await until(lambda: clock.sleepers > 0)
+        clock.advance(1)
+        await closing
+    assert "does not answer" in caplog.text
+    assert backend.answered == []
+    backend.may_renew.set()
+    await until(lambda: not set(keepers()) - before)
 
 
 class Fails(Wrapped):
@@ -397,13 +410,7 @@ def test_a_store_that_fails_is_told_of_as_long_as_a_run_needs_it(verb: str, capl
     It is not asked again either, which would open it.
     """
     before, backend = set(keepers()), Fails(verb)
-
-    @step
-    async def wait(n: int) -> int:
-        await until(lambda: backend.asked == 2)
-        return n
-
-    flujo = Flujo(wait, state_backend=backend, lease_ttl=timedelta(seconds=1), clock=VirtualClock())
+    flujo = kept(backend, lambda: backend.asked == 2)
     assert asyncio.run(flujo.run(1)).output == 1
     backend.may_fail.set()
     for thread in set(keepers()) - before:

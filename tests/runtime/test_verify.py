@@ -92,10 +92,13 @@ async def test_runs_of_all_kinds_are_as_they_were_written(backend: StateBackend)
     await flujo.fork("completed", at=2, new_run_id="fork")
     await flujo.fork("fork", new_run_id="fork of it")
     await flujo.run(run_id="fork of it")
+    with pytest.raises(RunFailed):
+        await flujo.redrive("failed")
     await Flujo(family, state_backend=backend).run(1, run_id="parent")
+    await flujo.fork("child", new_run_id="fork of a child")
     report = await flujo.verify()
     heads = await flujo.list_runs()
-    assert (report.ok, report.broken, report.runs) == (True, [], 9)
+    assert (report.ok, report.broken, report.runs) == (True, [], 10)
     assert report.facts == sum(head.last_seq for head in heads)
     await flujo.aclose()
 
@@ -132,6 +135,9 @@ async def test_a_broken_chain_is_told_and_stops_no_other(name: str) -> None:
         ("pipeline_name", "another"),
         ("metadata", {"customer": "another"}),
         ("signals", 1),
+        ("signals_read", 1),
+        ("parent_run_id", "another"),
+        ("error_message", "ValueError: negative"),
     ],
 )
 async def test_a_head_that_says_something_else_than_the_log_is_told(field: str, value: Any) -> None:
@@ -185,8 +191,9 @@ async def test_a_run_that_cannot_be_read_is_told() -> None:
 
 
 @on_disk
-async def test_a_head_that_is_damaged_on_disk_is_told(store: Store, tmp_path: Path) -> None:
-    """It is listed with the others, which are as they were."""
+@pytest.mark.parametrize("column", ["metadata", "status"])
+async def test_a_head_that_is_damaged_on_disk_is_told(store: Store, tmp_path: Path, column: str) -> None:
+    """It is listed with the others, which are as they were, and who asks for it hears which one it is."""
     await several(store.open())
     await store.close()
     if store.kind == "file":
@@ -194,14 +201,18 @@ async def test_a_head_that_is_damaged_on_disk_is_told(store: Store, tmp_path: Pa
         path.write_bytes(path.read_bytes()[:-30] + b"garbage\n")
     else:
         with closing(sqlite3.connect(tmp_path / "runs.db")) as database, database:
-            database.execute("UPDATE runs SET metadata = '{' WHERE run_id = 'r2'")
+            database.execute(f"UPDATE runs SET {column} = '{{' WHERE run_id = 'r2'")
     flujo = Flujo(double, state_backend=store.open())
     report = await flujo.verify()
     assert (report.runs, report.facts, [broken.run_id for broken in report.broken]) == (3, 6, ["r2"])
     heads = {head.run_id: head.error_message for head in await flujo.list_runs()}
     assert heads.keys() == {"r1", "r2", "r3"}
-    assert heads["r2"]
+    assert heads["r2"] or column == "status"
     assert (await flujo.run(run_id="r1")).output == 2
+    for verb in (flujo.resume, flujo.state, flujo.history, flujo.cancel):
+        with pytest.raises(IntegrityError, match="run 'r2', seq"):
+            await verb("r2")
+    assert (await flujo.state_backend.get_span_statistics())["total_spans"] >= 2
 
 
 async def test_a_log_that_is_said_to_begin_with_itself_is_told(tmp_path: Path) -> None:
