@@ -266,19 +266,34 @@ class _Run:
             remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
 
         async def perform() -> Any:
-            if self._has_drawn:
-                await self._keep_draws(step.policy.durability or execution.durability)
-            if step.policy.fallback is not None and not self._replay.is_over:
-                last = last_to_stand_in(execution, step, key)
-                is_new = last != key and last not in execution.journal.fold.outcomes  # what it stands in for is not
-                if is_new and not self._replay.is_turn(last, lane):
-                    await self._replay.turn(last, lane)
             outcome = recorded_step(execution, step, key, self._scope)
             if outcome is None:
+                if self._has_drawn or step.policy.fallback is not None:
+                    await self._begin_anew(step, key, lane)
                 outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
         return self._named(step.name, label, self._call(key, perform))
+
+    async def _begin_anew(self, step: Step[Any, Any], key: str, lane: Lane) -> None:
+        """Return when what executes now may do so, if anything does: the step, or one that stands in for it."""
+        execution = self._execution
+        last = last_to_stand_in(execution, step, key)
+        if last in execution.journal.fold.outcomes:
+            return
+        if last != key and not self._replay.is_turn(last, lane):
+            await self._replay.turn(last, lane)
+        if self._has_drawn:
+            await self._keep_draws(step.policy.durability or execution.durability)
+
+    async def _keep_draws(self, durability: Durability) -> None:
+        """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
+        await self._execution.enter()
+        try:
+            self._has_drawn = False
+            await self._execution.journal.record(durability)
+        finally:
+            self._execution.leave()
 
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
@@ -421,15 +436,6 @@ class _Run:
             ValueDrawn(at=self._execution.clock.now(), key=key, value=codec.encode(drawn, at=kind))
         )
         return drawn
-
-    async def _keep_draws(self, durability: Durability) -> None:
-        """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
-        await self._execution.enter()
-        try:
-            self._has_drawn = False
-            await self._execution.journal.record(durability)
-        finally:
-            self._execution.leave()
 
     def emit(self, event: Any) -> None:
         key = self._here().label("$emit")

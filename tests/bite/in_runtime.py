@@ -753,6 +753,14 @@ BUGS = (
         (T + "workflow_tasks.py::TestIdentity::test_it_may_be_asked_a_little_later_whether_it_is_done",),
     ),
     Bug(
+        "runtime.recorded-steps-wait-for-draws",
+        "in a replay a recorded result waits until what was drawn before is written, and comes after later ones",
+        WORKFLOW,
+        "        if last in execution.journal.fold.outcomes:\n",
+        "        if last in execution.journal.fold.outcomes and not self._has_drawn:\n",
+        ("tests/runtime/test_interleaving.py::test_what_is_drawn_in_a_replay_holds_no_result_up",),
+    ),
+    Bug(
         "runtime.tasks-in-one-lane",
         "two interleaved chains of a workflow get each other's results",
         LANES,
