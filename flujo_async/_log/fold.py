@@ -62,7 +62,8 @@ class Fold:
         taken: the ids of the signals that were taken.
         children: the runs that this one started, by key.
         inherited: the keys of those that were started before the last migration.
-        cancelled_calls: the keys of what the code of a workflow called, and cancelled before it had the result.
+        cancelled_calls: what the code of a workflow called, and cancelled before it had the result: ``after`` and
+            ``elapsed``, by key.
         values: what was drawn, by key.
         rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
@@ -124,7 +125,7 @@ class Fold:
         self.taken: set[str] = set()
         self.children: dict[str, str] = {}
         self.inherited: list[str] = []
-        self.cancelled_calls: set[str] = set()
+        self.cancelled_calls: dict[str, tuple[int, float]] = {}
         self.values: dict[str, Json] = {}
         self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
@@ -334,6 +335,8 @@ class Fold:
         if self.failed_attempts or self.heartbeats or self.once or self.decisions:  # few steps leave anything there
             for of_attempts in (self.failed_attempts, self.heartbeats, self.once, self.decisions):
                 of_attempts.pop(fact.key, None)
+        if self.cancelled_calls:
+            self.cancelled_calls.pop(fact.key, None)  # that of a try before a redrive
 
     def _take_in(self, fact: Change) -> None:
         """Do what a fact does to the contexts and the progress."""
@@ -381,6 +384,7 @@ class Fold:
                 return
         self.answers[fact.key] = fact
         self.decisions.pop(fact.key, None)
+        self.cancelled_calls.pop(fact.key, None)
         self.places[fact.key] = self.seq
         self.order.append(fact.key)
         self.current_step_index += is_top_level(fact.key)
@@ -391,7 +395,7 @@ class Fold:
         self.children[fact.key] = fact.run_id
 
     def _call_cancelled(self, fact: facts.CallCancelled) -> None:
-        self.cancelled_calls.add(fact.key)
+        self.cancelled_calls[fact.key] = fact.after, fact.elapsed
 
     def _rollback_started(self, fact: facts.RollbackStarted) -> None:
         self.rollback, self.deadline = fact, None  # undoing has no limit

@@ -22,6 +22,7 @@ INBOX = "_runtime/inbox.py"
 KEEPER = "_runtime/lease_keeper.py"
 RECORDED = "_runtime/recorded.py"
 REPLAY = "_runtime/replay.py"
+CANCELLED = "tests/runtime/test_cancelled_calls.py::"
 LANES = "_runtime/lanes.py"
 LIVE_SCOPE = "_runtime/live_scope.py"
 WORKFLOW = "_runtime/workflow.py"
@@ -751,6 +752,41 @@ BUGS = (
         "        self._replay.let_react()\n",
         "",
         (T + "workflow_tasks.py::TestIdentity::test_it_may_be_asked_a_little_later_whether_it_is_done",),
+    ),
+    Bug(
+        "runtime.recorded-steps-wait-for-draws",
+        "in a replay a recorded result waits until what was drawn before is written, and comes after later ones",
+        WORKFLOW,
+        "        if last in execution.journal.fold.outcomes:\n",
+        "        if last in execution.journal.fold.outcomes and not self._has_drawn:\n",
+        ("tests/runtime/test_interleaving.py::test_what_is_drawn_in_a_replay_holds_no_result_up",),
+    ),
+    Bug(
+        "runtime.cancelled-in-no-order",
+        "in a replay, what a timeout cancelled is cancelled later than it was, and may be executed once more",
+        REPLAY,
+        "    others = deque(sorted(cancelled, key=lambda key: cancelled[key][0]))\n",
+        "    others = deque[str]()\n",
+        (
+            CANCELLED + "test_what_other_tasks_do_as_a_timeout_ends_they_do_again",
+            CANCELLED + "test_code_that_does_not_cancel_it_any_more_is_refused",
+        ),
+    ),
+    Bug(
+        "runtime.cancelled-for-ever",
+        "a step that was cancelled, and executed after a redrive, never gives its result back",
+        FOLD,
+        "            self.cancelled_calls.pop(fact.key, None)  #",
+        "            pass  #",
+        (CANCELLED + "test_code_that_was_mended_need_not_cancel_it_again",),
+    ),
+    Bug(
+        "runtime.waiting-for-a-cancellation",
+        "a replay waits for ever for code that is to cancel a call again, and does not",
+        REPLAY,
+        "        elif loop.time() < self._deadline[1]:\n",
+        "        elif self._deadline:\n",
+        (CANCELLED + "test_code_that_does_not_cancel_it_any_more_is_refused",),
     ),
     Bug(
         "runtime.tasks-in-one-lane",
