@@ -512,15 +512,13 @@ class MadeUpFor:
         @step
         async def fatal(n: int) -> str:
             await is_made_up_for.wait()
-            if not self.is_over:
-                raise ValueError("broken")
+            self.fail()
             return "fatal"
 
         @step
         async def fragile(n: int) -> str:
             self.executed.append("fragile")
-            if not self.is_over:
-                raise ValueError("broken as well")
+            self.fail()
             return "fragile"
 
         @step
@@ -553,6 +551,10 @@ class MadeUpFor:
             "fallback": parallel(fatal, as_step(stands_in >> after, name="beside")),
             "ignored": parallel(fatal, as_step(ignored >> after, name="beside")),
         }
+
+    def fail(self) -> None:
+        if not self.is_over:
+            raise ValueError("broken")
 
 
 @pytest.mark.parametrize("kind", ["code", "fallback", "ignored"])
