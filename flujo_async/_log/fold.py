@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
@@ -21,8 +21,6 @@ from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._model.usage import NO_USAGE, Usage
 from flujo_async.errors import IntegrityError, SerializationError
-
-T = TypeVar("T")
 
 Answer: TypeAlias = facts.TimerFired | facts.SignalReceived | facts.WaitTimedOut
 """How a sleep or a wait ended."""
@@ -181,14 +179,14 @@ class Fold:
         version, fingerprint, metadata, usage = told
         change = HeadChange(
             status=self.status,
-            pipeline_version=_unless_same(self.pipeline_version, version),
+            pipeline_version=None if self.pipeline_version == version else self.pipeline_version,
             error_message=self.error_message,
             waiting_for=self.waiting_for if self.awaited.is_paused else (),
             wake_at=self.wake_at if self.awaited.is_paused else None,
             signals_read=signals_read,
-            metadata=_unless_same(self.metadata, metadata),
-            pipeline_id=_unless_same(self.fingerprint, fingerprint),
-            usage=_unless_same(self.usage, usage),
+            metadata=None if self.metadata == metadata else self.metadata,
+            pipeline_id=None if self.fingerprint == fingerprint else self.fingerprint,
+            usage=None if self.usage == usage else self.usage,
         )
         return RunUpdate(updated_at=self.updated_at, current_step_index=self.current_step_index, change=change)
 
@@ -486,10 +484,6 @@ def _begin(fact: Fact) -> Fold:
     if not isinstance(fact, RunStarted):
         raise SerializationError(f"a log begins with RunStarted, not {fact.kind}")
     return Fold(fact)
-
-
-def _unless_same(new: T, told: T) -> T | None:
-    return None if new == told else new
 
 
 def _not_a_fact(run_id: str, record: Record, error: SerializationError) -> IntegrityError:

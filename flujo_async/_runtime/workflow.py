@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from flujo_async._runtime.calls import (
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.draws import DRAWS
 from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, uncalled_for
+from flujo_async._runtime.failures import Failures
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
@@ -94,7 +94,7 @@ class _Run:
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
         self._has_drawn = False
-        self._failures: list[Fault] = []
+        self._failures = Failures(execution.journal.fold)
         self._broken: BackendError | None = None
         self._driver = asyncio.current_task()
         self._soloist: asyncio.Task[Any] | None = None  # of the run, as long as there are no tasks here
@@ -118,7 +118,7 @@ class _Run:
                 raise failure from failure.__cause__  # and not from what the code has made of it
             with suppress(SerializationError):  # that it cannot be stored may be why the code has failed
                 self._note_state_at_end()
-            raise Fault(error, list(self._keys_of(error))) from error
+            raise Fault(error, self._failures.behind(error)) from error
         finally:
             self._lane.end()
             self._scope.end()
@@ -187,24 +187,6 @@ class _Run:
                 task.cancel()
                 await settle(task)
                 await asyncio.sleep(0)  # until its callbacks have run
-
-    def _keys_of(self, error: BaseException) -> Iterator[str]:
-        """Yield the keys of the steps whose failure an exception is, or comes from."""
-        keys = defaultdict[int, list[str]](list)
-        for fault in self._failures:
-            keys[id(fault.error)] += fault.keys
-        todo, seen = [error], set[int]()
-        while todo:
-            one = todo.pop()
-            if id(one) in seen:
-                continue
-            seen.add(id(one))
-            if id(one) in keys:
-                yield from keys[id(one)]
-                continue  # what was being handled when a step failed is not why
-            if isinstance(one, BaseExceptionGroup):
-                todo.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            todo.extend(cause for cause in (one.__cause__, one.__context__) if cause is not None)
 
     # ----------------------------------------------------------------------------------------------------- tasks
 
@@ -340,6 +322,7 @@ class _Run:
             raise asyncio.CancelledError
         if self._migrations:
             self._migrate(begin_of(key))
+        self._failures.last.clear()
         self._scope.note(key)
         outside = CALLS.set(None)
         lane.begin_call()
@@ -360,7 +343,7 @@ class _Run:
             raise asyncio.CancelledError from trouble
         except Fault as fault:
             self._replay.heard = key
-            self._failures.append(fault)
+            self._failures.add(fault)
             error = fault.error
         else:
             self._replay.heard = key
@@ -400,6 +383,7 @@ class _Run:
 
     def _note_cancelled(self, key: str) -> None:
         """Record that the code has cancelled a call, if it was the code."""
+        self._failures.cut_short(key)
         cancelled = self._replay.cancel(key)
         if cancelled is not None and not (self._is_interrupted or self._is_over):
             self._execution.journal.note(cancelled)
