@@ -392,7 +392,7 @@ class Counting(Wrapped):
 
 
 async def test_a_signal_is_not_read_again_with_each_that_comes() -> None:
-    """But once by whoever drives the run, and twice by whoever posts the next one, who looks whether it is the run still."""
+    """But once by whoever drives the run, and twice by whoever posts the next one: the run may be another by then."""
     store, begun, is_over = Counting(InMemoryBackend()), asyncio.Event(), asyncio.Event()
 
     @step
