@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from math import isfinite
@@ -13,6 +13,7 @@ from flujo_async._codec.tree import dumps, loads
 from flujo_async._model.entry import Entry, EntryKind
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import Lease
+from flujo_async._model.quick import changed
 from flujo_async._model.state import RUN_STATUSES, RunStatus, Waiting
 from flujo_async._model.stored import Record, RunUpdate, Signal
 from flujo_async._model.summary import RunSummary
@@ -243,9 +244,9 @@ def own_update(update: RunUpdate) -> RunUpdate:
     Raises:
         SerializationError: its metadata are not plain JSON.
     """
-    if update.metadata is None:
+    if (metadata := update.change.metadata) is None:
         return update
-    return replace(update, metadata=load_object(dump_object(update.metadata)))
+    return changed(update, change=changed(update.change, metadata=load_object(dump_object(metadata))))
 
 
 def dump_object(value: Mapping[str, Any]) -> bytes:

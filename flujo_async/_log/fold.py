@@ -15,9 +15,8 @@ from flujo_async._log.delta import Fields, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_own_signal, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
-from flujo_async._model.quick import changed
 from flujo_async._model.state import TERMINAL, RunStatus, StepStatus, Waiting
-from flujo_async._model.stored import Record, RunUpdate
+from flujo_async._model.stored import HeadChange, Record, RunUpdate
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.tree import Json, JsonObject
 from flujo_async._model.usage import NO_USAGE, Usage
@@ -61,7 +60,8 @@ class Fold:
         taken: the ids of the signals that were taken.
         children: the runs that this one started, by key.
         inherited: the keys of those that were started before the last migration.
-        cancelled_calls: the keys of what the code of a workflow called, and cancelled before it had the result.
+        cancelled_calls: what the code of a workflow called, and cancelled before it had the result: ``after`` and
+            ``elapsed``, by key.
         values: what was drawn, by key.
         rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
@@ -123,7 +123,7 @@ class Fold:
         self.taken: set[str] = set()
         self.children: dict[str, str] = {}
         self.inherited: list[str] = []
-        self.cancelled_calls: set[str] = set()
+        self.cancelled_calls: dict[str, tuple[int, float]] = {}
         self.values: dict[str, Json] = {}
         self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
@@ -173,22 +173,22 @@ class Fold:
             signals_read: how many signals of the run its owner has read, if it lets the run go.
             told: what the head says already; ``None`` is what it said when the run began.
         """
-        update = RunUpdate(
+        told = told or (self.started.pipeline_version, self.started.fingerprint, self.started.metadata, NO_USAGE)
+        if self.status == "running" and told == self.seldom:
+            return RunUpdate(updated_at=self.updated_at, current_step_index=self.current_step_index)
+        version, fingerprint, metadata, usage = told
+        change = HeadChange(
             status=self.status,
-            updated_at=self.updated_at,
-            current_step_index=self.current_step_index,
+            pipeline_version=None if self.pipeline_version == version else self.pipeline_version,
             error_message=self.error_message,
             waiting_for=self.waiting_for if self.awaited.is_paused else (),
             wake_at=self.wake_at if self.awaited.is_paused else None,
             signals_read=signals_read,
+            metadata=None if self.metadata == metadata else self.metadata,
+            pipeline_id=None if self.fingerprint == fingerprint else self.fingerprint,
+            usage=None if self.usage == usage else self.usage,
         )
-        told = told or (self.started.pipeline_version, self.started.fingerprint, self.started.metadata, NO_USAGE)
-        if told == self.seldom:
-            return update
-        version, fingerprint, metadata, usage = (
-            None if new == old else new for new, old in zip(self.seldom, told, strict=True)
-        )
-        return changed(update, pipeline_version=version, pipeline_id=fingerprint, metadata=metadata, usage=usage)
+        return RunUpdate(updated_at=self.updated_at, current_step_index=self.current_step_index, change=change)
 
     def apply(self, fact: Fact, record: Record) -> None:
         """Take in the next fact of the log."""
@@ -333,6 +333,8 @@ class Fold:
         if self.failed_attempts or self.heartbeats or self.once or self.decisions:  # few steps leave anything there
             for of_attempts in (self.failed_attempts, self.heartbeats, self.once, self.decisions):
                 of_attempts.pop(fact.key, None)
+        if self.cancelled_calls:
+            self.cancelled_calls.pop(fact.key, None)  # that of a try before a redrive
 
     def _take_in(self, fact: Change) -> None:
         """Do what a fact does to the contexts and the progress."""
@@ -380,6 +382,7 @@ class Fold:
                 return
         self.answers[fact.key] = fact
         self.decisions.pop(fact.key, None)
+        self.cancelled_calls.pop(fact.key, None)
         self.places[fact.key] = self.seq
         self.order.append(fact.key)
         self.current_step_index += is_top_level(fact.key)
@@ -390,7 +393,7 @@ class Fold:
         self.children[fact.key] = fact.run_id
 
     def _call_cancelled(self, fact: facts.CallCancelled) -> None:
-        self.cancelled_calls.add(fact.key)
+        self.cancelled_calls[fact.key] = fact.after, fact.elapsed
 
     def _rollback_started(self, fact: facts.RollbackStarted) -> None:
         self.rollback, self.deadline = fact, None  # undoing has no limit

@@ -345,11 +345,13 @@ class ChildStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCancelled:
-    """The code of a workflow cancelled what it had called, as ``asyncio.timeout`` does, before it had the result."""
+    """The code of a workflow, ``elapsed`` seconds old, cancelled a call; it had the results up to ``after``."""
 
     kind: ClassVar[str] = "CallCancelled"
     at: datetime
     key: str
+    after: int = 0
+    elapsed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

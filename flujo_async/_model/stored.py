@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from flujo_async._model.audit import AuditMark
 from flujo_async._model.page import check_page
@@ -40,11 +40,13 @@ class Record:
 
 @quick
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunUpdate:
-    """What an append changes in the head of the run; goes down in the same write as the records.
+class HeadChange:
+    """What few appends change in the head of the run, such as the last one.
 
     Attributes:
         pipeline_version: the version it goes on under; ``None`` leaves it.
+        error_message: why the run failed, in one line.
+        waiting_for: what a paused run waits for.
         wake_at: when a paused run wants to be claimed even without a signal, if ever.
         signals_read: how many of its signals the owner has read; ``None`` leaves that.
         metadata: the metadata from now on; ``None`` leaves them.
@@ -53,8 +55,6 @@ class RunUpdate:
     """
 
     status: RunStatus
-    updated_at: datetime
-    current_step_index: int = 0
     pipeline_version: str | None = None
     error_message: str | None = None
     waiting_for: tuple[Waiting, ...] = ()
@@ -64,20 +64,25 @@ class RunUpdate:
     pipeline_id: str | None = None
     usage: Usage | None = None
 
-    @property
-    def is_usual(self) -> bool:
-        """Whether the run goes on, and the head says nothing else but what the last fact tells."""
-        return (
-            self.status == "running"
-            and self.pipeline_version is None
-            and self.error_message is None
-            and not self.waiting_for
-            and self.wake_at is None
-            and self.signals_read is None
-            and self.metadata is None
-            and self.pipeline_id is None
-            and self.usage is None
-        )
+
+GOES_ON: Final = HeadChange(status="running")
+"""The run goes on, and its head tells nothing new but when and how far: so it is at nearly every step."""
+
+
+@quick
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunUpdate:
+    """What an append makes of the head of the run; goes down in the same write as the records.
+
+    Attributes:
+        updated_at: when the last of the records happened.
+        current_step_index: how many elements of the outermost sequence are done.
+        change: what else; a store may pass over ``GOES_ON`` where the head says as much.
+    """
+
+    updated_at: datetime
+    current_step_index: int = 0
+    change: HeadChange = GOES_ON
 
 
 @dataclass(frozen=True, slots=True)

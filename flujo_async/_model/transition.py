@@ -56,21 +56,22 @@ def signalled(summary: RunSummary) -> RunSummary:
 
 def advanced(summary: RunSummary, last_seq: int, update: RunUpdate) -> RunSummary:
     """Return the head after an append; a resting run gives up its lease."""
+    change = update.change
     return changed(
         summary,
         last_seq=last_seq,
-        status=update.status,
+        status=change.status,
         updated_at=update.updated_at,
         current_step_index=update.current_step_index,
-        pipeline_version=summary.pipeline_version if update.pipeline_version is None else update.pipeline_version,
-        error_message=update.error_message,
-        waiting_for=list(update.waiting_for),
-        wake_at=update.wake_at,
-        signals_read=summary.signals_read if update.signals_read is None else update.signals_read,
-        metadata=summary.metadata if update.metadata is None else update.metadata,
-        pipeline_id=summary.pipeline_id if update.pipeline_id is None else update.pipeline_id,
-        usage=summary.usage if update.usage is None else update.usage,
-        lease=None if update.status in RESTING else summary.lease,
+        pipeline_version=summary.pipeline_version if change.pipeline_version is None else change.pipeline_version,
+        error_message=change.error_message,
+        waiting_for=list(change.waiting_for),
+        wake_at=change.wake_at,
+        signals_read=summary.signals_read if change.signals_read is None else change.signals_read,
+        metadata=summary.metadata if change.metadata is None else change.metadata,
+        pipeline_id=summary.pipeline_id if change.pipeline_id is None else change.pipeline_id,
+        usage=summary.usage if change.usage is None else change.usage,
+        lease=None if change.status in RESTING else summary.lease,
     )
 
 

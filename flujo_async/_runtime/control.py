@@ -79,13 +79,15 @@ class _Verdict:
         Raises:
             InvalidArgument: nobody asks about the step, or there is one output for several.
         """
-        undecided = [key for key in fold.once if key not in fold.decisions]
-        keys = undecided if fold.status == "paused" else list(fold.failed_keys[-1:])
+        is_paused = fold.status == "paused"
+        keys = [key for key in fold.once if key not in fold.decisions] if is_paused else list(fold.failed_keys)
         asked = ", ".join(map(repr, keys))
         if self.step is not None and self.step not in keys:
             raise InvalidArgument(
                 f"run {fold.run_id!r}: no decision on step {self.step!r} is waited for, but on {asked or 'none'}"
             )
+        if self.step is None and not is_paused:
+            return keys[:1]  # the one whose error is the run's
         if self.step is None and self.is_for_one and len(keys) > 1:
             raise InvalidArgument(
                 f"run {fold.run_id!r}: one output for {len(keys)} steps; decide one by one, with step= for each of "

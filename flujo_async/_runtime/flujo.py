@@ -303,11 +303,12 @@ class Flujo(Archive[Out], Generic[In, Out]):
             run_id: the run.
             decision: ``"retry"`` the step, or ``"skip"`` it.
             output: what the step counts as having returned, if it is skipped; ``None`` by default.
-            step: the key of the step that is decided on, where the run waits for several decisions; by default all.
+            step: the key of the step that is decided on, where the run waits for several decisions, by default for all;
+                or of the one to skip where several have failed, by default the one whose error is the run's.
 
         Raises:
-            InvalidArgument: the run has not ended, and waits for no decision, or for none on this step; or there is one
-                output, and several steps that would take it.
+            InvalidArgument: the run has not ended, and waits for no decision, or for none on this step, or this step
+                has not failed; or there is one output, and several steps that would take it.
             RunNotFound: there is no such run.
         """
         return await self._runner.sweeper.handed(run_id, self._control.redrive(run_id, decision, output, step))

@@ -62,7 +62,7 @@ class GraphRun:
         self._outputs: dict[str, Value] = {}
         self._faults: dict[str, Fault] = {}
         self._fatal: set[str] = set()
-        self._broken: Exception | None = None
+        self._broken: BaseException | None = None
         self._is_stopped = False
         self._begun: set[str] = set()
         self._lanes: dict[asyncio.Task[Any], None] = {}  # in the order in which they began
@@ -175,7 +175,9 @@ class GraphRun:
                 node, *others = ready
                 if others:
                     self._start(others, group)
-        except Exception as error:  # raised by run(); a TaskGroup would wrap it
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:  # raised by run(); a TaskGroup would wrap it
             self._broken = self._broken or error
             self._stop()
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TypeAlias
 
+from flujo_async._log.keys import paths_above
 from flujo_async._plan.nodes import OnError
 from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, stray, telling_of_news
 
@@ -17,8 +18,8 @@ Outcome: TypeAlias = Value | Fault
 class Group:
     """Runs members, at most so many at the same time, and gathers how each one ended.
 
-    A plain failure of a member is a ``Fault``. Any other exception, such as the store's, stops the group and
-    is raised as it is.
+    A plain failure of a member is a ``Fault``. Any other exception, such as the store's or a ``SystemExit``, stops the
+    group and is raised as it is.
 
     Args:
         execution: of the run.
@@ -48,7 +49,7 @@ class Group:
         self._lanes = min(len(members), max_concurrency or len(members))
         self._on_error = on_error
         self._outcomes: dict[int, Outcome] = {}
-        self._broken: Exception | None = None
+        self._broken: BaseException | None = None
         self._interruption = Interruption()
         self._is_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,8 +69,28 @@ class Group:
             raise self._broken
         faults = [outcome for _, outcome in sorted(self._outcomes.items()) if isinstance(outcome, Fault)]
         if faults and self._on_error != "ignore":
-            raise Fault(faults[0].error, [key for fault in faults for key in fault.keys])
+            keys = [key for fault in faults for key in fault.keys]
+            raise Fault(faults[0].error, [*keys, *self._cut_short(keys)] if self._is_stopped else keys)
         return dict(sorted(self._outcomes.items()))
+
+    def _cut_short(self, known: Sequence[str]) -> list[str]:
+        """Return the steps that have failed in members which were stopped before they could do anything about it.
+
+        Of these nobody has heard, and nothing rests on them: they are tried again with the ones in ``known``.
+        """
+        fold, found = self._execution.journal.fold, list[str]()
+        paths = {name for index, name in enumerate(self._names) if index not in self._outcomes}
+        todo = set(fold.failures).difference(known)
+        for key in reversed(fold.order):
+            if not todo:
+                break
+            member = next((path for path in (*paths_above(key), key) if path in paths), None)
+            if member is not None and key in todo:
+                found.append(key)
+            elif member is not None:
+                paths.discard(member)
+            todo.discard(key)
+        return found[::-1]
 
     async def _lane(self, todo: Iterator[int]) -> None:
         while True:
@@ -86,7 +107,9 @@ class Group:
                 if self._is_stopped or self._interruption.has_come:
                     raise
                 self._outcomes[index] = stray(error, f"branch {self._names[index]!r}")
-            except Exception as error:  # raised by run(); a TaskGroup would wrap it
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # raised by run(); a TaskGroup would wrap it
                 self._broken = self._broken or error
                 self._stop()
                 return

@@ -220,6 +220,6 @@ class Journal:
                 durable.set_exception(self.failure)
 
     def _update(self) -> RunUpdate:
-        is_at_rest = self.fold.status in RESTING
-        told, self._told = self._told, self.fold.seldom
-        return self.fold.update(self.signals_read() if is_at_rest else None, told=told)
+        fold = self.fold
+        told, self._told = self._told, fold.seldom
+        return fold.update(self.signals_read() if fold.status in RESTING else None, told=told)

@@ -19,6 +19,7 @@ from flujo_async._log.keys import child, escape, task_of
 from flujo_async._model.tree import Json
 from flujo_async._plan.calls import CALLS
 from flujo_async._runtime.activity import Activity
+from flujo_async._runtime.tasks import waits_for_others
 from flujo_async.errors import SerializationError
 
 _DIGITS: Final = 12
@@ -75,7 +76,7 @@ class Lane:
     @property
     def is_held_up(self) -> bool:
         """Whether it goes on by itself, but waits for a task, a lock, an event or a queue, and so for another lane."""
-        return self in self._activity.code and self.task is not None and _waits_for_others(self.task)
+        return self in self._activity.code and self.task is not None and waits_for_others(self.task)
 
     def end(self) -> None:
         """Its task is over."""
@@ -89,19 +90,6 @@ class Lane:
     def _go_on(self) -> None:
         if self.is_alive and not self._calls and not self._children:
             self._activity.code.add(self)
-
-
-_WAITING_ROOMS: Final = frozenset({asyncio.locks.__file__, asyncio.queues.__file__})
-
-
-def _waits_for_others(task: asyncio.Task[Any]) -> bool:
-    """Return whether what a task awaits in the end is a task, or one of asyncio's primitives for synchronisation."""
-    if isinstance(getattr(task, "_fut_waiter", None), asyncio.Task):
-        return True
-    coroutine: Any = task.get_coro()
-    while inspect.iscoroutine(inner := getattr(coroutine, "cr_await", None)):
-        coroutine = inner
-    return getattr(getattr(coroutine, "cr_code", None), "co_filename", None) in _WAITING_ROOMS
 
 
 class Brancher(Protocol):

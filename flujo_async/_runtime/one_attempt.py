@@ -231,10 +231,10 @@ class Attempt:
     # ------------------------------------------------------------------------------------------------- the call
 
     async def _complete(self, given: Mapping[str, Any]) -> Sequence[Fact]:
-        signature = self._step.signature
-        context = self._context = None if signature.context_parameter is None else self._new_context()
-        if context is not None and signature.context_parameter is not None:
-            given = {**given, signature.context_parameter: context}
+        context = None
+        if (parameter := self._step.signature.context_parameter) is not None:
+            context = self._context = self._new_context()
+            given = {**given, parameter: context}
         try:
             with executing(self._execution.run_id, self._call.key):
                 result = self._begin_call(given)

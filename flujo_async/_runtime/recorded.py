@@ -37,6 +37,11 @@ class Recorded:
         """Return the keys of what was answered at ``path`` or below it, in the order of the answers."""
         return self._answered.get(path, ()) if path else self._fold.order
 
+    def cancelled(self, path: str) -> Mapping[str, tuple[int, float]]:
+        """Return what the code at ``path`` has cancelled and is to cancel again: ``after`` and ``elapsed``, by key."""
+        found = self._cancelled.get(path, ()) if path else self._fold.cancelled_calls.items()
+        return {key: how for key, how in found if not self.is_forgotten(path, how[0])}
+
     def is_forgotten(self, path: str, place: int) -> bool:
         """Return whether the code at ``path`` need not come again to what stands at a place of the log.
 
@@ -76,6 +81,10 @@ class Recorded:
     @cached_property
     def _answered(self) -> Mapping[str, Sequence[str]]:
         return _by_paths((key, key) for key in self._fold.order)
+
+    @cached_property
+    def _cancelled(self) -> Mapping[str, Sequence[tuple[str, tuple[int, float]]]]:
+        return _by_paths((key, (key, how)) for key, how in self._fold.cancelled_calls.items())
 
     @cached_property
     def _passed_over(self) -> Mapping[str, Sequence[range]]:

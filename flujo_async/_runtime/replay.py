@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence, Sized
+from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Final
 
 from flujo_async._log.keys import child, fallback_of, is_compensation, is_within, paths_above
-from flujo_async._model.facts import StateChanged
+from flujo_async._model.facts import CallCancelled, StateChanged
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
 from flujo_async._runtime.recorded import Migration
@@ -20,6 +20,9 @@ from flujo_async.errors import NonDeterminismError
 
 _TURNS_BETWEEN: Final = 8
 """So many turns of the event loop pass between two results, for the code to react to the first before the second."""
+
+_SLACK: Final = 0.25
+"""So many seconds longer than it took then, code may take to cancel a call again."""
 
 _FALLBACK: Final = fallback_of("")
 
@@ -31,14 +34,18 @@ class Replay:
         execution: the run.
         path: what the keys of its calls begin with.
         tasks: those of its tasks that live, besides the one that its code begins in.
+
+    Attributes:
+        heard: the call whose result has reached the code last.
     """
 
     def __init__(self, execution: Execution, path: str, tasks: Sized) -> None:
+        self.heard = ""
         self._execution = execution
         self._tasks = tasks
-        self._cancelled = execution.journal.fold.cancelled_calls
-        self._script = recorded_calls(execution, path)
-        self._forgotten = _forgotten(execution, path, self._script)
+        self._cancelled = execution.recorded.cancelled(path)
+        self._script = _script(execution, path, self._cancelled)
+        self._forgotten = _forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
         self._skipped: set[str] = set()
         self._next = 0
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
@@ -47,6 +54,9 @@ class Replay:
         self._lanes: dict[str, Lane] = {}
         self._last_lane: Lane | None = None
         self._pumping: asyncio.Handle | None = None
+        self._began = asyncio.get_running_loop().time()
+        self._deadline: tuple[str, float] | None = None  # by when the code has cancelled a call again
+        self._expiring: asyncio.Handle | None = None
         self._granted = 0
         self._deliveries: deque[asyncio.Future[None]] = deque()
         self._delivering: asyncio.Handle | None = None
@@ -72,7 +82,8 @@ class Replay:
         """Return whether a call goes on at once: it is the one that comes next, or all has been given back."""
         if self._next >= len(self._script):
             return True
-        if key == self._script[self._next] and (lane is self._last_lane or len(self._lanes) <= 1):
+        is_next = key == self._script[self._next] and key not in self._cancelled
+        if is_next and (lane is self._last_lane or len(self._lanes) <= 1):
             self._advance(lane)
             return True
         return key in self._skipped
@@ -84,13 +95,20 @@ class Replay:
         self._pump()
         try:
             await turn
-        except asyncio.CancelledError:
-            self._gone.add(key)
-            self._pump()
-            raise
         finally:
             self._askers.pop(key, None)
             self._granted -= turn.done() and not turn.cancelled()
+
+    def cancel(self, key: str) -> CallCancelled | None:
+        """Take note that a call was cancelled; return what to record if the code has done that, and not before."""
+        if not self.is_over:
+            self._gone.add(key)
+            self._pump()
+        if key in self._cancelled:
+            return None
+        elapsed = round(asyncio.get_running_loop().time() - self._began, 3)
+        after = _place_of(self._execution, self.heard)
+        return CallCancelled(at=self._execution.clock.now(), key=key, after=after, elapsed=elapsed)
 
     async def deliver(self) -> None:
         """Return when the code has had time to react to the result before this one.
@@ -131,11 +149,32 @@ class Replay:
         self._skip_gone()
         if self.is_over:
             self._pump()
-        elif not self._cancelled.isdisjoint(self._askers):
-            pass  # the code is about to cancel that again, when its own time is over
-        elif self._script[self._next] not in self._askers:
+        elif (following := self._script[self._next]) in self._cancelled:
+            self._check_cancelled(following)
+        elif following in self._askers:
+            self._pump()
+        else:
             self._choose_another()
         return True
+
+    def _check_cancelled(self, key: str) -> None:
+        """Wait for code that is to cancel a call again; its own time may have to be over first."""
+        if key not in self._askers:  # it does without, this time
+            self._next += 1
+            self._pump()
+            return
+        loop = asyncio.get_running_loop()
+        if self._deadline is None or self._deadline[0] != key:
+            patience = self._cancelled[key][1] + _SLACK
+            self._deadline = key, loop.time() + patience
+            self._expiring = loop.call_later(patience, self._execution.waits.activity.look)
+        elif loop.time() < self._deadline[1]:
+            pass
+        elif self._execution.journal.fold.redriven:  # it may do something else since
+            self._next += 1
+            self._pump()
+        else:
+            self._choose_another()
 
     def _choose_another(self) -> None:
         """Go on with what the code asks for instead of what comes next, if it may only have changed its order.
@@ -145,12 +184,14 @@ class Replay:
         if self._skip_forgotten():
             self._pump()
             return
-        recorded = [key for key in self._script[self._next :] if key in self._askers]
+        recorded = [key for key in self._script[self._next :] if key in self._askers and key not in self._cancelled]
         asked = sorted(self._askers.keys() - set(self._script))
         if recorded:
             self._script.remove(recorded[0])
             self._script.insert(self._next, recorded[0])
             self._pump()
+        elif self._script[self._next] in self._cancelled:
+            self._disprove([])
         elif (other := next(filter(self._is_another_choice, asked), None)) is not None:
             self._let_go(other)
         elif asked and self._is_next_held_up():
@@ -182,7 +223,7 @@ class Replay:
         left = [
             key
             for key in self._script[self._next :]
-            if key not in self._forgotten and not self._is_gone(key) and not self._is_left_behind(key)
+            if not (key in self._forgotten or key in self._cancelled or self._is_gone(key) or self._is_left_behind(key))
         ]
         if left:
             self._next = self._script.index(left[0])
@@ -190,7 +231,7 @@ class Replay:
 
     def close(self) -> None:
         """Give back nothing any more."""
-        for handle in (self._pumping, self._delivering):
+        for handle in (self._pumping, self._delivering, self._expiring):
             if handle is not None:
                 handle.cancel()
         self._execution.waits.replays.pop(self, None)
@@ -214,7 +255,8 @@ class Replay:
         if self.is_over:
             self._let_all_go()
             return
-        asker = self._askers.pop(self._script[self._next], None)
+        following = self._script[self._next]
+        asker = None if following in self._cancelled else self._askers.pop(following, None)
         if asker is None:
             if self._skip_forgotten():
                 self._pump()
@@ -262,11 +304,13 @@ class Replay:
         )
 
     def _disprove(self, asked: list[str]) -> None:
-        recorded = self._script[self._next]
+        recorded = repr(self._script[self._next])
         instead = f"the code asks for {', '.join(map(repr, asked))}" if asked else "the code does not ask for it"
+        if self._script[self._next] in self._cancelled:
+            recorded, instead = f"that the code cancels {recorded}", "the code waits for it"
         self._execution.disprove(
             NonDeterminismError(
-                f"run {self._execution.run_id!r}: the journal has {recorded!r} next, and {instead}; "
+                f"run {self._execution.run_id!r}: the journal has {recorded} next, and {instead}; "
                 f"resume the run with the code that recorded it",
                 run_id=self._execution.run_id,
             )
@@ -283,16 +327,33 @@ def _is_same_step(one: str, other: str) -> bool:
 
 def recorded_calls(execution: Execution, path: str) -> list[str]:
     """Return the keys of the calls of a workflow that were answered, in the order of the answers."""
+    cancelled = execution.recorded.cancelled(path)
+    return [key for key in _script(execution, path, cancelled) if key not in cancelled]
+
+
+def _script(execution: Execution, path: str, cancelled: Mapping[str, tuple[int, float]]) -> list[str]:
+    """Return the keys of the calls that were answered, and of those that were cancelled, in the order of the log."""
     fold = execution.journal.fold
     script: dict[str, None] = {}
+    others = deque(sorted(cancelled, key=lambda key: cancelled[key][0]))
     for key in execution.recorded.answered(path):
-        if is_compensation(key) or key in fold.cancelled_calls:
+        if is_compensation(key) or key in cancelled:
             continue
+        while others and cancelled[others[0]][0] < fold.places[key]:
+            script[others.popleft()] = None
         while key.endswith(_FALLBACK):
             key = key.removesuffix(_FALLBACK)
             script.pop(key, None)
         script[key] = None
-    return list(script)
+    return [*script, *others]
+
+
+def _place_of(execution: Execution, key: str) -> int:
+    """Return where in the log a call was answered, by itself or what stands in for it; 0 if it was not."""
+    places = execution.journal.fold.places
+    while (other := fallback_of(key)) in places:
+        key = other
+    return places.get(key, 0)
 
 
 def _forgotten(execution: Execution, path: str, script: Sequence[str]) -> Collection[str]:

@@ -27,7 +27,7 @@ from flujo_async._runtime.admission import Admission
 from flujo_async._runtime.bound_loop import BoundLoop
 from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.drive_setup import DriveSetup, Ready
-from flujo_async._runtime.driven_runs import check_may_wait, nudge
+from flujo_async._runtime.driven_runs import nudge, waiting_for
 from flujo_async._runtime.execution import ChildCall, Ended, Value
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.owner import Owner
@@ -117,9 +117,9 @@ class Runner:
             if isinstance(rested, RunResult):
                 return rested
             find = self.taking.prepare_again
-            if not request.is_urgent:  # else it is about to be ended, and what waits for it with it
-                check_may_wait(request.run_id, self.backend)
-            await self.reader.watch(request.run_id, self.taking.is_free)
+            # One that is urgent is about to be ended, and what waits for it with it.
+            with nullcontext() if request.is_urgent else waiting_for(request.run_id, self.backend):
+                await self.reader.watch(request.run_id, self.taking.is_free)
 
     async def advance(self, request: Request, exists: Callable[[], None] = lambda: None) -> None:
         """Do as ``complete``, and leave a run that leaves memory to the scheduler."""
@@ -233,7 +233,10 @@ class Runner:
             BackendError: it was driven in the background here, and the store failed.
             InvalidArgument: it would wait for itself.
         """
-        check_may_wait(run_id, self.backend)
+        with waiting_for(run_id, self.backend):
+            return await self._rested(run_id)
+
+    async def _rested(self, run_id: str) -> RunResult[Any]:
         for task in list(self._background.get(run_id, ())):
             head = await self.reader.watch(run_id, lambda head: head.status in RESTING, task)
             has_gone_on = head is not None and head.status in RESTING  # whatever has become of the task
@@ -296,8 +299,8 @@ class Runner:
             head = await self.reader.summary(run_id)
             if head is not None and not self.taking.is_free(head) and head.lease is None:
                 return Park((), head.wake_at, is_paused=False)  # it sleeps
-            check_may_wait(run_id, self.backend)
-            with self._admission.letting_in(run_id):  # it may be here, and wait for the place that its parent has
+            # It may be here, and wait for the place that its parent has.
+            with waiting_for(run_id, self.backend), self._admission.letting_in(run_id):
                 await self.reader.watch(run_id, lambda head: head.lease is None or self.taking.is_free(head))
             await self._check_held(execution.held.lease)  # else the parent is being deleted with the child
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from flujo_async._log.delta import diff
 from flujo_async._log.keys import child
-from flujo_async._model.facts import CallCancelled, EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
-from flujo_async._model.policy import Durability, Duration, check_timer
+from flujo_async._model.facts import EventEmitted, MetadataSet, Patch, StateChanged, ValueDrawn
+from flujo_async._model.policy import Duration, check_timer
 from flujo_async._model.tree import Json
 from flujo_async._model.usage import Usage
 from flujo_async._plan.calls import CALLS, Calls
@@ -34,6 +33,7 @@ from flujo_async._runtime.calls import (
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.draws import DRAWS
 from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, uncalled_for
+from flujo_async._runtime.failures import Failures
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
@@ -94,7 +94,7 @@ class _Run:
         self._unheard: list[asyncio.Task[Any]] = []  # they have failed, and nobody had looked at that when they did
         self._made = 0
         self._has_drawn = False
-        self._failures: list[Fault] = []
+        self._failures = Failures(execution.journal.fold)
         self._broken: BackendError | None = None
         self._driver = asyncio.current_task()
         self._soloist: asyncio.Task[Any] | None = None  # of the run, as long as there are no tasks here
@@ -118,7 +118,7 @@ class _Run:
                 raise failure from failure.__cause__  # and not from what the code has made of it
             with suppress(SerializationError):  # that it cannot be stored may be why the code has failed
                 self._note_state_at_end()
-            raise Fault(error, list(self._keys_of(error))) from error
+            raise Fault(error, self._failures.behind(error)) from error
         finally:
             self._lane.end()
             self._scope.end()
@@ -189,24 +189,6 @@ class _Run:
                 await settle(task)
                 await asyncio.sleep(0)  # until its callbacks have run
 
-    def _keys_of(self, error: BaseException) -> Iterator[str]:
-        """Yield the keys of the steps whose failure an exception is, or comes from."""
-        keys = defaultdict[int, list[str]](list)
-        for fault in self._failures:
-            keys[id(fault.error)] += fault.keys
-        todo, seen = [error], set[int]()
-        while todo:
-            one = todo.pop()
-            if id(one) in seen:
-                continue
-            seen.add(id(one))
-            if id(one) in keys:
-                yield from keys[id(one)]
-                continue  # what was being handled when a step failed is not why
-            if isinstance(one, BaseExceptionGroup):
-                todo.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            todo.extend(cause for cause in (one.__cause__, one.__context__) if cause is not None)
-
     # ----------------------------------------------------------------------------------------------------- tasks
 
     def branch(self, coroutine: Any) -> Lane:
@@ -267,19 +249,30 @@ class _Run:
             remember_to_undo(execution, step, key)  # it may have completed, and the code not wait for it this time
 
         async def perform() -> Any:
-            if self._has_drawn:
-                await self._keep_draws(step.policy.durability or execution.durability)
-            if step.policy.fallback is not None and not self._replay.is_over:
-                last = last_to_stand_in(execution, step, key)
-                is_new = last != key and last not in execution.journal.fold.outcomes  # what it stands in for is not
-                if is_new and not self._replay.is_turn(last, lane):
-                    await self._replay.turn(last, lane)
             outcome = recorded_step(execution, step, key, self._scope)
             if outcome is None:
+                if self._has_drawn or step.policy.fallback is not None:
+                    await self._begin_anew(step, key, lane)
                 outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
             return execution.codec.decode(outcome.output, at=f"{key}.output")
 
         return self._named(step.name, label, self._call(key, perform))
+
+    async def _begin_anew(self, step: Step[Any, Any], key: str, lane: Lane) -> None:
+        """Return when what executes now may do so, if anything does: the step, or one that stands in for it."""
+        execution = self._execution
+        last = last_to_stand_in(execution, step, key)
+        if last in execution.journal.fold.outcomes:
+            return
+        if last != key and not self._replay.is_turn(last, lane):
+            await self._replay.turn(last, lane)
+        if self._has_drawn:  # after a crash that would be something else, and the step may tell it to the world
+            await execution.enter()
+            try:
+                self._has_drawn = False
+                await execution.journal.record(step.policy.durability or execution.durability)
+            finally:
+                execution.leave()
 
     def sleep(self, duration: Duration) -> Coroutine[Any, Any, None]:
         key = self._here().label("sleep")
@@ -330,6 +323,7 @@ class _Run:
             raise asyncio.CancelledError
         if self._migrations:
             self._migrate(begin_of(key))
+        self._failures.last.clear()
         self._scope.note(key)
         outside = CALLS.set(None)
         lane.begin_call()
@@ -339,7 +333,7 @@ class _Run:
             if not self._replay.is_turn(key, lane):
                 await self._replay.turn(key, lane)
             is_alone = not self._made and execution.replay is None
-            return await (perform() if is_alone else self._result(perform))
+            result = await (perform() if is_alone else self._result(perform))
         except asyncio.CancelledError:
             self._note_cancelled(key)
             raise
@@ -349,8 +343,12 @@ class _Run:
                 self._lane.task.cancel()
             raise asyncio.CancelledError from trouble
         except Fault as fault:
-            self._failures.append(fault)
+            self._replay.heard = key
+            self._failures.add(fault)
             error = fault.error
+        else:
+            self._replay.heard = key
+            return result
         finally:
             lane.end_call()
             self._hear(key)
@@ -386,9 +384,10 @@ class _Run:
 
     def _note_cancelled(self, key: str) -> None:
         """Record that the code has cancelled a call, if it was the code."""
-        journal = self._execution.journal
-        if not (self._is_interrupted or self._is_over or key in journal.fold.cancelled_calls):
-            journal.note(CallCancelled(at=self._execution.clock.now(), key=key))
+        self._failures.cut_short(key)
+        cancelled = self._replay.cancel(key)
+        if cancelled is not None and not (self._is_interrupted or self._is_over):
+            self._execution.journal.note(cancelled)
 
     def _bind(
         self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -422,15 +421,6 @@ class _Run:
             ValueDrawn(at=self._execution.clock.now(), key=key, value=codec.encode(drawn, at=kind))
         )
         return drawn
-
-    async def _keep_draws(self, durability: Durability) -> None:
-        """Record what was drawn before a step may tell it to the world: after a crash it would be something else."""
-        await self._execution.enter()
-        try:
-            self._has_drawn = False
-            await self._execution.journal.record(durability)
-        finally:
-            self._execution.leave()
 
     def emit(self, event: Any) -> None:
         key = self._here().label("$emit")

@@ -8,7 +8,9 @@ from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery, DefinitionKey, Lease
 from flujo_async._model.report import SchemaVersion, StorePart, StoreReport
 from flujo_async._model.stored import (
+    GOES_ON,
     Blob,
+    HeadChange,
     NewRun,
     Prefix,
     Record,
@@ -23,6 +25,7 @@ from flujo_async.abc.clock import Clock
 from flujo_async.abc.instrument import AttemptIdentity, Instrument, RunIdentity
 
 __all__ = [
+    "GOES_ON",
     "AttemptIdentity",
     "AuditMark",
     "AuditQuery",
@@ -33,6 +36,7 @@ __all__ = [
     "DefinitionKey",
     "Entry",
     "EntryQuery",
+    "HeadChange",
     "Instrument",
     "Lease",
     "NewRun",

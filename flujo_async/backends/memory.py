@@ -17,7 +17,18 @@ from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_r
 from flujo_async._model.ids import check_run_id
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL, Waiting
-from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
+from flujo_async._model.stored import (
+    GOES_ON,
+    Blob,
+    NewRun,
+    Prefix,
+    Record,
+    RunQuery,
+    RunUpdate,
+    Signal,
+    Snapshot,
+    StoredRun,
+)
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.abc.pending import Pending, done
@@ -91,7 +102,7 @@ class _Run:
         last_seq = self._summary.last_seq if self._advance is None else self._advance[0]
         if last_seq != expected_seq or not transition.is_held(self._summary, lease):
             transition.check_append(self.summary, lease, expected_seq)
-        if update.is_usual and self._summary.status == "running" and self._summary.wake_at is None:
+        if update.change is GOES_ON and self._summary.status == "running" and self._summary.wake_at is None:
             self._advance = expected_seq + count, update
             return False
         self.summary = transition.advanced(self.summary, expected_seq + count, update)

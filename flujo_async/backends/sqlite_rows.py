@@ -116,20 +116,21 @@ def head(summary: RunSummary) -> Row:
 
 def change(update: RunUpdate, last_seq: int) -> Row:
     """Return the first values of ``advance``, and those of ``advance_many``, behind the short key."""
+    changes = update.change
     return (
         last_seq,
         micros(update.updated_at),
         update.current_step_index,
-        _or_nothing(update.pipeline_version),
-        NOTHING if update.metadata is None else json_text(update.metadata),
-        _or_nothing(update.error_message),
-        _waiting_text(update.waiting_for),
-        update.status,
-        int(update.status in RESTING),
-        _or_nothing(optional_micros(update.wake_at)),
-        _or_nothing(update.signals_read),
-        _or_nothing(update.pipeline_id),
-        NOTHING if update.usage is None else json_text(encode_usage(update.usage)),
+        _or_nothing(changes.pipeline_version),
+        NOTHING if changes.metadata is None else json_text(changes.metadata),
+        _or_nothing(changes.error_message),
+        _waiting_text(changes.waiting_for),
+        changes.status,
+        int(changes.status in RESTING),
+        _or_nothing(optional_micros(changes.wake_at)),
+        _or_nothing(changes.signals_read),
+        _or_nothing(changes.pipeline_id),
+        NOTHING if changes.usage is None else json_text(encode_usage(changes.usage)),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from flujo_async._codec.tree import loads
 from flujo_async._model.lease import Lease
+from flujo_async._model.stored import GOES_ON
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_work import Append, Create, give_blobs, insert_audit
@@ -90,7 +91,7 @@ def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
     for place, log, is_alike in held:
         append = appends[place]
         results[place] = last_seq = append.last_seq
-        if not (is_alike and append.update.is_usual):
+        if not (is_alike and append.update.change is GOES_ON):
             changes.append((log, *rows.change(append.update, last_seq)))
         facts += rows.facts(log, append.records, append.update)
         insert_audit(db, log, append.records)
@@ -103,7 +104,7 @@ def _append(db: sqlite3.Connection, appends: Placed[Append]) -> dict[int, int]:
 def _asked(place: int, append: Append) -> rows.Row:
     """Return the values of ``which_are_held``."""
     lease = append.lease
-    return place, lease.run_id, lease.token, lease.owner, append.expected_seq, append.update.status
+    return place, lease.run_id, lease.token, lease.owner, append.expected_seq
 
 
 def _ask(db: sqlite3.Connection, name: str, values: Sequence[rows.Row]) -> list[Any]:

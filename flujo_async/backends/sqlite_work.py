@@ -11,7 +11,7 @@ from typing import Any
 from flujo_async._model import transition
 from flujo_async._model.lease import CLAIMABLE, ClaimQuery, Lease
 from flujo_async._model.state import TERMINAL
-from flujo_async._model.stored import Blob, NewRun, Prefix, Record, RunUpdate, Signal, Snapshot
+from flujo_async._model.stored import GOES_ON, Blob, NewRun, Prefix, Record, RunUpdate, Signal, Snapshot
 from flujo_async._model.summary import RunSummary
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
@@ -79,8 +79,8 @@ class Append:
         """Do so, if all is as the caller believes; return the last ``seq``."""
         held = (self.lease.run_id, self.lease.token, self.lease.owner, self.expected_seq)
         found: list[tuple[int]] = []
-        if self.update.is_usual:
-            found = db.execute(_SQL["is_held_alike"], (*held, self.update.status)).fetchall()
+        if self.update.change is GOES_ON:
+            found = db.execute(_SQL["is_held_alike"], held).fetchall()
         if not found:
             values = (rows.NOTHING, *rows.change(self.update, self.last_seq), *held)
             found = db.execute(_SQL["advance"], values).fetchall()

@@ -164,7 +164,10 @@ def redrive_run(
     ] = None,
     step: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The step to decide on, of several that wait for that; by default all."),
+        typer.Option(
+            metavar="KEY",
+            help="The step to decide on, of several that wait for that, by default all, or that have failed.",
+        ),
     ] = None,
     flujo: FlujoName = None,
     json: Json = False,

@@ -13,7 +13,9 @@ from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
 from flujo_async._model.stored import (
+    GOES_ON,
     Blob,
+    HeadChange,
     NewRun,
     Prefix,
     Record,
@@ -118,9 +120,13 @@ def snapshot(seq: int, body: bytes = b"{}") -> Snapshot:
     return Snapshot(seq, LOG[seq - 1].hash, body)
 
 
-def update(status: RunStatus = "running", *, updated_at: datetime = T0 + SECOND, **fields: Any) -> RunUpdate:
-    """Return a change of the head."""
-    return RunUpdate(status=status, updated_at=updated_at, **fields)
+def update(
+    status: RunStatus = "running", *, updated_at: datetime = T0 + SECOND, current_step_index: int = 0, **fields: Any
+) -> RunUpdate:
+    """Return what an append makes of the head."""
+    change = HeadChange(status=status, **fields)
+    change = GOES_ON if change == GOES_ON else change
+    return RunUpdate(updated_at=updated_at, current_step_index=current_step_index, change=change)
 
 
 def signal(signal_id: str = "s1", run_id: str = "run", payload: Any = None) -> Signal:

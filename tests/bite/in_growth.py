@@ -31,7 +31,7 @@ BUGS = (
         "_runtime/drive.py",
         "known = {self._execution.run_id: self._execution.waits.heard}",
         "known = {self._execution.run_id: 0}",
-        ("tests/runtime/test_signals.py::test_a_signal_is_read_once_by_whoever_has_to_know_of_it",),
+        ("tests/runtime/test_signals.py::test_a_signal_is_not_read_again_with_each_that_comes",),
     ),
     Bug(
         "growth.all-signals-read-for-the-next",

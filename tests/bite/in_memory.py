@@ -41,9 +41,9 @@ BUGS = (
     Bug(
         "memory.append-drops-signals-read",
         "append: that the run has read its signals is forgotten, if its status stays",
-        "_model/stored.py",
-        "            and self.signals_read is None\n",
-        "",
+        MEMORY,
+        "if update.change is GOES_ON and",
+        'if update.change.status == "running" and',
         (CONTRACT + "test_an_update_clears_what_it_leaves_out",),
     ),
     Bug(
@@ -77,7 +77,7 @@ BUGS = (
         """            if may_be_due:
                 self._due.put(run.summary)
 """,
-        """            if may_be_due and update.status in TERMINAL:
+        """            if may_be_due and update.change.status in TERMINAL:
                 self._due.put(run.summary)
 """,
         (CONTRACT + "test_a_finished_run_that_goes_on_is_claimed_as_any_other",),

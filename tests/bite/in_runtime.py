@@ -22,6 +22,7 @@ INBOX = "_runtime/inbox.py"
 KEEPER = "_runtime/lease_keeper.py"
 RECORDED = "_runtime/recorded.py"
 REPLAY = "_runtime/replay.py"
+CANCELLED = "tests/runtime/test_cancelled_calls.py::"
 LANES = "_runtime/lanes.py"
 LIVE_SCOPE = "_runtime/live_scope.py"
 WORKFLOW = "_runtime/workflow.py"
@@ -145,8 +146,8 @@ BUGS = (
         "runtime.signals-not-read-at-rest",
         "a run that rests leaves its signals unread, and is woken by them again and again",
         JOURNAL,
-        "self.fold.update(self.signals_read() if is_at_rest else None, told=told)",
-        "self.fold.update(None, told=told)",
+        "fold.update(self.signals_read() if fold.status in RESTING else None, told=told)",
+        "fold.update(None, told=told)",
         (T + "waits.py::test_a_run_that_pauses_again_is_woken_by_what_is_new_only",),
     ),
     # --------------------------------------------------------------------------------------------------- the log
@@ -263,6 +264,46 @@ BUGS = (
         "                if self._is_stopped or self._interruption.has_come:\n                    raise\n",
         "                raise\n",
         ("tests/runtime/test_combinators.py::TestFailures::test_a_step_that_cancels_its_own_task_has_failed",),
+    ),
+    Bug(
+        "runtime.waits-beside-others",
+        "a step in a group, a graph or a task of a workflow that awaits its own run waits for ever",
+        "_runtime/driven_runs.py",
+        "        todo += awaited_by(task)\n",
+        "",
+        (T + "handle.py::TestWaitingForItself::test_is_told_of_what_runs_beside_others",),
+    ),
+    Bug(
+        "runtime.waits-in-a-circle",
+        "steps whose runs await each other wait for ever",
+        "_runtime/driven_runs.py",
+        "            todo += _driving(*_AWAITED[task])\n",
+        "            pass\n",
+        (T + "handle.py::TestWaitingForItself::test_is_told_of_runs_that_wait_for_each_other",),
+    ),
+    Bug(
+        "runtime.failed-together",
+        "of the members of a group that fail at the same time a redrive tries one again, and ends with the next",
+        "_runtime/group.py",
+        "[*keys, *self._cut_short(keys)] if self._is_stopped else keys",
+        "keys",
+        (T + "redrive.py::test_what_fails_at_the_same_time_is_tried_again_together",),
+    ),
+    Bug(
+        "runtime.tried-again-in-vain",
+        "what a branch has made up for is tried again after another one has failed",
+        "_runtime/group.py",
+        "                paths.discard(member)\n",
+        "                pass\n",
+        (T + "redrive.py::test_what_was_made_up_for_before_is_not_tried_again",),
+    ),
+    Bug(
+        "runtime.code-failed-together",
+        "of the calls of a workflow that fail at the same time a redrive tries one again, and ends with the next",
+        "_runtime/failures.py",
+        "return list(dict.fromkeys([*keys, *self.last])) if keys else keys",
+        "return keys",
+        (T + "redrive.py::test_what_fails_at_the_same_time_is_tried_again_together",),
     ),
     # ---------------------------------------------------------------------------------------------------- attempts
     Bug(
@@ -761,6 +802,41 @@ BUGS = (
         (T + "workflow_tasks.py::TestIdentity::test_it_may_be_asked_a_little_later_whether_it_is_done",),
     ),
     Bug(
+        "runtime.recorded-steps-wait-for-draws",
+        "in a replay a recorded result waits until what was drawn before is written, and comes after later ones",
+        WORKFLOW,
+        "        if last in execution.journal.fold.outcomes:\n",
+        "        if last in execution.journal.fold.outcomes and not self._has_drawn:\n",
+        ("tests/runtime/test_interleaving.py::test_what_is_drawn_in_a_replay_holds_no_result_up",),
+    ),
+    Bug(
+        "runtime.cancelled-in-no-order",
+        "in a replay, what a timeout cancelled is cancelled later than it was, and may be executed once more",
+        REPLAY,
+        "    others = deque(sorted(cancelled, key=lambda key: cancelled[key][0]))\n",
+        "    others = deque[str]()\n",
+        (
+            CANCELLED + "test_what_other_tasks_do_as_a_timeout_ends_they_do_again",
+            CANCELLED + "test_code_that_does_not_cancel_it_any_more_is_refused",
+        ),
+    ),
+    Bug(
+        "runtime.cancelled-for-ever",
+        "a step that was cancelled, and executed after a redrive, never gives its result back",
+        FOLD,
+        "            self.cancelled_calls.pop(fact.key, None)  #",
+        "            pass  #",
+        (CANCELLED + "test_code_that_was_mended_need_not_cancel_it_again",),
+    ),
+    Bug(
+        "runtime.waiting-for-a-cancellation",
+        "a replay waits for ever for code that is to cancel a call again, and does not",
+        REPLAY,
+        "        elif loop.time() < self._deadline[1]:\n",
+        "        elif self._deadline:\n",
+        (CANCELLED + "test_code_that_does_not_cancel_it_any_more_is_refused",),
+    ),
+    Bug(
         "runtime.tasks-in-one-lane",
         "two interleaved chains of a workflow get each other's results",
         LANES,
@@ -804,8 +880,8 @@ BUGS = (
         "runtime.child-waits-for-the-place-of-its-parent",
         "a run that has the last place waits for its child, and the child for that place",
         "_runtime/runner.py",
-        "            with self._admission.letting_in(run_id):  # it may be here",
-        "            with nullcontext():  # it may be here",
+        "            with waiting_for(run_id, self.backend), self._admission.letting_in(run_id):",
+        "            with waiting_for(run_id, self.backend):",
         (T + "admission.py::test_a_child_that_was_taken_up_by_itself_goes_in_the_place_of_its_parent",),
     ),
     Bug(

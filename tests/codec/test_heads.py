@@ -13,7 +13,7 @@ import pytest
 from flujo_async._codec import heads
 from flujo_async._model.lease import Lease
 from flujo_async._model.state import Waiting
-from flujo_async._model.stored import Record, RunUpdate, Signal
+from flujo_async._model.stored import HeadChange, Record, RunUpdate, Signal
 from flujo_async._model.summary import RunSummary
 from flujo_async._model.usage import Usage
 from flujo_async.errors import SerializationError
@@ -69,12 +69,12 @@ def test_metadata_that_are_not_json_are_refused() -> None:
 
 def test_an_update_of_ones_own_shares_no_metadata() -> None:
     metadata: dict[str, Any] = {"a": {"b": [1]}}
-    update = RunUpdate(status="running", updated_at=AT, metadata=metadata)
+    update = RunUpdate(updated_at=AT, change=HeadChange(status="running", metadata=metadata))
     own = heads.own_update(update)
     assert own == update
     metadata["a"]["b"].append(2)
-    assert own.metadata == {"a": {"b": [1]}}
-    without = replace(update, metadata=None)
+    assert own.change.metadata == {"a": {"b": [1]}}
+    without = RunUpdate(updated_at=AT)
     assert heads.own_update(without) is without
 
 

@@ -50,7 +50,7 @@ def test_whatever_is_waited_for_is_known_after_each_pause(pauses: list[list[Aske
             assert sorted(map(repr, found.awaited.asked.values())) == sorted(map(repr, asked))
             assert sorted(map(repr, found.waiting_for)) == sorted(repr(waiting) for waiting, _ in asked)
             assert found.awaited.signals == number
-            assert found.update().waiting_for == found.waiting_for
+            assert found.update().change.waiting_for == found.waiting_for
         assert all_of(found) == all_of(fold_log("r", records(log)))
 
 

@@ -117,15 +117,16 @@ def test_the_index_counts_top_level_elements_that_are_done(log: list[Fact], inde
 def test_the_last_word_is_the_status(fact: Fact, status: str) -> None:
     """And goes into the head."""
     folded = fold(completed("a"), fact)
-    assert (folded.status, folded.update().status) == (status, status)
+    assert (folded.status, folded.update().change.status) == (status, status)
     assert (folded.finished_at is not None) == (status in ("completed", "failed", "cancelled"))
 
 
 def test_a_resumed_run_waits_for_nothing() -> None:
     """Its waits are gone from the head."""
     waiting = Waiting(kind="signal", name="x", since=T0)
-    assert fold(RunPaused(at=T0, waiting_for=(waiting,))).update().waiting_for == (waiting,)
-    assert fold(RunPaused(at=T0, waiting_for=(waiting,)), RunResumed(at=T0, owner="o")).update().waiting_for == ()
+    paused = RunPaused(at=T0, waiting_for=(waiting,))
+    assert fold(paused).update().change.waiting_for == (waiting,)
+    assert fold(paused, RunResumed(at=T0, owner="o")).update().change.waiting_for == ()
 
 
 def test_what_branches_change_is_changed_when_their_block_is_done() -> None:
@@ -143,7 +144,7 @@ def test_a_migration_changes_definition_and_context() -> None:
         RunMigrated(at=T0, pipeline_version="2", fingerprint="g", patch={"n": ["set", 9]}),
     )
     assert (folded.pipeline_version, folded.fingerprint, folded.context.tree) == ("2", "g", {"n": 9})
-    assert folded.update().pipeline_version == "2"
+    assert folded.update().change.pipeline_version == "2"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.facts import Fact
 from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.state import RunStatus, Waiting
-from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
+from flujo_async._model.stored import Blob, HeadChange, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
 from flujo_async._model.summary import RunSummary
 from flujo_async.abc.backend import Capabilities, StateBackend
 from flujo_async.errors import BackendError
@@ -177,15 +177,15 @@ def gated_store(inner: StateBackend, verb: str, nth: int = 1, *, after: bool = F
     return gated, gated.delay(verb, nth=nth, how="after" if after else "before")
 
 
-async def append_fact(backend: StateBackend, run_id: str, fact: Fact, status: RunStatus, **update: Any) -> None:
+async def append_fact(backend: StateBackend, run_id: str, fact: Fact, status: RunStatus, **change: Any) -> None:
     """Put a fact at the end of a run's log through the port, as an owner on another host would."""
     [lease] = await backend.claim(ANOTHER_HOST, now=fact.at, ttl=timedelta(seconds=30), query=ClaimQuery(run_id=run_id))
     stored = await backend.load(run_id)
     assert stored is not None
     after = stored.summary.last_seq
     records = seal([fact], after=after, prev_hash=stored.records[-1].hash)
-    change = RunUpdate(status=status, updated_at=fact.at, **update)
-    await backend.append(lease, records, expected_seq=after, update=change)
+    update = RunUpdate(updated_at=fact.at, change=HeadChange(status=status, **change))
+    await backend.append(lease, records, expected_seq=after, update=update)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

@@ -20,6 +20,7 @@ from flujo_async import (
     StepContext,
     as_step,
     branch,
+    graph,
     loop,
     map_each,
     parallel,
@@ -322,6 +323,47 @@ async def test_a_step_may_not_cancel_itself_in_a_task_that_was_cancelled_before(
 
     with pytest.raises(RunFailed, match="nobody had cancelled it"):
         await (await cleaning_up(Flujo(nest(confused))))
+
+
+class Stop(BaseException):
+    """Nothing that a step fails with."""
+
+
+@pytest.mark.parametrize("error", [Stop, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("kind", ["step", "parallel", "nested", "map_each", "graph"])
+async def test_what_is_no_failure_comes_out_as_it_is(kind: str, error: type[BaseException]) -> None:
+    """Nothing is left behind, and the run can be resumed."""
+    raised, others_begun = list[BaseException](), 0
+
+    @step
+    async def ends(n: int) -> int:
+        if not raised:
+            raised.append(error("enough"))
+            raise raised[0]
+        return n
+
+    @step
+    async def beside(n: int) -> int:
+        nonlocal others_begun
+        others_begun += 1
+        if others_begun == 1:
+            await asyncio.Event().wait()
+        return n
+
+    definitions: dict[str, Any] = {
+        "step": ends,
+        "parallel": parallel(beside, ends),
+        "nested": parallel(beside, as_step(parallel(ends), name="inner")),
+        "map_each": map_each(ends, max_concurrency=1),
+        "graph": graph(beside, ends),
+    }
+    flujo = Flujo[Any, Any](definitions[kind])
+    with pytest.raises(error) as caught:
+        await flujo.run({"map_each": [1], "graph": {"n": 1}}.get(kind, 1), run_id="r")
+    assert caught.value is raised[0]
+    assert not others()
+    assert await flujo.handle("r").status() == "running"
+    assert (await flujo.run(run_id="r")).status == "completed"
 
 
 async def test_a_run_may_be_cancelled_in_a_task_that_was_cancelled_before() -> None:

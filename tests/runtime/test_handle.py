@@ -1,6 +1,7 @@
 """Runs seen from outside: handles, states, histories, events, streams, listings."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from flujo_async import (
     RunContext,
     StepContext,
     as_step,
+    graph,
     map_each,
     parallel,
     step,
@@ -500,6 +502,9 @@ async def _same(value: Any) -> Any:
     return value
 
 
+_same_step = step(name="same")(_same)
+
+
 class TestWaitingForItself:
     """Code of a run that awaits the run, or one above it, would wait for ever."""
 
@@ -519,6 +524,56 @@ class TestWaitingForItself:
             return await (ctx.child(waits, how) if how == "child" else waits(how))
 
         return code
+
+    @pytest.mark.parametrize("kind", ["parallel", "nested", "map_each", "graph", "gather", "task group", "in a step"])
+    async def test_is_told_of_what_runs_beside_others(self, store: Store, kind: str) -> None:
+        """In tasks that the run waits for."""
+
+        @step
+        async def waits(n: Any, ctx: StepContext) -> Any:
+            return (await flujo.run(run_id=ctx.run_id)).output
+
+        @workflow
+        async def gathers(n: int) -> list[Any]:
+            return list(await asyncio.gather(waits(n), _same_step(n)))
+
+        @workflow
+        async def groups(n: int) -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(waits(n))
+
+        @step
+        async def waits_in_a_task(n: int, ctx: StepContext) -> list[Any]:
+            return list(await asyncio.gather(flujo.run(run_id=ctx.run_id), flujo.resume(ctx.run_id)))
+
+        definitions: dict[str, Any] = {
+            "parallel": parallel(waits, _same_step),
+            "nested": parallel(_same_step, as_step(map_each(waits), name="each")),
+            "map_each": map_each(waits),
+            "graph": graph(waits, _same_step),
+            "gather": gathers,
+            "task group": groups,
+            "in a step": waits_in_a_task,
+        }
+        given = {"nested": [1, 2], "map_each": [1, 2], "graph": {"n": 1, "value": 1}}.get(kind, 1)
+        flujo = Flujo[Any, Any](definitions[kind], state_backend=store.open())
+        with pytest.raises(RunFailed) as caught:
+            await flujo.run(given, run_id="r")
+        assert "run 'r' would wait for itself" in "".join(traceback.format_exception(caught.value))
+
+    async def test_is_told_of_runs_that_wait_for_each_other(self, store: Store) -> None:
+        """The last one in the circle hears of it, and the others of that one's failure."""
+        have_begun = asyncio.Barrier(3)
+
+        @step
+        async def waits(other: str) -> Any:
+            await have_begun.wait()
+            return (await flujo.handle(other).result()).output
+
+        flujo = Flujo[Any, Any](parallel(waits, _same_step), state_backend=store.open())
+        handles = [await flujo.start(other, run_id=run_id) for run_id, other in ("ab", "bc", "ca")]
+        errors = await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=True)
+        assert all("would wait for itself" in str(error) for error in errors), errors
 
     @pytest.mark.parametrize("how", ["run", "resume", "handle", "child", "itself"])
     async def test_is_told(self, store: Store, how: str) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from flujo_async import Flujo, RunContext, step, workflow
+from flujo_async._model.facts import ValueDrawn
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, NonDeterminismError
-from tests.runtime.crashes import others
+from flujo_async.testing import FaultyBackend
+from tests.runtime.crashes import others, ticks
 from tests.runtime.executed import EXECUTED
 from tests.runtime.pretend import dying
 
@@ -230,6 +232,39 @@ async def test_each_chain_resumes_with_its_own_results_a_thousand_times(way: Way
     """The same, longer, with up to six chains."""
     for seed in range(MANY):
         await one_life(way, seed, n=2 + seed % 5)
+
+
+@pytest.mark.parametrize("with_failure", [False, True])
+async def test_what_is_drawn_in_a_replay_holds_no_result_up(with_failure: bool) -> None:
+    """It is not recorded yet, and nothing that rests on it executes before all that is recorded has been given back."""
+
+    @step
+    async def take(n: int) -> int:
+        if n == 1 and with_failure:
+            raise ValueError("not this one")
+        return n
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> list[int]:
+        order = list[int]()
+
+        async def one(i: int) -> None:
+            with suppress(ValueError):
+                await take(i)
+            if i == 0:
+                ctx.random()
+            order.append(i)
+
+        await asyncio.gather(*(one(i) for i in range(n)))
+        return order
+
+    backend = FaultyBackend(InMemoryBackend())
+    flujo = Flujo(flow, state_backend=backend)
+    assert (await flujo.run(3, run_id="r")).output == [0, 1, 2]
+    drawn = next(commit.seq for commit in await flujo.history("r") if isinstance(commit.fact, ValueDrawn))
+    await flujo.fork("r", at=drawn - 1, new_run_id="again")
+    backend.delay("append", nth=None, until=ticks)
+    assert (await flujo.run(run_id="again")).output == [0, 1, 2]
 
 
 # ------------------------------------------------------------------------------------------------- contradictions

@@ -467,7 +467,7 @@ async def test_a_stale_owner_cannot_write(store: Store) -> None:
     assert old is not None
     new = await steal(backend, "r")
     assert new.token == old.token + 1
-    update = RunUpdate(status="running", updated_at=datetime.now(UTC))
+    update = RunUpdate(updated_at=datetime.now(UTC))
     with pytest.raises(StaleLease):
         await backend.append(old, stored.records, expected_seq=1, update=update)
     driving.cancel()

@@ -13,6 +13,7 @@ from flujo_async import (
     RunContext,
     StepContext,
     as_step,
+    graph,
     map_each,
     parallel,
     sleep,
@@ -442,6 +443,144 @@ async def test_all_items_that_failed_are_tried_again(backend: StateBackend) -> N
     is_repaired = True
     assert (await flujo.redrive("r")).output == [1, 2, 3, 4]
     assert executed == [1, 3]
+
+
+class Outage:
+    """Two steps that fail at the same time until it is over, in everything that runs them so."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.executed = list[str]()
+        both = asyncio.Barrier(2)
+
+        async def fail(name: str) -> int:
+            self.executed.append(name)
+            if not self.is_over:
+                await both.wait()
+                raise ValueError(f"broken {name}")
+            return len(self.executed)
+
+        @step
+        async def one(n: int) -> int:
+            return await fail("one")
+
+        @step
+        async def other(n: int) -> int:
+            return await fail("other")
+
+        @workflow
+        async def gather(n: int) -> dict[str, int]:
+            first, second = await asyncio.gather(one(n), other(n))
+            return {"one": first, "other": second}
+
+        @workflow
+        async def task_group(n: int) -> dict[str, int]:
+            async with asyncio.TaskGroup() as tasks:
+                first, second = tasks.create_task(one(n)), tasks.create_task(other(n))
+            return {"one": first.result(), "other": second.result()}
+
+        self.one, self.other = one, other
+        self.definitions: dict[str, Any] = {
+            "parallel": parallel(one, other),
+            "nested": parallel(as_step(parallel(one), name="one"), other),
+            "graph": graph(one, other),
+            "gather": gather,
+            "task group": task_group,
+        }
+
+
+@pytest.mark.parametrize("kind", ["parallel", "nested", "graph", "gather", "task group"])
+async def test_what_fails_at_the_same_time_is_tried_again_together(backend: StateBackend, kind: str) -> None:
+    """The run ends with the first of the failures; the others are in the log as well, and nobody has heard of them."""
+    outage = Outage()
+    flujo = Flujo[Any, Any](outage.definitions[kind], state_backend=backend)
+    with pytest.raises(RunFailed):
+        await flujo.run({"n": 1} if kind == "graph" else 1, run_id="r")
+    outage.is_over = True
+    await flujo.redrive("r")
+    assert sorted(outage.executed) == ["one", "one", "other", "other"]
+
+
+class MadeUpFor:
+    """Something that fails, is made up for, and stands beside a step that fails after that, and ends the run."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.executed = list[str]()
+        is_made_up_for = asyncio.Event()
+
+        @step
+        async def fatal(n: int) -> str:
+            await is_made_up_for.wait()
+            self.fail()
+            return "fatal"
+
+        @step
+        async def fragile(n: int) -> str:
+            self.executed.append("fragile")
+            self.fail()
+            return "fragile"
+
+        @step
+        async def instead(n: Any) -> str:
+            self.executed.append("instead")
+            return "instead"
+
+        @step
+        async def after(done: Any) -> Any:
+            is_made_up_for.set()
+            if not self.is_over:
+                await asyncio.Event().wait()
+            return done
+
+        async def caught(n: int) -> str:
+            try:
+                done = await fragile(n)
+            except ValueError:
+                done = await instead(n)
+            return await after(done)
+
+        @workflow
+        async def code(n: int) -> list[str]:
+            return list(await asyncio.gather(fatal(n), caught(n)))
+
+        stands_in = step(name="stands_in", fallback=instead)(fragile.function)
+        ignored = parallel(fragile, instead, on_error="ignore")
+        self.definitions: dict[str, Any] = {
+            "code": code,
+            "fallback": parallel(fatal, as_step(stands_in >> after, name="beside")),
+            "ignored": parallel(fatal, as_step(ignored >> after, name="beside")),
+        }
+
+    def fail(self) -> None:
+        if not self.is_over:
+            raise ValueError("broken")
+
+
+@pytest.mark.parametrize("kind", ["code", "fallback", "ignored"])
+async def test_what_was_made_up_for_before_is_not_tried_again(backend: StateBackend, kind: str) -> None:
+    """What came after it rests on that."""
+    made_up_for = MadeUpFor()
+    flujo = Flujo[Any, Any](made_up_for.definitions[kind], state_backend=backend)
+    await failed(flujo)
+    made_up_for.is_over = True
+    assert "instead" in str((await flujo.redrive("r")).output)
+    assert made_up_for.executed == ["fragile", "instead"]
+
+
+async def test_of_several_that_have_failed_one_may_be_skipped(backend: StateBackend) -> None:
+    """By default the one whose error is the run's; the others are tried again."""
+    for number, (named, output) in enumerate(
+        [(None, {"one": 7, "other": 3}), ("parallel/other", {"one": 3, "other": 7})]
+    ):
+        outage, run_id = Outage(), f"r{number}"
+        flujo = Flujo[Any, Any](parallel(outage.one, outage.other, on_error="finish"), state_backend=backend)
+        with pytest.raises(RunFailed, match="broken one"):
+            await flujo.run(1, run_id=run_id)
+        outage.is_over = True
+        with pytest.raises(InvalidArgument, match="'parallel/one', 'parallel/other'"):
+            await flujo.redrive(run_id, decision="skip", step="parallel")
+        assert (await flujo.redrive(run_id, decision="skip", step=named, output=7)).output == output
 
 
 @pytest.mark.parametrize("kind", ["parallel", "map_each"])

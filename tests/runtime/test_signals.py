@@ -391,8 +391,8 @@ class Counting(Wrapped):
         return result
 
 
-async def test_a_signal_is_read_once_by_whoever_has_to_know_of_it() -> None:
-    """By whoever drives the run, and by whoever posts the next one; not again with each that comes."""
+async def test_a_signal_is_not_read_again_with_each_that_comes() -> None:
+    """But once by whoever drives the run, and twice by whoever posts the next one: the run may be another by then."""
     store, begun, is_over = Counting(InMemoryBackend()), asyncio.Event(), asyncio.Event()
 
     @step
@@ -406,6 +406,6 @@ async def test_a_signal_is_read_once_by_whoever_has_to_know_of_it() -> None:
     for number in range(50):
         await flujo.signal("r", f"name {number}", number)
         await ticks()
-    assert 50 <= store.given <= 100
+    assert 50 <= store.given <= 150
     is_over.set()
     await flujo.handle("r").result()

@@ -126,7 +126,7 @@ class TestDraws:
 
         class Told(InMemoryBackend):
             def begin_append(self, *args: Any, update: RunUpdate, **kwargs: Any) -> Pending[int]:
-                told.append(update.metadata)
+                told.append(update.change.metadata)
                 return super().begin_append(*args, update=update, **kwargs)
 
         @workflow

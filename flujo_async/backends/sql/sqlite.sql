@@ -98,24 +98,24 @@ WITH wanted (place, run_id) AS (VALUES
 )
 SELECT json_group_array(place) FROM wanted CROSS JOIN runs USING (run_id);
 
--- name: tells_nothing_else
--- Whether there is nothing in a run that an append would take back without a word.
-wake_at IS NULL AND waiting_for = '[]' AND error_message IS NULL
+-- name: goes_on
+-- Whether a run is as GOES_ON leaves it: nothing in it has to be taken back.
+status = 'running' AND wake_at IS NULL AND waiting_for = '[]' AND error_message IS NULL
 
 -- name: which_are_held
 -- Of appends: the place, the key of the run, and whether its row may stay as it is.
 -- The one row of the result takes one step, where a row for each would take as many.
-WITH wanted (place, run_id, token, owner, expected_seq, status) AS (VALUES
-(?, ?, ?, ?, ?, ?)
+WITH wanted (place, run_id, token, owner, expected_seq) AS (VALUES
+(?, ?, ?, ?, ?)
 )
-SELECT json_group_array(json_array(place, id, runs.status = wanted.status AND {tells_nothing_else}))
+SELECT json_group_array(json_array(place, id, {goes_on}))
 FROM wanted CROSS JOIN runs ON runs.run_id = wanted.run_id
 WHERE attempts = token AND lease_owner = owner AND {last_seq} = expected_seq;
 
 -- name: is_held_alike
 -- The same of one append that leaves the row as it is.
 SELECT id FROM runs
-WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND {last_seq} = ? AND status = ? AND {tells_nothing_else};
+WHERE run_id = ? AND attempts = ? AND lease_owner = ? AND {last_seq} = ? AND {goes_on};
 
 -- name: change
 -- All that an append can change in a row; a resting run gives up its lease.

@@ -1,0 +1,201 @@
+"""Calls that the code of a workflow cancels: in a replay it cancels them again, at the same place."""
+
+import asyncio
+
+import pytest
+
+from flujo_async import Flujo, step, workflow
+from flujo_async.abc import StateBackend
+from flujo_async.errors import NonDeterminismError, RunFailed
+from tests.runtime.executed import EXECUTED
+
+
+@pytest.fixture(autouse=True)
+def nothing_executed() -> None:
+    EXECUTED.clear()
+
+
+@step
+async def first(n: int) -> int:
+    EXECUTED.append(f"first {n}")
+    return n
+
+
+@step
+async def second(n: int) -> int:
+    EXECUTED.append(f"second {n}")
+    return n
+
+
+async def test_what_other_tasks_do_as_a_timeout_ends_they_do_again(backend: StateBackend) -> None:
+    """They have come no further when it ends, though what is recorded of them comes sooner than its time is over."""
+    limits = list[asyncio.Timeout]()
+
+    @step
+    async def for_ever(n: int) -> int:
+        limits[-1].reschedule(0)  # by now its time is over
+        await asyncio.Event().wait()
+        return n
+
+    @workflow
+    async def flow(n: int) -> list[str]:
+        is_late, did = False, list[str]()
+
+        async def wait() -> None:
+            nonlocal is_late
+            try:
+                # In a replay the step is not begun, and time has to pass by itself.
+                async with asyncio.timeout(0.01 if limits else None) as limit:
+                    limits.append(limit)
+                    await for_ever(n)
+            except TimeoutError:
+                is_late = True
+
+        async def work() -> None:
+            for turn in range(4):
+                did.append(f"{'second' if is_late else 'first'} {turn}")
+                await (second if is_late else first)(turn)
+
+        await asyncio.gather(wait(), work())
+        return did
+
+    flujo = Flujo(flow, state_backend=backend)
+    done = (await flujo.run(1, run_id="r")).output
+    assert done == EXECUTED
+    cancelled = next(commit.seq for commit in await flujo.history("r") if commit.fact.kind == "CallCancelled")
+    for at in range(cancelled, len(await flujo.history("r"))):
+        fork = await flujo.fork("r", at=at)
+        assert (await flujo.run(run_id=fork.run_id)).output == done
+
+
+async def test_one_that_was_cancelled_is_not_executed_again() -> None:
+    """The result that it might have by now would contradict what the code has recorded since."""
+    is_slow = True
+
+    @step
+    async def perhaps_slow(n: int) -> int:
+        EXECUTED.append("slow")
+        if is_slow:
+            await asyncio.Event().wait()
+        return n
+
+    @workflow
+    async def flow(n: int) -> str:
+        task = asyncio.create_task(perhaps_slow(n))
+        await first(n)
+        task.cancel()
+        await asyncio.wait({task})
+        return f"{await second(n)}, {'cancelled' if task.cancelled() else 'in time'}"
+
+    flujo = Flujo(flow)
+    assert (await flujo.run(1, run_id="r")).output == "1, cancelled"
+    is_slow = False
+    cancelled = next(commit.seq for commit in await flujo.history("r") if commit.fact.kind == "CallCancelled")
+    fork = await flujo.fork("r", at=cancelled)
+    EXECUTED.clear()
+    assert (await flujo.run(run_id=fork.run_id)).output == "1, cancelled"
+    assert EXECUTED == ["second 1"]
+
+
+async def test_one_that_a_failure_had_cancelled_counts_once_it_has_ended(backend: StateBackend) -> None:
+    """After a redrive it is executed, and its result is given back like any other."""
+    is_broken = True
+
+    @step
+    async def fail(n: int) -> int:
+        if is_broken:
+            raise ValueError("no")
+        return await first.function(n)
+
+    @step
+    async def beside(n: int) -> int:
+        if is_broken:
+            await asyncio.Event().wait()
+        return await second.function(n)
+
+    @workflow
+    async def flow(n: int) -> int:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(fail(n)), group.create_task(beside(n))]
+        return await first(sum(task.result() for task in tasks))
+
+    flujo = Flujo(flow, state_backend=backend)
+    with pytest.raises(RunFailed):
+        await flujo.run(1, run_id="r")
+    is_broken = False
+    assert (await flujo.redrive("r")).output == 2
+    for commit in (await flujo.history("r"))[4:-1]:
+        fork = await flujo.fork("r", at=commit.seq)
+        async with asyncio.timeout(5):
+            assert (await flujo.run(run_id=fork.run_id)).output == 2
+    assert EXECUTED.count("second 1") == 1 + 3  # it is there from the fourth fork on
+
+
+async def test_code_that_does_not_cancel_it_any_more_is_refused() -> None:
+    """And the run does not wait for that for ever."""
+
+    @step
+    async def for_ever(n: int) -> int:
+        await asyncio.Event().wait()
+        return n
+
+    async def flow(n: int, *, cancels: bool) -> int:
+        task = asyncio.create_task(for_ever(n))
+        await first(n)
+        if cancels:
+            task.cancel()
+        await asyncio.wait({task})
+        return await second(n)
+
+    @workflow(name="flow")
+    async def before(n: int) -> int:
+        return await flow(n, cancels=True)
+
+    @workflow(name="flow")
+    async def after(n: int) -> int:
+        return await flow(n, cancels=False)
+
+    old = Flujo(before)
+    await old.run(1, run_id="r")
+    fork = await old.fork("r", at=len(await old.history("r")) - 1)
+    new = Flujo(after, state_backend=old.state_backend)
+    EXECUTED.clear()
+    async with asyncio.timeout(5):
+        with pytest.raises(NonDeterminismError, match="that the code cancels 'for_ever"):
+            await new.run(run_id=fork.run_id)
+    assert EXECUTED == []
+    assert (await old.run(run_id=fork.run_id)).output == 1
+
+
+async def test_code_that_was_mended_need_not_cancel_it_again() -> None:
+    """Its own failure had cancelled that; since then the run was redriven."""
+    is_broken = True
+
+    @step
+    async def beside(n: int) -> int:
+        if is_broken:
+            await asyncio.Event().wait()
+        return await second.function(n)
+
+    @workflow
+    async def flow(n: int) -> int:
+        async def decide() -> int:
+            await first(n)
+            if is_broken:
+                raise ValueError("a bug")
+            return n
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(decide()), group.create_task(beside(n))]
+        return await first(sum(task.result() for task in tasks))
+
+    flujo = Flujo(flow)
+    with pytest.raises(RunFailed):
+        await flujo.run(1, run_id="r")
+    is_broken = False
+    assert (await flujo.redrive("r")).output == 2
+    assert EXECUTED == ["first 1", "second 1", "first 2"]
+    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
+    async with asyncio.timeout(5):
+        assert (await flujo.run(run_id=fork.run_id)).output == 2
+    assert EXECUTED == ["first 1", "second 1", "first 2"]
