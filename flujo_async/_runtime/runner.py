@@ -56,7 +56,6 @@ _log: Final = logging.getLogger("flujo_async")
 _A_SECOND: Final = timedelta(seconds=1)
 _FOR_EVER: Final = timedelta(days=100 * 365)
 
-
 Find: TypeAlias = Callable[[Request, str], Awaitable[Ready | Fold | None]]
 
 
@@ -144,11 +143,7 @@ class Runner:
         place: AbstractAsyncContextManager[None] = nullcontext()
         if not request.is_urgent and not (self._admission.is_full and await self._has_no_use(request, find, exists)):
             place = self._admission.slot(request.run_id, request.priority)
-        with (
-            self.bound_loop.at_work(),
-            Owner.at_work() as owner,
-            suppress(StaleLease),
-        ):  # whoever has it now is attached to
+        with self.bound_loop.at_work(), Owner.at_work() as owner, suppress(StaleLease):  # who has it is attached to
             async with place:
                 found = await find(request, str(owner))
                 exists()

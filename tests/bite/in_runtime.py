@@ -1250,6 +1250,22 @@ BUGS = (
         (T + "durability.py::test_a_store_that_fails_while_code_does_something_else_fails_the_call",),
     ),
     Bug(
+        "runtime.result-of-the-run-before",
+        "who waits for a run that was started anew hears what has become of the one before",
+        "_runtime/runner.py",
+        "except (RunNotFound, RunConflict):",
+        "except RunNotFound:",
+        (T + "created_anew.py::test_its_result_is_waited_for_whatever_has_become_of_the_one_before",),
+    ),
+    Bug(
+        "runtime.failure-of-long-ago",
+        "a store that failed in the background fails each result of the run, though that has gone on since",
+        "_runtime/runner.py",
+        "not (task.cancelled() or has_gone_on)",
+        "not task.cancelled()",
+        (T + "store_failure.py::test_a_failure_in_the_background_is_over_when_the_run_has_gone_on",),
+    ),
+    Bug(
         "runtime.waits-that-were-undone",
         "a runtime that has answered a run goes on believing what a redrive has undone",
         INBOX,
