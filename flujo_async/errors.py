@@ -208,7 +208,7 @@ class IntegrityError(BackendError):
 
     Attributes:
         run_id: the run whose log it is.
-        seq: the first fact that cannot be trusted.
+        seq: the first fact that cannot be trusted; 0 if the run cannot be read at all.
         reason: what is wrong with it.
     """
 
