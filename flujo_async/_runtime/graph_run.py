@@ -86,6 +86,9 @@ class GraphRun:
         try:
             async with asyncio.TaskGroup() as group:
                 self._start(self._advance(self._nodes), group)
+        except asyncio.CancelledError:
+            self._execution.cut_short += [key for name in self._failed() for key in self._faults[name].keys]
+            raise
         finally:
             if self._is_solo:
                 self._journal.soloist = self._driver
