@@ -41,7 +41,7 @@ class Fold:
         began_at: when the run began: when it was created, forked, or tried again after it had ended.
         deadline: when what the run does has to be over, if ever; a fork and a run tried again have the whole time.
         failures: the keys of the steps that failed for good.
-        failed_keys: those among them whose failure ended the run.
+        failed_keys: those among them whose failure ended the run, or that had just failed when it was cancelled.
         order: the keys of everything that a workflow may have waited for, in the order in which it came.
         redriven: the redrives, each with where it stands, and where what it has dropped stood, by key.
         failed_attempts: the last failed attempt of each step that is to be tried again, by key.
@@ -423,6 +423,7 @@ class Fold:
         self.status, self.error, self.finished_at = "failed", fact.error, fact.at
 
     def _run_cancelled(self, fact: facts.RunCancelled) -> None:
+        self.failed_keys = fact.keys
         self.status, self.reason, self.finished_at = "cancelled", fact.reason, fact.at
 
     _APPLY: ClassVar[dict[type[Any], Callable[[Fold, Any], None]]] = {

@@ -112,6 +112,19 @@ def children_to_redrive(fold: Fold) -> list[str]:
     return [key for key in fold.children if key in dropped or key not in fold.outcomes]
 
 
+def failed_last(fold: Fold, aside: range) -> list[str]:
+    """Return the steps with whose failure a log ends, but for what stands ``aside``: nothing rests on that."""
+    found, seq = list[str](), fold.seq
+    for key in reversed(fold.failures):
+        while seq in aside:
+            seq -= 1
+        if fold.places[key] != seq:
+            break
+        found.append(key)
+        seq -= 1
+    return found
+
+
 def to_drop(fold: Fold) -> tuple[str, ...]:
     """Return the steps that run again when a run that has ended is tried again.
 

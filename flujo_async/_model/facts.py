@@ -445,11 +445,12 @@ class RunFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCancelled:
-    """The run was cancelled."""
+    """The run was cancelled; ``keys`` are the steps that had just failed."""
 
     kind: ClassVar[str] = "RunCancelled"
     at: datetime
     reason: str = ""
+    keys: tuple[str, ...] = ()
 
 
 Fact: TypeAlias = (

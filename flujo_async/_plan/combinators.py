@@ -87,6 +87,8 @@ def branch(
         DefinitionError: no cases, or a selector that cannot be called.
     """
     question = _question(selector, "the selector of branch()")
+    if not isinstance(cases, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+        raise DefinitionError(f"branch() takes a mapping of its cases by key, not {cases!r}")
     if not cases:
         raise DefinitionError("branch() needs at least one case")
     labels = number_repeated([_label(key) for key in cases])

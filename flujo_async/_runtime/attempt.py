@@ -187,7 +187,7 @@ class StepCall:
             input=inline,
             inputs=inputs,
         )
-        await self.execution.journal.record(self._durability, *attempt.last_words(), failed)
+        await self.execution.record_failure(self._durability, failed, *attempt.last_words())
         raise Fault(error, (self.key,))
 
     # --------------------------------------------------------------------------------------------------- cache

@@ -87,8 +87,10 @@ async def execute_step(
         other = call.for_fallback()
         if other is None:
             raise
-        return await call_step(execution, other.step, other.key, other.value, scope, other.named, other.extra)
-    return outcome
+    else:
+        return outcome
+    # Only here, so that what it raises has nothing of ours as its context.
+    return await call_step(execution, other.step, other.key, other.value, scope, other.named, other.extra)
 
 
 def recorded_step(execution: Execution, step: Step[Any, Any], key: str, scope: Scope) -> StepCompleted | None:
@@ -288,7 +290,7 @@ class ChildCall:
                 source=self.value.source,
                 input=self.value.tree if self.value.source is None else None,
             )
-            await execution.journal.record(execution.durability, failed)
+            await execution.record_failure(execution.durability, failed)
             raise Fault(error, (self.key,)) from error
         self._note_usage(ended.usage)
         completed = StepCompleted(

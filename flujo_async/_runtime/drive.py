@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from flujo_async._codec.exceptions import encode_error
 from flujo_async._log.fold import Fold
-from flujo_async._log.history import children_to_end
+from flujo_async._log.history import children_to_end, failed_last
 from flujo_async._model.facts import RunCancelled, RunCompleted, RunFailed, RunMigrated, SignalReceived
 from flujo_async._model.stored import Signal
 from flujo_async._model.tree import Json
@@ -129,6 +129,7 @@ class Drive:
         self._was_paused = ready.fold.status == "paused"
         self._was_contradicted = any(each.kind == "definition" and not each.run_id for each in ready.fold.waiting_for)
         self._is_ending = False
+        self._first = range(0)  # where in the log it stands that the run was taken up
         self._is_abandoned = False
         self.error: Exception | None = None
         self.parked: Park | None = None
@@ -237,6 +238,7 @@ class Drive:
         journal, pace = self._execution.journal, self._execution.pace
         if pace.is_over:  # the store has answered at once, or there was much to read
             await pace.turn()
+        self._first = range(journal.fold.seq + 1, journal.fold.seq + 1 + len(self._ready.first))
         for fact in self._ready.first:
             journal.note(fact)
             if isinstance(fact, SignalReceived):
@@ -388,8 +390,9 @@ class Drive:
         if execution.waits.pending(CANCEL):
             signal = execution.waits.take(CANCEL)
             assert signal is not None
+            keys = failed_last(execution.journal.fold, self._first)
             execution.journal.note(taken(signal, self._setup.clock.now()))
-            return Ending("cancelled", reason=str(signal.payload or ""))
+            return Ending("cancelled", reason=str(signal.payload or ""), keys=keys)
         return Ending("failed", TimeoutError(f"run {execution.run_id!r} took longer than its timeout"))
 
     async def _park(self, park: Park) -> None:
@@ -427,7 +430,7 @@ class Drive:
             recorded = encode_error(execution.codec, error)
             await self._conclude(RunFailed(at=clock.now(), error=recorded, keys=tuple(ending.keys)))
         else:
-            await self._conclude(RunCancelled(at=clock.now(), reason=ending.reason))
+            await self._conclude(RunCancelled(at=clock.now(), reason=ending.reason, keys=tuple(ending.keys)))
 
     async def _end_children(self, reason: str) -> None:
         """Cancel the children that nobody waits for any more."""

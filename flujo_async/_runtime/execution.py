@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from flujo_async._codec.values import Codec
+from flujo_async._model.facts import Fact, StepFailed
 from flujo_async._model.policy import Durability
 from flujo_async._model.quick import quick
 from flujo_async._model.tree import Json
@@ -118,6 +119,7 @@ class Execution:
         is_stopped: whether the run is being ended from outside; what its code still asks for is not done.
         recorded: what is recorded of the run, for a walk through it.
         ends_with: the key of the step with whose outcome the run completes, if that is known.
+        cut_short: the steps that had failed when they were cancelled, and nobody could do anything about that.
         to_undo: the steps that have completed or failed and have a compensation, by key.
     """
 
@@ -143,6 +145,7 @@ class Execution:
     is_stopped: bool = False
     recorded: Recorded = field(init=False)
     ends_with: str | None = None
+    cut_short: list[str] = field(default_factory=list[str])
     to_undo: dict[str, Step[Any, Any]] = field(default_factory=dict[str, Step[Any, Any]])
 
     async def enter(self) -> None:
@@ -164,6 +167,14 @@ class Execution:
     def leave(self) -> None:
         """What ``enter`` let begin is over."""
         self.waits.activity.ended()
+
+    async def record_failure(self, durability: Durability, failed: StepFailed, *beside: Fact) -> None:
+        """Record that a step has failed for good, with what goes before that."""
+        try:
+            await self.journal.record(durability, *beside, failed)
+        except asyncio.CancelledError:
+            self.cut_short.append(failed.key)
+            raise
 
     async def turn(self) -> None:
         """Wait for another turn of the event loop, which counts as going on: called when ``pace.is_over``."""

@@ -86,13 +86,16 @@ class GraphRun:
         try:
             async with asyncio.TaskGroup() as group:
                 self._start(self._advance(self._nodes), group)
+            if self._is_stopped and self._broken is None:
+                await self._take_in_last()
+        except asyncio.CancelledError:
+            self._execution.cut_short += [key for name in self._failed() for key in self._faults[name].keys]
+            raise
         finally:
             if self._is_solo:
                 self._journal.soloist = self._driver
         if self._broken is not None:
             raise self._broken
-        if self._is_stopped:
-            await self._take_in_last()
         if failed := self._failed():
             self._cancel_the_rest()
             faults = [self._faults[name] for name in failed]

@@ -61,36 +61,32 @@ class Group:
             Fault: a member failed, unless failures are ignored; the first one, in the order of the members.
         """
         todo = iter([*self._ahead, *(index for index in range(len(self._members)) if index not in self._ahead)])
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._lanes):
-                if not self._is_stopped:  # as it may be by now where tasks are eager
-                    self._tasks.append(tasks.create_task(self._lane(todo)))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._lanes):
+                    if not self._is_stopped:  # as it may be by now where tasks are eager
+                        self._tasks.append(tasks.create_task(self._lane(todo)))
+        except asyncio.CancelledError:
+            self._execution.cut_short += self._to_redrive()
+            raise
         if self._broken is not None:
             raise self._broken
-        faults = [outcome for _, outcome in sorted(self._outcomes.items()) if isinstance(outcome, Fault)]
-        if faults and self._on_error != "ignore":
-            keys = [key for fault in faults for key in fault.keys]
-            raise Fault(faults[0].error, [*keys, *self._cut_short(keys)] if self._is_stopped else keys)
+        if faults := self._faults():
+            raise Fault(faults[0].error, self._to_redrive())
         return dict(sorted(self._outcomes.items()))
 
-    def _cut_short(self, known: Sequence[str]) -> list[str]:
-        """Return the steps that have failed in members which were stopped before they could do anything about it.
+    def _faults(self) -> list[Fault]:
+        """Return the failures of members that count, in the order of the members."""
+        if self._on_error == "ignore":
+            return []
+        return [outcome for _, outcome in sorted(self._outcomes.items()) if isinstance(outcome, Fault)]
 
-        Of these nobody has heard, and nothing rests on them: they are tried again with the ones in ``known``.
-        """
-        fold, found = self._execution.journal.fold, list[str]()
-        paths = {name for index, name in enumerate(self._names) if index not in self._outcomes}
-        todo = set(fold.failures).difference(known)
-        for key in reversed(fold.order):
-            if not todo:
-                break
-            member = next((path for path in (*paths_above(key), key) if path in paths), None)
-            if member is not None and key in todo:
-                found.append(key)
-            elif member is not None:
-                paths.discard(member)
-            todo.discard(key)
-        return found[::-1]
+    def _to_redrive(self) -> list[str]:
+        """Return the steps whose failure that of the group is, and those that have failed in members cut short."""
+        keys = [key for fault in self._faults() for key in fault.keys]
+        left = {name for index, name in enumerate(self._names) if index not in self._outcomes}
+        cut_short = self._execution.cut_short if left else ()
+        return [*keys, *(key for key in cut_short if not left.isdisjoint((*paths_above(key), key)))]
 
     async def _lane(self, todo: Iterator[int]) -> None:
         while True:

@@ -113,6 +113,9 @@ class _Run:
             self._replay.check_end()
             self._note_state_at_end()
             tree = execution.codec.encode(output, at=f"{self._workflow.name}.output")
+        except asyncio.CancelledError:
+            execution.cut_short += self._failures.last
+            raise
         except Exception as error:  # whatever the code raises fails the run
             if (failure := self._failure) is not None:
                 raise failure from failure.__cause__  # and not from what the code has made of it

@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.fold import Fold, fold_log
-from flujo_async._log.history import Change, changes, children_to_redrive, to_drop
+from flujo_async._log.history import Change, changes, children_to_redrive, failed_last, to_drop
 from flujo_async._model.facts import (
     ChildStarted,
     Fact,
     RollbackStarted,
+    RunCancelled,
     RunCompleted,
     RunFailed,
     RunForked,
     RunRedriven,
+    RunResumed,
     RunStarted,
     StateChanged,
     StepCancelled,
@@ -228,3 +230,22 @@ def test_a_fork_shares_only_the_children_that_have_ended() -> None:
 def test_a_run_sleeps_for_a_timer_or_a_child(log: list[Fact], is_asleep: bool) -> None:
     """And for nothing else."""
     assert fold(*log).is_asleep(T0) is is_asleep
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ([], []),
+        ([failed("a"), done("b")], []),
+        ([failed("a"), TimerStarted(at=T0, key="b", wake_at=T0)], []),
+        ([done("a"), failed("b")], ["b"]),
+        ([failed("a"), done("b"), failed("c"), failed("d")], ["d", "c"]),
+    ],
+)
+def test_a_cancelled_run_tries_again_what_had_just_failed(log: list[Fact], expected: list[str]) -> None:
+    """Not what was made up for: something stands behind that. That the run was taken up counts for nothing."""
+    resumed = fold(*log, RunResumed(at=T0, owner="o"))
+    assert failed_last(fold(*log), range(0)) == expected
+    assert failed_last(resumed, range(resumed.seq, resumed.seq + 1)) == expected
+    cancelled = fold(*log, RunCancelled(at=T0, keys=tuple(expected)))
+    assert set(expected) <= set(to_drop(cancelled))

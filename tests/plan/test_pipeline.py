@@ -193,6 +193,12 @@ def test_two_branches_of_one_name_are_refused() -> None:
     assert [name for name, _ in both.branches] == ["fetch", "again"]
 
 
+def test_the_cases_of_a_branch_are_a_mapping() -> None:
+    cases: Any = [fetch, count]
+    with refused(r"branch\(\) takes a mapping of its cases by key"):
+        branch(len, cases)
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a@1", "a[0]", None])
 def test_a_name_must_fit_into_keys(name: Any) -> None:
     with refused("the name of"):

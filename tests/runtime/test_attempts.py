@@ -331,6 +331,25 @@ class TestFallback:
         assert (await Flujo(first).run(1)).output == -1
         assert attempts == ["first/fallback"] * 3
 
+    async def test_its_own_error_has_nothing_of_the_runtime_behind_it(self) -> None:
+        """In a traceback that would stand as what was being handled."""
+
+        @step
+        async def last(n: int) -> int:
+            raise KeyError("last")
+
+        @step(fallback=last)
+        async def first(n: int) -> int:
+            raise ValueError("first")
+
+        flujo = Flujo(first)
+        for _ in ("live", "recorded"):
+            with pytest.raises(RunFailed) as caught:
+                await flujo.run(1, run_id="r")
+            error = caught.value.__cause__
+            assert isinstance(error, KeyError)
+            assert (error.__cause__, error.__context__) == (None, None)
+
     async def test_a_restart_goes_on_in_the_fallback(self, store: Store) -> None:
         """The step that failed is not tried again."""
         executed: list[str] = []

@@ -13,6 +13,7 @@ from flujo_async import (
     RunContext,
     StepContext,
     as_step,
+    child,
     graph,
     map_each,
     parallel,
@@ -484,12 +485,13 @@ class Outage:
             "parallel": parallel(one, other),
             "nested": parallel(as_step(parallel(one), name="one"), other),
             "graph": graph(one, other),
+            "children": parallel(child(one), child(other)),
             "gather": gather,
             "task group": task_group,
         }
 
 
-@pytest.mark.parametrize("kind", ["parallel", "nested", "graph", "gather", "task group"])
+@pytest.mark.parametrize("kind", ["parallel", "nested", "graph", "children", "gather", "task group"])
 async def test_what_fails_at_the_same_time_is_tried_again_together(backend: StateBackend, kind: str) -> None:
     """The run ends with the first of the failures; the others are in the log as well, and nobody has heard of them."""
     outage = Outage()
