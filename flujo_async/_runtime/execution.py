@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -183,6 +184,25 @@ class Fault(Exception):  # not an error of its own: it carries one up to where t
         super().__init__(error)  # not its text: a broken ``__str__`` would raise here
         self.error = error
         self.keys = tuple(keys)
+
+
+def keys_of(error: BaseException, failures: Sequence[Fault]) -> Iterator[str]:
+    """Yield the keys of the steps whose failure an exception is, or comes from; ``failures`` are all there were."""
+    keys = defaultdict[int, list[str]](list)
+    for fault in failures:
+        keys[id(fault.error)] += fault.keys
+    todo, seen = [error], set[int]()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if id(one) in keys:
+            yield from keys[id(one)]
+            continue  # what was being handled when a step failed is not why
+        if isinstance(one, BaseExceptionGroup):
+            todo.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        todo.extend(cause for cause in (one.__cause__, one.__context__) if cause is not None)
 
 
 class Interruption:

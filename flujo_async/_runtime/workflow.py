@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -33,7 +32,7 @@ from flujo_async._runtime.calls import (
 )
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.draws import DRAWS
-from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, uncalled_for
+from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, keys_of, uncalled_for
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
@@ -118,7 +117,7 @@ class _Run:
                 raise failure from failure.__cause__  # and not from what the code has made of it
             with suppress(SerializationError):  # that it cannot be stored may be why the code has failed
                 self._note_state_at_end()
-            raise Fault(error, list(self._keys_of(error))) from error
+            raise Fault(error, list(keys_of(error, self._failures))) from error
         finally:
             self._lane.end()
             self._scope.end()
@@ -187,24 +186,6 @@ class _Run:
                 task.cancel()
                 await settle(task)
                 await asyncio.sleep(0)  # until its callbacks have run
-
-    def _keys_of(self, error: BaseException) -> Iterator[str]:
-        """Yield the keys of the steps whose failure an exception is, or comes from."""
-        keys = defaultdict[int, list[str]](list)
-        for fault in self._failures:
-            keys[id(fault.error)] += fault.keys
-        todo, seen = [error], set[int]()
-        while todo:
-            one = todo.pop()
-            if id(one) in seen:
-                continue
-            seen.add(id(one))
-            if id(one) in keys:
-                yield from keys[id(one)]
-                continue  # what was being handled when a step failed is not why
-            if isinstance(one, BaseExceptionGroup):
-                todo.extend(one.exceptions)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-            todo.extend(cause for cause in (one.__cause__, one.__context__) if cause is not None)
 
     # ----------------------------------------------------------------------------------------------------- tasks
 
@@ -315,6 +296,8 @@ class _Run:
         assert isinstance(node, Child)
         execution = self._execution
         execution.codec.learn_from(definition, annotations_of)
+        if not self._replay.is_over:  # if the code cancels the call, and it has begun, it has to be ended all the same
+            execution.children.learn(node)
         value = Value(execution.codec.encode(input, at=f"{node.name}.input"))
         label = f"{node.name}:{digest(value.tree)}"
         key = self._here().label(label)
@@ -351,7 +334,7 @@ class _Run:
             is_alone = not self._made and execution.replay is None
             result = await (perform() if is_alone else self._result(perform))
         except asyncio.CancelledError:
-            self._note_cancelled(key)
+            await self._note_cancelled(key)
             raise
         except BackendError as trouble:  # with the store, which the code may neither catch nor fail with
             self._broken = self._broken or trouble
@@ -398,11 +381,16 @@ class _Run:
         with self._execution.waits.activity:
             await self._replay.deliver()
 
-    def _note_cancelled(self, key: str) -> None:
-        """Record that the code has cancelled a call, if it was the code."""
+    async def _note_cancelled(self, key: str) -> None:
+        """Record that the code has cancelled a call, if it was the code; in a replay, wait until it heard of that."""
         cancelled = self._replay.cancel(key)
-        if cancelled is not None and not (self._is_interrupted or self._is_over):
+        if self._is_interrupted or self._is_over:
+            return
+        if cancelled is None:
+            await self._replay.hold(key)
+        else:
             self._execution.journal.note(cancelled)
+            self._replay.let_react()
 
     def _bind(
         self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
