@@ -263,7 +263,7 @@ async def test_a_task_made_of_a_call_goes_on_when_the_one_that_made_it_is_cancel
 
     @workflow
     async def flow(n: int) -> list[int]:
-        made = list[asyncio.Future[int]]()
+        made = list[asyncio.Task[int]]()
 
         async def make() -> None:
             made.append(asyncio.create_task(beside(n)))
@@ -307,7 +307,7 @@ async def test_a_child_that_is_cancelled_after_a_crash_is_ended() -> None:
 
     @workflow
     async def flow(n: int, ctx: RunContext) -> int:
-        child = asyncio.create_task(ctx.child(other, n))
+        child = asyncio.ensure_future(ctx.child(other, n))
         await last(n)
         child.cancel()
         await asyncio.wait({child})
