@@ -111,10 +111,12 @@ class Replay:
         after = _place_of(self._execution, self.heard)
         return CallCancelled(at=self._execution.clock.now(), key=key, after=after, elapsed=elapsed)
 
+    def is_ahead(self, key: str) -> bool:
+        """Return whether the code has cancelled a call again before others that had come first: ending it took time."""
+        return key in self._cancelled and key in self._script[self._next + 1 :]
+
     async def hold(self, key: str) -> None:
-        """Return when it is the turn of a call that was cancelled: ending it may have taken its time then."""
-        if key not in self._cancelled or key not in self._script[self._next + 1 :]:
-            return
+        """Return when it is the turn of a call that was cancelled."""
         turn = self._held[key] = asyncio.get_running_loop().create_future()
         try:
             await turn

@@ -384,13 +384,12 @@ class _Run:
     async def _note_cancelled(self, key: str) -> None:
         """Record that the code has cancelled a call, if it was the code; in a replay, wait until it heard of that."""
         cancelled = self._replay.cancel(key)
-        if self._is_interrupted or self._is_over:
-            return
-        if cancelled is None:
-            await self._replay.hold(key)
-        else:
+        if cancelled is not None and not (self._is_interrupted or self._is_over):
             self._execution.journal.note(cancelled)
             self._replay.let_react()
+        while self._replay.is_ahead(key) and not (self._is_interrupted or self._is_over):
+            with suppress(asyncio.CancelledError):  # anyio cancels again and again
+                await self._replay.hold(key)
 
     def _bind(
         self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
