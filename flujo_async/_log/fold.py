@@ -330,11 +330,9 @@ class Fold:
         self.outcomes[fact.key] = fact
         self.places[fact.key] = self.seq
         self.order.append(fact.key)
-        if self.failed_attempts or self.heartbeats or self.once or self.decisions:  # few steps leave anything there
-            for of_attempts in (self.failed_attempts, self.heartbeats, self.once, self.decisions):
-                of_attempts.pop(fact.key, None)
-        if self.cancelled_calls:
-            self.cancelled_calls.pop(fact.key, None)  # that of a try before a redrive
+        if self.failed_attempts or self.heartbeats or self.once or self.decisions or self.cancelled_calls:  # few do
+            for by_key in (self.failed_attempts, self.heartbeats, self.once, self.decisions, self.cancelled_calls):
+                by_key.pop(fact.key, None)
 
     def _take_in(self, fact: Change) -> None:
         """Do what a fact does to the contexts and the progress."""

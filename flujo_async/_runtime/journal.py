@@ -52,8 +52,11 @@ class Journal:
         self._blobs: dict[str, Blob] = {}
         self._given = set[str]()
         self._last_text = LastText()
+        self._turning = 0  # so many wait for a turn of the event loop
+        self._waking = 0  # so many answers have come to some who have not gone on yet
         self._writing: Pending[int] | None = None
-        self._behind: list[asyncio.Future[None]] = []
+        self._behind: list[asyncio.Future[None]] = []  # who waits for the next write
+        self._answering: list[asyncio.Future[None]] = []  # and for the one that is under way
         self._soon: asyncio.Handle | None = None
         self._is_wanted = False
         self._is_deferring = False
@@ -95,10 +98,14 @@ class Journal:
             if writing is None:
                 return self.settle()
             return self._after_a_turn(writing) if writing.done() and self._pace.is_over else writing
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._behind.append(durable)
+        durable = self._place_in(self._behind)
         self.flush()
         return durable
+
+    def _place_in(self, queue: list[asyncio.Future[None]]) -> asyncio.Future[None]:
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append(place)
+        return place
 
     async def _after_a_turn(self, writing: Pending[int]) -> None:
         await self._pace.turn()
@@ -116,8 +123,17 @@ class Journal:
         self.defer(*facts)
         if durability == "async":
             self.flush()
-        if self._pace.is_over:
-            await self._pace.turn()
+        # Nobody goes on before those who have recorded something before: results reach code in the order of the log.
+        if queue := self._behind or self._answering:
+            await self._place_in(queue)
+        elif self._turning or self._pace.is_over:
+            self._turning += 1
+            try:
+                await self._pace.turn()
+            finally:
+                self._turning -= 1
+        elif self._waking:
+            await asyncio.sleep(0)
 
     def defer(self, *facts: Fact) -> None:
         """Record facts with the next commit, at the latest when the run rests or leaves memory.
@@ -155,7 +171,8 @@ class Journal:
             self._soon.cancel()
             self._soon = None
         self._is_wanted = False
-        behind, self._behind = self._behind, []
+        self._answering = behind = self._behind
+        self._behind = []
         if self.failure is None:
             with suppress(BaseException):  # it is the journal's failure, and told to all that wait
                 following = self._send()
@@ -211,6 +228,8 @@ class Journal:
             self._go_on()
 
     def _answer(self, behind: list[asyncio.Future[None]], _: object = None) -> None:
+        if self._answering is behind:
+            self._answering = []
         for durable in behind:
             if durable.done():
                 continue
@@ -218,6 +237,12 @@ class Journal:
                 durable.set_result(None)
             else:
                 durable.set_exception(self.failure)
+        if behind:
+            self._waking += 1
+            asyncio.get_running_loop().call_soon(self._woken)
+
+    def _woken(self) -> None:
+        self._waking -= 1
 
     def _update(self) -> RunUpdate:
         fold = self.fold

@@ -50,6 +50,7 @@ class Replay:
         self._next = 0
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
         self._gone: set[str] = set()
+        self._held: dict[str, asyncio.Future[None]] = {}
         self._dismissed: set[str] = set()
         self._lanes: dict[str, Lane] = {}
         self._last_lane: Lane | None = None
@@ -110,6 +111,19 @@ class Replay:
         after = _place_of(self._execution, self.heard)
         return CallCancelled(at=self._execution.clock.now(), key=key, after=after, elapsed=elapsed)
 
+    def is_ahead(self, key: str) -> bool:
+        """Return whether the code has cancelled a call again before others that had come first: ending it took time."""
+        return key in self._cancelled and key in self._script[self._next + 1 :]
+
+    async def hold(self, key: str) -> None:
+        """Return when it is the turn of a call that was cancelled."""
+        turn = self._held[key] = asyncio.get_running_loop().create_future()
+        try:
+            await turn
+        finally:
+            self._held.pop(key, None)
+            self._granted -= turn.done() and not turn.cancelled()
+
     async def deliver(self) -> None:
         """Return when the code has had time to react to the result before this one.
 
@@ -146,8 +160,9 @@ class Replay:
             return False
         if self._granted or self._pumping is not None:
             return True  # something is on its way
-        self._skip_gone()
-        if self.is_over:
+        if self._skip_gone():
+            pass
+        elif self.is_over:
             self._pump()
         elif (following := self._script[self._next]) in self._cancelled:
             self._check_cancelled(following)
@@ -184,7 +199,9 @@ class Replay:
         if self._skip_forgotten():
             self._pump()
             return
-        recorded = [key for key in self._script[self._next :] if key in self._askers and key not in self._cancelled]
+        left = self._script[self._next :]
+        recorded = [key for key in left if key in self._held]
+        recorded += [key for key in left if key in self._askers and key not in self._cancelled]
         asked = sorted(self._askers.keys() - set(self._script))
         if recorded:
             self._script.remove(recorded[0])
@@ -251,7 +268,8 @@ class Replay:
             self._pumping = asyncio.get_running_loop().call_soon(self._wait, turns - 1)
             return
         self._pumping = None
-        self._skip_gone()
+        if self._skip_gone():
+            return
         if self.is_over:
             self._let_all_go()
             return
@@ -273,9 +291,15 @@ class Replay:
         self._lanes.clear()
         self._execution.waits.replays.pop(self, None)
 
-    def _skip_gone(self) -> None:
-        while not self.is_over and self._is_gone(self._script[self._next]):
+    def _skip_gone(self) -> bool:
+        """Go on with what comes after calls that were cancelled; return whether the code is told of one now."""
+        while not self.is_over and self._is_gone(key := self._script[self._next]):
             self._next += 1
+            if (held := self._held.pop(key, None)) is not None:
+                self._grant(held)
+                self._pump()
+                return True
+        return False
 
     def _skip_forgotten(self) -> bool:
         """Go on with what comes after calls that the code need not ask for again, and does not; tell if there were any.
@@ -292,7 +316,7 @@ class Replay:
         """Return whether nobody will ask for ``key``, because the code itself cancelled who would have."""
         if key in self._gone:
             return True
-        if not self._dismissed:
+        if not self._dismissed or key in self._askers:  # a task may have been made of a call that another one has made
             return False
         lanes = [path for path in paths_above(key) if path in self._lanes]
         return bool(lanes) and lanes[-1] in self._dismissed  # tasks of a task that was cancelled may go on

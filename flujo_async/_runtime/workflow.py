@@ -301,6 +301,8 @@ class _Run:
         assert isinstance(node, Child)
         execution = self._execution
         execution.codec.learn_from(definition, annotations_of)
+        if not self._replay.is_over:  # if the code cancels the call, and it has begun, it has to be ended all the same
+            execution.children.learn(node)
         value = Value(execution.codec.encode(input, at=f"{node.name}.input"))
         label = f"{node.name}:{digest(value.tree)}"
         key = self._here().label(label)
@@ -338,7 +340,7 @@ class _Run:
             is_alone = not self._made and execution.replay is None
             result = await (perform() if is_alone else self._result(perform))
         except asyncio.CancelledError:
-            self._note_cancelled(key)
+            await self._note_cancelled(key)
             raise
         except BackendError as trouble:  # with the store, which the code may neither catch nor fail with
             self._broken = self._broken or trouble
@@ -385,12 +387,16 @@ class _Run:
         with self._execution.waits.activity:
             await self._replay.deliver()
 
-    def _note_cancelled(self, key: str) -> None:
-        """Record that the code has cancelled a call, if it was the code."""
+    async def _note_cancelled(self, key: str) -> None:
+        """Record that the code has cancelled a call, if it was the code; in a replay, wait until it heard of that."""
         self._failures.cut_short(key)
         cancelled = self._replay.cancel(key)
         if cancelled is not None and not (self._is_interrupted or self._is_over):
             self._execution.journal.note(cancelled)
+            self._replay.let_react()
+        while self._replay.is_ahead(key) and not (self._is_interrupted or self._is_over):
+            with suppress(asyncio.CancelledError):  # anyio cancels again and again
+                await self._replay.hold(key)
 
     def _bind(
         self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]

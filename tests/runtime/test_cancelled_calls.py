@@ -1,12 +1,16 @@
 """Calls that the code of a workflow cancels: in a replay it cancels them again, at the same place."""
 
 import asyncio
+from collections.abc import Awaitable
+from contextlib import suppress
 
 import pytest
 
-from flujo_async import Flujo, step, workflow
+from flujo_async import Flujo, RunContext, step, workflow
 from flujo_async.abc import StateBackend
-from flujo_async.errors import NonDeterminismError, RunFailed
+from flujo_async.backends.memory import InMemoryBackend
+from flujo_async.errors import BackendError, NonDeterminismError, RunFailed
+from flujo_async.testing import FaultyBackend
 from tests.runtime.executed import EXECUTED
 
 
@@ -199,3 +203,121 @@ async def test_code_that_was_mended_need_not_cancel_it_again() -> None:
     async with asyncio.timeout(5):
         assert (await flujo.run(run_id=fork.run_id)).output == 2
     assert EXECUTED == ["first 1", "second 1", "first 2"]
+
+
+async def test_what_comes_while_a_cancelled_step_ends_comes_first_again() -> None:
+    """A step may take its time to clear up when it is cancelled; the code goes on with its other tasks meanwhile."""
+    cleared = asyncio.Event()
+
+    @step
+    async def long(n: int) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await cleared.wait()
+        return n
+
+    @step
+    async def clear(n: int) -> int:
+        cleared.set()
+        return n
+
+    @workflow
+    async def flow(n: int) -> list[str]:
+        order = list[str]()
+
+        async def note(name: str, call: Awaitable[int]) -> None:
+            with suppress(asyncio.CancelledError):
+                await call
+            order.append(name)
+
+        cancelled = asyncio.create_task(note("cancelled", long(n)))
+        await first(n)
+        cancelled.cancel()
+        await asyncio.create_task(note("second", second(n)))
+        await asyncio.create_task(note("clear", clear(n)))
+        await cancelled
+        await second(n)
+        return order
+
+    flujo = Flujo(flow)
+    order = (await flujo.run(1, run_id="r")).output
+    assert order[0] == "second"
+    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
+    assert (await flujo.run(run_id=fork.run_id)).output == order
+
+
+async def test_a_task_made_of_a_call_goes_on_when_the_one_that_made_it_is_cancelled() -> None:
+    """The call is known by the task that has made it, and belongs to the other."""
+    going_on = asyncio.Event()
+
+    @step
+    async def beside(n: int) -> int:
+        await going_on.wait()
+        return n
+
+    @step
+    async def go_on(n: int) -> int:
+        going_on.set()
+        return n
+
+    @workflow
+    async def flow(n: int) -> list[int]:
+        made = list[asyncio.Task[int]]()
+
+        async def make() -> None:
+            made.append(asyncio.create_task(beside(n)))
+            await asyncio.wait(made)
+
+        making = asyncio.create_task(make())
+        await first(n)
+        making.cancel()
+        await go_on(n)
+        order = [await asyncio.wait_for(made[0], 5)]
+        return [*order, await second(n)]
+
+    flujo = Flujo(flow)
+    assert (await flujo.run(1, run_id="r")).output == [1, 1]
+    before = list(EXECUTED)
+    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
+    assert (await flujo.run(run_id=fork.run_id)).output == [1, 1]
+    assert before == EXECUTED
+
+
+async def test_a_child_that_is_cancelled_after_a_crash_is_ended() -> None:
+    """It had begun, and nothing is recorded of the cancellation."""
+    has_begun = asyncio.Event()
+    faulty = FaultyBackend(InMemoryBackend())
+
+    @step
+    async def for_ever(n: int) -> int:
+        has_begun.set()
+        await asyncio.Event().wait()
+        return n
+
+    @workflow
+    async def other(n: int) -> int:
+        return await for_ever(n)
+
+    @step
+    async def last(n: int) -> int:
+        await has_begun.wait()
+        faulty.crash("append", how="after")
+        return n
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> int:
+        child = asyncio.ensure_future(ctx.child(other, n))
+        await last(n)
+        child.cancel()
+        await asyncio.wait({child})
+        return await first(n)
+
+    before = Flujo(flow, state_backend=faulty, pipeline_name="flow")
+    with pytest.raises(BackendError):
+        await before.run(1, run_id="r")
+    await before.aclose()
+    after = Flujo(flow, state_backend=faulty.inner, pipeline_name="flow")
+    assert (await after.run(run_id="r")).output == 1
+    [child] = await after.list_runs(parent_run_id="r")
+    assert child.status == "cancelled"

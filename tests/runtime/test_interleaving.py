@@ -267,6 +267,44 @@ async def test_what_is_drawn_in_a_replay_holds_no_result_up(with_failure: bool) 
     assert (await flujo.run(run_id="again")).output == [0, 1, 2]
 
 
+@pytest.mark.parametrize("durability", ["async", "exit"])
+async def test_at_a_lowered_durability_results_come_in_the_order_of_the_log(durability: Any) -> None:
+    """What is durable at once at every level, as the end of a sleep is, is not overtaken while it is being written."""
+    over = asyncio.Event()
+
+    @step
+    async def take(n: int) -> int:
+        await over.wait()
+        return n
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> list[str]:
+        order = list[str]()
+
+        async def sleep() -> None:
+            await ctx.sleep(0)
+            order.append("sleep")
+
+        async def one() -> None:
+            await take(n)
+            order.append("take")
+
+        await asyncio.gather(sleep(), one())
+        return order
+
+    backend = FaultyBackend(InMemoryBackend())
+    flujo = Flujo(flow, state_backend=backend, durability=durability)
+
+    async def until_taken() -> None:
+        over.set()
+        await ticks()
+
+    backend.delay("append", nth=2, until=until_taken)  # the first is the beginning of the sleep
+    order = (await flujo.run(1, run_id="r")).output
+    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
+    assert (await flujo.run(run_id=fork.run_id)).output == order
+
+
 # ------------------------------------------------------------------------------------------------- contradictions
 
 
