@@ -293,8 +293,8 @@ BUGS = (
         "runtime.tried-again-in-vain",
         "what the code of a workflow has made up for is tried again after something else has failed",
         WORKFLOW,
-        "            self._failures.last.clear()\n",
-        "            pass\n",
+        "        self._failures.last.clear()\n",
+        "",
         (T + "redrive.py::test_what_was_made_up_for_before_is_not_tried_again",),
     ),
     Bug(
@@ -832,8 +832,8 @@ BUGS = (
         "runtime.cancelled-for-ever",
         "a step that was cancelled, and executed after a redrive, never gives its result back",
         FOLD,
-        "            self.cancelled_calls.pop(fact.key, None)  #",
-        "            pass  #",
+        "self.once, self.decisions, self.cancelled_calls):\n",
+        "self.once, self.decisions):\n",
         (CANCELLED + "test_code_that_was_mended_need_not_cancel_it_again",),
     ),
     Bug(
