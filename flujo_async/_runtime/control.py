@@ -46,6 +46,7 @@ from flujo_async.abc.pace import Pace, in_turns
 from flujo_async.abc.shield import finish
 from flujo_async.errors import (
     DefinitionError,
+    IntegrityError,
     InvalidArgument,
     InvalidSignal,
     RunExists,
@@ -335,11 +336,18 @@ class Control:
 
     async def _delete(self, run_id: str, tree: Collection[str]) -> None:
         """Remove a run, and tell its parents, but those that go as well."""
-        backend = self._runner.backend
-        head, signals = await self._runner.reader.summary(run_id), await backend.read_signals({run_id: 0})
-        await backend.delete_run(run_id)
-        parents = parents_of(None if head is None else head.parent_run_id, signals)
+        parents = await self._who_waits_for(run_id)
+        await self._runner.backend.delete_run(run_id)
         await self._runner.tell_parents([parent for parent in parents if parent not in tree], run_id)
+
+    async def _who_waits_for(self, run_id: str) -> list[str]:
+        """Return the parents of a run; those of one that cannot be read are not known."""
+        try:
+            head = await self._runner.reader.summary(run_id)
+            signals = await self._runner.backend.read_signals({run_id: 0})
+        except IntegrityError:
+            return []
+        return parents_of(None if head is None else head.parent_run_id, signals)
 
 
 def _check_name(name: str) -> None:

@@ -17,10 +17,12 @@ class Resources:
         sources: an async context manager, entered anew for each attempt, or a function that returns one.
 
     Raises:
-        InvalidArgument: it is neither.
+        InvalidArgument: it is neither, or they are no mapping.
     """
 
     def __init__(self, sources: Mapping[str, Any]) -> None:
+        if not isinstance(sources, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
+            raise InvalidArgument(f"resources= is a mapping of resources by name, not {sources!r}")
         for name, source in sources.items():
             if not callable(source) and not _is_manager(source):
                 raise InvalidArgument(

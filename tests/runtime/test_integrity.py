@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, StateBackend, step
+from flujo_async import FileBackend, Flujo, StateBackend, step
 from flujo_async._model.stored import Record, StoredRun
 from flujo_async.errors import BackendError, IntegrityError
 from tests.runtime.pretend import Wrapped, failing
@@ -166,3 +166,15 @@ def _replace_everywhere(connection: sqlite3.Connection, old: str, new: str) -> i
             )
             changed += cursor.rowcount
     return changed
+
+
+async def test_a_run_that_cannot_be_read_can_be_deleted(tmp_path: Path) -> None:
+    """Nobody knows its parents any more, but for that it need not stay for ever."""
+    flujo = Flujo(pipeline([]), state_backend=FileBackend(tmp_path))
+    await flujo.run("x", run_id="r")
+    log = tmp_path / "r.jsonl"
+    log.write_bytes(log.read_bytes()[:-9] + b"\n")
+    with pytest.raises(IntegrityError):
+        await flujo.state("r")
+    await flujo.delete("r")
+    assert await flujo.list_runs() == []

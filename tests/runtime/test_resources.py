@@ -188,6 +188,8 @@ async def test_a_function_that_returns_no_manager_is_told(source: Callable[[], A
 def test_something_that_cannot_be_entered_is_refused() -> None:
     with pytest.raises(InvalidArgument, match=r"'db'.*async context manager"):
         Flujo(step(str), resources={"db": 3})
+    with pytest.raises(InvalidArgument, match="resources= is a mapping of resources by name, not \\['db'\\]"):
+        Flujo(step(str), resources=["db"])  # type: ignore[arg-type]
 
 
 def test_an_unknown_resource_is_refused_when_the_runtime_is_made(database: Database) -> None:
