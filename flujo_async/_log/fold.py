@@ -82,7 +82,7 @@ class Fold:
     )
 
     def __init__(self, started: RunStarted) -> None:
-        self.started = started
+        self.started: RunStarted = started
         self.run_id: str = started.run_id
         self.metadata: JsonObject = started.metadata
         self.pipeline_version: str = started.pipeline_version

@@ -112,8 +112,10 @@ class Replay:
         return CallCancelled(at=self._execution.clock.now(), key=key, after=after, elapsed=elapsed)
 
     def is_ahead(self, key: str) -> bool:
-        """Return whether the code has cancelled a call again before others that had come first: ending it took time."""
-        return key in self._cancelled and key in self._script[self._next + 1 :]
+        """Return whether the code has cancelled a call again before a result that came first: ending it took time."""
+        left = self._script[self._next :]
+        before = left[: left.index(key)] if key in self._cancelled and key in left else []
+        return any(other not in self._cancelled for other in before)
 
     async def hold(self, key: str) -> None:
         """Return when it is the turn of a call that was cancelled."""
@@ -293,13 +295,15 @@ class Replay:
 
     def _skip_gone(self) -> bool:
         """Go on with what comes after calls that were cancelled; return whether the code is told of one now."""
+        is_told = False
         while not self.is_over and self._is_gone(key := self._script[self._next]):
             self._next += 1
             if (held := self._held.pop(key, None)) is not None:
                 self._grant(held)
-                self._pump()
-                return True
-        return False
+                is_told = True
+        if is_told:
+            self._pump()
+        return is_told
 
     def _skip_forgotten(self) -> bool:
         """Go on with what comes after calls that the code need not ask for again, and does not; tell if there were any.

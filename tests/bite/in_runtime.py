@@ -837,6 +837,14 @@ BUGS = (
         (CANCELLED + "test_code_that_was_mended_need_not_cancel_it_again",),
     ),
     Bug(
+        "runtime.cancelled-together-one-by-one",
+        "in a replay, the code goes on before it has heard of all that it has cancelled at one instant",
+        REPLAY,
+        "return any(other not in self._cancelled for other in before)",
+        "return bool(before)",
+        (CANCELLED + "test_what_is_cancelled_at_one_instant_is_heard_of_before_the_code_looks",),
+    ),
+    Bug(
         "runtime.waiting-for-a-cancellation",
         "a replay waits for ever for code that is to cancel a call again, and does not",
         REPLAY,

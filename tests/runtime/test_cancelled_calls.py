@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from flujo_async import Flujo, RunContext, step, workflow
+from flujo_async import Flujo, RunContext, StepContext, step, workflow
+from flujo_async._model.facts import CallCancelled
 from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, NonDeterminismError, RunFailed
-from flujo_async.testing import FaultyBackend
+from flujo_async.testing import FaultyBackend, VirtualClock
+from tests.runtime.crashes import ticks
 from tests.runtime.executed import EXECUTED
+from tests.runtime.pretend import append_fact
 
 
 @pytest.fixture(autouse=True)
@@ -321,3 +325,48 @@ async def test_a_child_that_is_cancelled_after_a_crash_is_ended() -> None:
     assert (await after.run(run_id="r")).output == 1
     [child] = await after.list_runs(parent_run_id="r")
     assert child.status == "cancelled"
+
+
+async def test_what_is_cancelled_at_one_instant_is_heard_of_before_the_code_looks() -> None:
+    """Also where the log has it in another order: what a step has changed by then is seen at the same place again."""
+    is_writing = asyncio.Event()
+
+    @step
+    async def change(n: int, ctx: StepContext) -> int:
+        ctx.state["n"] = n
+        return n
+
+    @step
+    async def for_ever(n: int) -> None:
+        await asyncio.Event().wait()
+
+    @workflow
+    async def flow(n: int, ctx: RunContext) -> int:
+        async def together() -> None:
+            await asyncio.gather(change(n), for_ever(n))
+
+        working = asyncio.create_task(together())
+        await is_writing.wait()
+        await ticks()  # in a replay it need not wait, and the tasks have to begin
+        working.cancel()
+        await asyncio.wait({working})
+        return await second(ctx.state.get("n", 0))
+
+    backend = FaultyBackend(InMemoryBackend())
+    backend.delay("append", until=lambda: _set_and_let_go_on(is_writing))
+    clock = VirtualClock()
+    flujo = Flujo(flow, state_backend=backend, clock=clock)
+    assert (await flujo.run(7, run_id="r")).output == 7
+    facts = [commit.fact for commit in await flujo.history("r")]
+    cancelled = [fact for fact in facts if isinstance(fact, CallCancelled)]
+    assert [fact.key.rpartition("/")[2].partition(":")[0] for fact in cancelled] == ["change", "for_ever"]
+    fork = await flujo.fork("r", at=facts.index(cancelled[0]))
+    for fact in reversed(cancelled):
+        await append_fact(backend, fork.run_id, replace(fact, at=clock.now()), "running")
+        clock.advance(60)  # the lease has run out by then
+    assert (await flujo.run(run_id=fork.run_id)).output == 7
+
+
+async def _set_and_let_go_on(event: asyncio.Event) -> None:
+    event.set()
+    await ticks(100)
