@@ -52,6 +52,11 @@ async def ticks(number: int = 30) -> None:
         await asyncio.sleep(0)
 
 
+async def all_but_its_end(flujo: Flujo[Any, Any], run_id: str = "r") -> str:
+    """Return a fork of a run that has ended, which has all but its last fact: driven, it replays the run."""
+    return (await flujo.fork(run_id, at=len(await flujo.history(run_id)) - 1)).run_id
+
+
 async def gone_to_sleep(flujo: Flujo[Any, Any], run_id: str = "r") -> RunSummary:
     """Return the head of a run when it has left memory."""
     async with asyncio.timeout(20):

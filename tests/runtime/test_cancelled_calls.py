@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from flujo_async import Flujo, RunContext, StepContext, step, workflow
+from flujo_async import Flujo, RunContext, Step, StepContext, step, workflow
 from flujo_async._model.facts import CallCancelled
 from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, NonDeterminismError, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
-from tests.runtime.crashes import ticks
+from tests.runtime.crashes import all_but_its_end, ticks
 from tests.runtime.executed import EXECUTED
 from tests.runtime.pretend import append_fact
 
@@ -33,6 +33,17 @@ async def first(n: int) -> int:
 async def second(n: int) -> int:
     EXECUTED.append(f"second {n}")
     return n
+
+
+def setting(event: asyncio.Event) -> Step[int, int]:
+    """Return a step that sets an event."""
+
+    @step
+    async def set_it(n: int) -> int:
+        event.set()
+        return n
+
+    return set_it
 
 
 async def test_what_other_tasks_do_as_a_timeout_ends_they_do_again(backend: StateBackend) -> None:
@@ -165,14 +176,14 @@ async def test_code_that_does_not_cancel_it_any_more_is_refused() -> None:
 
     old = Flujo(before)
     await old.run(1, run_id="r")
-    fork = await old.fork("r", at=len(await old.history("r")) - 1)
+    again = await all_but_its_end(old)
     new = Flujo(after, state_backend=old.state_backend)
     EXECUTED.clear()
     async with asyncio.timeout(5):
         with pytest.raises(NonDeterminismError, match="that the code cancels 'for_ever"):
-            await new.run(run_id=fork.run_id)
+            await new.run(run_id=again)
     assert EXECUTED == []
-    assert (await old.run(run_id=fork.run_id)).output == 1
+    assert (await old.run(run_id=again)).output == 1
 
 
 async def test_code_that_was_mended_need_not_cancel_it_again() -> None:
@@ -203,15 +214,16 @@ async def test_code_that_was_mended_need_not_cancel_it_again() -> None:
     is_broken = False
     assert (await flujo.redrive("r")).output == 2
     assert EXECUTED == ["first 1", "second 1", "first 2"]
-    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
+    again = await all_but_its_end(flujo)
     async with asyncio.timeout(5):
-        assert (await flujo.run(run_id=fork.run_id)).output == 2
+        assert (await flujo.run(run_id=again)).output == 2
     assert EXECUTED == ["first 1", "second 1", "first 2"]
 
 
 async def test_what_comes_while_a_cancelled_step_ends_comes_first_again() -> None:
     """A step may take its time to clear up when it is cancelled; the code goes on with its other tasks meanwhile."""
     cleared = asyncio.Event()
+    clear = setting(cleared)
 
     @step
     async def long(n: int) -> int:
@@ -219,11 +231,6 @@ async def test_what_comes_while_a_cancelled_step_ends_comes_first_again() -> Non
             await asyncio.Event().wait()
         finally:
             await cleared.wait()
-        return n
-
-    @step
-    async def clear(n: int) -> int:
-        cleared.set()
         return n
 
     @workflow
@@ -247,22 +254,18 @@ async def test_what_comes_while_a_cancelled_step_ends_comes_first_again() -> Non
     flujo = Flujo(flow)
     order = (await flujo.run(1, run_id="r")).output
     assert order[0] == "second"
-    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
-    assert (await flujo.run(run_id=fork.run_id)).output == order
+    again = await all_but_its_end(flujo)
+    assert (await flujo.run(run_id=again)).output == order
 
 
 async def test_a_task_made_of_a_call_goes_on_when_the_one_that_made_it_is_cancelled() -> None:
     """The call is known by the task that has made it, and belongs to the other."""
     going_on = asyncio.Event()
+    go_on = setting(going_on)
 
     @step
     async def beside(n: int) -> int:
         await going_on.wait()
-        return n
-
-    @step
-    async def go_on(n: int) -> int:
-        going_on.set()
         return n
 
     @workflow
@@ -283,8 +286,8 @@ async def test_a_task_made_of_a_call_goes_on_when_the_one_that_made_it_is_cancel
     flujo = Flujo(flow)
     assert (await flujo.run(1, run_id="r")).output == [1, 1]
     before = list(EXECUTED)
-    fork = await flujo.fork("r", at=len(await flujo.history("r")) - 1)
-    assert (await flujo.run(run_id=fork.run_id)).output == [1, 1]
+    again = await all_but_its_end(flujo)
+    assert (await flujo.run(run_id=again)).output == [1, 1]
     assert before == EXECUTED
 
 
