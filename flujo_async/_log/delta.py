@@ -10,6 +10,7 @@ the list grew as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, TypeAlias, cast
 
 from typing_extensions import override
@@ -30,6 +31,14 @@ _QUICK: Final = frozenset({str, int, bool, type(None)})
 
 _DEEPEST: Final = 32
 """How many levels inside a change is looked for: each takes two in a patch, and those of JSON are bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What a fork or a migration changed in the context, and where in the log that stands."""
+
+    patch: Patch = field(hash=False)
+    seq: int
 
 
 def diff(before: JsonObject, after: JsonObject) -> Patch:

@@ -11,7 +11,7 @@ from flujo_async._codec.exceptions import describe_error
 from flujo_async._codec.facts import read_fact
 from flujo_async._log.awaited import Awaited
 from flujo_async._log.chain import GENESIS
-from flujo_async._log.delta import Fields, check_patch
+from flujo_async._log.delta import Fields, Migration, check_patch
 from flujo_async._log.keys import MAIN_SCOPE, fallback_of, is_own_signal, is_plain_call, is_top_level
 from flujo_async._model import facts
 from flujo_async._model.facts import AttemptFailed, ChoiceMade, Fact, Patch, RunStarted, StepCompleted, StepFailed
@@ -67,7 +67,7 @@ class Fold:
         choices: what selectors and predicates answered, by key.
         blocks: what the combinators that are done changed in the context, by key.
         changes: the facts that changed a context, or the progress, and still count.
-        migrations: what each migration and each fork changed in the context, if anything, with its place in the log.
+        migrations: what each migration and each fork changed in the context, if anything.
         awaited: what it waits for, or waited for when it was paused last.
         context: the encoded fields of the run's context. Those of its branches matter to who executes it only.
     """
@@ -129,7 +129,7 @@ class Fold:
         self.choices: dict[str, Json] = {}
         self.blocks: dict[str, Patch] = {}
         self.changes: list[Change] = []
-        self.migrations: list[tuple[Patch, int]] = []
+        self.migrations: list[Migration] = []
         self.context: Fields = Fields(started.context)
 
     @property
@@ -278,7 +278,7 @@ class Fold:
 
     def _migrate(self, fact: facts.RunMigrated | facts.RunForked) -> None:
         if fact.patch:
-            self.migrations.append((fact.patch, self.seq))
+            self.migrations.append(Migration(fact.patch, self.seq))
         self._take_in(fact)
 
     def _metadata_set(self, fact: facts.MetadataSet) -> None:

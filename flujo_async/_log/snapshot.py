@@ -24,7 +24,7 @@ from flujo_async._codec.heads import (
 from flujo_async._codec.tree import dumps_with_moments, loads
 from flujo_async._log.awaited import Awaited
 from flujo_async._log.chain import next_hash
-from flujo_async._log.delta import Fields
+from flujo_async._log.delta import Fields, Migration
 from flujo_async._log.fold import Fold
 from flujo_async._model.facts import BlockCompleted, Fact, RunForked, RunMigrated, RunStarted
 from flujo_async._model.state import StepStatus
@@ -149,7 +149,7 @@ def _encode(fold: Fold, blobs: Blobs) -> dict[str, Any]:
         "taken": sorted(fold.taken),
         "cancelled_calls": fold.cancelled_calls,
         "not_run": {key: [name, status.value] for key, (name, status) in fold.not_run.items()},
-        "migrated_at": [seq for _, seq in fold.migrations],
+        "migrated_at": [migration.seq for migration in fold.migrations],
         "context": {name: _if_known(tree, blobs) for name, tree in fold.context.tree.items()},
     }
 
@@ -183,8 +183,8 @@ def _decode(tree: dict[str, Any], values: _Values) -> Fold:
     fold.changes = changes
     fold.outcomes = {fact.key: fact for fact in outcomes}
     fold.blocks = {fact.key: fact.patch for fact in changes if isinstance(fact, BlockCompleted)}
-    patches = [fact.patch for fact in changes if isinstance(fact, RunMigrated | RunForked) and fact.patch]
-    fold.migrations = list(zip(patches, tree["migrated_at"], strict=True))
+    migrated = [fact for fact in changes if isinstance(fact, RunMigrated | RunForked) and fact.patch]
+    fold.migrations = [Migration(fact.patch, seq) for fact, seq in zip(migrated, tree["migrated_at"], strict=True)]
     fold.rollback = cast("Any", tree["rollback"] and fact_of(tree["rollback"], values))
     for name in _BY_KEY:
         by_key: list[Any] = [fact_of(line, values) for line in tree[name]]

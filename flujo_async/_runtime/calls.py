@@ -119,9 +119,9 @@ def migrate(execution: Execution, scope: Scope, key: str) -> None:
     """
     fold = execution.journal.fold
     if fold.migrations and (place := fold.place_of(key)) is not None:
-        for patch, seq in fold.migrations:
-            if place < seq:
-                scope.change(patch)
+        for migration in fold.migrations:
+            if place < migration.seq:
+                scope.change(migration.patch)
 
 
 def remember_to_undo(execution: Execution, step: Step[Any, Any], key: str) -> None:

@@ -29,8 +29,9 @@ from flujo_async._plan.graph import Dependency, Graph, GraphNode
 from flujo_async._plan.graph_progress import Progress
 from flujo_async._runtime.calls import call_step, migrate
 from flujo_async._runtime.contexts import Scope
-from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, stray
+from flujo_async._runtime.execution import Execution, Fault, Value
 from flujo_async._runtime.graph_context import GraphContext
+from flujo_async._runtime.siblings import Siblings
 from flujo_async.errors import ContextConflict, DefinitionError, NoBranch, SerializationError
 
 _NOTHING = Value(None)
@@ -38,7 +39,7 @@ _Question: TypeAlias = tuple[Callable[[Any], object], str, Json]
 """A condition, the key of its answer, and what it is asked about."""
 
 
-class GraphRun:
+class GraphRun(Siblings):
     """Runs one graph.
 
     Args:
@@ -50,6 +51,7 @@ class GraphRun:
     """
 
     def __init__(self, execution: Execution, graph: Graph, key: str, value: Value, scope: Scope) -> None:
+        super().__init__()
         self._execution = execution
         self._journal = execution.journal
         self._graph = graph
@@ -62,12 +64,8 @@ class GraphRun:
         self._outputs: dict[str, Value] = {}
         self._faults: dict[str, Fault] = {}
         self._fatal: set[str] = set()
-        self._broken: BaseException | None = None
-        self._is_stopped = False
         self._begun: set[str] = set()
-        self._lanes: dict[asyncio.Task[Any], None] = {}  # in the order in which they began
         self._driver = asyncio.current_task()
-        self._interruption = Interruption()
         self._is_solo = self._journal.soloist is self._driver
 
     async def run(self) -> Value:
@@ -94,8 +92,7 @@ class GraphRun:
         finally:
             if self._is_solo:
                 self._journal.soloist = self._driver
-        if self._broken is not None:
-            raise self._broken
+        self._raise_broken()
         if failed := self._failed():
             self._cancel_the_rest()
             faults = [self._faults[name] for name in failed]
@@ -157,14 +154,14 @@ class GraphRun:
         for node in nodes:
             lane = group.create_task(self._lane(node, group))
             if not lane.done():  # as it is at once where tasks are eager
-                self._lanes[lane] = None
+                self._tasks[lane] = None
         self._name_soloist()
 
     async def _lane(self, node: GraphNode, group: asyncio.TaskGroup) -> None:
         """Execute a node, then one of those that can begin since it has ended, and so on; the others get own lanes."""
         own = asyncio.current_task()
         assert own is not None
-        self._lanes[own] = None  # before what it starts, where tasks are eager, and may stop it
+        self._tasks[own] = None  # before what it starts, where tasks are eager, and may stop it
         try:
             while not self._is_stopped:
                 if self._execution.pace.is_over:
@@ -178,27 +175,16 @@ class GraphRun:
                 node, *others = ready
                 if others:
                     self._start(others, group)
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except BaseException as error:  # raised by run(); a TaskGroup would wrap it
-            self._broken = self._broken or error
-            self._stop()
+        except BaseException as error:
+            self._break(error)
         finally:
-            self._lanes.pop(own, None)
+            self._tasks.pop(own, None)
             self._name_soloist()
 
     def _name_soloist(self) -> None:
         """Let the only lane commit at once, where nothing stands beside the graph either."""
         if self._is_solo:
-            self._journal.soloist = next(iter(self._lanes)) if len(self._lanes) == 1 else None
-
-    def _stop(self) -> None:
-        if self._is_stopped:
-            return  # whoever cleans up after being cancelled is not cancelled again
-        self._is_stopped = True
-        for lane in self._lanes:
-            if lane is not asyncio.current_task():
-                lane.cancel()
+            self._journal.soloist = next(iter(self._tasks)) if len(self._tasks) == 1 else None
 
     async def _to_its_end(self, node: GraphNode) -> None:
         is_wanted = not self._is_refused(node)
@@ -214,9 +200,7 @@ class GraphRun:
         try:
             await self._perform(node, self._arguments(node))
         except asyncio.CancelledError as error:
-            if self._is_stopped or self._interruption.has_come:
-                raise
-            self._fail(node, stray(error, f"step {self._key_of(node.name)!r}"))
+            self._fail(node, self._as_fault(error, f"step {self._key_of(node.name)!r}"))
 
     async def _take_in_recorded(self) -> None:
         """Let the nodes end that have ended in the log; all that comes before one of them has ended there as well."""

@@ -9,17 +9,15 @@ from typing import TypeAlias
 
 from flujo_async._log.keys import paths_above
 from flujo_async._plan.nodes import OnError
-from flujo_async._runtime.execution import Execution, Fault, Interruption, Value, stray, telling_of_news
+from flujo_async._runtime.execution import Execution, Fault, Value, telling_of_news
+from flujo_async._runtime.siblings import Siblings
 
 Member: TypeAlias = Callable[[], Awaitable[Value]]
 Outcome: TypeAlias = Value | Fault
 
 
-class Group:
+class Group(Siblings):
     """Runs members, at most so many at the same time, and gathers how each one ended.
-
-    A plain failure of a member is a ``Fault``. Any other exception, such as the store's or a ``SystemExit``, stops the
-    group and is raised as it is.
 
     Args:
         execution: of the run.
@@ -41,6 +39,7 @@ class Group:
         on_error: OnError,
         ahead: Sequence[int],
     ) -> None:
+        super().__init__()
         self._execution = execution
         self._members = members
         self._names = names
@@ -49,10 +48,6 @@ class Group:
         self._lanes = min(len(members), max_concurrency or len(members))
         self._on_error = on_error
         self._outcomes: dict[int, Outcome] = {}
-        self._broken: BaseException | None = None
-        self._interruption = Interruption()
-        self._is_stopped = False
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> dict[int, Outcome]:
         """Return the outcome of each member by its index, in order.
@@ -65,12 +60,11 @@ class Group:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self._lanes):
                     if not self._is_stopped:  # as it may be by now where tasks are eager
-                        self._tasks.append(tasks.create_task(self._lane(todo)))
+                        self._tasks[tasks.create_task(self._lane(todo))] = None
         except asyncio.CancelledError:
             self._execution.cut_short += self._to_redrive()
             raise
-        if self._broken is not None:
-            raise self._broken
+        self._raise_broken()
         if faults := self._faults():
             raise Fault(faults[0].error, self._to_redrive())
         return dict(sorted(self._outcomes.items()))
@@ -100,14 +94,9 @@ class Group:
             except Fault as fault:
                 self._outcomes[index] = fault
             except asyncio.CancelledError as error:
-                if self._is_stopped or self._interruption.has_come:
-                    raise
-                self._outcomes[index] = stray(error, f"branch {self._names[index]!r}")
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # raised by run(); a TaskGroup would wrap it
-                self._broken = self._broken or error
-                self._stop()
+                self._outcomes[index] = self._as_fault(error, f"branch {self._names[index]!r}")
+            except BaseException as error:
+                self._break(error)
                 return
             if self._on_error == "cancel" and isinstance(self._outcomes[index], Fault):
                 self._stop()
@@ -124,11 +113,3 @@ class Group:
                 turn.close()
             with telling_of_news(turn.close):
                 return await self._members[index]()
-
-    def _stop(self) -> None:
-        if self._is_stopped:
-            return  # whoever cleans up after being cancelled is not cancelled again
-        self._is_stopped = True
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()

@@ -64,8 +64,8 @@ class Interpreter:
             case elements:
                 if isinstance(elements[-1], Step):
                     self._execution.ends_with = pipeline.labels[-1]
-                for patch, _ in fold.migrations:
-                    scope.change(patch)
+                for migration in fold.migrations:
+                    scope.change(migration.patch)
                 return (await self._sequence(pipeline, value, scope, "")).tree
 
     async def _sequence(self, pipeline: Pipeline[Any, Any], value: Value, scope: Scope, path: str) -> Value:

@@ -8,12 +8,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from flujo_async._log.delta import Fields, apply, diff, lengthen, shorten
+from flujo_async._log.delta import Fields, Migration, apply, diff, lengthen, shorten
 from flujo_async._log.keys import call_of
 from flujo_async._model.facts import Patch, StateChanged, StepCompleted
 from flujo_async._model.tree import JsonObject
 from flujo_async._runtime.contexts import ContextType, Scope
-from flujo_async._runtime.recorded import Migration
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from heapq import merge
 from typing import TypeVar
 
+from flujo_async._log.delta import Migration
 from flujo_async._log.fold import Fold
 from flujo_async._log.keys import is_compensation, paths_above
-from flujo_async._model.facts import Patch, StateChanged, StepCompleted
+from flujo_async._model.facts import StateChanged, StepCompleted
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Migration:
-    """What a fork or a migration changed in the context, and where in the log that stands."""
-
-    patch: Patch
-    seq: int
 
 
 class Recorded:

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Final
 
+from flujo_async._log.delta import Migration
 from flujo_async._log.keys import child, fallback_of, is_compensation, is_within, paths_above
 from flujo_async._model.facts import CallCancelled, StateChanged
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
-from flujo_async._runtime.recorded import Migration
 from flujo_async.errors import NonDeterminismError
 
 _TURNS_BETWEEN: Final = 8
@@ -407,9 +407,9 @@ def to_migrate(execution: Execution, path: str) -> dict[Migration, set[str]]:
     first = min((place for _, place in come), default=fold.seq) if path else 0
     again = [(key, place) for key, place in come if not recorded.is_forgotten(path, place)]
     return {
-        Migration(patch, seq): {key for key, place in again if place < seq}
-        for patch, seq in fold.migrations
-        if first < seq
+        migration: {key for key, place in again if place < migration.seq}
+        for migration in fold.migrations
+        if first < migration.seq
     }
 
 

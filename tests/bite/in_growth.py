@@ -110,7 +110,7 @@ BUGS = (
         "growth.chain-takes-turns",
         "W8: each step of a chain in a graph waits for a turn of the event loop, although nothing runs beside it",
         "_runtime/graph_run.py",
-        "next(iter(self._lanes)) if len(self._lanes) == 1 else None",
+        "next(iter(self._tasks)) if len(self._tasks) == 1 else None",
         "None",
         ("tests/runtime/test_graph.py::test_steps_that_follow_one_another_are_as_quick_as_in_a_pipeline",),
     ),
@@ -133,7 +133,7 @@ BUGS = (
     Bug(
         "growth.cancelled-again",
         "a branch that cleans up after being cancelled is cancelled again when another fails meanwhile",
-        "_runtime/group.py",
+        "_runtime/siblings.py",
         "        if self._is_stopped:\n",
         "        if not self._tasks:\n",
         ("tests/runtime/test_combinators.py::TestFailures::test_a_sibling_that_cleans_up_is_not_cancelled_again",),

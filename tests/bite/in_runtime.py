@@ -260,9 +260,9 @@ BUGS = (
     Bug(
         "runtime.stray-cancellation",
         "a member of a group that cancels its own task is left out, and the run completes",
-        "_runtime/group.py",
-        "                if self._is_stopped or self._interruption.has_come:\n                    raise\n",
-        "                raise\n",
+        "_runtime/siblings.py",
+        "        if self._is_stopped or self._interruption.has_come:\n            raise cancellation\n",
+        "        raise cancellation\n",
         ("tests/runtime/test_combinators.py::TestFailures::test_a_step_that_cancels_its_own_task_has_failed",),
     ),
     Bug(
