@@ -118,19 +118,28 @@ class StepCall:
     async def _skip(self, decision: StepDecided) -> StepCompleted:
         """Record the output that somebody decided on."""
         fold = self.execution.journal.fold
-        begun = fold.once.get(self.key) or fold.failed_attempts.get(self.key)
+        begun, now = fold.once.get(self.key) or fold.failed_attempts.get(self.key), self.execution.clock.now()
+        if begun is None:
+            return await self._take(decision.output, now, decision.at)
+        return await self._take(decision.output, now, begun.at, attempts=begun.attempt)
+
+    async def _take(
+        self, output: Json, now: datetime, started_at: datetime, *, attempts: int = 0, cached_from: str | None = None
+    ) -> StepCompleted:
+        """Record an output that no attempt has returned."""
         source, inline, inputs = self.recorded_input()
         completed = StepCompleted(
-            at=self.execution.clock.now(),
+            at=now,
             key=self.key,
             name=self.step.name,
-            started_at=decision.at if begun is None else begun.at,
-            attempts=0 if begun is None else begun.attempt,
-            output=decision.output,
+            started_at=started_at,
+            attempts=attempts,
+            output=output,
             source=source,
             input=inline,
             inputs=inputs,
             scope=self.scope.path,
+            cached_from=cached_from,
         )
         await self.execution.journal.record(self._durability, completed)
         return completed
@@ -198,7 +207,8 @@ class StepCall:
         async with self.execution.services.cache.flight(key) as flight:
             hit = await flight.find(ttl, self.execution.clock.now())
             if hit is not None and self._can_read(hit):
-                return await self._take(hit)
+                now = self.execution.clock.now()
+                return await self._take(hit.output, now, now, cached_from=hit.run_id)
             completed = await self._execute()
             await flight.keep(Hit(completed.output, self.execution.run_id, completed.at))
             return completed
@@ -209,25 +219,6 @@ class StepCall:
         except SerializationError:  # its classes have changed since
             return False
         return True
-
-    async def _take(self, hit: Hit) -> StepCompleted:
-        now = self.execution.clock.now()
-        source, inline, inputs = self.recorded_input()
-        completed = StepCompleted(
-            at=now,
-            key=self.key,
-            name=self.step.name,
-            started_at=now,
-            attempts=0,
-            output=hit.output,
-            source=source,
-            input=inline,
-            inputs=inputs,
-            scope=self.scope.path,
-            cached_from=hit.run_id,
-        )
-        await self.execution.journal.record(self._durability, completed)
-        return completed
 
     # ----------------------------------------------------------------------------------------------- arguments
 

@@ -44,10 +44,9 @@ RAN = log_of(
 """The log of a run with one step, which was tried twice."""
 
 
-async def ran(backend: StateBackend, run_id: str = "run", **head: Any) -> None:
+async def ran(backend: StateBackend) -> None:
     """Create a run that has ended."""
-    head = {"status": "completed", "updated_at": T0 + 4 * SECOND, **head}
-    await backend.create_run(new_run(run_id, records=RAN, **head))
+    await backend.create_run(new_run("run", records=RAN, status="completed", updated_at=T0 + 4 * SECOND))
 
 
 class TraceApiContract:
