@@ -32,7 +32,7 @@ from flujo_async.cli.screen import (
     screen,
     usage_text,
 )
-from flujo_async.cli.store import Found, is_interrupted, who
+from flujo_async.cli.store import Found, is_interrupted, needs_worker, who
 
 _SHOWN: Final = 10
 """How many steps are shown of a run that has many: the last ones, and the last of those that failed."""
@@ -160,12 +160,12 @@ def _driver(summary: RunSummary, flujo_option: str) -> str | None:
     """Return who drives a run, or who would have to."""
     if is_interrupted(summary):
         return f"nobody: {resume_command(summary.run_id, flujo_option)} takes it up"
+    if needs_worker(summary):
+        return f"nobody: a worker of queue {summary.queue} takes it"
     if summary.lease is not None:
         return who(summary.lease.owner)
     if summary.status != "pending":
         return None
-    if summary.queue is not None:
-        return "nobody yet: a worker takes it"
     return f"nobody yet: {resume_command(summary.run_id, flujo_option)} begins"
 
 
@@ -180,7 +180,7 @@ def note(summary: RunSummary) -> str:
     parts = [describe(waiting) for waiting in summary.waiting_for]
     if summary.wake_at is not None and not summary.waiting_for:
         parts.append(f"{clock(summary.wake_at)}, when it wakes")
-    if summary.status == "pending" and summary.queue is not None:
+    if needs_worker(summary):
         parts.append(f"a worker of queue {summary.queue}")
     return "; ".join(parts)
 

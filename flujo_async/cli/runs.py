@@ -50,7 +50,7 @@ def list_runs(
     """List runs, the newest first.
 
     "Steps" counts the top-level steps that are done: a map or a parallel is one. A running run that nobody drives
-    is shown as interrupted; `runs resume` takes it up.
+    is shown as interrupted, and `runs resume` takes it up; in a queue it waits for a worker instead.
     """
     query = RunQuery(status=None if status is None else check_status(status), pipeline_name=pipeline)
     print_runs(place_at(flujo, db), query, limit, json=json)

@@ -204,6 +204,12 @@ def is_interrupted(summary: RunSummary) -> bool:
     return summary.queue is None and is_orphan(summary)
 
 
+def needs_worker(summary: RunSummary) -> bool:
+    """Return whether a run is in a queue, and nobody drives it although it could go on."""
+    is_new = summary.status == "pending" and not is_driven(summary)
+    return summary.queue is not None and (is_new or is_orphan(summary))
+
+
 def _is_of_a_store(path: Path) -> bool:
     return path.suffix == SUFFIX or path.name in (ENTRIES, SYSTEM)
 

@@ -24,7 +24,7 @@ from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish
 from flujo_async.cli.run_page import note, standing
 from flujo_async.cli.runs import Json
-from flujo_async.cli.runtime import Named, Runtime, flujo_named
+from flujo_async.cli.runtime import FlujoName, Named, Runtime, flujo_named
 from flujo_async.cli.screen import brief, clock, duration, print_json_line, print_line, runs_text
 from flujo_async.cli.store import find_summary
 from flujo_async.errors import FlujoError
@@ -48,14 +48,7 @@ class Duty:
 
 
 def work(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODULE:ATTRIBUTE",
-            help="The Flujo whose runs it drives, or a function that returns it; by default the one in pyproject.toml.",
-            show_default=False,
-        ),
-    ] = None,
+    flujo: FlujoName = None,
     queue: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help='A queue to take runs from, by default "default"; can be repeated.'),
@@ -74,7 +67,7 @@ def work(
     interrupted, and another worker resumes them. A second signal ends it at once. Prints a line for each run that it
     lets go.
     """
-    named = flujo_named(name)
+    named = flujo_named(flujo)
     duty = Duty(tuple(queue or ("default",)), concurrency, drain_timeout, json)
     code = asyncio.run(_work(named, named.load(), duty))
     if code:

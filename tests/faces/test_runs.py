@@ -250,7 +250,7 @@ def test_show_steps_that_have_not_run(shop: Shop) -> None:
 def test_show_who_is_to_go_on_with_a_run(shop: Shop) -> None:
     queued = shop("show", "queued").out
     assert "Queue      mail, priority 7\n" in queued
-    assert "Driven by  nobody yet: a worker takes it\n" in queued
+    assert "Driven by  nobody: a worker of queue mail takes it\n" in queued
     asleep = shop("show", "asleep").out
     assert f"Sleeps    until {LATER.astimezone():%Y-%m-%d %H:%M:%S %Z}\n" in asleep
     assert "Status    running\n" in asleep

@@ -35,7 +35,7 @@ class Working:
 
 @contextmanager
 def working(project: Project, *options: str) -> Iterator[Working]:
-    with project.cli.start("worker", "app:flujo", "--json", *options) as process:
+    with project.cli.start("worker", "--flujo", "app:flujo", "--json", *options) as process:
         try:
             yield Working(process)
             process.communicate(timeout=50)
@@ -98,7 +98,10 @@ def test_another_worker_takes_over_from_one_that_was_killed(project: Project) ->
     with working(project) as worker:
         worker.hear("taken", "a")
         eventually((project.directory / "holding").exists)
+        assert "Waits for" not in project("runs", "list").out
         worker.process.kill()
+    assert project("runs", "list").out.splitlines()[-1].split() == ["a", "a", "worker", "of", "queue", "default"]
+    assert "Driven by  nobody: a worker of queue default takes it\n" in project("runs", "show", "a").out
     project.go()
     with working(project) as other:
         assert other.hear("left", "a")["status"] == "completed"
@@ -148,8 +151,8 @@ def test_people_get_a_line_for_each_run(one_project: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["app:in_memory"], "keeps its runs in memory"),
-        (["app:nothing"], "module 'app' has no 'nothing'"),
+        (["--flujo", "app:in_memory"], "keeps its runs in memory"),
+        (["--flujo", "app:nothing"], "module 'app' has no 'nothing'"),
         (["--concurrency", "0"], "--concurrency"),
         (["--drain-timeout", "-1"], "--drain-timeout"),
         (["--queue", ""], "a worker has queues"),
