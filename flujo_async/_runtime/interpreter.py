@@ -171,7 +171,7 @@ class Interpreter:
             trees = item_trees(value.tree)
         except SerializationError as error:
             found = type(self._execution.codec.decode(value.tree)).__name__
-            raise Fault(TypeError(f"{key!r} takes a list, tuple, set or frozenset, not a {found}")) from error
+            raise Fault(TypeError(f"{key!r} takes a list, tuple, set or frozenset, not {found}")) from error
         return [Value(tree, item_source(value.source, index)) for index, tree in enumerate(trees)]
 
     def _join(

@@ -265,10 +265,22 @@ def _mismatch(definition: Definition, fold: Fold) -> str:
     given = f"{definition.name!r} {definition.version}"
     if recorded == given:
         given += ", whose structure has changed since (raise its version)"
+    elif definition.name == fold.started.pipeline_name and _have_no_version(definition, fold):
+        given += ", whose steps or their order have changed since"
     return (
         f"run {fold.run_id!r} was recorded by {recorded}, and this is {given}; "
         f"register the recorded version as well, or give Flujo(migrate=…)"
     )
+
+
+def _have_no_version(definition: Definition, fold: Fold) -> bool:
+    return definition.explicit_version is None and fold.pipeline_version == fold.fingerprint
+
+
+def failure_of(fold: Fold) -> str:
+    """Return what to tell of a run that has failed: of one step, if it is a single one, and why."""
+    where = f" at {fold.failed_keys[0]!r}" if len(fold.failed_keys) == 1 else ""
+    return f"run {fold.run_id!r} failed{where}: {fold.error_message}"
 
 
 def _equal(one: Json, other: Json) -> bool:

@@ -31,7 +31,7 @@ from flujo_async._runtime.driven_runs import nudge, waiting_for
 from flujo_async._runtime.execution import ChildCall, Ended, Value
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.owner import Owner
-from flujo_async._runtime.program import Catalogue
+from flujo_async._runtime.program import Catalogue, failure_of
 from flujo_async._runtime.reader import Reader, Seen
 from flujo_async._runtime.request import Request
 from flujo_async._runtime.retention import Sweeper
@@ -268,7 +268,7 @@ class Runner:
         """
         result = self.catalogue.reading(fold).result(fold, error)
         if fold.status == "failed":
-            raise RunFailed(f"run {fold.run_id!r} failed: {fold.error_message}", result=result) from result.error
+            raise RunFailed(failure_of(fold), result=result) from result.error
         if fold.status == "cancelled":
             raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
         return result

@@ -218,7 +218,7 @@ def fail(project: Project) -> None:
     project.run("orders", "a")
     failed = project("runs", "signal", "a", "approval", "--payload", YES, "--resume")
     assert (failed.code, failed.out) == (1, "")
-    assert failed.err == "flujo-async: run 'a' failed: ConnectionError: the shop is closed\n"
+    assert failed.err == "flujo-async: run 'a' failed at 'ship': ConnectionError: the shop is closed\n"
 
 
 def test_redrive_tries_a_dead_letter_again(project: Project) -> None:

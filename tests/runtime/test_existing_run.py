@@ -600,6 +600,15 @@ class TestDefinition:
         with pytest.raises(VersionMismatch, match="raise its version"):
             await Flujo(registry=two, pipeline_name="job", state_backend=backend).run(run_id="r")
 
+    async def test_without_a_version_it_is_told_that_the_structure_has_changed(
+        self, backend: StateBackend, work: Work
+    ) -> None:
+        """Two fingerprints tell nobody anything."""
+        await work.interrupt(Flujo(work.pipeline, pipeline_name="job", state_backend=backend), 1, run_id="r")
+        other = Flujo(work.pipeline >> step(_identity), pipeline_name="job", state_backend=backend)
+        with pytest.raises(VersionMismatch, match=r"whose steps or their order have changed since; register"):
+            await other.run(run_id="r")
+
     async def test_a_migrated_run_goes_on_under_the_new_definition(self, store: Store, work: Work) -> None:
         """``migrate`` sees the state, and what it returns is in the context from then on."""
         old = Flujo(work.pipeline, pipeline_name="job", state_backend=store.open())
