@@ -416,7 +416,9 @@ def _open(backend: StateBackend | str) -> StateBackend:
     if isinstance(backend, StateBackend):
         return backend
     if not isinstance(backend, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without a type checker
-        raise InvalidArgument(f"state_backend= is a StateBackend or the URL of one, not {backend!r}")
+        raise InvalidArgument(
+            f"state_backend= is a StateBackend, such as SQLiteBackend(path), or the URL of one, not {backend!r}"
+        )
     from flujo_async.backends import backend_from_url  # a store is imported when it is asked for
 
     return backend_from_url(backend)

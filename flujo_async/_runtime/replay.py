@@ -339,7 +339,8 @@ class Replay:
         self._execution.disprove(
             NonDeterminismError(
                 f"run {self._execution.run_id!r}: the journal has {recorded} next, and {instead}; "
-                f"resume the run with the code that recorded it",
+                f"resume the run with the code that recorded it; if it is that, draw what differs each time from ctx, "
+                f"as now(), uuid() and random() do, or in a step",
                 run_id=self._execution.run_id,
             )
         )

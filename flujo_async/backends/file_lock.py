@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from flujo_async.errors import BackendError
+
 BINARY = getattr(os, "O_BINARY", 0)
 _LONGEST_NAP = 0.02
 _DURABLE: set[tuple[int, int]] = set()  # the directories of which this process knows that they outlast a power cut
@@ -142,7 +144,10 @@ def make_directory(path: Path) -> None:
     """
     if not path.is_dir():
         make_directory(path.parent)
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise BackendError(f"{path}: this is a file, the file backend keeps runs in a directory") from error
         sync_directory(path.parent)
     elif _mark(path) not in _DURABLE:
         with suppress(PermissionError):  # it was made by somebody with other rights, who saw to it

@@ -283,6 +283,14 @@ def test_what_is_no_directory_is_refused() -> None:
         FileBackend("runs\0")
 
 
+async def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    with pytest.raises(BackendError, match="this is a file, the file backend keeps runs in a directory"):
+        await create(FileBackend(path))
+    assert path.read_text() == "mine"
+
+
 async def test_a_directory_appears_with_the_first_run_and_only_then(tmp_path: Path) -> None:
     backend = FileBackend(tmp_path / "a" / "b")
     assert await listed(backend) == []
