@@ -345,7 +345,7 @@ class ChildCall:
                     raise
                 # What comes before it was undone and done again, otherwise this time: the old child does not count.
                 reason = f"run {self.execution.run_id!r} has started another child in its place"
-                await self.execution.children.cancel(run_id, reason)
+                await self.execution.children.cancel_children(self.execution, [run_id], reason)
                 seq = self.execution.journal.fold.seq
                 run_id = await self._start(child_run_id(self.execution.run_id, f"{self.key}@{seq}"))
                 continue

@@ -50,6 +50,7 @@ from flujo_async.errors import (
     InvalidArgument,
     InvalidSignal,
     RunExists,
+    RunNotFound,
     SequenceConflict,
     SerializationError,
     StaleLease,
@@ -241,7 +242,7 @@ class Control:
         seen = await self._runner.reader.see(run_id, is_whole=True)
         if seen.fold.once and self._runner.taking.is_orphan(seen.summary):
             # Interrupted in a step that needs a decision: whoever takes it up finds that out first, and lets it rest.
-            await self._runner.complete(Request(run_id=run_id, is_urgent=True))
+            await self._runner.complete(Request(run_id=run_id, is_urgent=True, is_known=True))
             seen = await self._runner.reader.see(run_id, is_whole=True)
         _check_redrivable(seen.fold, decision)
         self._runner.catalogue.running(seen.fold)
@@ -256,7 +257,7 @@ class Control:
                 except StaleLease:  # somebody has taken the run meanwhile, and may have gone on with it
                     return await self.redrive(run_id, decision, output, step)
                 await self._runner.tell_parents(_parents(seen), run_id)
-        return await self._runner.complete(Request(run_id=run_id))
+        return await self._runner.complete(Request(run_id=run_id, is_known=True))
 
     async def _redrive(self, lease: Lease, verdict: _Verdict) -> None:
         async with self._or_give_back(lease):
@@ -279,7 +280,8 @@ class Control:
             with Owner.at_work() as owner:
                 lease = await self._runner.taking.take(run_id, str(owner), _ENDED)
                 if lease is not None:
-                    await self._redrive(lease, _Verdict("retry"))
+                    with suppress(RunNotFound):  # deleted meanwhile: it is begun anew
+                        await self._redrive(lease, _Verdict("retry"))
 
     # ----------------------------------------------------------------------------------------------------- forking
 

@@ -435,7 +435,7 @@ class Drive:
     async def _end_children(self, reason: str) -> None:
         """Cancel the children that nobody waits for any more."""
         if children := children_to_end(self._execution.journal.fold):
-            await self._execution.children.cancel_children(self._execution.run_id, children, reason)
+            await self._execution.children.cancel_children(self._execution, children, reason)
 
     async def _conclude(self, fact: RunCompleted | RunFailed | RunCancelled) -> None:
         """Record the end of the run, after its parent was told: a crash in between may not leave that waiting."""

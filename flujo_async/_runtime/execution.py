@@ -87,12 +87,12 @@ class Children(Protocol):
         """Return what a child was given when it was started; what ``call`` gives it, unless ``call`` has started it."""
         ...
 
-    async def cancel(self, run_id: str, reason: str) -> None:
-        """Cancel a child with all that runs below it; its parent goes on."""
-        ...
+    async def cancel_children(self, execution: Execution, children: Iterable[str], reason: str) -> None:
+        """Cancel those children that a run has started itself, and all that runs below them, leaves first.
 
-    async def cancel_children(self, run_id: str, children: Iterable[str], reason: str) -> None:
-        """Cancel those children that a run has started itself, and all that runs below them, leaves first."""
+        Raises:
+            StaleLease: somebody else has the run. It may have been deleted and begun anew, and these be the new one's.
+        """
         ...
 
 

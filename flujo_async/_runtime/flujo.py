@@ -226,7 +226,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
         check_place(queue, priority)
         request = request_for(run_id, input, context, metadata, timeout)
         wait = checked_seconds(delay, "delay") or 0
-        await self._runner.enqueue(replace(request, queue=queue, delay=wait, priority=priority))
+        await self._runner.taking.ensure(replace(request, queue=queue, delay=wait, priority=priority))
         return self.handle(request.run_id)
 
     async def resume(self, run_id: str) -> RunResult[Out]:
@@ -238,7 +238,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
             RunNotFound: there is no such run.
         """
         self._recover_meanwhile()
-        completed = self._runner.complete(Request(run_id=run_id, is_resume=True))
+        completed = self._runner.complete(Request(run_id=run_id, is_resume=True, is_known=True))
         return await self._runner.sweeper.handed(run_id, completed)
 
     async def signal(self, run_id: str, name: str, payload: Any = None, *, by: str | None = None) -> None:

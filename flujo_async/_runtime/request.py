@@ -31,6 +31,7 @@ class Request:
         is_urgent: whether it does not wait for a place among the runs that are driven at the same time.
         is_background: whether nobody waits for it.
         is_resume: whether a run that was paused by a person goes on.
+        is_known: whether there is such a run: if it has been deleted by now, it is not begun anew.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class Request:
     is_urgent: bool = False
     is_background: bool = False
     is_resume: bool = False
+    is_known: bool = False
 
 
 def request_for(

@@ -28,7 +28,7 @@ from flujo_async._runtime.bound_loop import BoundLoop
 from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.drive_setup import DriveSetup, Ready
 from flujo_async._runtime.driven_runs import nudge, waiting_for
-from flujo_async._runtime.execution import ChildCall, Ended, Value
+from flujo_async._runtime.execution import ChildCall, Ended, Execution, Value
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, failure_of
@@ -156,21 +156,13 @@ class Runner:
     async def _has_no_use(self, request: Request, find: Find, exists: Callable[[], None]) -> bool:
         """Return whether a run rests, or somebody else drives it; it is in the store when this returns."""
         self.bound_loop.check()
-        is_first = find == self.taking.prepare
-        seen = await (self.taking.ensure(request) if is_first else self.reader.look(request.run_id))
+        may_begin = find == self.taking.prepare and not request.is_known
+        seen = await (self.taking.ensure(request) if may_begin else self.reader.see(request.run_id))
         exists()
         if seen is None:
             return False
         is_elsewhere = seen.summary.lease is not None and not self.taking.is_free(seen.summary)
         return is_elsewhere or not self.taking.goes_on(request, seen)
-
-    async def enqueue(self, request: Request) -> None:
-        """Put a run into its queue, unless it exists.
-
-        Raises:
-            RunConflict: it exists with another input or context.
-        """
-        await self.taking.ensure(request)
 
     async def recover(self) -> list[str]:
         """Drive every run whose owner is gone, once, and return their ids."""
@@ -356,7 +348,7 @@ class Runner:
             return
         await self.post_control(seen, CANCEL, reason)
         with self._admission.letting_in(run_id), suppress(RunCancelled, RunFailed):
-            await self.complete(Request(run_id=run_id, is_urgent=True))
+            await self.complete(Request(run_id=run_id, is_urgent=True, is_known=True))
 
     async def post_control(self, seen: Seen, name: str, payload: Json) -> None:
         """Post one of the runtime's own signals to a run, and tell whoever drives it here."""
@@ -382,12 +374,14 @@ class Runner:
             run_id, parent_run_id = parent_run_id, None if summary is None else summary.parent_run_id
             self.scheduler.kick()
 
-    async def cancel_children(self, run_id: str, children: Iterable[str], reason: str) -> None:
+    async def cancel_children(self, execution: Execution, children: Iterable[str], reason: str) -> None:
         """Cancel all that runs below a run, leaves first; see ``Children``."""
         for child in children:
             head = await self.reader.summary(child)
-            if head is not None and head.parent_run_id == run_id and head.status not in TERMINAL:
-                await self.cancel(child, reason)
+            if head is not None and head.parent_run_id == execution.run_id and head.status not in TERMINAL:
+                await self._check_held(execution.held.lease)  # a run is deleted before its children are
+                with suppress(RunNotFound):  # deleted by itself
+                    await self.cancel(child, reason)
 
     async def drive_claimed(self, lease: Lease) -> None:
         """Drive a run that was claimed, once; see ``Driver``."""

@@ -66,13 +66,13 @@ class Taking:
 
         Raises:
             RunConflict: the run exists with another input or context.
-            RunNotFound: it is to be resumed, and does not exist.
+            RunNotFound: it is known, and does not exist any more.
             VersionMismatch: the run was recorded by another definition.
         """
         if request.input is not ... and (created := await self.create(request, owner)):
             return created
         seen = await self._reader.look(check_run_id(request.run_id))
-        if seen is None and request.is_resume:
+        if seen is None and request.is_known:
             raise missing(request.run_id)
         return await (self.create(request, owner) if seen is None else self._take_up(request, owner, seen))
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, child, sleep, step, wait_for
+from flujo_async import Flujo, InMemoryBackend, RunContext, child, sleep, step, wait_for, workflow
 from flujo_async._model.stored import RunQuery
 from flujo_async._runtime.admission import Admission
 from flujo_async.abc import StateBackend
-from flujo_async.errors import InvalidArgument, RunCancelled, RunConflict, RunFailed
+from flujo_async.errors import InvalidArgument, RunCancelled, RunConflict, RunFailed, RunNotFound
 from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import gone_to_sleep, others, ticks
 
@@ -277,6 +277,26 @@ async def test_what_is_not_driven_needs_no_place(backend: StateBackend, crowd: C
         await other.result()
     await flujo.aclose()
     await elsewhere.aclose()
+
+
+async def test_a_run_that_is_not_there_is_not_begun_because_all_places_are_taken(
+    backend: StateBackend, crowd: Crowd
+) -> None:
+    """``resume`` says at once that there is none, also where the definition needs no input."""
+
+    @workflow
+    async def enter(ctx: RunContext) -> Any:
+        return await crowd.step(1)
+
+    flujo = Flujo(enter, state_backend=backend, max_concurrency=1)
+    busy = await flujo.start(run_id="busy")
+    with pytest.raises(RunNotFound, match="'r'"):
+        async with asyncio.timeout(20):
+            await flujo.resume("r")
+    assert [head.run_id for head in await flujo.list_runs()] == ["busy"]
+    crowd.go_on.set()
+    await busy.result()
+    await flujo.aclose()
 
 
 async def test_looking_needs_no_place(crowd: Crowd) -> None:

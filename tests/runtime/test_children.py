@@ -556,6 +556,54 @@ class TestCancel:
         assert summary.status == ("cancelled" if on_error == "cancel" else "completed")
         assert await flujo.recover() == []
 
+    @pytest.mark.parametrize("how", ["before", "after"])
+    async def test_a_child_that_is_deleted_meanwhile_is_not_missed(self, store: Store, how: Any) -> None:
+        """It has gone, as it was to."""
+        backend = FaultyBackend(store.open())
+        flujo = Flujo(child(wait_for("go"), name="inner"), state_backend=backend)
+        other = Flujo(double, state_backend=store.open())
+        result = await flujo.run(1, run_id="r")
+        inner = result.waiting_for[0].run_id
+        assert inner is not None
+        backend.delay("post", nth=2, how=how, until=lambda: other.delete(inner))  # the first is to the parent
+        await flujo.cancel("r")
+        assert [(head.run_id, head.status) for head in await flujo.list_runs()] == [("r", "cancelled")]
+        await flujo.aclose()
+
+    async def test_the_children_of_a_run_that_was_begun_anew_are_left_alone(self, backend: StateBackend) -> None:
+        """They are named as those of the one that is being cancelled, and none of its own."""
+        reached, is_cancelled, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        @step
+        async def leaves(value: int) -> int:
+            if is_cancelled.is_set():
+                return value
+            reached.set()
+            try:
+                await goes_on.wait()
+            finally:
+                is_cancelled.set()
+                await goes_on.wait()
+            return value
+
+        both = parallel(child(wait_for("go"), name="waits"), child(leaves, name="leaves"))
+        flujo, other = (Flujo(both, state_backend=backend) for _ in range(2))
+        driven = asyncio.ensure_future(flujo.run(1, run_id="r"))
+        await reached.wait()
+        cancelled = asyncio.ensure_future(flujo.cancel("r"))
+        await is_cancelled.wait()
+        await other.delete("r")
+        await other.run(1, run_id="r")
+        goes_on.set()
+        await asyncio.wait({driven, cancelled})
+        assert {head.run_id: head.status for head in await flujo.list_runs()} == {
+            "r": "paused",
+            "r/parallel/waits": "paused",
+            "r/parallel/leaves": "completed",
+        }
+        await flujo.aclose()
+        await other.aclose()
+
 
 async def test_a_child_that_is_deleted_when_its_parent_asks_for_it_is_begun_anew(store: Store) -> None:
     """As one is that is deleted while its parent waits for it."""
@@ -854,6 +902,19 @@ class TestRedrive:
         with pytest.raises(RunFailed, match="early"):
             await knowing.run(run_id="r")
         assert {head.status for head in await children_of(knowing)} == {"cancelled"}
+
+    async def test_a_child_that_is_deleted_meanwhile_is_begun_anew(self, store: Store) -> None:
+        """It was about to be tried again."""
+        desk, backend = Desk(), FaultyBackend(store.open())
+        flujo = Flujo(in_a_pipeline(double >> desk.flaky), state_backend=backend)
+        other = Flujo(double, state_backend=store.open())
+        with pytest.raises(RunFailed):
+            await flujo.run(1, run_id="r")
+        [failed] = await children_of(flujo)
+        desk.is_fixed = True
+        backend.delay("claim", nth=2, how="after", until=lambda: other.delete(failed.run_id))
+        assert (await flujo.redrive("r")).output == 2
+        assert EXECUTED == [1, 1, 1, 2]
 
     async def test_a_child_may_be_skipped(self, backend: StateBackend) -> None:
         """The output that is given counts."""

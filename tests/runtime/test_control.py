@@ -15,7 +15,7 @@ from flujo_async._model.lease import ClaimQuery, Lease
 from flujo_async._model.stored import Signal
 from flujo_async.abc import StateBackend
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed, RunNotFound, VersionMismatch
-from flujo_async.testing import VirtualClock
+from flujo_async.testing import FaultyBackend, VirtualClock
 from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
 from tests.runtime.pretend import Wrapped, gated_store, until
 from tests.runtime.stores import Store, on_disk
@@ -560,6 +560,26 @@ async def test_a_parallel_that_waits_and_sleeps_can_be_cancelled(backend: StateB
             await task
         await flujo.aclose()
     assert others() == set()
+
+
+@pytest.mark.parametrize(("call", "verb"), [("cancel", "post"), ("redrive", "append")])
+async def test_a_run_that_is_deleted_meanwhile_is_not_begun_anew(store: Store, call: str, verb: str) -> None:
+    """Also where its definition needs no input: nobody has asked for another one."""
+
+    @workflow
+    async def waits(ctx: RunContext) -> Any:
+        return await ctx.wait_for("go")
+
+    backend = FaultyBackend(store.open())
+    flujo, other = Flujo(waits, state_backend=backend), Flujo(waits, state_backend=store.open())
+    await other.run(run_id="r")
+    if call == "redrive":
+        await other.cancel("r")
+    backend.delay(verb, how="after", until=lambda: other.delete("r"))
+    with pytest.raises(RunNotFound):
+        await getattr(flujo, call)("r")
+    assert await other.list_runs() == []
+    await flujo.aclose()
 
 
 async def test_redrive_needs_an_end(backend: StateBackend) -> None:
