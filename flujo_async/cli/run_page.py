@@ -146,6 +146,7 @@ def _whereabouts(found: Found, flujo_option: str, *, everything: bool) -> Iterat
         yield "Undoing", f"what was done; it will end as {undoing.status}{f': {why}' if why else ''}"
     for waiting in summary.waiting_for or open_waits(found.fold):
         yield "Waits for", _waiting(waiting)
+    yield from (("Missing", _missing(child, summary, flujo_option)) for child in found.missing)
     if summary.signals > summary.signals_read and summary.status not in TERMINAL:
         yield "Signals", f"{summary.signals - summary.signals_read} that nobody has read yet"
     if summary.error_message is not None:
@@ -167,6 +168,11 @@ def _driver(summary: RunSummary, flujo_option: str) -> str | None:
     if summary.status != "pending":
         return None
     return f"nobody yet: {resume_command(summary.run_id, flujo_option)} begins"
+
+
+def _missing(child: str, summary: RunSummary, flujo_option: str) -> str:
+    begins = resume_command(summary.run_id, flujo_option)
+    return f"run {child!r}, which it waits for: import it as well, or {begins} begins it anew"
 
 
 def _waiting(waiting: Waiting) -> str:

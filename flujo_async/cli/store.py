@@ -105,6 +105,7 @@ class Found:
 
     Attributes:
         forked_from: the run whose past it shares, if it is a fork.
+        missing: its children that it waits for, and that are not in the store.
     """
 
     summary: RunSummary
@@ -112,6 +113,7 @@ class Found:
     state: WorkflowState
     output: object
     forked_from: str | None
+    missing: tuple[str, ...] = ()
 
 
 def store_at(db: str) -> Store:
@@ -175,7 +177,9 @@ async def find_run(backend: StateBackend, run_id: str) -> Found:
     records = await read_values(backend, run_id, stored.records)
     fold, codec = fold_log(run_id, records), Codec.lenient()
     state, output = workflow_state(fold, codec), codec.decode(fold.output, at="output")
-    return Found(stored.summary, fold, state, output, _forked_from(records))
+    children = fold.awaited.children() if stored.summary.status == "paused" else ()
+    missing = [child for child in children if not await backend.query_runs(RunQuery(run_id=child))]
+    return Found(stored.summary, fold, state, output, _forked_from(records), tuple(missing))
 
 
 def who(owner: str) -> str:

@@ -1,5 +1,6 @@
 """Checking, copying and cleaning a whole store from the command line."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faces.conftest import Project, eventually, on_terminal
+from flujo_async import Flujo, child, wait_for
+from tests.faces.conftest import InProcess, Project, eventually, on_terminal
 
 YES = json.dumps({"is_yes": True, "by": "ann"})
 
@@ -208,6 +210,24 @@ class TestTransfer:
         assert (imported.json["run_id"], imported.json["forked_from"]) == ("b", "a")
         told = one_project("runs", "export", "b", "--output", "b.jsonl", "--json").json
         assert told == {"run_id": "b", "file": "b.jsonl", "bytes": (one_project.directory / "b.jsonl").stat().st_size}
+
+    def test_a_parent_without_its_child_says_so(self, call: InProcess) -> None:
+        """There is none here that could be answered."""
+        flujo = Flujo(child(wait_for("go"), name="inner"), state_backend="sqlite:///runs.db")
+
+        async def wait() -> None:
+            async with flujo:
+                await flujo.run(1, run_id="r")
+
+        asyncio.run(wait())
+        for run_id, file in (("r", "r.jsonl"), ("r/inner", "inner.jsonl")):
+            assert call("runs", "export", run_id, "-o", file, "--db", "runs.db").code == 0
+        told = call("runs", "import", "r.jsonl", "--db", "new.db").out
+        assert "Missing    run 'r/inner', which it waits for: import it as well, or `flujo-async runs resume r" in told
+        call("runs", "import", "inner.jsonl", "--db", "new.db")
+        shown = call("runs", "show", "r", "--db", "new.db").out
+        assert "r/inner" in shown
+        assert "Missing" not in shown
 
     def test_what_is_refused(self, one_project: Project) -> None:
         """And nothing was written."""
