@@ -125,10 +125,9 @@ class Reader:
         found = await self._backend.load(check_run_id(run_id), until=until)
         if found is None:
             raise missing(run_id)
-        stored = await self._checked(found)
-        if until is not None and not 1 <= until <= stored.summary.last_seq:
-            raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {stored.summary.last_seq}, not {until}")
-        return stored
+        if until is not None and not 1 <= until <= found.summary.last_seq:
+            raise InvalidArgument(f"the log of run {run_id!r} has facts 1 to {found.summary.last_seq}, not {until}")
+        return await self._checked(found, until)
 
     async def summary(self, run_id: str) -> RunSummary | None:
         """Return the head of a run, ``None`` if there is no such run."""
@@ -180,6 +179,8 @@ class Reader:
         is_over, prev_hash = not follow, GENESIS if after == 0 else None
         while True:
             records = await self._backend.read_events(run_id, after=after, limit=_EVENTS_AT_ONCE)
+            if not records and head.last_seq > after:
+                await self._check_deleted(head, after)
             if records:
                 before = await self._hash_of(run_id, after) if prev_hash is None else prev_hash
                 verify(run_id, records, after=after, prev_hash=before or GENESIS)
@@ -195,9 +196,16 @@ class Reader:
             if is_over:
                 return
             summary = await self.watch(run_id, partial(_has_news, after), driver)
+            head = summary or head
             is_over = summary is None or summary.status in TERMINAL or (driver is not None and driver.done())
             if not is_over and summary is not None and summary.status == "paused" and summary.last_seq <= after:
                 is_over = not await self.goes_on(summary, driver)
+
+    async def _check_deleted(self, head: RunSummary, after: int) -> None:
+        """Check that a run is no more, of which the head told more facts than there are."""
+        now = await self.summary(head.run_id)
+        if now is not None and now.created_at == head.created_at:
+            raise _cut_off(head, after, head.last_seq)
 
     async def goes_on(self, head: RunSummary, driver: asyncio.Task[None] | None = None) -> bool:
         """Return whether a run that was paused rests no more, or has its answer: then, once its head has changed."""
@@ -238,9 +246,10 @@ class Reader:
                 alarm.cancel()
                 await settle(alarm)
 
-    async def _checked(self, stored: StoredRun) -> StoredRun:
+    async def _checked(self, stored: StoredRun, until: int | None = None) -> StoredRun:
         run_id = stored.summary.run_id
         await in_turns(verify_gradually(run_id, stored.records))
+        _check_length(stored, until)
         return replace(stored, records=tuple(await read_values(self._backend, run_id, stored.records)))
 
     @staticmethod
@@ -259,6 +268,7 @@ class Reader:
             if not records:
                 await self._check_end(run_id, snapshot)
             await in_turns(verify_gradually(run_id, records, after=snapshot.seq, prev_hash=snapshot.hash))
+            _check_length(stored)
             facts = weight(fold) + len(records)
             await in_turns(each_of(await read_values(self._backend, run_id, records), fold.extend))
         except (SerializationError, IntegrityError):
@@ -297,6 +307,19 @@ class Reader:
     async def _hash_of(self, run_id: str, seq: int) -> str | None:
         found = await self._backend.read_events(run_id, after=seq - 1, limit=1)
         return found[0].hash if found else None
+
+
+def _check_length(stored: StoredRun, until: int | None = None) -> None:
+    """Check that a log goes as far as its head says: else what its last facts tell would be done again."""
+    seq = 0 if stored.snapshot is None else stored.snapshot.seq
+    if stored.records:
+        seq = stored.records[-1].seq
+    if seq != (told := stored.summary.last_seq if until is None else until):
+        raise _cut_off(stored.summary, seq, told)
+
+
+def _cut_off(head: RunSummary, seq: int, told: int) -> IntegrityError:
+    return IntegrityError(f"the log ends with seq {seq}, and not with {told}", run_id=head.run_id, seq=seq + 1)
 
 
 def _has_news(after: int, head: RunSummary) -> bool:

@@ -54,6 +54,39 @@ BUGS = (
         "                if True:  # else two",
         (T + "children.py::TestContradiction::test_two_parents_do_not_wake_each_other_without_end",),
     ),
+    # ------------------------------------------------------------------------------------------- logs that are cut off
+    Bug(
+        "runtime.cut-off-log",
+        "G10: what the last facts of a run tell is done again where these are gone",
+        READER,
+        "        _check_length(stored, until)\n",
+        "",
+        (T + "integrity.py::test_a_broken_chain_is_named_before_anything_executes",),
+    ),
+    Bug(
+        "runtime.cut-off-behind-a-snapshot",
+        "G10: the same behind a snapshot",
+        READER,
+        "            _check_length(stored)\n",
+        "",
+        (T + "snapshots.py::test_a_broken_log_behind_a_snapshot_is_named",),
+    ),
+    Bug(
+        "runtime.cut-off-events",
+        "who follows a run whose last facts are gone reads on without end",
+        READER,
+        "                await self._check_deleted(head, after)\n",
+        "                pass\n",
+        (T + "integrity.py::test_facts_deleted_from_the_database_are_missed",),
+    ),
+    Bug(
+        "runtime.deleted-is-damaged",
+        "a run that is deleted while its events are read is called damaged",
+        READER,
+        "        if now is not None and now.created_at == head.created_at:\n",
+        "        if now is None or now.created_at == head.created_at:\n",
+        (T + "integrity.py::test_a_run_that_is_deleted_while_its_events_are_read_has_no_more",),
+    ),
     # ---------------------------------------------------------------------------------------------------- deleting
     Bug(
         "runtime.resume-begins",

@@ -1,5 +1,6 @@
 """A stored log that was tampered with is not believed (G10)."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from flujo_async import FileBackend, Flujo, StateBackend, step
+from flujo_async import FileBackend, Flujo, SQLiteBackend, StateBackend, step
 from flujo_async._model.stored import Record, StoredRun
 from flujo_async.errors import BackendError, IntegrityError
+from flujo_async.testing import FaultyBackend
 from tests.runtime.pretend import Wrapped, failing
 from tests.runtime.stores import Store
 
@@ -62,6 +64,8 @@ CHANGES: dict[str, tuple[Callable[[list[Record]], list[Record]], int]] = {
     "repeated": (lambda records: [*records, records[-1]], 4),
     "hash": (lambda records: [replace(records[0], hash="0" * 64), *records[1:]], 1),
     "renumbered": (lambda records: [records[0], replace(records[2], seq=2)], 2),
+    "cut off": (lambda records: records[:2], 3),
+    "gone": (lambda records: [], 1),
 }
 
 
@@ -166,6 +170,40 @@ def _replace_everywhere(connection: sqlite3.Connection, old: str, new: str) -> i
             )
             changed += cursor.rowcount
     return changed
+
+
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("left", [0, 2])
+async def test_facts_deleted_from_the_database_are_missed(tmp_path: Path, left: int, follow: bool) -> None:
+    """The head of a run at rest says how many there were."""
+    flujo = Flujo(pipeline([]), state_backend=SQLiteBackend(tmp_path / "runs.db"))
+    await flujo.run("x", run_id="r")
+    with sqlite3.connect(tmp_path / "runs.db") as connection:
+        connection.execute("DELETE FROM facts WHERE seq > ?", (left,))
+    connection.close()
+    with pytest.raises(IntegrityError) as caught:
+        await flujo.history("r")
+    assert (caught.value.run_id, caught.value.seq) == ("r", left + 1)
+    seen = list[int]()
+
+    async def read() -> None:
+        async for event in flujo.handle("r").events(follow=follow):
+            seen.append(event.seq)
+
+    with pytest.raises(IntegrityError) as caught:
+        await asyncio.wait_for(read(), timeout=20)
+    assert (caught.value.seq, seen) == (left + 1, list(range(1, left + 1)))
+    assert not (await flujo.verify()).ok
+    await flujo.state_backend.shutdown()
+
+
+async def test_a_run_that_is_deleted_while_its_events_are_read_has_no_more(backend: StateBackend) -> None:
+    """It is not damaged."""
+    faulty = FaultyBackend(backend)
+    flujo = Flujo(pipeline([]), state_backend=faulty)
+    await flujo.run("x", run_id="r")
+    faulty.delay("read_events", until=lambda: flujo.delete("r"))
+    assert [event async for event in flujo.handle("r").events()] == []
 
 
 async def test_a_run_that_cannot_be_read_can_be_deleted(tmp_path: Path) -> None:

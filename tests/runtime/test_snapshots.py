@@ -254,7 +254,8 @@ async def test_nothing_follows_a_snapshot_and_the_run_goes_on() -> None:
     assert watched.records == 2
 
 
-async def test_a_broken_log_behind_a_snapshot_is_named() -> None:
+@pytest.mark.parametrize("is_cut_off", [False, True])
+async def test_a_broken_log_behind_a_snapshot_is_named(is_cut_off: bool) -> None:
     """Whatever stands there is verified before anything executes."""
     inner = InMemoryBackend()
     agent = Agent()
@@ -266,8 +267,9 @@ async def test_a_broken_log_behind_a_snapshot_is_named() -> None:
         async def through(self, verb: str, call: Callable[[], Any]) -> Any:
             result = await super().through(verb, call)
             if isinstance(result, StoredRun):
-                last = result.records[-1]
-                return replace(result, records=(*result.records[:-1], replace(last, body=last.body + b" ")))
+                *others, last = result.records
+                spoilt = [] if is_cut_off else [replace(last, body=last.body + b" ")]
+                return replace(result, records=(*others, *spoilt))
             return result
 
     with pytest.raises(IntegrityError):
