@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -256,7 +257,9 @@ class Drive:
             return
         self._is_ending = True
         if self._is_resumed:
-            await self._find_what_to_undo()
+            failed = await self._find_what_to_undo()
+            if ending.keys and ending.error is not None:
+                ending = replace(ending, keys=[*dict.fromkeys([*ending.keys, *failed])])
         self._calm()
         try:
             await self._interruptible(self._end(ending))
@@ -276,21 +279,25 @@ class Drive:
         await self._conclude(RunCompleted(at=self._setup.clock.now(), output=output))
         return None
 
-    async def _find_what_to_undo(self) -> None:
+    async def _find_what_to_undo(self) -> Sequence[str]:
         """Walk once more through all that is recorded, and begin nothing new, to meet every step that has completed.
 
         The walk that was ended may not have come to all of them: they were recorded before this process had the run.
+
+        Returns:
+            The steps whose failure has ended the run, or a part of it: the first that is met ends the other walk.
         """
         self._calm()
-        self._execution.is_frozen = True
+        self._execution.is_frozen, self._execution.cut_short = True, []
         try:
             await self._perform()
-        except Fault:
-            pass
+        except Fault as fault:
+            return fault.keys
         except _Stopped:
             await self._after_stop()
         finally:
             self._execution.is_frozen = False
+        return self._execution.cut_short
 
     def _calm(self) -> None:
         """Let the run go on after its code was stopped."""

@@ -54,6 +54,15 @@ BUGS = (
         "                if True:  # else two",
         (T + "children.py::TestContradiction::test_two_parents_do_not_wake_each_other_without_end",),
     ),
+    # ----------------------------------------------------------------------------------- redriven after an interruption
+    Bug(
+        "runtime.redrive-one-of-those-interrupted",
+        "a run that was interrupted after several failures has to be redriven several times",
+        DRIVE,
+        "keys=[*dict.fromkeys([*ending.keys, *failed])])",
+        "keys=ending.keys)",
+        (T + "redrive.py::test_killed_at_every_commit_while_it_fails_it_is_tried_again_together",),
+    ),
     # ------------------------------------------------------------------------------------------- logs that are cut off
     Bug(
         "runtime.cut-off-log",

@@ -484,6 +484,7 @@ class Outage:
         self.definitions: dict[str, Any] = {
             "parallel": parallel(one, other),
             "nested": parallel(as_step(parallel(one), name="one"), other),
+            "part": parallel(as_step(parallel(one, other), name="both"), step(name="beside")(str), on_error="finish"),
             "graph": graph(one, other),
             "children": parallel(child(one), child(other)),
             "gather": gather,
@@ -501,6 +502,27 @@ async def test_what_fails_at_the_same_time_is_tried_again_together(backend: Stat
     outage.is_over = True
     await flujo.redrive("r")
     assert sorted(outage.executed) == ["one", "one", "other", "other"]
+
+
+@mostly_in_memory
+@pytest.mark.parametrize("kind", ["parallel", "nested", "part", "graph", "children", "gather", "task group"])
+async def test_killed_at_every_commit_while_it_fails_it_is_tried_again_together(
+    backend: StateBackend, kind: str
+) -> None:
+    """Whoever takes the run up then hears of the first failure, which ends it; the others are in the log."""
+    outage = Outage()
+
+    async def attempt(store: StateBackend, run_id: str) -> None:
+        outage.is_over = False
+        await Flujo[Any, Any](outage.definitions[kind], state_backend=store).run(given, run_id=run_id)
+
+    given = {"n": 1} if kind == "graph" else 1
+    async for run_id in crashes(backend, attempt):
+        flujo = Flujo[Any, Any](outage.definitions[kind], state_backend=backend)
+        with pytest.raises(RunFailed):
+            await asyncio.wait_for(flujo.run(run_id=run_id), timeout=20)
+        outage.is_over = True
+        await flujo.redrive(run_id)
 
 
 class MadeUpFor:
