@@ -27,6 +27,8 @@ class Instruments:
     """
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
+        if isinstance(instruments, Instrument):
+            raise InvalidArgument(f"instruments= is a list of them, not {instruments!r} alone")
         for instrument in instruments:
             if not isinstance(instrument, Instrument):  # pyright: ignore[reportUnnecessaryIsInstance] -- users without one
                 raise InvalidArgument(

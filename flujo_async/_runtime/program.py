@@ -297,10 +297,17 @@ def _conflict(fold: Fold, what: str) -> RunConflict:
 
 def plain_json(metadata: Mapping[str, Any]) -> JsonObject:
     """Return metadata as stored: they are searched, so they are plain JSON and nothing else."""
+    return {name: _plain_entry(name, value) for name, value in metadata.items()}
+
+
+def _plain_entry(name: str, value: Any) -> Json:
+    plain, cause = cast("Json", None), None
     try:
-        plain = loads(dumps(dict(metadata)))
+        plain = loads(dumps({name: value}))
     except SerializationError as error:
-        raise SerializationError(f"not plain JSON: {error}", path="metadata") from error
-    if plain != metadata or not isinstance(plain, dict):
-        raise SerializationError("not plain JSON: text, numbers, lists and dictionaries", path="metadata")
-    return plain
+        cause = error
+    if not isinstance(plain, dict) or plain != {name: value}:
+        raise SerializationError(
+            "not plain JSON: text, numbers, lists and dictionaries", path=f"metadata.{name}"
+        ) from cause
+    return plain[name]

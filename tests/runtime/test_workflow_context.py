@@ -172,8 +172,8 @@ class TestDraws:
 
         @workflow
         async def flow(ctx: RunContext) -> str:
-            with pytest.raises(SerializationError):
-                ctx.set_metadata(when=ctx.now())
+            with pytest.raises(SerializationError, match=r"metadata\.when: not plain JSON: text, numbers, lists and"):
+                ctx.set_metadata(shop="Ann's", when=ctx.now())
             return "ok"
 
         assert (await Flujo(flow).run()).output == "ok"

@@ -284,6 +284,8 @@ async def test_an_instrument_cannot_swallow_what_a_step_raises() -> None:
 async def test_what_is_no_instrument_is_refused() -> None:
     with pytest.raises(errors.InvalidArgument, match="derived from Instrument, not 'log'"):
         Flujo(where, instruments=["log"])  # type: ignore[list-item]
+    with pytest.raises(errors.InvalidArgument, match=r"instruments= is a list of them, not .*Swallow.* alone"):
+        Flujo(where, instruments=Swallow())  # type: ignore[arg-type]
 
 
 async def test_waiting_for_a_turn_is_not_part_of_an_attempt() -> None:
