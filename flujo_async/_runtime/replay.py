@@ -339,8 +339,7 @@ class Replay:
         self._execution.disprove(
             NonDeterminismError(
                 f"run {self._execution.run_id!r}: the journal has {recorded} next, and {instead}; "
-                f"resume the run with the code that recorded it; if it is that, draw what differs each time from ctx, "
-                f"as now(), uuid() and random() do, or in a step",
+                f"resume the run with the code that recorded it; what differs each time comes from ctx, or a step",
                 run_id=self._execution.run_id,
             )
         )
