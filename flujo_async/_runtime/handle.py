@@ -42,8 +42,14 @@ class RunHandle(Generic[Out]):
             RunNotFound: there is no such run.
             TimeoutError: it does not rest yet.
         """
-        async with asyncio.timeout(None if timeout is None else seconds(timeout)):
-            return await self._runner.sweeper.handed(self.run_id, self._runner.result(self.run_id))
+        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
+        try:
+            async with limit:
+                return await self._runner.sweeper.handed(self.run_id, self._runner.result(self.run_id))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"run {self.run_id!r} does not rest yet; it goes on, if anybody drives it") from None
 
     async def status(self) -> RunStatus:
         """Return where the run stands.

@@ -25,7 +25,7 @@ def cleanup(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Show the runs that have ended and were created long ago, and delete them, also those that were saved by hand.
+    """Delete runs that have ended and were created long ago. Shows them, also those that were saved by hand.
 
     A run that has not ended stays, and so do its child runs. `compact` goes by the end of runs, by their number and by
     the Retention of the Flujo, and gives space back to the disk.

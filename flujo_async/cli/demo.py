@@ -72,7 +72,7 @@ def demo(
     top: Annotated[int, typer.Option(min=1, max=MAX_RANKED, metavar="N", help="How many places each table has.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Survey Python source files with a durable pipeline: list them, read, parse and measure each, and report.
+    """Survey Python source files with a durable pipeline. It lists, reads, parses and measures them, and reports.
 
     Every step's result is committed before the next one starts. However the process ends, the same command goes on
     where it stopped, and ends with the same report. Of a run that is complete it shows the report again.

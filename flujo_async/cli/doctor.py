@@ -52,7 +52,7 @@ class Examination:
 
 
 def migrate(check: Check = False, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
-    """Bring a store to the schema of this version, and tell from which to which.
+    """Bring a store to the schema of this version. Tells from which to which.
 
     Whatever opens an older store does the same; this command does nothing else. All of it is done or nothing, even if
     the process is killed, and who else uses the store waits meanwhile.
@@ -68,7 +68,7 @@ def migrate(check: Check = False, db: MaybeDb = None, flujo: FlujoName = None, j
 
 
 def doctor(quick: Quick = False, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
-    """Examine a store, and change nothing: the file, every hash, and the runs that nobody drives, that wait or failed.
+    """Examine a store, and change nothing. Looks at the file, every hash, and runs that nobody drives, wait or failed.
 
     Each finding says what to do. The exit code is 1 if there is a problem, a note is none; and
     2 if there is no store.

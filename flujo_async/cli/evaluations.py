@@ -32,7 +32,7 @@ def list_evaluations(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """List evaluations, the newest first: what programs have kept by `persist_evaluation`."""
+    """List evaluations, the newest first. They are what programs have kept by `persist_evaluation`."""
     place = place_at(flujo, db)
     found = perform(place, lambda flujo: _find(flujo.state_backend, limit + 1, run_id))
     if json:

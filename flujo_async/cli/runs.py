@@ -81,7 +81,7 @@ def show_run(
     everything: Annotated[bool, typer.Option("--all", help="Show every step, and values at full length.")] = False,
     json: Json = False,
 ) -> None:
-    """Show one run: where it stands, its context, its steps, what it waits for or why it failed.
+    """Show one run: where it stands, its context and its steps. Tells what it waits for, or why it failed.
 
     Of many steps it shows the last ones and those that failed. JSON has all of them; with --all, also what went in
     and out of each. Of a run that was saved by hand, and has no log, it shows what was saved.
@@ -121,7 +121,7 @@ def show_diff(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Show what is different between the state of a run after fact A and after fact B."""
+    """Show what has changed in a run from fact A to fact B."""
     found = perform(place_at(flujo, db), lambda flujo: _diff(flujo, run_id, a, b))
     if json:
         print_json(found)
@@ -139,7 +139,7 @@ def watch_run(
     after: Annotated[int, typer.Option(min=0, metavar="SEQ", help="Leave out the facts up to this one.")] = 0,
     json: Json = False,
 ) -> None:
-    """Watch a run until it rests: its steps, its retries and timers, and what it waits for.
+    """Watch a run until it rests. Shows its steps, its retries and timers, and what it waits for.
 
     A terminal has a page that changes; a pipe gets a line for everything that happens. Ctrl-C ends the watching and
     nothing else. The exit code is 1 if the run has failed or was cancelled.

@@ -67,7 +67,7 @@ PayloadFile: TypeAlias = Annotated[
 
 @app.command("resume")
 def resume_run(run_id: RunId, flujo: FlujoName = None, json: Json = False) -> None:
-    """Drive a run until it rests: one that was interrupted, paused, forked, or answered.
+    """Drive a run until it rests. It may have been interrupted, paused, forked, or answered.
 
     Of a run that is driven elsewhere it waits for the end. The exit code is 1 if the run fails or is cancelled.
     """
@@ -81,7 +81,7 @@ def cancel_run(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Cancel a run and its child runs, undo what has a compensation, and wait for the end.
+    """Cancel a run and its child runs, and wait for the end. What has a compensation is undone.
 
     The exit code is 1 if the run had ended in another way before.
     """
@@ -128,7 +128,7 @@ def signal_run(  # noqa: PLR0913 -- the options of a command
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Answer something that a run waits for; an answer that comes early is kept.
+    """Answer something that a run waits for. An answer that comes early is kept.
 
     Executes nothing, unless --resume is given: whoever drives the run goes on with it, or a worker, or `runs resume`.
     The answer is checked by what the run's code asks for; with a store alone, only as far as that is recorded.
@@ -172,7 +172,7 @@ def redrive_run(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Try a run again that has failed or was cancelled, from the step that failed, until it rests.
+    """Try a run again that has failed or was cancelled. Goes on from the step that failed, until it rests.
 
     For a run that waits for a decision on a step, this is the decision. The exit code is 1 if the run fails again.
     """
@@ -202,7 +202,7 @@ def fork_run(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Create a run that has the same past as another one, up to a fact; nothing of that runs again.
+    """Create a run that has the same past as another one. That is all up to a fact, of which nothing runs again.
 
     `runs history` tells the numbers of the facts. Executes nothing, unless --run is given.
     """
@@ -227,7 +227,7 @@ def delete_runs(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Remove runs and their child runs, after asking; whoever drives one stops at its next step.
+    """Remove runs and their child runs, after asking. Whoever drives one stops at its next step.
 
     Nothing is removed if one of them does not exist.
     """

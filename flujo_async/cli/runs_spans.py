@@ -48,7 +48,7 @@ def show_trace(
     everything: Annotated[bool, typer.Option("--all", help="Leave out nothing, however many spans there are.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what in a run took how long: a tree of spans, each with its bar on the time axis of the run.
+    """Show what in a run took how long. A tree of spans, each with its bar on the time axis of the run.
 
     Steps are there with their attempts, errors, events and what they have consumed. JSON is the tree.
     """
@@ -101,7 +101,7 @@ def show_stats(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Count the runs of a store by their status, their spans by name, and what they have consumed."""
+    """Count runs by status, spans by name, and what was consumed."""
     place, age = place_at(flujo, db), None if since is None else length(since, "--since")
     found = perform(place, lambda flujo: _stats(flujo, pipeline, age))
     if json:

@@ -31,7 +31,7 @@ def export_run(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Write one run into a file that `runs import` reads: all that there is to it, checked, as lines of JSON.
+    """Write one run into a file that `runs import` reads. All that there is to it, checked, as lines of JSON.
 
     What a fork shares with its source is in its file; child runs have files of their own.
     """

@@ -22,7 +22,7 @@ Key: TypeAlias = Annotated[str, typer.Argument(metavar="KEY", help="What it is k
 
 @app.command("get")
 def get_state(key: Key, db: MaybeDb = None, flujo: FlujoName = None, json: Json = False) -> None:
-    """Print what is kept under a key: a JSON object, with --json or without."""
+    """Print what is kept under a key. That is a JSON object, with --json or without."""
     place = place_at(flujo, db)
     value = perform(place, lambda flujo: flujo.state_backend.get_system_state(key))
     if value is None:

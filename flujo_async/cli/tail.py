@@ -86,9 +86,9 @@ def tail(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Follow all runs: a line for everything that happens, until Ctrl-C.
+    """Follow all runs: a line for everything that happens.
 
-    Begins with what happens from now on. Nothing that happens to the command changes a run.
+    Begins with what happens from now on, and ends by Ctrl-C. Nothing that happens to the command changes a run.
     """
     age = timedelta() if since is None else length(since, "--since")
     query = KnownRunQuery(pipeline_name=pipeline, status=status, order="updated_at")

@@ -27,7 +27,7 @@ def verify(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Check that what is stored is what was written: every hash, every head, and the large values beside the logs.
+    """Check that what is stored is what was written. Looks at every hash and head, and at the large values beside logs.
 
     Runs may go on meanwhile. The exit code is 1 if a run is broken.
     """
@@ -72,7 +72,7 @@ def compact(
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
-    """Delete runs that ended long ago, with their child runs, and give back space to the disk.
+    """Delete runs that ended long ago, and give space back. Their child runs go with them.
 
     Without --older-than and --keep-last it deletes what the Retention of the Flujo does not keep; with a store alone,
     nothing. Runs that are pending, running or paused stay, and --keep-last spares those that have failed.

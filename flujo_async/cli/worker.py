@@ -61,11 +61,10 @@ def work(
     ] = 30,
     json: Json = False,
 ) -> None:
-    """Take dispatched runs from queues and drive them, until SIGTERM or Ctrl-C.
+    """Take dispatched runs from queues and drive them. Prints a line for each run that it lets go.
 
-    Then it takes no more, and ends when those that it drives rest, or when the time for that is over: they are
-    interrupted, and another worker resumes them. A second signal ends it at once. Prints a line for each run that it
-    lets go.
+    After SIGTERM or Ctrl-C it takes no more, and ends when those that it drives rest, or when the time for that is
+    over: they are interrupted, and another worker resumes them. A second signal ends it at once.
     """
     named = flujo_named(flujo)
     duty = Duty(tuple(queue or ("default",)), concurrency, drain_timeout, json)

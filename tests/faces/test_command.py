@@ -25,6 +25,13 @@ def test_help_names_the_commands(cli: CommandLine) -> None:
     assert max(len(line) for line in finished.out.splitlines()) <= 80
 
 
+@pytest.mark.parametrize("group", ["", "runs", "dead-letters", "evaluations", "state"])
+def test_an_overview_has_whole_sentences(call: InProcess, group: str) -> None:
+    commands = call(*group.split(), "--help").out.partition("\nCommands:\n")[2].splitlines()
+    assert commands
+    assert [line for line in commands if line.endswith("...")] == []
+
+
 def test_it_tells_its_version(cli: CommandLine) -> None:
     finished = cli("--version")
     assert (finished.code, finished.out, finished.err) == (0, f"flujo-async {version('flujo-async')}\n", "")

@@ -98,7 +98,7 @@ class TestStart:
         async with Flujo(gate.pipeline, state_backend=backend) as flujo:
             handle = await flujo.start(1)
             for limit in (0.01, timedelta(milliseconds=10)):
-                with pytest.raises(TimeoutError):
+                with pytest.raises(TimeoutError, match=f"run '{handle.run_id}' does not rest yet; it goes on"):
                     await handle.result(timeout=limit)
             waiting = asyncio.create_task(handle.result())
             await gate.is_reached.wait()
