@@ -27,30 +27,15 @@ from flujo_async.backends.sqlite import SQLiteBackend
 from flujo_async.errors import BackendError, RunNotFound
 from flujo_async.testing.clock import VirtualClock
 from flujo_async.testing.samples import T0, blob, new_run, save_state, sealed, signal, update
+from tests.contract.dictionary import Dictionary
 
 Open = Callable[[Path], StateBackend]
 Verb = Callable[[StateBackend], Awaitable[Any]]
 
 
-class _Documents(StateBackend):
-    """A user's three methods over a dictionary."""
-
-    def __init__(self, states: dict[str, Any]) -> None:
-        self.states = states
-
-    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
-        self.states[run_id] = state
-
-    async def load_state(self, run_id: str) -> dict[str, Any] | None:
-        return self.states.get(run_id)
-
-    async def delete_state(self, run_id: str) -> None:
-        self.states.pop(run_id, None)
-
-
 def _three_methods() -> Open:
     stores: dict[Path, dict[str, Any]] = {}
-    return lambda directory: _Documents(stores.setdefault(directory, {}))
+    return lambda directory: Dictionary(stores.setdefault(directory, {}))
 
 
 STORES: dict[str, Open] = {

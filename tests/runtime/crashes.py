@@ -8,7 +8,7 @@ from typing import Any
 from flujo_async import Flujo, RunSummary
 from flujo_async.abc import StateBackend
 from flujo_async.errors import BackendError, FlujoError
-from flujo_async.testing import FaultyBackend
+from flujo_async.testing import FaultyBackend, VirtualClock
 
 Attempt = Callable[[StateBackend, str], Awaitable[Any]]
 
@@ -66,3 +66,11 @@ async def gone_to_sleep(flujo: Flujo[Any, Any], run_id: str = "r") -> RunSummary
             if head is not None and head.lease is None and (head.wake_at is not None or head.status != "running"):
                 return head
             await asyncio.sleep(0.001)
+
+
+async def until_completed(flujo: Flujo[Any, Any], clock: VirtualClock, run_id: str = "r") -> None:
+    """Return when a run has completed, whatever it waits for by the clock."""
+    async with asyncio.timeout(20):
+        while await flujo.handle(run_id).status() != "completed":
+            clock.advance(1)
+            await ticks()

@@ -13,7 +13,7 @@ from flujo_async._model.facts import RunPaused
 from flujo_async._model.stored import StoredRun
 from flujo_async.abc import StateBackend
 from flujo_async.testing import FaultyBackend, VirtualClock
-from tests.runtime.crashes import others, ticks
+from tests.runtime.crashes import others, ticks, until_completed
 
 HOUR = timedelta(hours=1)
 ALMOST_TWICE = 2.2
@@ -221,10 +221,7 @@ async def test_whichever_commit_fails_no_news_are_lost(backend: StateBackend, nt
             while name in [each.name for each in (await flujo.state(run_id)).waiting_for]:
                 clock.advance(1)
                 await ticks()
-    async with asyncio.timeout(20):
-        while await flujo.handle("r").status() != "completed":
-            clock.advance(1)
-            await ticks()
+    await until_completed(flujo, clock)
     assert (await flujo.run(run_id="r")).output == 4
     await flujo.aclose()
 

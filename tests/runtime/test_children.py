@@ -33,7 +33,7 @@ from flujo_async.errors import (
     VersionMismatch,
 )
 from flujo_async.testing import FaultyBackend, VirtualClock
-from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks
+from tests.runtime.crashes import crashes, gone_to_sleep, others, ticks, until_completed
 from tests.runtime.executed import EXECUTED, note
 from tests.runtime.stores import Store, mostly_in_memory
 
@@ -334,10 +334,7 @@ async def test_whichever_commit_fails_both_parents_hear(
     await flujo.run(run_id="second")
     faulty.fail("append", nth=nth, how=how)
     await flujo.signal("shared", "answer", 21)
-    async with asyncio.timeout(20):
-        while await flujo.handle("second").status() != "completed":
-            clock.advance(1)
-            await ticks()
+    await until_completed(flujo, clock, "second")
     await flujo.aclose()
     assert (await Flujo(shares, state_backend=backend, clock=clock).resume("first")).output == 42
 
@@ -1008,10 +1005,7 @@ async def test_whichever_commit_fails_a_parent_hears_of_its_child(backend: State
     [inner] = await children_of(flujo)
     faulty.fail("append", nth=nth, how=how)
     await flujo.signal(inner.run_id, "go", 2)
-    async with asyncio.timeout(20):
-        while await flujo.handle("r").status() != "completed":
-            clock.advance(1)
-            await ticks()
+    await until_completed(flujo, clock)
     assert (await flujo.run(run_id="r")).output == 4
     await flujo.aclose()
 

@@ -28,20 +28,7 @@ from flujo_async import (
 )
 from flujo_async.errors import BackendError, RunFailed
 from flujo_async.testing import FaultyBackend, VirtualClock
-
-
-class Dictionary(StateBackend):
-    def __init__(self) -> None:
-        self.states: dict[str, Any] = {}
-
-    async def save_state(self, run_id: str, state: dict[str, Any]) -> None:
-        self.states[run_id] = state
-
-    async def load_state(self, run_id: str) -> dict[str, Any] | None:
-        return self.states.get(run_id)
-
-    async def delete_state(self, run_id: str) -> None:
-        self.states.pop(run_id, None)
+from tests.contract.dictionary import Dictionary
 
 
 @pytest.fixture(params=["memory", "file", "sqlite", "three methods"])
