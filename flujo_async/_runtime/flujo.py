@@ -245,7 +245,8 @@ class Flujo(Archive[Out], Generic[In, Out]):
         """Answer a ``wait_for`` of a run; durable when this returns.
 
         An answer that comes before the run waits for it is kept. The first answer wins; the same once more is
-        accepted in silence. A paused run that is answered goes on in the background of this runtime.
+        accepted in silence. A paused run that is answered goes on in the background of this runtime; one that was
+        dispatched, with a worker.
 
         Args:
             run_id: the run.

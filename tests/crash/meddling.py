@@ -57,6 +57,22 @@ async def _move(flujo: Flujo[Any, Any], _: int) -> None:
     await flujo.import_run(await flujo.export_run(RUN), MOVED)
 
 
+async def _begin_anew(flujo: Flujo[Any, Any], given: int) -> None:
+    await flujo.delete(RUN)
+    await flujo.run(given, run_id=RUN)
+
+
+async def _restore(flujo: Flujo[Any, Any], _: int) -> None:
+    """As from a copy of the store: nobody drives anything of that."""
+    saved, level = list[bytes](), [RUN]
+    while level:
+        saved += [await flujo.export_run(run_id) for run_id in level]
+        level = [head.run_id for parent in level for head in await flujo.list_runs(parent_run_id=parent, limit=None)]
+    await flujo.delete(RUN)
+    for data in saved:
+        await flujo.import_run(data)
+
+
 async def _look(flujo: Flujo[Any, Any], _: int) -> None:
     await asyncio.gather(flujo.state(RUN), flujo.history(RUN), flujo.steps(RUN), flujo.verify())
 
@@ -78,6 +94,8 @@ DEEDS: dict[str, Deed] = {
     "fork at": _fork_at,
     "move": _move,
     "delete": lambda flujo, _: flujo.delete(RUN),
+    "delete and begin anew": _begin_anew,
+    "delete and restore": _restore,
     "compact": lambda flujo, _: flujo.compact(),
     "look": _look,
 }
@@ -187,7 +205,7 @@ class Meddled:
     async def _end(self, flujo: Flujo[Any, Any], run_id: str) -> None:
         """Bring a run to its end, whatever it rests for."""
         for _ in range(MOST_REST):
-            if self._deed == "delete":
+            if self._deed.startswith("delete"):
                 await flujo.recover()  # children that somebody else takes for theirs
             try:
                 to_end = flujo.run(self._start, run_id=run_id) if run_id == RUN else flujo.resume(run_id)
@@ -195,7 +213,7 @@ class Meddled:
             except (RunFailed, RunCancelled):
                 return
             except RunNotFound:
-                assert self._deed == "delete"
+                assert self._deed.startswith("delete")
                 return
             if result.status != "paused":
                 return
