@@ -26,7 +26,14 @@ from flujo_async._plan.registry import PipelineRegistry
 from flujo_async._runtime.answer_type import check_answer_types
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.request import Request
-from flujo_async.errors import DefinitionError, InvalidArgument, RunConflict, SerializationError, VersionMismatch
+from flujo_async.errors import (
+    DefinitionError,
+    InvalidArgument,
+    RunConflict,
+    RunFailed,
+    SerializationError,
+    VersionMismatch,
+)
 
 Migrate: TypeAlias = Callable[[WorkflowState], object]
 """Takes the state of a run recorded under another definition; returns the fields of the context to change, the whole
@@ -277,10 +284,20 @@ def _have_no_version(definition: Definition, fold: Fold) -> bool:
     return definition.explicit_version is None and fold.pipeline_version == fold.fingerprint
 
 
-def failure_of(fold: Fold) -> str:
-    """Return what to tell of a run that has failed: of one step, if it is a single one, and why."""
+def failure_of(fold: Fold, result: RunResult[Any], *, is_old: bool) -> RunFailed:
+    """Return the error of a run that has failed: at which step, if it is a single one, and why.
+
+    Args:
+        fold: its state.
+        result: what it left.
+        is_old: whether it had failed before it was asked for. Whoever has mended the code and runs it once more would
+            think that the same has happened again.
+    """
     where = f" at {fold.failed_keys[0]!r}" if len(fold.failed_keys) == 1 else ""
-    return f"run {fold.run_id!r} failed{where}: {fold.error_message}"
+    failed = RunFailed(f"run {fold.run_id!r} failed{where}: {fold.error_message}", result=result)
+    if is_old:
+        failed.add_note("this is what is recorded: nothing was executed now, and a redrive tries it again")
+    return failed
 
 
 def _equal(one: Json, other: Json) -> bool:

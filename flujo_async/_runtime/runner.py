@@ -148,7 +148,7 @@ class Runner:
                 found = await find(request, str(owner))
                 exists()
                 if isinstance(found, Fold):
-                    return self.outcome(found)
+                    return self.outcome(found, is_old=True)
                 if found is not None:
                     return await self.drive(found)
         return None
@@ -251,7 +251,7 @@ class Runner:
             return drive.parked
         return self.outcome(fold, drive.error)
 
-    def outcome(self, fold: Fold, error: Exception | None = None) -> RunResult[Any]:
+    def outcome(self, fold: Fold, error: Exception | None = None, *, is_old: bool = False) -> RunResult[Any]:
         """Return what a run at rest left; ``error`` is the live exception that failed it, if it is at hand.
 
         Raises:
@@ -260,7 +260,7 @@ class Runner:
         """
         result = self.catalogue.reading(fold).result(fold, error)
         if fold.status == "failed":
-            raise RunFailed(failure_of(fold), result=result) from result.error
+            raise failure_of(fold, result, is_old=is_old) from result.error
         if fold.status == "cancelled":
             raise RunCancelled(f"run {fold.run_id!r} was cancelled: {fold.reason}", result=result)
         return result

@@ -91,6 +91,7 @@ def run(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the command itself
         return ExitCode.INTERRUPTED
     except (FlujoError, OSError) as error:
-        say(f"{PROGRAM}: {error}")
+        for line in (f"{PROGRAM}: {error}", *getattr(error, "__notes__", ())):
+            say(line)
         return ExitCode.USAGE if isinstance(error, _CALLERS_FAULT) else ExitCode.FAILED
     return ExitCode.FINE

@@ -221,6 +221,17 @@ def fail(project: Project) -> None:
     assert failed.err == "flujo-async: run 'a' failed at 'ship': ConnectionError: the shop is closed\n"
 
 
+def test_resume_tells_of_a_run_that_had_failed_what_tries_it_again(one_project: Project) -> None:
+    fail(one_project)
+    executed = one_project.executed
+    resumed = one_project("runs", "resume", "a")
+    assert (resumed.code, resumed.out) == (1, "")
+    first, second = resumed.err.splitlines()
+    assert first == "flujo-async: run 'a' failed at 'ship': ConnectionError: the shop is closed"
+    assert second == "this is what is recorded: nothing was executed now, and a redrive tries it again"
+    assert one_project.executed == executed
+
+
 def test_redrive_tries_a_dead_letter_again(project: Project) -> None:
     fail(project)
     header, line = project("dead-letters", "list").out.splitlines()

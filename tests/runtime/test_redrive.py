@@ -1,6 +1,7 @@
 """Dead letters, and trying again (G7)."""
 
 import asyncio
+import re
 from dataclasses import make_dataclass
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
@@ -124,8 +125,14 @@ async def test_the_step_that_failed_runs_again_and_no_other(backend: StateBacken
     flujo = Flujo(world.definitions[kind], state_backend=backend)
     await failed(flujo)
     world.taken()
-    with pytest.raises(RunFailed, match=r"^run 'r' failed at 'fragile(:\w+)?': ValueError: broken"):
+    with pytest.raises(RunFailed) as live:
         await flujo.redrive("r")
+    with pytest.raises(RunFailed) as recorded:
+        await flujo.run(1, run_id="r")
+    assert str(recorded.value) == str(live.value)
+    assert not hasattr(live.value, "__notes__")
+    assert "nothing was executed now, and a redrive tries it again" in recorded.value.__notes__[0]
+    assert re.match(r"run 'r' failed at 'fragile(:\w+)?': ValueError: broken$", str(live.value))
     assert world.taken() == ["fragile", "fragile"]
     world.is_repaired = True
     result = await flujo.redrive("r")
