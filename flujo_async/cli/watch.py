@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
+from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 from typing_extensions import override
@@ -37,6 +38,7 @@ from flujo_async.cli.screen import (
     clock,
     columns,
     cut,
+    cut_inside,
     duration,
     plain,
     print_json_line,
@@ -52,8 +54,12 @@ _AT_ONCE: Final = 500
 _TICK_SECONDS: Final = 0.5
 _FEWEST_STEPS: Final = 5
 _SHORTEST_ERROR: Final = 20
-_OTHER_LINES: Final = 12
-"""How many lines of a terminal are not for steps."""
+_MOST_RETRIES: Final = 4
+_FRAME: Final = 6
+"""How many lines of a page are neither for steps nor for what the run waits for."""
+
+_BESIDE_NAMES: Final = 32
+"""How many columns of a page are beside the names of steps."""
 
 
 class Viewer(Protocol):
@@ -211,8 +217,8 @@ class LinePrinter(Viewer):
 class LivePage(Viewer):
     """A page on a terminal: the head of the run, its last steps, and what it waits for."""
 
-    def __init__(self) -> None:
-        self._console = screen()
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or screen()
         self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
 
     @override
@@ -238,39 +244,48 @@ class LivePage(Viewer):
         consumed = usage_text(head.usage.tokens, head.usage.cost)
         about = [plain(head.pipeline_name), standing(head), took, *([consumed] if consumed else [])]
         yield Text.assemble((plain(head.run_id), "bold"), "  ", "  ".join(about))
-        yield from self._steps(fold)
-        yield from _open_ends(head, fold, now, self._console.size.width)
-
-    def _steps(self, fold: Fold) -> Iterator[RenderableType]:
-        room = max(self._console.size.height - _OTHER_LINES, _FEWEST_STEPS)
-        outcomes = list(fold.outcomes.values())
-        if len(outcomes) > room:
-            yield _dim(f"{len(outcomes) - room:,} earlier steps")
-        table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time"))
-        for outcome in outcomes[-room:]:
-            table.add_row(*_step_row(outcome))
-        for key, (_, status) in list(fold.not_run.items())[-_FEWEST_STEPS:]:
-            table.add_row(plain(key), status.value.lower(), "", "")
-        if table.row_count:
-            yield table
+        width, height = self._console.size
+        ends = list(_open_ends(head, fold, now, width))
+        yield from _steps(fold, width, height - _FRAME - sum(len(end.wrap(self._console, width)) for end in ends))
+        yield from ends
 
 
-def _step_row(outcome: StepCompleted | StepFailed) -> Iterable[str]:
-    took = duration((outcome.at - outcome.started_at).total_seconds())
+def _steps(fold: Fold, width: int, room: int) -> Iterator[RenderableType]:
+    """Yield as many of the last steps as there is room for, in lines: what the run waits for stands below them."""
+    most, count = max(room, _FEWEST_STEPS), len(fold.outcomes) + len(fold.not_run)
+    rows = [_step_row(outcome, width - _BESIDE_NAMES) for outcome in list(fold.outcomes.values())[-most:]]
+    rows += [(plain(key), status.value.lower(), "", "") for key, (_, status) in list(fold.not_run.items())[-most:]]
+    lines = accumulate(1 + row[0].count("\n") for row in reversed(rows))
+    shown = max(sum(line <= room for line in lines), _FEWEST_STEPS)
+    if count > shown:
+        yield _dim(f"{count - shown:,} earlier steps")
+    table = columns("Step", "Status", whole=("Status",), numbers=("Attempts", "Time"))
+    for row in rows[-shown:]:
+        table.add_row(*row)
+    if rows:
+        yield table
+
+
+def _step_row(outcome: StepCompleted | StepFailed, width: int) -> tuple[str, ...]:
+    key, took = cut_inside(plain(outcome.key), width), duration((outcome.at - outcome.started_at).total_seconds())
     if isinstance(outcome, StepCompleted):
-        return plain(outcome.key), "succeeded", str(outcome.attempts), took
-    return f"{plain(outcome.key)}\n{brief(describe_error(outcome.error))}", "failed", str(outcome.attempts), took
+        return key, "succeeded", str(outcome.attempts), took
+    return f"{key}\n{cut(brief(describe_error(outcome.error)), width)}", "failed", str(outcome.attempts), took
 
 
 def _open_ends(head: RunSummary, fold: Fold, now: datetime, width: int) -> Iterator[Text]:
     """Yield what the run waits for, a line each; retries take no more than one of the terminal's."""
-    for retry in open_retries(fold):
+    retries = list(open_retries(fold))
+    for retry in retries[:_MOST_RETRIES]:
         left = duration((retry.retry_at - now).total_seconds())
         then = f"the next comes in {left}" if retry.retry_at > now else "the next is under way"
-        before, after = f"↻ {plain(retry.key)}: attempt {retry.attempt} failed (", f"), {then}"
+        key = cut_inside(plain(retry.key), width // 3)
+        before, after = f"↻ {key}: attempt {retry.attempt} failed (", f"), {then}"
         room = max(width - cell_len(before + after), _SHORTEST_ERROR)
         error = cut(brief(describe_error(retry.error)), room)
         yield Text(f"{before}{error}{after}", style="yellow", no_wrap=True, overflow="ellipsis")
+    if len(retries) > _MOST_RETRIES:
+        yield Text(f"↻ {len(retries) - _MOST_RETRIES:,} more are tried again", style="yellow")
     for key, moment in open_timers(fold, now):
         yield Text(f"◷ {plain(key)}: sleeps, {duration((moment - now).total_seconds())} left", style="cyan")
     for waiting in head.waiting_for or open_waits(fold):

@@ -5,14 +5,20 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
-from flujo_async import StateBackend
-from flujo_async._model.facts import AttemptFailed
+from rich.console import Console
+
+from flujo_async import InMemoryBackend, StateBackend
+from flujo_async._log.fold import Fold, fold_log
+from flujo_async._model.facts import AttemptFailed, StepCompleted, WaitStarted
+from flujo_async._model.summary import RunSummary
 from flujo_async.backends import backend_from_url
+from flujo_async.cli.watch import LivePage
 from tests.faces.conftest import CommandLine, Project, eventually, on_terminal
 from tests.faces.test_control import YES
-from tests.faces.test_runs import T0, create, paused, started
+from tests.faces.test_runs import LATER, T0, create, paused, started
 from tests.faces.test_spans import WRONG
 
 
@@ -148,6 +154,40 @@ def test_a_retry_is_told_in_one_line_of_a_terminal(cli: CommandLine) -> None:
     *_, line = (line for line in shown.split("\r\n") if line.startswith("↻"))
     assert line == "↻ find: attempt 2 failed (ConnectionError: the index is…), the next is under way"
     assert len(line) == 80
+
+
+def test_a_page_has_room_for_what_the_run_waits_for() -> None:
+    """However long the names of its steps are, and however many of these are tried again."""
+    head, fold = asyncio.run(busy())
+    out = StringIO()
+    page = LivePage(Console(file=out, width=60, height=24, force_terminal=True, color_system=None))
+    with page.open():
+        page.draw(head, fold)
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    assert len(lines) < 24
+    assert lines[1] == "18 earlier steps"
+    assert lines[-9].split() == ["map_each/29/wo…ame_of_a_step", "succeeded", "1", "0", "ms"]
+    assert lines[-8] == "↻ map_each/0…_of_a_ste: attempt 1 failed (ConnectionError: …"
+    assert lines[-4:] == [
+        "↻ 6 more are tried again",
+        "? waits for signal approval: Ship it?",
+        "",
+        "Ctrl-C stops watching, not the run",
+    ]
+
+
+async def busy() -> tuple[RunSummary, Fold]:
+    """Return a run with many steps that have long names, of which some are tried again, and a question."""
+    keys = [f"map_each/{n}/work_with_a_rather_long_name_of_a_step" for n in range(30)]
+    done = [StepCompleted(at=T0, key=key, name="work", started_at=T0, attempts=1, output=1) for key in keys]
+    late = [AttemptFailed(at=T0, key=key[:-1], name="w", attempt=1, error=WRONG, retry_at=LATER) for key in keys[:10]]
+    async with InMemoryBackend() as backend:
+        await create(
+            backend, started("a"), *done, *late, WaitStarted(at=T0, key="wait", name="approval", prompt="Ship it?")
+        )
+        stored = await backend.load("a")
+        assert stored is not None
+        return stored.summary, fold_log("a", stored.records)
 
 
 async def fail_an_attempt(backend: StateBackend) -> None:
