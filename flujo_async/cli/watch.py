@@ -53,6 +53,7 @@ from flujo_async.errors import RunNotFound
 _AT_ONCE: Final = 500
 _TICK_SECONDS: Final = 0.5
 _FEWEST_STEPS: Final = 5
+_SHORTEST_NAME: Final = 26
 _SHORTEST_ERROR: Final = 20
 _MOST_RETRIES: Final = 4
 _FRAME: Final = 6
@@ -279,7 +280,7 @@ def _open_ends(head: RunSummary, fold: Fold, now: datetime, width: int) -> Itera
     for retry in retries[:_MOST_RETRIES]:
         left = duration((retry.retry_at - now).total_seconds())
         then = f"the next comes in {left}" if retry.retry_at > now else "the next is under way"
-        key = cut_inside(plain(retry.key), width // 3)
+        key = cut_inside(plain(retry.key), max(width // 3, _SHORTEST_NAME))
         before, after = f"↻ {key}: attempt {retry.attempt} failed (", f"), {then}"
         room = max(width - cell_len(before + after), _SHORTEST_ERROR)
         error = cut(brief(describe_error(retry.error)), room)

@@ -167,7 +167,7 @@ def test_a_page_has_room_for_what_the_run_waits_for() -> None:
     assert len(lines) < 24
     assert lines[1] == "18 earlier steps"
     assert lines[-9].split() == ["map_each/29/wo…ame_of_a_step", "succeeded", "1", "0", "ms"]
-    assert lines[-8] == "↻ map_each/0…_of_a_ste: attempt 1 failed (ConnectionError: …"
+    assert lines[-8] == "↻ map_each/0/wo…ame_of_a_ste: attempt 1 failed (ConnectionE…"
     assert lines[-4:] == [
         "↻ 6 more are tried again",
         "? waits for signal approval: Ship it?",
