@@ -124,7 +124,7 @@ class DataclassShape:
         check_names(tree, {TAG, PAYLOAD, _ATTRIBUTES})
         trees = table(tree, PAYLOAD)
         check_names(trees, self._fields, self._cls)
-        instance = self.build(get_fields(trees, coder))
+        instance = self._make(get_fields(trees, coder))
         for name, value in get_fields(table(tree, _ATTRIBUTES), coder).items():
             instance.__dict__[name] = value
         return instance
@@ -137,6 +137,9 @@ class DataclassShape:
     def build(self, values: dict[str, Any]) -> Any:
         """Return the instance that has these fields."""
         check_names(values, self._fields, self._cls)
+        return self._make(values)
+
+    def _make(self, values: dict[str, Any]) -> Any:
         instance = object.__new__(self._cls)
         for name, field in self._fields.items():
             if name in values:
