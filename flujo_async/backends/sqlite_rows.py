@@ -268,8 +268,12 @@ def _stored_run(rows: Iterable[Row]) -> StoredRun | None:
 
 
 def signals(rows: Iterable[Row]) -> list[Signal]:
-    """Return the signals that the rows of ``signals`` tell."""
-    return [_signal(row[1], row[2:]) for row in sorted(rows, key=itemgetter(0))]
+    """Return the signals that the rows of ``signals`` tell.
+
+    Raises:
+        IntegrityError: one is damaged.
+    """
+    return [_sound_signal(row[1], row[2:]) for row in sorted(rows, key=itemgetter(0))]
 
 
 def entry_values(entry: Entry) -> Values:
@@ -295,6 +299,13 @@ def entry(row: Row) -> Entry:
         created_at=moment(created_at),
         updated_at=moment(updated_at),
     )
+
+
+def _sound_signal(run_id: str, columns: Row) -> Signal:
+    try:
+        return _signal(run_id, columns)
+    except SerializationError as error:
+        raise IntegrityError(f"a signal is damaged: {error}", run_id=run_id, seq=0) from error
 
 
 def _signal(run_id: str, columns: Row) -> Signal:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import FileBackend, Flujo, SQLiteBackend, StateBackend, step
+from flujo_async import FileBackend, Flujo, SQLiteBackend, StateBackend, step, wait_for
 from flujo_async._model.stored import Record, StoredRun
 from flujo_async.errors import BackendError, IntegrityError
 from flujo_async.testing import FaultyBackend
@@ -170,6 +170,23 @@ def _replace_everywhere(connection: sqlite3.Connection, old: str, new: str) -> i
             )
             changed += cursor.rowcount
     return changed
+
+
+async def test_a_run_with_a_damaged_signal_can_be_deleted(tmp_path: Path) -> None:
+    """Nothing else can be done with it."""
+    flujo = Flujo(wait_for("go"), state_backend=SQLiteBackend(tmp_path / "runs.db"))
+    await flujo.start("x", run_id="r")
+    await flujo.signal("r", "other")
+    await flujo.aclose()
+    with sqlite3.connect(tmp_path / "runs.db") as connection:
+        connection.execute("UPDATE signals SET payload = 'zzz'")
+    connection.close()
+    for call in (flujo.state("r"), flujo.resume("r"), flujo.signal("r", "go")):
+        with pytest.raises(IntegrityError, match=r"run 'r'.*signal"):
+            await call
+    await flujo.delete("r")
+    assert await flujo.list_runs() == []
+    await flujo.state_backend.shutdown()
 
 
 @pytest.mark.parametrize("follow", [False, True])
