@@ -258,7 +258,7 @@ class Drive:
         self._is_ending = True
         if self._is_resumed:
             failed = await self._find_what_to_undo()
-            if ending.keys and ending.error is not None:
+            if self.error is not None:  # the code of the run has failed
                 ending = replace(ending, keys=[*dict.fromkeys([*ending.keys, *failed])])
         self._calm()
         try:
