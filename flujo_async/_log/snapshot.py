@@ -32,7 +32,7 @@ from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 """The version of the bodies made here; those of another are not read."""
 
 _Values: TypeAlias = Mapping[str, Json]
@@ -213,7 +213,7 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     fold.usages = {key: decode_usage(usage) for key, usage in tree["usages"].items()}
     fold.child_usages = {run_id: decode_usage(usage) for run_id, usage in tree["child_usages"].items()}
     fold.taken = set(tree["taken"])
-    fold.cancelled_calls = {key: (after, elapsed) for key, (after, elapsed) in tree["cancelled_calls"].items()}
+    fold.cancelled_calls = {key: tuple(how) for key, how in tree["cancelled_calls"].items()}
     fold.not_run = {key: (name, StepStatus(status)) for key, (name, status) in tree["not_run"].items()}
     fold.context = Fields(_restored(tree["context"], values))
 

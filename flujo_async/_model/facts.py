@@ -345,13 +345,19 @@ class ChildStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCancelled:
-    """The code of a workflow, ``elapsed`` seconds old, cancelled a call; it had the results up to ``after``."""
+    """The code of a workflow, ``elapsed`` seconds old, heard that it has cancelled a call.
+
+    Attributes:
+        after: where in the log the result stands that it had heard of last.
+        together: whether it heard of that at the same instant as of the one that was cancelled before.
+    """
 
     kind: ClassVar[str] = "CallCancelled"
     at: datetime
     key: str
     after: int = 0
     elapsed: float = 0.0
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

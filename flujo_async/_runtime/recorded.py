@@ -29,8 +29,8 @@ class Recorded:
         """Return the keys of what was answered at ``path`` or below it, in the order of the answers."""
         return self._answered.get(path, ()) if path else self._fold.order
 
-    def cancelled(self, path: str) -> Mapping[str, tuple[int, float]]:
-        """Return what the code at ``path`` has cancelled and is to cancel again: ``after`` and ``elapsed``, by key."""
+    def cancelled(self, path: str) -> Mapping[str, tuple[int, float, bool]]:
+        """Return what the code at ``path`` has cancelled and is to cancel again: how, by key."""
         found = self._cancelled.get(path, ()) if path else self._fold.cancelled_calls.items()
         return {key: how for key, how in found if not self.is_forgotten(path, how[0])}
 
@@ -75,7 +75,7 @@ class Recorded:
         return _by_paths((key, key) for key in self._fold.order)
 
     @cached_property
-    def _cancelled(self) -> Mapping[str, Sequence[tuple[str, tuple[int, float]]]]:
+    def _cancelled(self) -> Mapping[str, Sequence[tuple[str, tuple[int, float, bool]]]]:
         return _by_paths((key, (key, how)) for key, how in self._fold.cancelled_calls.items())
 
     @cached_property

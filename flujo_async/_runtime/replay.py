@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence, Sized
-from typing import Final
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from contextlib import nullcontext
+from typing import Any, Final
+
+from typing_extensions import override
 
 from flujo_async._log.delta import Migration
 from flujo_async._log.keys import child, fallback_of, is_compensation, is_within, paths_above
@@ -27,6 +30,22 @@ _SLACK: Final = 0.25
 _FALLBACK: Final = fallback_of("")
 
 
+class _Notice(asyncio.Future[None]):
+    """Tells who was cancelled when to hear of that; not earlier if cancelled once more, as anyio does again and again.
+
+    Args:
+        is_interrupted: whether the run is, and so nothing is waited for any more.
+    """
+
+    def __init__(self, is_interrupted: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_interrupted = is_interrupted
+
+    @override
+    def cancel(self, msg: Any = None) -> bool:
+        return super().cancel(msg) if self._is_interrupted() else True
+
+
 class Replay:
     """The recorded part of one workflow.
 
@@ -34,33 +53,31 @@ class Replay:
         execution: the run.
         path: what the keys of its calls begin with.
         tasks: those of its tasks that live, besides the one that its code begins in.
-
-    Attributes:
-        heard: the call whose result has reached the code last.
     """
 
     def __init__(self, execution: Execution, path: str, tasks: Sized) -> None:
-        self.heard = ""
+        self._heard = 0  # where in the log the last result stands that the code has heard of
         self._execution = execution
         self._tasks = tasks
         self._cancelled = execution.recorded.cancelled(path)
+        self._together = {key for key, (_, _, is_together) in self._cancelled.items() if is_together}
         self._script = _script(execution, path, self._cancelled)
         self._forgotten = _forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
+        self._last = max((place_of(execution, key) for key in self._script), default=0)
         self._skipped: set[str] = set()
         self._next = 0
         self._askers: dict[str, tuple[asyncio.Future[None], Lane]] = {}
         self._gone: set[str] = set()
-        self._held: dict[str, asyncio.Future[None]] = {}
         self._dismissed: set[str] = set()
         self._lanes: dict[str, Lane] = {}
         self._last_lane: Lane | None = None
-        self._pumping: asyncio.Handle | None = None
+        self._reacting: asyncio.Handle | None = None
+        self._turns = 0  # so many more of the event loop the code has to react
         self._began = asyncio.get_running_loop().time()
         self._deadline: tuple[str, float] | None = None  # by when the code has cancelled a call again
         self._expiring: asyncio.Handle | None = None
         self._granted = 0
-        self._deliveries: deque[asyncio.Future[None]] = deque()
-        self._delivering: asyncio.Handle | None = None
+        self._new: dict[str, tuple[asyncio.Future[None], bool]] = {}  # and whether it is heard with the one before
         if not self.is_over:
             execution.waits.replays[self] = None
 
@@ -79,136 +96,228 @@ class Replay:
         """Ask for nothing of a lane any more: its task was cancelled."""
         self._dismissed.add(lane.path)
 
+    # ------------------------------------------------------------------------------------------- what the code asks
+
     def is_turn(self, key: str, lane: Lane) -> bool:
         """Return whether a call goes on at once: it is the one that comes next, or all has been given back."""
-        if self._next >= len(self._script):
+        if self.is_over:
             return True
         is_next = key == self._script[self._next] and key not in self._cancelled
         if is_next and (lane is self._last_lane or len(self._lanes) <= 1):
-            self._advance(lane)
+            self._next += 1
+            self._last_lane = lane
+            if self.is_over or self._askers:
+                self._let_react()
             return True
         return key in self._skipped
 
     async def turn(self, key: str, lane: Lane) -> None:
         """Return when it is the turn of a call which does not go on at once."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._askers[key] = (turn, lane)
-        self._pump()
+        await self._asked(key, lane, asyncio.get_running_loop().create_future())
+
+    def hear(self, key: str) -> None:
+        """Take note that the code hears of the result of a call before anything that comes from now on."""
+        self._heard = max(self._heard, place_of(self._execution, key))
+
+    async def deliver(self, key: str) -> None:
+        """Return when the code is to hear of a new result: when it has had time to react to what it has heard before.
+
+        So what becomes durable at the same instant reaches the code one by one, as it will in a replay.
+        """
+        self.hear(key)
+        if self._reacting is None:
+            self.let_react()
+        elif self.is_over:
+            await self._queued(key, asyncio.get_running_loop().create_future())
+
+    async def cancel(self, key: str, lane: Lane, is_interrupted: Callable[[], bool]) -> None:
+        """Return when the code is to hear that it has cancelled a call, which is recorded, or when it is interrupted.
+
+        It hears of that in the place of the result, if there is one, and else at one instant of all that it has
+        cancelled at one instant.
+        """
+        self._gone.add(key)
+        if is_interrupted():
+            self._new.pop(key, None)
+            return
+        is_left = key in self._script[self._next :]
+        is_together = False
+        if key not in self._cancelled:
+            has_ended = is_left or key in self._new
+            is_together = not has_ended and self._is_cancelling()
+            after = place_of(self._execution, key) if has_ended else self._heard if self.is_over else self._last
+            self._note_cancelled(key, after, is_together=is_together)
+        if is_left:
+            await self._asked(key, lane, _Notice(is_interrupted))
+        elif self._tasks or self._new:
+            try:
+                await self._queued(key, _Notice(is_interrupted), is_together=is_together)
+            finally:
+                self._new.pop(key, None)
+
+    def _is_cancelling(self) -> bool:
+        """Return whether the last that the code is to hear of is that it has cancelled a call that had not ended."""
+        last = next(reversed(self._new), "")
+        return last in self._gone and self._cancelled[last][0] != place_of(self._execution, last)
+
+    def _note_cancelled(self, key: str, after: int, *, is_together: bool) -> None:
+        elapsed = round(asyncio.get_running_loop().time() - self._began, 3)
+        now = self._execution.clock.now()
+        self._execution.journal.note(
+            CallCancelled(at=now, key=key, after=after, elapsed=elapsed, together=is_together)
+        )
+        self._cancelled[key] = after, elapsed, is_together
+
+    async def _asked(self, key: str, lane: Lane, turn: asyncio.Future[None]) -> None:
+        self._askers[key] = turn, lane
+        self._let_react()
         try:
             await turn
         finally:
             self._askers.pop(key, None)
             self._granted -= turn.done() and not turn.cancelled()
 
-    def cancel(self, key: str) -> CallCancelled | None:
-        """Take note that a call was cancelled; return what to record if the code has done that, and not before."""
-        if not self.is_over:
-            self._gone.add(key)
-            self._pump()
-        if key in self._cancelled:
-            return None
-        elapsed = round(asyncio.get_running_loop().time() - self._began, 3)
-        after = _place_of(self._execution, self.heard)
-        return CallCancelled(at=self._execution.clock.now(), key=key, after=after, elapsed=elapsed)
-
-    def is_ahead(self, key: str) -> bool:
-        """Return whether the code has cancelled a call again before a result that came first: ending it took time."""
-        left = self._script[self._next :]
-        before = left[: left.index(key)] if key in self._cancelled and key in left else []
-        return any(other not in self._cancelled for other in before)
-
-    async def hold(self, key: str) -> None:
-        """Return when it is the turn of a call that was cancelled."""
-        turn = self._held[key] = asyncio.get_running_loop().create_future()
-        try:
+    async def _queued(self, key: str, turn: asyncio.Future[None], *, is_together: bool = False) -> None:
+        self._new[key] = turn, is_together
+        self._let_react(0)
+        # In a replay it may have to be heard so that the code goes on: somebody has to see that it does not.
+        with self._execution.waits.activity if self.is_over else nullcontext():
             await turn
-        finally:
-            self._held.pop(key, None)
-            self._granted -= turn.done() and not turn.cancelled()
 
-    async def deliver(self) -> None:
-        """Return when the code has had time to react to the result before this one.
-
-        Results that become durable at the same instant reach the code one by one, as they will in a replay.
-        """
-        if not self.is_over:
-            return
-        if self._delivering is None:
-            self.let_react()
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._deliveries.append(turn)
-        await turn
+    # ------------------------------------------------------------------------------------------- what it hears next
 
     def let_react(self) -> None:
-        """Let the code react before another result reaches it; there is none if it is in one task."""
-        if self._tasks and self._delivering is None and self.is_over:
-            self._let_react(_TURNS_BETWEEN)
+        """Let the code react before it hears of something else; there is nothing else if it is in one task."""
+        if self._tasks:
+            self._let_react()
 
-    def _let_react(self, turns: int) -> None:
-        if turns:
-            self._delivering = asyncio.get_running_loop().call_soon(self._let_react, turns - 1)
+    def _let_react(self, turns: int = _TURNS_BETWEEN) -> None:
+        self._turns = max(self._turns, turns)
+        if self._reacting is None:
+            self._reacting = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        if self._turns:
+            self._turns -= 1
+            self._reacting = asyncio.get_running_loop().call_soon(self._turn)
             return
-        self._delivering = None
-        while self._deliveries and self._delivering is None:
-            turn = self._deliveries.popleft()
-            if not turn.done():  # it may have been cancelled meanwhile
-                turn.set_result(None)
-                self.let_react()
+        self._reacting = None
+        self._skip_gone()
+        if self.is_over:
+            self._let_all_go()
+            self._give_new()
+        elif all(map(self._is_asked, moment := self._moment())):
+            for key in moment:
+                self._last_lane = self._let_go(key)
+            self._next += len(moment)
+            self._let_react()
+        elif self._skip_forgotten():
+            self._let_react()
+        else:
+            self._execution.waits.activity.look()
+
+    def _moment(self) -> list[str]:
+        """Return what comes next: a result, or all that was cancelled at one instant and will be again."""
+        end = self._next + 1
+        while end < len(self._script) and self._script[end] in self._together:
+            end += 1
+        return self._script[self._next : end]
+
+    def _is_asked(self, key: str) -> bool:
+        """Return whether a call has come as far as it had: it waits for its result, or has been cancelled."""
+        return key in self._askers and (key in self._gone) == (key in self._cancelled)
+
+    def _let_all_go(self) -> None:
+        """Let the calls begin that are not recorded."""
+        for key in list(self._askers):
+            self._let_go(key)
+        self._lanes.clear()
+        self._execution.waits.replays.pop(self, None)
+
+    def _give_new(self) -> None:
+        """Let the code hear of what is new: a result, or all that was cancelled meanwhile."""
+        while self._new:
+            key, (turn, is_together) = next(iter(self._new.items()))
+            if turn.done():  # the call was cancelled at this instant, and is about to ask once more
+                self._let_react(0)
+                return
+            if self._reacting is not None and not is_together:
+                return
+            del self._new[key]
+            turn.set_result(None)
+            self.let_react()
+
+    def _let_go(self, key: str) -> Lane:
+        turn, lane = self._askers.pop(key)
+        if not turn.done():  # it may have been cancelled at this instant
+            turn.set_result(None)
+            self._granted += 1
+        return lane
+
+    def _skip_gone(self) -> None:
+        """Go on with what comes after calls that nobody will ask for any more."""
+        while not self.is_over and self._is_gone(self._script[self._next]):
+            self._next += 1
+
+    # ---------------------------------------------------------------------------------- what contradicts the log
 
     def check_stuck(self) -> bool:
         """Return whether the code is at a standstill while there is more to give back; then it contradicts the log."""
         if self.is_over:
             return False
-        if self._granted or self._pumping is not None:
+        if self._granted or self._reacting is not None:
             return True  # something is on its way
-        if self._skip_gone():
-            pass
-        elif self.is_over:
-            self._pump()
-        elif (following := self._script[self._next]) in self._cancelled:
-            self._check_cancelled(following)
-        elif following in self._askers:
-            self._pump()
+        missing = next((key for key in self._moment() if not self._is_asked(key)), None)
+        if missing is None:
+            self._let_react()
+        elif self._is_gone(missing):
+            self._pass_over(missing)
+        elif missing in self._cancelled:
+            self._check_cancelled(missing)
         else:
-            self._choose_another()
+            self._choose_another(missing)
         return True
 
     def _check_cancelled(self, key: str) -> None:
         """Wait for code that is to cancel a call again; its own time may have to be over first."""
-        if key not in self._askers:  # it does without, this time
-            self._next += 1
-            self._pump()
-            return
         loop = asyncio.get_running_loop()
-        if self._deadline is None or self._deadline[0] != key:
+        if key not in self._askers and self._new:
+            self._give_new()
+        elif key not in self._askers:  # it does without, this time
+            self._pass_over(key)
+        elif self._deadline is None or self._deadline[0] != key:
             patience = self._cancelled[key][1] + _SLACK
             self._deadline = key, loop.time() + patience
             self._expiring = loop.call_later(patience, self._execution.waits.activity.look)
         elif loop.time() < self._deadline[1]:
             pass
         elif self._execution.journal.fold.redriven:  # it may do something else since
-            self._next += 1
-            self._pump()
+            self._pass_over(key)
         else:
-            self._choose_another()
+            self._choose_another(key)
 
-    def _choose_another(self) -> None:
+    def _pass_over(self, key: str) -> None:
+        self._script.remove(key)
+        self._let_react()
+
+    def _choose_another(self, missing: str) -> None:
         """Go on with what the code asks for instead of what comes next, if it may only have changed its order.
 
         Tasks that end at the same instant can be looked at in any order, and the log has only one.
         """
-        if self._skip_forgotten():
-            self._pump()
+        if self._new:
+            self._give_new()
             return
-        left = self._script[self._next :]
-        recorded = [key for key in left if key in self._held]
-        recorded += [key for key in left if key in self._askers and key not in self._cancelled]
+        if self._skip_forgotten():
+            self._let_react()
+            return
+        self._together.discard(missing)
+        recorded = [key for key in self._script[self._next :] if self._is_asked(key)]
         asked = sorted(self._askers.keys() - set(self._script))
         if recorded:
             self._script.remove(recorded[0])
             self._script.insert(self._next, recorded[0])
-            self._pump()
+            self._let_react()
         elif self._script[self._next] in self._cancelled:
             self._disprove([])
         elif (other := next(filter(self._is_another_choice, asked), None)) is not None:
@@ -228,15 +337,6 @@ class Replay:
         _, lane = self._askers[key]
         return lane.has_tasks and _is_same_step(key, self._script[self._next])
 
-    def _let_go(self, key: str) -> None:
-        turn, _ = self._askers.pop(key)
-        self._grant(turn)
-
-    def _grant(self, turn: asyncio.Future[None]) -> None:
-        if not turn.done():  # it may have been cancelled at this instant
-            turn.set_result(None)
-            self._granted += 1
-
     def check_end(self) -> None:
         """Check that the code, which has ended, has asked for all that was recorded."""
         left = [
@@ -250,60 +350,10 @@ class Replay:
 
     def close(self) -> None:
         """Give back nothing any more."""
-        for handle in (self._pumping, self._delivering, self._expiring):
+        for handle in (self._reacting, self._expiring):
             if handle is not None:
                 handle.cancel()
         self._execution.waits.replays.pop(self, None)
-
-    def _advance(self, lane: Lane) -> None:
-        self._next += 1
-        self._last_lane = lane
-        if self.is_over or len(self._askers) > 0:
-            self._pump()
-
-    def _pump(self) -> None:
-        if self._pumping is None:
-            self._pumping = asyncio.get_running_loop().call_soon(self._wait, _TURNS_BETWEEN)
-
-    def _wait(self, turns: int) -> None:
-        if turns:
-            self._pumping = asyncio.get_running_loop().call_soon(self._wait, turns - 1)
-            return
-        self._pumping = None
-        if self._skip_gone():
-            return
-        if self.is_over:
-            self._let_all_go()
-            return
-        following = self._script[self._next]
-        asker = None if following in self._cancelled else self._askers.pop(following, None)
-        if asker is None:
-            if self._skip_forgotten():
-                self._pump()
-            else:
-                self._execution.waits.activity.look()
-            return
-        turn, lane = asker
-        self._grant(turn)
-        self._advance(lane)
-
-    def _let_all_go(self) -> None:
-        for key in list(self._askers):
-            self._let_go(key)
-        self._lanes.clear()
-        self._execution.waits.replays.pop(self, None)
-
-    def _skip_gone(self) -> bool:
-        """Go on with what comes after calls that were cancelled; return whether the code is told of one now."""
-        is_told = False
-        while not self.is_over and self._is_gone(key := self._script[self._next]):
-            self._next += 1
-            if (held := self._held.pop(key, None)) is not None:
-                self._grant(held)
-                is_told = True
-        if is_told:
-            self._pump()
-        return is_told
 
     def _skip_forgotten(self) -> bool:
         """Go on with what comes after calls that the code need not ask for again, and does not; tell if there were any.
@@ -318,10 +368,10 @@ class Replay:
 
     def _is_gone(self, key: str) -> bool:
         """Return whether nobody will ask for ``key``, because the code itself cancelled who would have."""
-        if key in self._gone:
-            return True
-        if not self._dismissed or key in self._askers:  # a task may have been made of a call that another one has made
+        if key in self._askers:  # a task may have been made of a call that another one has made
             return False
+        if key in self._gone or not self._dismissed:
+            return key in self._gone
         lanes = [path for path in paths_above(key) if path in self._lanes]
         return bool(lanes) and lanes[-1] in self._dismissed  # tasks of a task that was cancelled may go on
 
@@ -359,11 +409,16 @@ def recorded_calls(execution: Execution, path: str) -> list[str]:
     return [key for key in _script(execution, path, cancelled) if key not in cancelled]
 
 
-def _script(execution: Execution, path: str, cancelled: Mapping[str, tuple[int, float]]) -> list[str]:
-    """Return the keys of the calls that were answered, and of those that were cancelled, in the order of the log."""
+def _script(execution: Execution, path: str, cancelled: Mapping[str, tuple[int, float, bool]]) -> list[str]:
+    """Return the keys of the calls that were answered, and of those that were cancelled, as the code heard of them."""
     fold = execution.journal.fold
     script: dict[str, None] = {}
-    others = deque(sorted(cancelled, key=lambda key: cancelled[key][0]))
+
+    def place(key: str) -> tuple[int, bool]:
+        after, _, _ = cancelled[key]
+        return after, after != place_of(execution, key)  # one that had ended stands there itself
+
+    others = deque(sorted(cancelled, key=place))
     for key in execution.recorded.answered(path):
         if is_compensation(key) or key in cancelled:
             continue
@@ -376,7 +431,7 @@ def _script(execution: Execution, path: str, cancelled: Mapping[str, tuple[int, 
     return [*script, *others]
 
 
-def _place_of(execution: Execution, key: str) -> int:
+def place_of(execution: Execution, key: str) -> int:
     """Return where in the log a call was answered, by itself or what stands in for it; 0 if it was not."""
     places = execution.journal.fold.places
     while (other := fallback_of(key)) in places:

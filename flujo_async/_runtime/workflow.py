@@ -38,7 +38,7 @@ from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
-from flujo_async._runtime.replay import Replay, begin_of, to_migrate
+from flujo_async._runtime.replay import Replay, begin_of, place_of, to_migrate
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import BackendError, SerializationError
 
@@ -338,9 +338,9 @@ class _Run:
             if not self._replay.is_turn(key, lane):
                 await self._replay.turn(key, lane)
             is_alone = not self._made and execution.replay is None
-            result = await (perform() if is_alone else self._result(perform))
+            result = await (perform() if is_alone else self._result(key, perform))
         except asyncio.CancelledError:
-            await self._note_cancelled(key)
+            await self._note_cancelled(key, lane)
             raise
         except BackendError as trouble:  # with the store, which the code may neither catch nor fail with
             self._broken = self._broken or trouble
@@ -348,11 +348,11 @@ class _Run:
                 self._lane.task.cancel()
             raise asyncio.CancelledError from trouble
         except Fault as fault:
-            self._replay.heard = key
+            self._replay.hear(key)
             self._failures.add(fault)
             error = fault.error
         else:
-            self._replay.heard = key
+            self._replay.hear(key)
             return result
         finally:
             lane.end_call()
@@ -367,36 +367,29 @@ class _Run:
         if self._migrations:
             self._migrate(key)
 
-    async def _result(self, perform: Callable[[], Awaitable[T]]) -> T:
+    async def _result(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
         """Return the result of a call when it is its turn, where there are others."""
         order, replay = self._execution.journal.fold.order, self._execution.replay
         recorded = len(order)
+        before = place_of(self._execution, key)
         try:
             result = await perform()
         except Fault:
-            if self._made:
-                await self._deliver()
+            await self._deliver(key, before)
             raise
-        if self._made:
-            await self._deliver()
+        await self._deliver(key, before)
         if replay is not None and len(order) > recorded:
             replay()
         return result
 
-    async def _deliver(self) -> None:
-        with self._execution.waits.activity:
-            await self._replay.deliver()
+    async def _deliver(self, key: str, before: int) -> None:
+        if self._made and place_of(self._execution, key) != before:
+            await self._replay.deliver(key)
 
-    async def _note_cancelled(self, key: str) -> None:
-        """Record that the code has cancelled a call, if it was the code; in a replay, wait until it heard of that."""
+    async def _note_cancelled(self, key: str, lane: Lane) -> None:
+        """Record that the code has cancelled a call, if it was the code; return when it is to hear of that."""
         self._failures.cut_short(key)
-        cancelled = self._replay.cancel(key)
-        if cancelled is not None and not (self._is_interrupted or self._is_over):
-            self._execution.journal.note(cancelled)
-            self._replay.let_react()
-        while self._replay.is_ahead(key) and not (self._is_interrupted or self._is_over):
-            with suppress(asyncio.CancelledError):  # anyio cancels again and again
-                await self._replay.hold(key)
+        await self._replay.cancel(key, lane, lambda: self._is_interrupted or self._is_over)
 
     def _bind(
         self, step: Step[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
