@@ -7,18 +7,17 @@ given back. So the code makes the same choices as when it was recorded, even tho
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Sized
 from contextlib import nullcontext
 from typing import Any, Final
 
 from typing_extensions import override
 
-from flujo_async._log.delta import Migration
-from flujo_async._log.keys import child, fallback_of, is_compensation, is_within, paths_above
-from flujo_async._model.facts import CallCancelled, StateChanged
+from flujo_async._log.keys import is_within, paths_above
+from flujo_async._model.facts import CallCancelled
 from flujo_async._runtime.execution import Execution
 from flujo_async._runtime.lanes import Lane
+from flujo_async._runtime.script import forgotten, had_ended, place_of, script_of
 from flujo_async.errors import NonDeterminismError
 
 _TURNS_BETWEEN: Final = 8
@@ -26,8 +25,6 @@ _TURNS_BETWEEN: Final = 8
 
 _SLACK: Final = 0.25
 """So many seconds longer than it took then, code may take to cancel a call again."""
-
-_FALLBACK: Final = fallback_of("")
 
 
 class _Notice(asyncio.Future[None]):
@@ -59,10 +56,10 @@ class Replay:
         self._heard = 0  # where in the log the last result stands that the code has heard of
         self._execution = execution
         self._tasks = tasks
-        self._cancelled = execution.recorded.cancelled(path)
+        self._cancelled = dict(execution.recorded.cancelled(path))
         self._together = {key for key, (_, _, is_together) in self._cancelled.items() if is_together}
-        self._script = _script(execution, path, self._cancelled)
-        self._forgotten = _forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
+        self._script = script_of(execution, path, self._cancelled)
+        self._forgotten = forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
         self._last = max((place_of(execution, key) for key in self._script), default=0)
         self._skipped: set[str] = set()
         self._next = 0
@@ -106,7 +103,7 @@ class Replay:
         if is_next and (lane is self._last_lane or len(self._lanes) <= 1):
             self._next += 1
             self._last_lane = lane
-            if self.is_over or self._askers:
+            if self._next >= len(self._script) or self._askers:
                 self._let_react()
             return True
         return key in self._skipped
@@ -158,14 +155,12 @@ class Replay:
     def _is_cancelling(self) -> bool:
         """Return whether the last that the code is to hear of is that it has cancelled a call that had not ended."""
         last = next(reversed(self._new), "")
-        return last in self._gone and self._cancelled[last][0] != place_of(self._execution, last)
+        return last in self._gone and not had_ended(self._execution, last, self._cancelled[last][0])
 
     def _note_cancelled(self, key: str, after: int, *, is_together: bool) -> None:
         elapsed = round(asyncio.get_running_loop().time() - self._began, 3)
         now = self._execution.clock.now()
-        self._execution.journal.note(
-            CallCancelled(at=now, key=key, after=after, elapsed=elapsed, together=is_together)
-        )
+        self._execution.journal.note(CallCancelled(at=now, key=key, after=after, elapsed=elapsed, together=is_together))
         self._cancelled[key] = after, elapsed, is_together
 
     async def _asked(self, key: str, lane: Lane, turn: asyncio.Future[None]) -> None:
@@ -401,73 +396,3 @@ def _is_same_step(one: str, other: str) -> bool:
         one.rpartition("/")[0] == other.rpartition("/")[0]
         and one.rpartition("/")[2].partition(":")[0] == (other.rpartition("/")[2].partition(":")[0])
     )
-
-
-def recorded_calls(execution: Execution, path: str) -> list[str]:
-    """Return the keys of the calls of a workflow that were answered, in the order of the answers."""
-    cancelled = execution.recorded.cancelled(path)
-    return [key for key in _script(execution, path, cancelled) if key not in cancelled]
-
-
-def _script(execution: Execution, path: str, cancelled: Mapping[str, tuple[int, float, bool]]) -> list[str]:
-    """Return the keys of the calls that were answered, and of those that were cancelled, as the code heard of them."""
-    fold = execution.journal.fold
-    script: dict[str, None] = {}
-
-    def place(key: str) -> tuple[int, bool]:
-        after, _, _ = cancelled[key]
-        return after, after != place_of(execution, key)  # one that had ended stands there itself
-
-    others = deque(sorted(cancelled, key=place))
-    for key in execution.recorded.answered(path):
-        if is_compensation(key) or key in cancelled:
-            continue
-        while others and cancelled[others[0]][0] < fold.places[key]:
-            script[others.popleft()] = None
-        while key.endswith(_FALLBACK):
-            key = key.removesuffix(_FALLBACK)
-            script.pop(key, None)
-        script[key] = None
-    return [*script, *others]
-
-
-def place_of(execution: Execution, key: str) -> int:
-    """Return where in the log a call was answered, by itself or what stands in for it; 0 if it was not."""
-    places = execution.journal.fold.places
-    while (other := fallback_of(key)) in places:
-        key = other
-    return places.get(key, 0)
-
-
-def _forgotten(execution: Execution, path: str, script: Sequence[str]) -> Collection[str]:
-    fold, recorded = execution.journal.fold, execution.recorded
-    return {key for key in script if recorded.is_forgotten(path, fold.places[key])} if fold.redriven else ()
-
-
-def to_migrate(execution: Execution, path: str) -> dict[Migration, set[str]]:
-    """Return what forks and migrations changed in the context of a workflow that had begun.
-
-    They come with what its code had come to by then and comes to again: the calls that were answered, and the
-    beginnings, or the end, before which it had changed the context.
-    """
-    fold, recorded = execution.journal.fold, execution.recorded
-    if not fold.migrations:
-        return {}
-    come = [(key, fold.places[key]) for key in recorded_calls(execution, path)]
-    come += [
-        (begin_of(fact.call), fold.places[fact.key])
-        for fact in recorded.changes(path)
-        if isinstance(fact, StateChanged) and fact.call and fact.call not in fold.cancelled_calls
-    ]
-    first = min((place for _, place in come), default=fold.seq) if path else 0
-    again = [(key, place) for key, place in come if not recorded.is_forgotten(path, place)]
-    return {
-        migration: {key for key, place in again if place < migration.seq}
-        for migration in fold.migrations
-        if first < migration.seq
-    }
-
-
-def begin_of(key: str) -> str:
-    """Return what the beginning of a call is, beside the keys of those that are answered."""
-    return child(key, "$begin")

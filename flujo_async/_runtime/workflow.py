@@ -38,7 +38,8 @@ from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
-from flujo_async._runtime.replay import Replay, begin_of, place_of, to_migrate
+from flujo_async._runtime.replay import Replay
+from flujo_async._runtime.script import begin_of, place_of, to_migrate
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import BackendError, SerializationError
 

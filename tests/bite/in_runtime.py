@@ -22,6 +22,7 @@ INBOX = "_runtime/inbox.py"
 KEEPER = "_runtime/lease_keeper.py"
 RECORDED = "_runtime/recorded.py"
 REPLAY = "_runtime/replay.py"
+SCRIPT = "_runtime/script.py"
 CANCELLED = "tests/runtime/test_cancelled_calls.py::"
 LANES = "_runtime/lanes.py"
 LIVE_SCOPE = "_runtime/live_scope.py"
@@ -902,8 +903,8 @@ BUGS = (
     Bug(
         "runtime.cancelled-in-no-order",
         "in a replay, what a timeout cancelled is cancelled later than it was, and may be executed once more",
-        REPLAY,
-        "    others = deque(sorted(cancelled, key=lambda key: cancelled[key][0]))\n",
+        SCRIPT,
+        "    others = deque(sorted(cancelled, key=place))\n",
         "    others = deque[str]()\n",
         (
             CANCELLED + "test_what_other_tasks_do_as_a_timeout_ends_they_do_again",
@@ -922,9 +923,25 @@ BUGS = (
         "runtime.cancelled-together-one-by-one",
         "in a replay, the code goes on before it has heard of all that it has cancelled at one instant",
         REPLAY,
-        "return any(other not in self._cancelled for other in before)",
-        "return bool(before)",
-        (CANCELLED + "test_what_is_cancelled_at_one_instant_is_heard_of_before_the_code_looks",),
+        "        while end < len(self._script) and self._script[end] in self._together:\n",
+        "        while end < self._next:\n",
+        (CANCELLED + "test_what_is_cancelled_at_one_instant_is_heard_of_at_one_instant",),
+    ),
+    Bug(
+        "runtime.cancelled-as-it-comes",
+        "the code hears of what it has cancelled as each call ends, and in a replay all calls end at once",
+        REPLAY,
+        "        elif self._tasks or self._new:\n",
+        "        elif self._new:\n",
+        (CANCELLED + "test_what_ends_one_after_the_other_is_heard_of_so",),
+    ),
+    Bug(
+        "runtime.cancelled-behind-results",
+        "in a replay, the code hears of a call that it has cancelled as it ended behind the results of later ones",
+        REPLAY,
+        "after = place_of(self._execution, key) if has_ended else ",
+        "after = ",
+        (CANCELLED + "test_one_that_had_ended_is_heard_of_in_the_place_of_its_result",),
     ),
     Bug(
         "runtime.waiting-for-a-cancellation",
@@ -937,17 +954,17 @@ BUGS = (
     Bug(
         "runtime.held-until-its-turn",
         "in a replay the code hears of a step that it has cancelled before what came while that was ending",
-        WORKFLOW,
-        "        while self._replay.is_ahead(key) and not ",
-        "        while self._replay.is_ahead(key) and ",
+        REPLAY,
+        "        if is_left:\n",
+        "        if is_left and key not in self._cancelled:\n",
         (CANCELLED + "test_what_comes_while_a_cancelled_step_ends_comes_first_again",),
     ),
     Bug(
         "runtime.made-by-a-cancelled-task",
         "in a replay, tasks made of the calls of a task that was cancelled are given nothing back",
         REPLAY,
-        "if not self._dismissed or key in self._askers:",
-        "if not self._dismissed:",
+        "        if key in self._askers:  # a task may",
+        "        if key in self._askers and not self._dismissed:  # a task may",
         (CANCELLED + "test_a_task_made_of_a_call_goes_on_when_the_one_that_made_it_is_cancelled",),
     ),
     Bug(
@@ -1121,7 +1138,7 @@ BUGS = (
     Bug(
         "runtime.migration-with-the-last-answer",
         "a fork's update of a workflow's context is undone by what the code had recorded after the last answer",
-        REPLAY,
+        SCRIPT,
         " and fact.call and fact.call not in fold.cancelled_calls\n",
         " and False\n",
         (T + "fork_and_diff.py::TestFork::test_what_code_has_changed_before_counts_no_more",),
@@ -1129,7 +1146,7 @@ BUGS = (
     Bug(
         "runtime.migration-with-the-end-of-a-failed-try",
         "a fork's update of a redriven workflow's context takes the place of what the code changes after the fork",
-        REPLAY,
+        SCRIPT,
         "for key, place in come if not recorded.is_forgotten(path, place)]",
         "for key, place in come]",
         (T + "fork_and_diff.py::TestFork::test_tasks_beside_a_failure_leave_a_forked_context_alone",),

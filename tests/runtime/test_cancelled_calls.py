@@ -3,19 +3,17 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from flujo_async import Flujo, RunContext, Step, StepContext, step, workflow
-from flujo_async._model.facts import CallCancelled
 from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, NonDeterminismError, RunFailed
-from flujo_async.testing import FaultyBackend, VirtualClock
+from flujo_async.testing import FaultyBackend
 from tests.runtime.crashes import all_but_its_end, ticks
 from tests.runtime.executed import EXECUTED
-from tests.runtime.pretend import append_fact
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +31,11 @@ async def first(n: int) -> int:
 async def second(n: int) -> int:
     EXECUTED.append(f"second {n}")
     return n
+
+
+@step
+async def for_ever(n: int) -> None:
+    await asyncio.Event().wait()
 
 
 def setting(event: asyncio.Event) -> Step[int, int]:
@@ -330,18 +333,98 @@ async def test_a_child_that_is_cancelled_after_a_crash_is_ended() -> None:
     assert child.status == "cancelled"
 
 
-async def test_what_is_cancelled_at_one_instant_is_heard_of_before_the_code_looks() -> None:
-    """Also where the log has it in another order: what a step has changed by then is seen at the same place again."""
+async def test_what_is_cancelled_at_one_instant_is_heard_of_at_one_instant() -> None:
+    """Whoever waits for the first of it gets all of it, in a replay too."""
+
+    @workflow
+    async def flow(n: int) -> list[int]:
+        tasks = [asyncio.create_task(for_ever(each)) for each in range(3)]
+        await first(n)
+        for task in tasks:
+            task.cancel()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return [len(done), await second(n)]
+
+    flujo = Flujo(flow)
+    assert (await flujo.run(7, run_id="r")).output == [3, 7]
+    again = await all_but_its_end(flujo)
+    assert (await flujo.run(run_id=again)).output == [3, 7]
+
+
+async def test_what_ends_one_after_the_other_is_heard_of_so() -> None:
+    """In a replay nothing takes its time to end, and the code may do one thing or another as it hears of each."""
+
+    @step
+    async def slow_to_end(n: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ticks(n)
+
+    @workflow
+    async def flow(n: int) -> list[Any]:
+        order = list[int]()
+
+        async def note(number: int, call: Awaitable[None]) -> None:
+            try:
+                await call
+            finally:
+                order.append(number)
+
+        tasks = [asyncio.create_task(note(each, slow_to_end(each))) for each in (40, 20, 1)]
+        await first(n)
+        for task in tasks:
+            task.cancel()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks)
+        return [*order, len(done), await second(n)]
+
+    flujo = Flujo(flow)
+    output = (await flujo.run(7, run_id="r")).output
+    assert output == [1, 20, 40, 1, 7]
+    again = await all_but_its_end(flujo)
+    assert (await flujo.run(run_id=again)).output == output
+
+
+async def test_one_that_had_ended_is_heard_of_in_the_place_of_its_result() -> None:
+    """Its result was to be heard of after the one that has the code cancel it, and before that of another task."""
+
+    @workflow
+    async def flow(n: int) -> list[str]:
+        order = list[str]()
+
+        async def note(name: str, call: Awaitable[int]) -> None:
+            try:
+                await call
+            except asyncio.CancelledError:
+                order.append(f"{name} cancelled")
+                raise
+            order.append(name)
+
+        async def race() -> None:
+            tasks = [asyncio.create_task(note("first", first(n))), asyncio.create_task(note("second", second(n)))]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            tasks[1].cancel()
+            await asyncio.wait(tasks)
+
+        await asyncio.gather(race(), note("beside", first(n + 1)))
+        return order
+
+    flujo = Flujo(flow)
+    output = (await flujo.run(1, run_id="r")).output
+    assert sorted(output) == ["beside", "first", "second cancelled"]
+    for at in range(2, len(await flujo.history("r"))):
+        fork = await flujo.fork("r", at=at)
+        assert (await flujo.run(run_id=fork.run_id)).output == output
+
+
+async def test_what_a_step_has_changed_that_is_cancelled_as_it_ends_is_seen_at_the_same_place_again() -> None:
     is_writing = asyncio.Event()
 
     @step
     async def change(n: int, ctx: StepContext) -> int:
         ctx.state["n"] = n
         return n
-
-    @step
-    async def for_ever(n: int) -> None:
-        await asyncio.Event().wait()
 
     @workflow
     async def flow(n: int, ctx: RunContext) -> int:
@@ -357,17 +440,10 @@ async def test_what_is_cancelled_at_one_instant_is_heard_of_before_the_code_look
 
     backend = FaultyBackend(InMemoryBackend())
     backend.delay("append", until=lambda: _set_and_let_go_on(is_writing))
-    clock = VirtualClock()
-    flujo = Flujo(flow, state_backend=backend, clock=clock)
-    assert (await flujo.run(7, run_id="r")).output == 7
-    facts = [commit.fact for commit in await flujo.history("r")]
-    cancelled = [fact for fact in facts if isinstance(fact, CallCancelled)]
-    assert [fact.key.rpartition("/")[2].partition(":")[0] for fact in cancelled] == ["change", "for_ever"]
-    fork = await flujo.fork("r", at=facts.index(cancelled[0]))
-    for fact in reversed(cancelled):
-        await append_fact(backend, fork.run_id, replace(fact, at=clock.now()), "running")
-        clock.advance(60)  # the lease has run out by then
-    assert (await flujo.run(run_id=fork.run_id)).output == 7
+    flujo = Flujo(flow, state_backend=backend)
+    output = (await flujo.run(7, run_id="r")).output
+    again = await all_but_its_end(flujo)
+    assert (await flujo.run(run_id=again)).output == output
 
 
 async def _set_and_let_go_on(event: asyncio.Event) -> None:

@@ -6,7 +6,7 @@ No oracle tells what such code comes to: that depends on who is first. But a rep
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -210,7 +210,7 @@ class Code:
                 with anyio.CancelScope(shield=True):
                     await self.row(within.body)
 
-    async def _beside(self, beside: Beside) -> None:
+    async def _beside(self, beside: Beside) -> None:  # noqa: C901 -- one case a way
         rows = [self.row(row) for row in beside.rows]
         match beside.how:
             case "gather":
@@ -230,9 +230,9 @@ class Code:
             case "first" | "left":
                 await _first(rows, is_awaited=beside.how == "first")
             case "completed":
-                for row in asyncio.as_completed([asyncio.create_task(row) for row in rows]):  # of rows it makes a set
+                for first in asyncio.as_completed([asyncio.create_task(row) for row in rows]):  # of rows it makes a set
                     with suppress(Exception):
-                        await row
+                        await first
             case "scope":
                 with anyio.CancelScope() as scope:
                     await asyncio.gather(_ending(rows[0], scope), *rows[1:])
@@ -249,7 +249,7 @@ async def _ending(row: Awaitable[None], scope: anyio.CancelScope) -> None:
         scope.cancel()
 
 
-async def _first(rows: list[Coroutine[Any, Any, None]], *, is_awaited: bool) -> None:
+async def _first(rows: Sequence[Coroutine[Any, Any, None]], *, is_awaited: bool) -> None:
     tasks = [asyncio.create_task(row) for row in rows]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

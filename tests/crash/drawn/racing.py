@@ -119,9 +119,7 @@ class Race:
         return result
 
     def _flujo(self, store: StateBackend | None = None) -> Flujo[Any, Any]:
-        return Flujo(
-            self._workflow, state_backend=store or self._store, clock=self._clock, durability=self._durability
-        )
+        return Flujo(self._workflow, state_backend=store or self._store, clock=self._clock, durability=self._durability)
 
 
 def _is_end(fact: Fact) -> bool:
