@@ -52,8 +52,8 @@ class Journal:
         self._blobs: dict[str, Blob] = {}
         self._given = set[str]()
         self._last_text = LastText()
-        self._turning = 0  # so many wait for a turn of the event loop
         self._waking = 0  # so many answers have come to some who have not gone on yet
+        self._going_on: asyncio.Future[None] | None = None  # done when who was last to record so has gone on
         self._writing: Pending[int] | None = None
         self._behind: list[asyncio.Future[None]] = []  # who waits for the next write
         self._answering: list[asyncio.Future[None]] = []  # and for the one that is under way
@@ -124,16 +124,19 @@ class Journal:
         if durability == "async":
             self.flush()
         # Nobody goes on before those who have recorded something before: results reach code in the order of the log.
-        if queue := self._behind or self._answering:
-            await self._place_in(queue)
-        elif self._turning or self._pace.is_over:
-            self._turning += 1
-            try:
+        before, mine = self._going_on, asyncio.get_running_loop().create_future()
+        self._going_on = mine
+        try:
+            if queue := self._behind or self._answering:
+                await self._place_in(queue)
+            elif self._pace.is_over:
                 await self._pace.turn()
-            finally:
-                self._turning -= 1
-        elif self._waking:
-            await asyncio.sleep(0)
+            elif self._waking:
+                await asyncio.sleep(0)
+            if before is not None and not before.done():
+                await asyncio.wait([before])
+        finally:
+            mine.set_result(None)
 
     def defer(self, *facts: Fact) -> None:
         """Record facts with the next commit, at the latest when the run rests or leaves memory.

@@ -53,13 +53,13 @@ class Replay:
     """
 
     def __init__(self, execution: Execution, path: str, tasks: Sized) -> None:
-        self._heard = 0  # where in the log the last result stands that the code has heard of
         self._execution = execution
         self._tasks = tasks
         self._cancelled = dict(execution.recorded.cancelled(path))
         self._together = {key for key, (_, _, is_together) in self._cancelled.items() if is_together}
         self._script = script_of(execution, path, self._cancelled)
         self._forgotten = forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
+        self._heard = 0  # where in the log the last result stands that the code has heard of
         self._last = max((place_of(execution, key) for key in self._script), default=0)
         self._skipped: set[str] = set()
         self._next = 0
@@ -73,8 +73,8 @@ class Replay:
         self._began = asyncio.get_running_loop().time()
         self._deadline: tuple[str, float] | None = None  # by when the code has cancelled a call again
         self._expiring: asyncio.Handle | None = None
-        self._granted = 0
-        self._new: dict[str, tuple[asyncio.Future[None], bool]] = {}  # and whether it is heard with the one before
+        self._granted = 0  # so many have been let go, and have not gone on yet
+        self._new: dict[str, tuple[asyncio.Future[None], bool]] = {}  # and whether it is heard of with the one before
         if not self.is_over:
             execution.waits.replays[self] = None
 
@@ -165,7 +165,8 @@ class Replay:
 
     async def _asked(self, key: str, lane: Lane, turn: asyncio.Future[None]) -> None:
         self._askers[key] = turn, lane
-        self._let_react()
+        if self._reacting is None:
+            self._let_react()
         try:
             await turn
         finally:
