@@ -928,11 +928,11 @@ BUGS = (
         (CANCELLED + "test_what_is_cancelled_at_one_instant_is_heard_of_at_one_instant",),
     ),
     Bug(
-        "runtime.cancelled-as-it-comes",
-        "the code hears of what it has cancelled as each call ends, and in a replay all calls end at once",
+        "runtime.cancelled-one-by-one-together",
+        "in a replay, the code hears at one instant of all that it has cancelled after the same result",
         REPLAY,
-        "        elif self._tasks or self._new:\n",
-        "        elif self._new:\n",
+        "self._script[end] in self._together:\n",
+        "self._script[end] in self._cancelled:\n",
         (CANCELLED + "test_what_ends_one_after_the_other_is_heard_of_so",),
     ),
     Bug(

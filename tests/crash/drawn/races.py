@@ -91,10 +91,11 @@ Term: TypeAlias = Call | Nap | Wait | Attempt | Within | Beside
 
 
 class Heard:
-    """What the code of a workflow hears, call by call: a replay begins anew."""
+    """What the code of a workflow hears, call by call, until its process dies: a replay begins anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_dead: Callable[[], bool]) -> None:
         self.items: list[str] = []
+        self._is_dead = is_dead
         self._is_over = False
 
     def end(self) -> None:
@@ -102,7 +103,7 @@ class Heard:
         self._is_over = True
 
     def _add(self, item: str) -> None:
-        if not self._is_over:
+        if not (self._is_over or self._is_dead()):
             self.items.append(item)
 
     async def call(self, name: str, call: Awaitable[Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from flujo_async import Flujo, RunContext, RunResult, step, workflow
 from flujo_async._model.facts import CallCancelled, Fact, StepCompleted, StepFailed, TimerFired, WaitTimedOut
 from flujo_async._model.policy import Durability
-from flujo_async.abc import StateBackend
 from flujo_async.backends.memory import InMemoryBackend
 from flujo_async.errors import BackendError, RunFailed
 from flujo_async.testing import FaultyBackend
@@ -35,7 +34,7 @@ class Race:
     def __init__(self, row: Row, durability: Durability) -> None:
         self.heard: list[str] = []
         self._is_broken = True
-        self._store = InMemoryBackend()
+        self._store = FaultyBackend(InMemoryBackend())
         self._clock = LoopClock()
         self._durability: Durability = durability
         steps = {call.name: made_of(call) for call in steps_of(row)}
@@ -47,7 +46,8 @@ class Race:
 
         @workflow
         async def races(ctx: RunContext) -> list[str]:
-            heard = Heard()
+            store = self._store
+            heard = Heard(lambda: store.is_dead)
             self.heard = heard.items
             with suppress(Exception):
                 await Code(steps, heard, ctx).row(row)
@@ -82,11 +82,11 @@ class Race:
 
     async def _crash(self, at: int) -> None:
         self._is_broken = True
-        store = FaultyBackend(self._store)
-        store.crash("append", nth=at, how="after")
-        async with self._flujo(store) as dying:
+        self._store.crash("append", nth=at, how="after")
+        async with self._flujo() as dying:
             with suppress(BackendError):
                 await self._failing(dying, "crashed")
+        self._store = FaultyBackend(self._store.inner)
         self._is_broken = False
         heard = self.heard
         async with self._flujo() as flujo:
@@ -118,8 +118,8 @@ class Race:
             result = await flujo.run(run_id=result.run_id)
         return result
 
-    def _flujo(self, store: StateBackend | None = None) -> Flujo[Any, Any]:
-        return Flujo(self._workflow, state_backend=store or self._store, clock=self._clock, durability=self._durability)
+    def _flujo(self) -> Flujo[Any, Any]:
+        return Flujo(self._workflow, state_backend=self._store, clock=self._clock, durability=self._durability)
 
 
 def _is_end(fact: Fact) -> bool:
