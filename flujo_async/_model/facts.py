@@ -1,7 +1,6 @@
 """Facts: the immutable lines of a run's log.
 
-A fact holds encoded values only (``Json``): stores and tools read a log without knowing any user's types.
-``at`` is when the fact was made, by the clock of the process that made it, in UTC.
+Facts hold encoded values only (``Json``): no user's types are needed to read them. ``at``: when each was made, in UTC.
 """
 
 from __future__ import annotations
@@ -345,12 +344,7 @@ class ChildStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCancelled:
-    """The code of a workflow, ``elapsed`` seconds old, heard that it has cancelled a call.
-
-    Attributes:
-        after: where in the log the result stands that it had heard of last.
-        together: whether it heard of that at the same instant as of the one that was cancelled before.
-    """
+    """Code, ``elapsed`` seconds old, cancelled a call ``after`` a result; it hears of the last one ``together``."""
 
     kind: ClassVar[str] = "CallCancelled"
     at: datetime
