@@ -50,16 +50,20 @@ class Replay:
         execution: the run.
         path: what the keys of its calls begin with.
         tasks: those of its tasks that live, besides the one that its code begins in.
+
+    Attributes:
+        heard: the call whose result has reached the code last.
     """
 
     def __init__(self, execution: Execution, path: str, tasks: Sized) -> None:
+        self.heard = ""
         self._execution = execution
         self._tasks = tasks
         self._cancelled = dict(execution.recorded.cancelled(path))
         self._together = {key for key, (_, _, is_together) in self._cancelled.items() if is_together}
         self._script = script_of(execution, path, self._cancelled)
         self._forgotten = forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
-        self._heard = 0  # where in the log the last result stands that the code has heard of
+        # Where in the log the last result stands that is heard of before anything new.
         self._last = max((place_of(execution, key) for key in self._script), default=0)
         self._skipped: set[str] = set()
         self._next = 0
@@ -112,16 +116,12 @@ class Replay:
         """Return when it is the turn of a call which does not go on at once."""
         await self._asked(key, lane, asyncio.get_running_loop().create_future())
 
-    def hear(self, key: str) -> None:
-        """Take note that the code hears of the result of a call before anything that comes from now on."""
-        self._heard = max(self._heard, place_of(self._execution, key))
-
     async def deliver(self, key: str) -> None:
         """Return when the code is to hear of a new result: when it has had time to react to what it has heard before.
 
         So what becomes durable at the same instant reaches the code one by one, as it will in a replay.
         """
-        self.hear(key)
+        self._last = max(self._last, place_of(self._execution, key))
         if self._reacting is None:
             self.let_react()
         elif self.is_over:
@@ -137,12 +137,13 @@ class Replay:
         if is_interrupted():
             self._new.pop(key, None)
             return
-        is_left = key in self._script[self._next :]
-        is_together = False
+        is_left, is_together = key in self._script[self._next :], False
         if key not in self._cancelled:
-            has_ended = is_left or key in self._new
-            is_together = not has_ended and self._is_cancelling()
-            after = place_of(self._execution, key) if has_ended else self._heard if self.is_over else self._last
+            if is_left or key in self._new:  # it had ended
+                after = place_of(self._execution, key)
+            else:
+                after = max(self._last, place_of(self._execution, self.heard))
+                is_together = self._is_cancelling()
             self._note_cancelled(key, after, is_together=is_together)
         if is_left:
             await self._asked(key, lane, _Notice(is_interrupted))

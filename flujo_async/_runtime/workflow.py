@@ -349,11 +349,11 @@ class _Run:
                 self._lane.task.cancel()
             raise asyncio.CancelledError from trouble
         except Fault as fault:
-            self._replay.hear(key)
+            self._replay.heard = key
             self._failures.add(fault)
             error = fault.error
         else:
-            self._replay.hear(key)
+            self._replay.heard = key
             return result
         finally:
             lane.end_call()
