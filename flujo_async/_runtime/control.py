@@ -120,7 +120,7 @@ class Control:
         else:
             if inbox.ended_as is not None:
                 raise InvalidSignal(f"run {run_id!r} is {inbox.ended_as}: it waits for nothing", run_id=run_id)
-            signal_id = f"{name}#{inbox.posted[name] + 1}"
+            signal_id = f"{name}#{inbox.numbers[name] + 1}"
             # Somebody else may answer at the same instant: the first one counts.
             posted = await self._runner.backend.post(
                 Signal(run_id, signal_id, name, tree, self._runner.clock.now(), by)

@@ -49,7 +49,7 @@ class Inbox:
         schemas: what an answer is to look like, by the name of the wait; of several the latest.
         last: the last signal of each name.
         newest: the last one of all.
-        posted: how many there are of each name.
+        numbers: the highest number in the ids of those of each name.
         heard: how many there are in all.
         seq: the last fact that is known.
         hash: the hash of that one.
@@ -65,7 +65,7 @@ class Inbox:
         self.schemas: dict[str, JsonObject | None] = {}
         self.last: dict[str, Signal] = {}
         self.newest: Signal | None = None
-        self.posted: Counter[str] = Counter()
+        self.numbers: Counter[str] = Counter()
         self.heard: int = 0
         self.seq: int = fold.seq
         self.hash: str = fold.hash
@@ -89,7 +89,7 @@ class Inbox:
         """Take note of the signals that follow those which are known."""
         for signal in signals:
             self.last[signal.name] = self.newest = signal
-            self.posted[signal.name] += 1
+            self.numbers[signal.name] = max(self.numbers[signal.name], number_of(signal))
             self.heard += 1
             self._untaken[signal.signal_id] = signal.name
             self._answers[signal.name] += 1
@@ -138,6 +138,16 @@ class Inbox:
     def _take(self, signal_id: str) -> None:
         if (name := self._untaken.pop(signal_id, None)) is not None:
             self._answers[name] -= 1
+
+
+def number_of(signal: Signal) -> int:
+    """Return the number in the id of a signal.
+
+    The next one of its name gets one more than the highest, which may be more than there are: somebody may have counted
+    those of a run that was deleted meanwhile, and the answer goes to the one that was begun in its place.
+    """
+    number = signal.signal_id.rpartition("#")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from flujo_async._runtime.drive import Drive
 from flujo_async._runtime.drive_setup import DriveSetup, Ready
 from flujo_async._runtime.driven_runs import nudge, waiting_for
 from flujo_async._runtime.execution import ChildCall, Ended, Execution, Value
+from flujo_async._runtime.inbox import number_of
 from flujo_async._runtime.lease_keeper import LeaseKeeper
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, failure_of
@@ -353,7 +354,7 @@ class Runner:
     async def post_control(self, seen: Seen, name: str, payload: Json) -> None:
         """Post one of the runtime's own signals to a run, and tell whoever drives it here."""
         run_id = seen.summary.run_id
-        number = sum(signal.name == name for signal in seen.signals) + 1
+        number = max((number_of(signal) for signal in seen.signals if signal.name == name), default=0) + 1
         await self.backend.post(Signal(run_id, f"{name}#{number}", name, payload, self.clock.now()))
         nudge(run_id)
 

@@ -123,6 +123,22 @@ BUGS = (
         (T + "children.py::TestCancel::test_the_children_of_a_run_that_was_begun_anew_are_left_alone",),
     ),
     Bug(
+        "runtime.answers-are-counted",
+        "an answer of the run before this one hides the next answer, which is numbered like it",
+        "_runtime/inbox.py",
+        "self.numbers[signal.name] = max(self.numbers[signal.name], number_of(signal))",
+        "self.numbers[signal.name] += 1",
+        (T + "inbox.py::test_an_answer_that_is_counted_with_those_of_the_run_before_hinders_no_other",),
+    ),
+    Bug(
+        "runtime.controls-are-counted",
+        "a pause of the run before this one hides the next pause, which is numbered like it",
+        "_runtime/runner.py",
+        "max((number_of(signal) for signal in seen.signals if signal.name == name), default=0)",
+        "sum(signal.name == name for signal in seen.signals)",
+        (T + "inbox.py::test_a_pause_that_is_counted_with_those_of_the_run_before_hinders_no_other",),
+    ),
+    Bug(
         "runtime.cancel-misses-a-child",
         "a run cannot be cancelled where one of its children is deleted meanwhile",
         "_runtime/runner.py",
@@ -939,8 +955,8 @@ BUGS = (
         "runtime.cancelled-behind-results",
         "in a replay, the code hears of a call that it has cancelled as it ended behind the results of later ones",
         REPLAY,
-        "after = place_of(self._execution, key) if has_ended else ",
-        "after = ",
+        "                after = place_of(self._execution, key)\n",
+        "                after = self._last\n",
         (CANCELLED + "test_one_that_had_ended_is_heard_of_in_the_place_of_its_result",),
     ),
     Bug(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flujo_async import Flujo, InMemoryBackend, Retry, RunContext, step, workflow
+from flujo_async import Flujo, InMemoryBackend, Retry, RunContext, step, wait_for, workflow
 from flujo_async._plan.definition import definition_of
 from flujo_async._runtime.inbox import Inbox, Inboxes
 from flujo_async._runtime.program import Catalogue
@@ -118,6 +118,63 @@ async def test_a_run_of_the_same_log_has_answers_of_its_own(store: Store, is_imp
             await (flujo.import_run(backup) if is_imported else flujo.dispatch(run_id="r"))
     assert (await flujo.run(run_id="r")).output == ["new one", "new two"]
     await flujo.aclose()
+
+
+async def test_an_answer_that_is_counted_with_those_of_the_run_before_hinders_no_other(store: Store) -> None:
+    """That one was deleted and begun anew just before the answer was posted, which is the new one's first."""
+
+    @workflow(name="asking")
+    async def asking(ctx: RunContext) -> list[int]:
+        return [int(await ctx.wait_for("go", schema=int)) for _ in range(2)]
+
+    backend = FaultyBackend(store.open())
+    flujo, other = Flujo(asking, state_backend=backend), Flujo(asking, state_backend=store.open())
+
+    async def begin_anew() -> None:
+        await other.delete("r")
+        await other.run(run_id="r")
+
+    backend.delay("post", nth=2, how="before", until=begin_anew)
+    for answer in (1, 2, 3):
+        assert (await flujo.run(run_id="r")).status == "paused"
+        await flujo.signal("r", "go", answer)
+    assert (await flujo.run(run_id="r")).output == [2, 3]
+    await flujo.aclose()
+    await other.aclose()
+
+
+async def test_a_pause_that_is_counted_with_those_of_the_run_before_hinders_no_other(store: Store) -> None:
+    """As with an answer."""
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def held(value: Any) -> None:
+        begun.set()
+        await goes_on.wait()
+
+    backend = FaultyBackend(store.open())
+    flujo, other = (
+        Flujo(wait_for("go") >> held >> wait_for("end"), state_backend=opened) for opened in (backend, store.open())
+    )
+
+    async def begin_anew() -> None:
+        await other.delete("r")
+        await other.run(run_id="r")
+
+    backend.delay("post", nth=2, how="before", until=begin_anew)
+    await flujo.run(run_id="r")
+    for _ in range(2):
+        await flujo.pause("r")
+        await flujo.resume("r")
+    await flujo.signal("r", "go", None)
+    await flujo.run(run_id="r")  # it hears of the pause that came late
+    driving = asyncio.ensure_future(flujo.resume("r"))
+    await begun.wait()
+    await flujo.pause("r")
+    goes_on.set()
+    assert [wait.kind for wait in (await driving).waiting_for] == ["pause"]
+    await flujo.aclose()
+    await other.aclose()
 
 
 async def test_who_asks_while_somebody_reads_shares_what_is_read_next() -> None:
