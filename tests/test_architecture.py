@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 THOUGHT = {"errors", "reducers", "_model", "_codec", "_plan", "_log"}  # floors 0 and 1: no I/O, no await, no clock
 HANDS_ONLY = {"anyio", "asyncio", "time", "random", "sqlite3", "aiosqlite"}
 LONGEST_FUNCTION = 60
-LONGEST_MODULE = 490  # the list of all facts, and the fold that has a case for each
+LONGEST_MODULE = 500  # the list of all facts, and the fold that has a case for each
 MOST_PUBLIC_NAMES = 47  # Usage and AuditEvent are what public calls return: they stand where the others do
 
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)

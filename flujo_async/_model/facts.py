@@ -1,6 +1,7 @@
 """Facts: the immutable lines of a run's log.
 
-Facts hold encoded values only (``Json``): no user's types are needed to read them. ``at``: when each was made, in UTC.
+A fact holds encoded values only (``Json``): stores and tools read a log without knowing any user's types.
+``at`` is when the fact was made, by the clock of the process that made it, in UTC.
 """
 
 from __future__ import annotations
@@ -344,7 +345,13 @@ class ChildStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallCancelled:
-    """Code, ``elapsed`` seconds old, cancelled a call ``after`` a result; it hears of the last one ``together``."""
+    """The code of a workflow cancelled a call.
+
+    Attributes:
+        after: where in the log the result stands that it had heard of last, or that of the call itself if it had ended.
+        elapsed: how many seconds it had run in this process.
+        together: whether it hears of that at the same instant as of the call that it cancelled before.
+    """
 
     kind: ClassVar[str] = "CallCancelled"
     at: datetime
