@@ -56,6 +56,7 @@ def had_ended(execution: Execution, key: str, after: int) -> bool:
 
 
 def forgotten(execution: Execution, path: str, script: Sequence[str]) -> Collection[str]:
+    """Return those of recorded calls to which the code need not come again; see ``Recorded.is_forgotten``."""
     fold, recorded = execution.journal.fold, execution.recorded
     return {key for key in script if recorded.is_forgotten(path, fold.places[key])} if fold.redriven else ()
 
