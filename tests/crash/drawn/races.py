@@ -217,7 +217,7 @@ class Code:
             case "gather":
                 await asyncio.gather(*rows)
             case "tasks":
-                await asyncio.gather(*rows, return_exceptions=True)
+                await asyncio.gather(*(_quietly(row) for row in rows))
             case "group":
                 with suppress(ExceptionGroup):
                     async with asyncio.TaskGroup() as group:
@@ -237,6 +237,12 @@ class Code:
             case "scope":
                 with anyio.CancelScope() as scope:
                     await asyncio.gather(_ending(rows[0], scope), *rows[1:])
+
+
+async def _quietly(row: Awaitable[None]) -> None:
+    """As with ``return_exceptions=True``; but that forgets, when cancelled, that a scope of anyio did it."""
+    with suppress(Exception):
+        await row
 
 
 async def _itself(row: Awaitable[None]) -> None:
