@@ -316,6 +316,8 @@ class _Drawing:
         return Within(body, how, self._draw(st.sampled_from([0.2, 0.7, 3.0])))
 
     def _beside(self, depth: int) -> Beside:
-        hows = ["gather", "tasks", "group", "anyio", "first", "left", "completed", "scope"]
+        hows = ["gather", "tasks", "group", "anyio", "first", "left", "scope"]
+        # A limit around `as_completed` ends the waiting and no call, as within a shield.
+        hows += [] if self._is_limited else ["completed"]
         rows = tuple(self.row(depth) for _ in range(self._draw(st.integers(2, 3))))
         return Beside(rows, self._draw(st.sampled_from(hows)))
