@@ -10,6 +10,7 @@ FlujoError
 │   ├── RunNotFound        no run has this ``run_id``
 │   ├── VersionMismatch    the run was recorded by another definition
 │   ├── NonDeterminismError  the code of a workflow contradicts what is recorded
+│   ├── DeserializationError  a recorded value does not fit its class (also a ``SerializationError``)
 │   ├── InvalidSignal      an answer that is not valid, or comes too late
 │   ├── WaitTimeout        nobody answered in time
 │   ├── NoBranch           a selector chose a key that no branch has
@@ -185,6 +186,21 @@ class SerializationError(FlujoError):
         super().__init__(f"{path}: {message}" if path else message)
         self.reason = message
         self.path = path
+
+
+class DeserializationError(RunError, SerializationError):
+    """A value that a run has recorded does not fit the classes that are here; the run is paused, and nothing is undone.
+
+    Resume it where the class has its name, and takes what is recorded.
+
+    Attributes:
+        run_id: the run.
+        path: where in the value the trouble is, beginning with the key of the step that returned or takes it.
+    """
+
+    def __init__(self, message: str, *, run_id: str, path: str) -> None:
+        SerializationError.__init__(self, message, path=path)
+        self.run_id = run_id
 
 
 class BackendError(FlujoError):

@@ -20,6 +20,7 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.cache import Hit, cache_key
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.misread import Misread
 from flujo_async._runtime.one_attempt import Attempt, idempotency_key
 from flujo_async._runtime.witness import dice
 from flujo_async.errors import DefinitionError, SerializationError
@@ -84,12 +85,12 @@ class StepCall:
             try:
                 beside = await attempt.run()
                 completed = self._take_in(attempt)
+            except (asyncio.CancelledError, Misread):
+                attempt.leave_word()
+                raise
             except Exception as error:  # whatever a step raises is the outcome of the attempt
                 await self._record_failure(error, attempt)
                 number, first_started_at = number + 1, attempt.first_started_at
-            except asyncio.CancelledError:
-                attempt.leave_word()
-                raise
             else:
                 if self.key == self.execution.ends_with:  # nothing comes after it: it goes down with the run's end
                     self.execution.journal.defer(*beside, completed)

@@ -15,6 +15,7 @@ from flujo_async._log.delta import Fields, diff, shorten
 from flujo_async._log.keys import MAIN_SCOPE
 from flujo_async._model.facts import Patch, StepCompleted
 from flujo_async._model.tree import Json, JsonObject
+from flujo_async._runtime.misread import reading
 from flujo_async._runtime.plain_lists import NO_LISTS, PlainLists
 from flujo_async.errors import ContextConflict, DefinitionError, InvalidArgument, SerializationError
 from flujo_async.reducers import Reducer
@@ -170,6 +171,15 @@ class ContextType:
         given = None if lists is None else lists.copies(fields, fields)
         return self._codec.decode_fields(self._type, fields, given=given)
 
+    def read(self, fields: JsonObject, lists: PlainLists) -> Any:
+        """Return a fresh context from what a run has recorded.
+
+        Raises:
+            Misread: that does not fit its class.
+        """
+        with reading():
+            return self.decode(fields, lists)
+
     def changes(self, before: JsonObject, context: Any, lists: PlainLists) -> Patch:
         """Return what makes the fields of ``context`` out of ``before``; of ``lists`` only what was added to them."""
         values = self._codec.values_of(context)
@@ -184,10 +194,15 @@ class ContextType:
         return patch
 
     def refresh(self, context: Any, fields: JsonObject, names: Collection[str], lists: PlainLists) -> None:
-        """Bring the named fields of a live context up to date, in place, whatever its class does where one is set."""
+        """Bring the named fields of a live context up to date, in place, whatever its class does where one is set.
+
+        Raises:
+            Misread: with them this would be no context.
+        """
         given = {name: value for name, value in self._codec.values_of(context).items() if name not in names}
         given.update(lists.copies(fields, names))
-        fresh = self._codec.decode_fields(self._type, fields, given=given)
+        with reading():
+            fresh = self._codec.decode_fields(self._type, fields, given=given)
         if is_dataclass(context):
             _refresh_attributes(context, fresh, names)
             return
@@ -254,7 +269,7 @@ class ContextType:
         Raises:
             ContextConflict: the field names no reducer, or one that cannot make one value of them.
         """
-        return self._set(name, self._reduce(name, base, self._decode(ours), self._decode(theirs), paths))
+        return self._set(name, self._reduce(name, base, self._changed(name, ours), self._changed(name, theirs), paths))
 
     def _reduce(self, name: str, base: Scope, ours: Any, theirs: Any, paths: tuple[str, str]) -> Any:
         reducer = self._reducers.get(name)
@@ -263,24 +278,29 @@ class ContextType:
                 f"{paths[0]} and {paths[1]} both changed the context's field {name!r}; let it name a reducer: "
                 f"{name}: Annotated[…, append]"
             )
+        before = self._value(base, name)
         try:
-            return reducer(self._value(base, name), ours, theirs)
+            return reducer(before, ours, theirs)
         except Exception as error:
             both = f"{paths[0]} and {paths[1]}"
             message = f"{both} both changed the context's field {name!r}, and its reducer failed: {error!r}"
             raise ContextConflict(message) from error
 
-    def _decode(self, change: Json) -> Any:
+    def _changed(self, name: str, change: Json) -> Any:
         match change:
             case ["set", tree]:
-                return self._codec.decode(tree)
+                return self._read(name, tree)
             case _:
                 return None
 
     def _value(self, scope: Scope, name: str) -> Any:
         """Return a copy of what a field has; ``None`` is that of one that is not there."""
         known = scope.lists.copies(scope.fields, (name,))
-        return known[name] if known else self._codec.decode(scope.fields.get(name))
+        return known[name] if known else self._read(name, scope.fields.get(name))
+
+    def _read(self, name: str, tree: Json) -> Any:
+        with reading():
+            return self._codec.decode(tree, at=f"context.{name}")
 
     def _set(self, name: str, value: Any) -> Json:
         return ["set", self._codec.encode(value, at=f"context.{name}")]

@@ -24,19 +24,20 @@ from flujo_async._runtime.instruments import identity_of
 from flujo_async._runtime.interpreter import Interpreter
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held, give_back
+from flujo_async._runtime.misread import Misread
 from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.saga import Ending, roll_back
 from flujo_async._runtime.snapshots import Snapshots
-from flujo_async._runtime.waits import CANCEL, PARENT, PAUSE, Park, Waits, code_wait, parents_of
+from flujo_async._runtime.waits import CANCEL, PARENT, PAUSE, CodeError, Park, Waits, code_wait, parents_of
 from flujo_async._runtime.witness import is_always_replaying
 from flujo_async.abc.event_loop import tell
 from flujo_async.abc.pace import Pace
 from flujo_async.abc.shield import finish, settle
-from flujo_async.errors import NonDeterminismError, StaleLease
+from flujo_async.errors import DeserializationError, NonDeterminismError, StaleLease
 
 T = TypeVar("T")
 
-_Stop: TypeAlias = Park | NonDeterminismError | Literal["lost", "cancelled", "late"]
+_Stop: TypeAlias = Park | CodeError | Literal["lost", "cancelled", "late"]
 """Why a drive is ended from inside."""
 
 
@@ -141,6 +142,7 @@ class Drive:
         Raises:
             StaleLease: somebody else has the run.
             NonDeterminismError: the code of the run contradicts what is recorded.
+            DeserializationError: what is recorded does not fit the classes that are here.
             BackendError: the store failed.
             CancelledError: the task was cancelled; the run can be resumed.
         """
@@ -324,6 +326,12 @@ class Drive:
                 raise
             await self._absorb()
             raise _Stopped from None
+        except Misread as misread:
+            if self._stop is None:
+                self._stop = misread.of(self._execution.run_id)
+            else:
+                await self._absorb()
+            raise _Stopped from None
         except Exception:
             if self._stop is None:
                 raise
@@ -371,14 +379,14 @@ class Drive:
 
         Raises:
             StaleLease: somebody else has the run.
-            NonDeterminismError: the code contradicts the log.
+            NonDeterminismError, DeserializationError: the code is not the one that recorded the run.
         """
         match self._stop:
             case "lost":
                 raise StaleLease(f"run {self._execution.run_id!r}: somebody else has claimed it")
             case "cancelled" | "late":
                 return self._ending()
-            case NonDeterminismError() as error:
+            case DeserializationError() | NonDeterminismError() as error:
                 if not self._was_contradicted:  # else two of them would tell each other without end
                     await self._tell_parents()
                 raise error
@@ -480,7 +488,7 @@ class Drive:
         if execution.journal.is_at_rest:
             return
         signals_read = execution.waits.signals_read()
-        if isinstance(self._stop, NonDeterminismError):
+        if isinstance(self._stop, CodeError):
             waiting = code_wait(execution.journal.fold, self._stop, self._setup.clock.now())
             await self._setup.backend.release(self._ready.lease, signals_read=signals_read, waiting_for=[waiting])
         elif self.parked is not None:

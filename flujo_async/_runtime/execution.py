@@ -21,13 +21,14 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import ContextType
 from flujo_async._runtime.journal import Journal
 from flujo_async._runtime.lease_keeper import Held
+from flujo_async._runtime.misread import Misread
 from flujo_async._runtime.recorded import Recorded
 from flujo_async._runtime.services import Services
 from flujo_async._runtime.waits import Park, Waits
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.instrument import AttemptIdentity
 from flujo_async.abc.pace import Pace
-from flujo_async.errors import NonDeterminismError
+from flujo_async.errors import NonDeterminismError, SerializationError
 
 _NEWS: Final[ContextVar[Callable[[], None] | None]] = ContextVar("flujo_async_news", default=None)
 
@@ -175,6 +176,17 @@ class Execution:
         except asyncio.CancelledError:
             self.cut_short.append(failed.key)
             raise
+
+    def read(self, tree: Json, *, at: str) -> Any:
+        """Return a value that the run has recorded.
+
+        Raises:
+            Misread: it does not fit its class.
+        """
+        try:
+            return self.codec.decode(tree, at=at)
+        except SerializationError as error:
+            raise Misread(error) from error
 
     async def turn(self) -> None:
         """Wait for another turn of the event loop, which counts as going on: called when ``pace.is_over``."""

@@ -152,6 +152,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
             RunFailed: the run failed, now or earlier; the step's exception is the ``__cause__``.
             RunCancelled: the run was cancelled.
             NonDeterminismError: the code of a workflow contradicts what is recorded; the run is paused.
+            DeserializationError: what is recorded does not fit the classes that are here; the run is paused.
             RunConflict: the ``run_id`` belongs to a run with another input or context.
             VersionMismatch: the run was recorded by another definition, and would have to execute.
             SerializationError: the input, the context or the metadata cannot be stored.
@@ -284,6 +285,7 @@ class Flujo(Archive[Out], Generic[In, Out]):
             RunNotFound: there is no such run.
             VersionMismatch: nobody drives it, and it was recorded by another definition.
             NonDeterminismError: nobody drives it, and its code contradicts what is recorded.
+            DeserializationError: nobody drives it, and what is recorded does not fit the classes that are here.
         """
         await self._runner.cancel(run_id, reason)
 

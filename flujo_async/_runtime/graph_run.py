@@ -265,7 +265,7 @@ class GraphRun(Siblings):
         """
         if not _is_action(done.output):
             return None
-        action: Action = self._execution.codec.decode(done.output, at=f"{done.key}.output")
+        action: Action = self._execution.read(done.output, at=f"{done.key}.output")
         known = self._progress.actions(node.name)
         if action.name not in known:
             names = ", ".join(map(repr, sorted(known))) or "none at all"
@@ -321,8 +321,9 @@ class GraphRun(Siblings):
         return all(answers)
 
     def _ask(self, when: Callable[[Any], object], key: str, tree: Json) -> bool:
+        value = self._execution.read(tree, at=f"{key}.input")
         try:
-            answer = bool(when(self._execution.codec.decode(tree)))
+            answer = bool(when(value))
         except Exception as error:  # the user's function may raise anything
             raise Fault(error) from error
         self._journal.note(ChoiceMade(at=self._execution.clock.now(), key=key, choice=answer))
@@ -356,7 +357,7 @@ class GraphRun(Siblings):
         except SerializationError:  # it may be no mapping where nothing is taken from it
             entries = {}
         try:
-            self._graph.check_input(entries or self._execution.codec.decode(self._value.tree, at=f"{self._key}.input"))
+            self._graph.check_input(entries or self._execution.read(self._value.tree, at=f"{self._key}.input"))
         except DefinitionError as error:
             raise Fault(error) from error
         return entries

@@ -32,8 +32,12 @@ class Pulse:
         self._is_over = False
 
     def recall(self) -> Any:
-        """Return the details of the attempt before, a new copy each time."""
-        return self._execution.codec.decode(self._before, at=f"{self._key}.heartbeat")
+        """Return the details of the attempt before, a new copy each time.
+
+        Raises:
+            Misread: they do not fit their class.
+        """
+        return self._execution.read(self._before, at=f"{self._key}.heartbeat")
 
     def beat(self, details: Any) -> None:
         """Take in details, in whatever thread.

@@ -170,7 +170,7 @@ class Interpreter:
         try:
             trees = item_trees(value.tree)
         except SerializationError as error:
-            found = type(self._execution.codec.decode(value.tree)).__name__
+            found = type(self._execution.read(value.tree, at=f"{key}.input")).__name__
             raise Fault(TypeError(f"{key!r} takes a list, tuple, set or frozenset, not {found}")) from error
         return [Value(tree, item_source(value.source, index)) for index, tree in enumerate(trees)]
 
@@ -208,7 +208,7 @@ class Interpreter:
         return await self._sequence(case, value, scope, _body_path(key, str(choice), case))
 
     def _choose(self, node: Branch, value: Value, scope: Scope, key: str) -> str:
-        chosen = self._ask(node.selector, value, scope)
+        chosen = self._ask(node.selector, value, scope, key)
         for known, label in node.keys:
             if known == chosen:
                 return label
@@ -223,17 +223,17 @@ class Interpreter:
             value = await self._sequence(node.body, value, scope, path)
             is_done = self._journal.fold.choices.get(path)
             if is_done is None:
-                is_done = bool(self._ask(node.until, value, scope))
+                is_done = bool(self._ask(node.until, value, scope, path))
                 self._journal.note(ChoiceMade(at=self._execution.clock.now(), key=path, choice=is_done))
             if is_done:
                 return value
         raise Fault(LoopExhausted(f"{key!r} made all its {node.max_iterations} turns, and until= was never true"))
 
-    def _ask(self, question: Question, value: Value, scope: Scope) -> Any:
+    def _ask(self, question: Question, value: Value, scope: Scope, key: str) -> Any:
         """Return what a selector or predicate answers, on copies of the value and the context."""
-        arguments = [self._execution.codec.decode(value.tree)]
+        arguments = [self._execution.read(value.tree, at=f"{key}.input")]
         if question.takes_context:
-            arguments.append(self._execution.contexts.decode(scope.fields, scope.lists))
+            arguments.append(self._execution.contexts.read(scope.fields, scope.lists))
         try:
             return question.function(*arguments)
         except Exception as error:  # the user's function may raise anything

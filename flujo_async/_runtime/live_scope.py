@@ -81,7 +81,7 @@ class LiveScope(Scope):
         """The context as the code sees it."""
         if not self._is_loaded:
             self.lists = self.lists.all_in(self.fields)  # what the code has cannot be another list when it has grown
-            self._live = self._contexts.decode(self._known, self.lists)
+            self._live = self._contexts.read(self._known, self.lists)
             self._is_loaded = True
         return self._live
 

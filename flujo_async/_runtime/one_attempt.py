@@ -25,11 +25,13 @@ from flujo_async._plan.step import Step
 from flujo_async._runtime.contexts import Scope
 from flujo_async._runtime.execution import Execution, Value, uncalled_for
 from flujo_async._runtime.heartbeat import Pulse
+from flujo_async._runtime.misread import Misread
 from flujo_async._runtime.processes import Borrowed
 from flujo_async._runtime.threads import run_in_thread
 from flujo_async._runtime.time_limit import TimeLimit
 from flujo_async._runtime.witness import executing
 from flujo_async.abc.instrument import AttemptIdentity
+from flujo_async.errors import SerializationError
 
 T = TypeVar("T")
 
@@ -262,18 +264,21 @@ class Attempt:
 
     def _arguments(self, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return fresh copies of the arguments, with what is injected."""
-        call, signature, decode = self._call, self._step.signature, self._execution.codec.decode
+        call, signature, read = self._call, self._step.signature, self._execution.read
         if call.is_simple and signature.is_input_first and call.value is not None:  # the usual case
-            return [decode(call.value.tree, at=f"{call.key}.input")], dict(given)
+            return [read(call.value.tree, at=f"{call.key}.input")], dict(given)
         named, extra = call.arguments()
-        decoded = {name: decode(value.tree, at=f"{call.key}.{name}") for name, value in named.items()}
-        return signature.arrange({**decoded, **given}, [decode(value.tree, at=f"{call.key}.*") for value in extra])
+        values = {name: read(value.tree, at=f"{call.key}.{name}") for name, value in named.items()}
+        return signature.arrange({**values, **given}, [read(value.tree, at=f"{call.key}.*") for value in extra])
 
     async def _result_of_process(self, process: Borrowed) -> Any:
         named, extra = self._call.arguments()
         trees = {name: value.tree for name, value in named.items()}
         answer = await process.call(*self._step.signature.arrange(trees, [value.tree for value in extra]))
         codec = self._execution.codec
+        if "misread" in answer:
+            path = f"{self._call.key}.{answer['path']}"
+            raise Misread(SerializationError(str(answer["misread"]), path=path))
         if "error" in answer:
             raise _with_its_traceback(decode_error(codec, answer["error"]), answer["error"])
         return codec.decode(answer["output"], at=f"{self._call.key}.output")
@@ -292,7 +297,7 @@ class Attempt:
             step_key=call.key,
             attempt=self.number,
             idempotency_key=idempotency_key(execution.run_id, call.key, repeats),
-            load=partial(execution.contexts.decode, self.found, call.scope.lists),
+            load=partial(execution.contexts.read, self.found, call.scope.lists),
             encode=partial(execution.codec.encode, at=f"{call.key}.event"),
             beat=self._pulse.beat,
             recall=self._pulse.recall,

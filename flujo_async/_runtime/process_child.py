@@ -27,6 +27,7 @@ from flujo_async._plan.definition import annotations_of
 from flujo_async._plan.function_code import MAIN_MODULES, referent
 from flujo_async._plan.step import step
 from flujo_async._runtime.frames import frame, receive, send
+from flujo_async.errors import SerializationError
 
 _MAIN: Final = "__mp_main__"
 """What the parent's main script is called here, as multiprocessing calls it: not ``__main__``, so its guard holds."""
@@ -76,7 +77,10 @@ class Child:
         function, codec = self._known[message["reference"]]
         try:
             args = [codec.decode(tree, at="input") for tree in message["args"]]
-            kwargs = {name: codec.decode(tree, at=f"inputs.{name}") for name, tree in message["kwargs"].items()}
+            kwargs = {name: codec.decode(tree, at=name) for name, tree in message["kwargs"].items()}
+        except SerializationError as error:
+            return {"misread": error.reason, "path": error.path}
+        try:
             result = function(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = asyncio.run(_awaited(result))

@@ -31,6 +31,7 @@ from flujo_async._runtime.driven_runs import nudge, waiting_for
 from flujo_async._runtime.execution import ChildCall, Ended, Execution, Value
 from flujo_async._runtime.inbox import number_of
 from flujo_async._runtime.lease_keeper import LeaseKeeper
+from flujo_async._runtime.misread import reading
 from flujo_async._runtime.owner import Owner
 from flujo_async._runtime.program import Catalogue, failure_of
 from flujo_async._runtime.reader import Reader, Seen
@@ -44,6 +45,7 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import (
+    DeserializationError,
     InvalidArgument,
     NonDeterminismError,
     RunCancelled,
@@ -274,7 +276,9 @@ class Runner:
         """Drive a child until it ends or leaves memory; see ``Children``."""
         program = self.catalogue.of_child(call.node)
         execution = call.execution
-        request = Request(run_id=run_id, input=program.codec.decode(call.value.tree), parent_run_id=execution.run_id)
+        with reading():
+            given = program.codec.decode(call.value.tree, at=f"{run_id}.input")
+        request = Request(run_id=run_id, input=given, parent_run_id=execution.run_id)
         while True:
             with Owner.at_work() as owner, suppress(StaleLease, RunNotFound):  # the latter: deleted in between
                 found: Ready | Fold | None = await self.taking.create(request, str(owner), program)
@@ -317,8 +321,8 @@ class Runner:
             drive = Drive(found, self._setup, self, driven_by=parent_run_id)
             try:
                 fold, error = await drive.run(), drive.error
-            except NonDeterminismError as contradiction:
-                needed = code_wait(found.fold, contradiction, self.clock.now())
+            except (DeserializationError, NonDeterminismError) as trouble:
+                needed = code_wait(found.fold, trouble, self.clock.now())
                 return Park(((replace(needed, run_id=found.fold.run_id), found.fold.run_id),), None, is_paused=True)
             if drive.parked is not None and not drive.parked.is_paused:
                 return drive.parked

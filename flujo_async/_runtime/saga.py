@@ -15,6 +15,7 @@ from flujo_async._model.facts import RollbackStarted, StepCompleted
 from flujo_async._runtime.attempt import StepCall
 from flujo_async._runtime.contexts import main_scope
 from flujo_async._runtime.execution import Execution, Fault, Value
+from flujo_async._runtime.misread import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,11 @@ async def _undo(execution: Execution, key: str) -> Exception | None:
     assert compensation is not None
     scope = main_scope(fold.context.tree)
     call = StepCall(execution, compensation, undo_key, Value(outcome.output, key), scope)
+    with reading():
+        compensates = step_record(fold, outcome, execution.codec)
     await execution.enter()
     try:
-        await call.perform(compensates=step_record(fold, outcome, execution.codec))
+        await call.perform(compensates=compensates)
     except Fault as fault:
         return fault.error
     finally:

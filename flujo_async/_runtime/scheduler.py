@@ -25,6 +25,7 @@ from flujo_async.abc.pending import acquire
 from flujo_async.abc.shield import finish, settle
 from flujo_async.errors import (
     BackendError,
+    DeserializationError,
     FlujoError,
     IntegrityError,
     NonDeterminismError,
@@ -268,7 +269,11 @@ class Scheduler:
         try:
             with suppress(StaleLease, RunFailed, RunCancelled):
                 await self._driver.drive_claimed(lease)
-        except NonDeterminismError as error:  # it is paused, until somebody comes with the code that fits
+        except (
+            DeserializationError,
+            NonDeterminismError,
+        ) as error:
+            # Until somebody comes with the code that fits.
             _log.warning("run %r is paused: %s", lease.run_id, error)
         except VersionMismatch as error:  # of a child: nobody has asked for a run that does not fit itself
             _log.warning("run %r waits for the definition of run %r: %s", lease.run_id, error.run_id, error)

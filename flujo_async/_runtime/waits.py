@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol, TypeAlias
 
 from flujo_async._log.awaited import Asked
 from flujo_async._log.fold import Fold
@@ -18,9 +18,12 @@ from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Signal
 from flujo_async._runtime.activity import Activity
 from flujo_async.abc.clock import Clock
-from flujo_async.errors import NonDeterminismError
+from flujo_async.errors import DeserializationError, NonDeterminismError
 
 _log: Final = logging.getLogger("flujo_async")
+
+CodeError: TypeAlias = DeserializationError | NonDeterminismError
+"""What a run waits to be mended, since its code is not the one that recorded it."""
 
 MOMENT: Final = timedelta(seconds=1)
 """A run that has to wait longer than this leaves memory."""
@@ -342,9 +345,9 @@ def parents_of(parent_run_id: str | None, signals: Iterable[Signal]) -> list[str
     return others if parent_run_id is None else [parent_run_id, *others]
 
 
-def code_wait(fold: Fold, contradiction: NonDeterminismError, now: datetime) -> Waiting:
+def code_wait(fold: Fold, error: CodeError, now: datetime) -> Waiting:
     """Return what a run waits for whose code is not the one that recorded it."""
-    return Waiting(kind="definition", name=fold.started.pipeline_name, since=now, prompt=str(contradiction))
+    return Waiting(kind="definition", name=fold.started.pipeline_name, since=now, prompt=str(error))
 
 
 def is_due(fold: Fold, signals: Sequence[Signal], now: datetime, *, has_news: bool) -> bool:

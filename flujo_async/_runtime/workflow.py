@@ -36,6 +36,7 @@ from flujo_async._runtime.execution import Execution, Fault, Interruption, Value
 from flujo_async._runtime.failures import Failures
 from flujo_async._runtime.lanes import LANE, Lane, describe, digest, labelling
 from flujo_async._runtime.live_scope import LiveScope
+from flujo_async._runtime.misread import Misread
 from flujo_async._runtime.one_attempt import usage_fact
 from flujo_async._runtime.program import plain_json
 from flujo_async._runtime.replay import Replay
@@ -96,7 +97,7 @@ class _Run:
         self._made = 0
         self._has_drawn = False
         self._failures = Failures(execution.journal.fold)
-        self._broken: BackendError | None = None
+        self._broken: BackendError | Misread | None = None
         self._driver = asyncio.current_task()
         self._soloist: asyncio.Task[Any] | None = None  # of the run, as long as there are no tasks here
         self._interruption = Interruption()
@@ -117,6 +118,8 @@ class _Run:
         except asyncio.CancelledError:
             execution.cut_short += self._failures.last
             raise
+        except Misread:
+            raise
         except Exception as error:  # whatever the code raises fails the run
             if (failure := self._failure) is not None:
                 raise failure from failure.__cause__  # and not from what the code has made of it
@@ -136,6 +139,7 @@ class _Run:
         Raises:
             CancelledError: the run is interrupted.
             BackendError: the store has failed.
+            Misread: what is recorded does not fit its class.
         """
         try:
             output = await asyncio.create_task(self._code(value))
@@ -169,7 +173,7 @@ class _Run:
         signature = self._workflow.signature
         arguments: list[Any] = []
         if signature.takes_input:
-            arguments.append(self._execution.codec.decode(value.tree, at=f"{self._workflow.name}.input"))
+            arguments.append(self._execution.read(value.tree, at=f"{self._workflow.name}.input"))
         named = {} if signature.context_parameter is None else {signature.context_parameter: RunContext(self)}
         coroutine: Awaitable[Any] = self._workflow.function(*arguments, **named)
         return coroutine
@@ -258,7 +262,7 @@ class _Run:
                 if self._has_drawn or step.policy.fallback is not None:
                     await self._begin_anew(step, key, lane)
                 outcome = await execute_step(execution, step, key, value, self._scope, named, extra)
-            return execution.codec.decode(outcome.output, at=f"{key}.output")
+            return execution.read(outcome.output, at=f"{key}.output")
 
         return self._named(step.name, label, self._call(key, perform))
 
@@ -293,7 +297,7 @@ class _Run:
 
         async def perform() -> Any:
             answer = await wait_for(self._execution, key, node)
-            return self._execution.codec.decode(answer.tree, at=f"{key}.output")
+            return self._execution.read(answer.tree, at=f"{key}.output")
 
         return self._named("RunContext.wait_for", label, self._call(key, perform))
 
@@ -310,7 +314,7 @@ class _Run:
 
         async def perform() -> Any:
             output = await ChildCall(execution, node, key, value, run_id).perform()
-            return execution.codec.decode(output.tree, at=f"{key}.output")
+            return execution.read(output.tree, at=f"{key}.output")
 
         return self._named("RunContext.child", label, self._call(key, perform))
 
@@ -343,11 +347,8 @@ class _Run:
         except asyncio.CancelledError:
             await self._note_cancelled(key, lane)
             raise
-        except BackendError as trouble:  # with the store, which the code may neither catch nor fail with
-            self._broken = self._broken or trouble
-            if lane is not self._lane and self._lane.task is not None:
-                self._lane.task.cancel()
-            raise asyncio.CancelledError from trouble
+        except (BackendError, Misread) as trouble:
+            raise self._cut_off(trouble) from trouble
         except Fault as fault:
             self._replay.heard = key
             self._failures.add(fault)
@@ -357,16 +358,29 @@ class _Run:
             return result
         finally:
             lane.end_call()
-            self._hear(key)
             CALLS.reset(outside)
+            self._hear(key)
         raise error  # with the cause that it had, and nothing of ours as its context
+
+    def _cut_off(self, trouble: BackendError | Misread) -> asyncio.CancelledError:
+        """End the code, since nothing can be done for it any more; return what to raise.
+
+        The code may neither catch what the trouble is, nor fail with it.
+        """
+        self._broken = self._broken or trouble
+        if self._lane.task is not asyncio.current_task() and self._lane.task is not None:
+            self._lane.task.cancel()
+        return asyncio.CancelledError()
 
     def _hear(self, key: str) -> None:
         """Show the code how the context is by the end of a call."""
-        if key in self._scope.unheard and not self._is_interrupted:
-            self._scope.hear(key)
-        if self._migrations:
-            self._migrate(key)
+        try:
+            if key in self._scope.unheard and not self._is_interrupted:
+                self._scope.hear(key)
+            if self._migrations:
+                self._migrate(key)
+        except Misread as trouble:
+            raise self._cut_off(trouble) from trouble
 
     async def _result(self, key: str, perform: Callable[[], Awaitable[T]]) -> T:
         """Return the result of a call when it is its turn, where there are others."""
@@ -448,7 +462,10 @@ class _Run:
 
     @property
     def state(self) -> Any:
-        return self._scope.live
+        try:
+            return self._scope.live
+        except Misread as trouble:
+            raise self._cut_off(trouble) from trouble
 
     def _migrate(self, key: str | None = None) -> None:
         """Change the context where a fork or a migration came when ``key`` was the last call answered."""

@@ -26,6 +26,11 @@ def number_of(order: Order) -> dict[str, Any]:
     return {"pid": os.getpid(), "order": order, "prime": {2, 3, 5}}
 
 
+@step(run_in="process", retry=Retry(max_attempts=3, base=0))
+def untyped(order: Any) -> str:
+    return str(order)
+
+
 @step(run_in="process")
 async def as_coroutine(number: int) -> int:
     return number * 2

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from flujo_async import Flujo, Step, map_each, step
-from flujo_async.errors import DefinitionError, ProcessDied, RunFailed, SerializationError
+from flujo_async.errors import DefinitionError, DeserializationError, ProcessDied, RunFailed, SerializationError
 from flujo_async.testing import VirtualClock
 from tests.runtime import process_steps
 from tests.runtime.children import ROOT
@@ -52,6 +52,18 @@ async def test_values_travel_as_they_are_stored(runs: Any) -> None:
     output = await runs(process_steps.number_of, order)
     assert (output["order"], output["prime"]) == (order, {2, 3, 5})
     assert output["pid"] != os.getpid()
+
+
+async def test_an_argument_that_the_process_cannot_read_pauses_the_run(runs: Any) -> None:
+    """It knows the classes that the annotations of its function lead to; the run may know more."""
+
+    @step
+    async def order(number: int) -> Order:
+        return Order(number)
+
+    with pytest.raises(DeserializationError, match=r"stored as .*Order, which is neither reachable") as caught:
+        await runs(order >> process_steps.untyped, 1)
+    assert caught.value.path == "untyped.order"
 
 
 async def test_a_process_stays_for_the_next_step(runs: Any) -> None:

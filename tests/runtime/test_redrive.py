@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from dataclasses import make_dataclass
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
@@ -665,49 +664,6 @@ async def test_a_fallback_that_failed_is_tried_again_with_its_step(backend: Stat
     world.is_repaired = True
     assert (await flujo.redrive("r")).output == 10
     assert world.taken() == ["fragile"]
-
-
-@pytest.mark.parametrize("kind", ["code", "pipeline"])
-async def test_a_value_that_its_class_does_not_fit_any_more_is_read_when_it_fits_again(
-    backend: StateBackend, kind: str
-) -> None:
-    """The error names the call and the field, and what is stored stays as it was."""
-    packed = list[int]()
-
-    def shop(*fields: str) -> Flujo[Any, Any]:
-        order: Any = make_dataclass("Order", [(name, int) for name in fields])
-        order.__module__ = __name__
-
-        async def pack(n: int) -> Any:
-            packed.append(n)
-            return order(*(n for _ in fields))
-
-        async def ship(done: Any) -> str:
-            return str(done.weight)
-
-        pack.__annotations__["return"] = ship.__annotations__["done"] = order
-        packing, shipping = step(pack), step(ship)
-
-        @workflow
-        async def code(n: int, ctx: RunContext) -> str:
-            done = await packing(n)
-            await ctx.sleep(HOUR)
-            return await shipping(done)
-
-        definition: Any = code if kind == "code" else packing >> sleep(HOUR) >> shipping
-        return Flujo(definition, pipeline_name="shop", pipeline_version="1", state_backend=backend, clock=clock)
-
-    clock = VirtualClock()
-    async with shop("id", "weight") as old:
-        await old.start(1, run_id="r")
-        await gone_to_sleep(old)
-    clock.advance(HOUR)
-    async with shop("id") as new:
-        with pytest.raises(RunFailed, match=r"(pack:.*output|ship.input): unknown field 'weight': Order has none"):
-            await new.run(run_id="r")
-    async with shop("id", "weight") as again:
-        assert (await again.redrive("r")).output == "1"
-    assert packed == [1]
 
 
 async def test_what_the_failed_run_changed_in_the_context_is_there(backend: StateBackend, world: World) -> None:
