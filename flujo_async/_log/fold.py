@@ -60,8 +60,8 @@ class Fold:
         taken: the ids of the signals that were taken.
         children: the runs that this one started, by key.
         inherited: the keys of those that were started before the last migration.
-        cancelled_calls: what the code of a workflow called, and cancelled before it had the result: ``after``,
-            ``elapsed`` and ``together``, by key, in the order in which it heard of that.
+        cancelled_calls: what the code of a workflow called, and cancelled before it had the result, by key, in the
+            order in which it heard of that.
         values: what was drawn, by key.
         rollback: how the run will end, once what its steps did is undone.
         choices: what selectors and predicates answered, by key.
@@ -123,7 +123,7 @@ class Fold:
         self.taken: set[str] = set()
         self.children: dict[str, str] = {}
         self.inherited: list[str] = []
-        self.cancelled_calls: dict[str, tuple[int, float, bool]] = {}
+        self.cancelled_calls: dict[str, facts.CallCancelled] = {}
         self.values: dict[str, Json] = {}
         self.rollback: facts.RollbackStarted | None = None
         self.choices: dict[str, Json] = {}
@@ -392,7 +392,7 @@ class Fold:
 
     def _call_cancelled(self, fact: facts.CallCancelled) -> None:
         self.cancelled_calls.pop(fact.key, None)  # the order is that of the last time
-        self.cancelled_calls[fact.key] = fact.after, fact.elapsed, fact.together
+        self.cancelled_calls[fact.key] = fact
 
     def _rollback_started(self, fact: facts.RollbackStarted) -> None:
         self.rollback, self.deadline = fact, None  # undoing has no limit

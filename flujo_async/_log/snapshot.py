@@ -32,7 +32,7 @@ from flujo_async._model.stored import Snapshot
 from flujo_async._model.tree import Json
 from flujo_async.errors import SerializationError
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 """The version of the bodies made here; those of another are not read."""
 
 _Values: TypeAlias = Mapping[str, Json]
@@ -50,7 +50,7 @@ _TREES_BY_KEY: Final = ("heartbeats", "values", "choices")
 
 _MOMENTS: Final = ("updated_at", "began_at", "finished_at", "deadline")
 
-_BY_KEY: Final = ("failed_attempts", "once", "decisions", "waits", "answers")
+_BY_KEY: Final = ("failed_attempts", "once", "decisions", "waits", "answers", "cancelled_calls")
 """Facts by their keys."""
 
 _VALUES: Final = frozenset({*_TREES, "metadata"})
@@ -147,7 +147,6 @@ def _encode(fold: Fold, blobs: Blobs) -> dict[str, Any]:
         "usages": {key: encode_usage(usage) for key, usage in fold.usages.items()},
         "child_usages": {run_id: encode_usage(usage) for run_id, usage in fold.child_usages.items()},
         "taken": sorted(fold.taken),
-        "cancelled_calls": fold.cancelled_calls,
         "not_run": {key: [name, status.value] for key, (name, status) in fold.not_run.items()},
         "migrated_at": [migration.seq for migration in fold.migrations],
         "context": {name: _if_known(tree, blobs) for name, tree in fold.context.tree.items()},
@@ -213,7 +212,6 @@ def _decode_the_rest(fold: Fold, tree: dict[str, Any], values: _Values) -> None:
     fold.usages = {key: decode_usage(usage) for key, usage in tree["usages"].items()}
     fold.child_usages = {run_id: decode_usage(usage) for run_id, usage in tree["child_usages"].items()}
     fold.taken = set(tree["taken"])
-    fold.cancelled_calls = {key: tuple(how) for key, how in tree["cancelled_calls"].items()}
     fold.not_run = {key: (name, StepStatus(status)) for key, (name, status) in tree["not_run"].items()}
     fold.context = Fields(_restored(tree["context"], values))
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from flujo_async._log.delta import Migration
 from flujo_async._log.fold import Fold
 from flujo_async._log.keys import is_compensation, paths_above
-from flujo_async._model.facts import StateChanged, StepCompleted
+from flujo_async._model.facts import CallCancelled, StateChanged, StepCompleted
 
 T = TypeVar("T")
 
@@ -29,10 +29,10 @@ class Recorded:
         """Return the keys of what was answered at ``path`` or below it, in the order of the answers."""
         return self._answered.get(path, ()) if path else self._fold.order
 
-    def cancelled(self, path: str) -> Mapping[str, tuple[int, float, bool]]:
-        """Return what the code at ``path`` has cancelled and is to cancel again: how, by key."""
-        found = self._cancelled.get(path, ()) if path else self._fold.cancelled_calls.items()
-        return {key: how for key, how in found if not self.is_forgotten(path, how[0])}
+    def cancelled(self, path: str) -> Mapping[str, CallCancelled]:
+        """Return what the code at ``path`` has cancelled and is to cancel again, by key."""
+        found = self._cancelled.get(path, ()) if path else self._fold.cancelled_calls.values()
+        return {fact.key: fact for fact in found if not self.is_forgotten(path, fact.after)}
 
     def is_forgotten(self, path: str, place: int) -> bool:
         """Return whether the code at ``path`` need not come again to what stands at a place of the log.
@@ -75,8 +75,8 @@ class Recorded:
         return _by_paths((key, key) for key in self._fold.order)
 
     @cached_property
-    def _cancelled(self) -> Mapping[str, Sequence[tuple[str, tuple[int, float, bool]]]]:
-        return _by_paths((key, (key, how)) for key, how in self._fold.cancelled_calls.items())
+    def _cancelled(self) -> Mapping[str, Sequence[CallCancelled]]:
+        return _by_paths(self._fold.cancelled_calls.items())
 
     @cached_property
     def _passed_over(self) -> Mapping[str, Sequence[range]]:

@@ -60,7 +60,7 @@ class Replay:
         self._execution = execution
         self._tasks = tasks
         self._cancelled = dict(execution.recorded.cancelled(path))
-        self._together = {key for key, (_, _, is_together) in self._cancelled.items() if is_together}
+        self._together = {key for key, fact in self._cancelled.items() if fact.together}
         self._script = script_of(execution, path, self._cancelled)
         self._forgotten = forgotten(execution, path, [key for key in self._script if key not in self._cancelled])
         # Where in the log the last result stands that is heard of before anything new.
@@ -156,13 +156,14 @@ class Replay:
     def _is_cancelling(self) -> bool:
         """Return whether the last that the code is to hear of is that it has cancelled a call that had not ended."""
         last = next(reversed(self._new), "")
-        return last in self._gone and not had_ended(self._execution, last, self._cancelled[last][0])
+        return last in self._gone and not had_ended(self._execution, last, self._cancelled[last].after)
 
     def _note_cancelled(self, key: str, after: int, *, is_together: bool) -> None:
         elapsed = round(asyncio.get_running_loop().time() - self._began, 3)
         now = self._execution.clock.now()
-        self._execution.journal.note(CallCancelled(at=now, key=key, after=after, elapsed=elapsed, together=is_together))
-        self._cancelled[key] = after, elapsed, is_together
+        fact = CallCancelled(at=now, key=key, after=after, elapsed=elapsed, together=is_together)
+        self._execution.journal.note(fact)
+        self._cancelled[key] = fact
 
     async def _asked(self, key: str, lane: Lane, turn: asyncio.Future[None]) -> None:
         self._askers[key] = turn, lane
@@ -283,7 +284,7 @@ class Replay:
         elif key not in self._askers:  # it does without, this time
             self._pass_over(key)
         elif self._deadline is None or self._deadline[0] != key:
-            patience = self._cancelled[key][1] + _SLACK
+            patience = self._cancelled[key].elapsed + _SLACK
             self._deadline = key, loop.time() + patience
             self._expiring = loop.call_later(patience, self._execution.waits.activity.look)
         elif loop.time() < self._deadline[1]:

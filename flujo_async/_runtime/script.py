@@ -8,7 +8,7 @@ from typing import Final
 
 from flujo_async._log.delta import Migration
 from flujo_async._log.keys import child, fallback_of, is_compensation
-from flujo_async._model.facts import StateChanged
+from flujo_async._model.facts import CallCancelled, StateChanged
 from flujo_async._runtime.execution import Execution
 
 _FALLBACK: Final = fallback_of("")
@@ -20,20 +20,20 @@ def recorded_calls(execution: Execution, path: str) -> list[str]:
     return [key for key in script_of(execution, path, cancelled) if key not in cancelled]
 
 
-def script_of(execution: Execution, path: str, cancelled: Mapping[str, tuple[int, float, bool]]) -> list[str]:
+def script_of(execution: Execution, path: str, cancelled: Mapping[str, CallCancelled]) -> list[str]:
     """Return the keys of the calls that were answered, and of those that were cancelled, as the code heard of them."""
     fold = execution.journal.fold
     script: dict[str, None] = {}
 
     def place(key: str) -> tuple[int, bool]:
-        after, _, _ = cancelled[key]
+        after = cancelled[key].after
         return after, not had_ended(execution, key, after)
 
     others = deque(sorted(cancelled, key=place))
     for key in execution.recorded.answered(path):
         if is_compensation(key) or key in cancelled:
             continue
-        while others and cancelled[others[0]][0] < fold.places[key]:
+        while others and cancelled[others[0]].after < fold.places[key]:
             script[others.popleft()] = None
         while key.endswith(_FALLBACK):
             key = key.removesuffix(_FALLBACK)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,17 +131,19 @@ async def test_an_answer_that_is_counted_with_those_of_the_run_before_hinders_no
     backend = FaultyBackend(store.open())
     flujo, other = Flujo(asking, state_backend=backend), Flujo(asking, state_backend=store.open())
 
-    async def begin_anew() -> None:
-        await other.delete("r")
-        await other.run(run_id="r")
-
-    backend.delay("post", nth=2, how="before", until=begin_anew)
+    backend.delay("post", nth=2, how="before", until=partial(begun_anew, other))
     for answer in (1, 2, 3):
         assert (await flujo.run(run_id="r")).status == "paused"
         await flujo.signal("r", "go", answer)
     assert (await flujo.run(run_id="r")).output == [2, 3]
     await flujo.aclose()
     await other.aclose()
+
+
+async def begun_anew(flujo: Flujo[Any, Any]) -> None:
+    """Delete the run, and begin another one of its name."""
+    await flujo.delete("r")
+    await flujo.run(run_id="r")
 
 
 async def test_a_pause_that_is_counted_with_those_of_the_run_before_hinders_no_other(store: Store) -> None:
@@ -157,11 +160,7 @@ async def test_a_pause_that_is_counted_with_those_of_the_run_before_hinders_no_o
         Flujo(wait_for("go") >> held >> wait_for("end"), state_backend=opened) for opened in (backend, store.open())
     )
 
-    async def begin_anew() -> None:
-        await other.delete("r")
-        await other.run(run_id="r")
-
-    backend.delay("post", nth=2, how="before", until=begin_anew)
+    backend.delay("post", nth=2, how="before", until=partial(begun_anew, other))
     await flujo.run(run_id="r")
     for _ in range(2):
         await flujo.pause("r")
