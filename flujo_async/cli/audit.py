@@ -11,10 +11,10 @@ import typer
 from flujo_async._model.audit import AuditEvent
 from flujo_async.cli.completion import complete_event, complete_run
 from flujo_async.cli.given import length
-from flujo_async.cli.runs import Json
-from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.options import FlujoName, Json, Limit, MaybeDb
+from flujo_async.cli.runtime import Runtime, perform, place_at
 from flujo_async.cli.screen import brief, clock, columns, name_cell, print_json, put, say
-from flujo_async.cli.store import MaybeDb, known_run, who
+from flujo_async.cli.store import known_run, who
 
 _UNTOLD: Final = frozenset({"signal_id", "sent_at"})
 _SAYS: Final = {
@@ -39,7 +39,7 @@ def audit(
         ),
     ] = None,
     since: Annotated[str | None, typer.Option(metavar="AGE", help="Only the last 24h, 90m or 7d.")] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
+    limit: Limit = 50,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,

@@ -10,17 +10,16 @@ import typer
 from flujo_async.abc.clean_up import delete_ended
 from flujo_async.abc.known_runs import KnownRun
 from flujo_async.cli.given import length
-from flujo_async.cli.runs import Json, name_of
-from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.options import DryRun, FlujoName, Json, MaybeDb
+from flujo_async.cli.runtime import Runtime, name_of, perform, place_at
 from flujo_async.cli.screen import plain, print_json, print_line, print_old_runs, runs_text, say
-from flujo_async.cli.store import MaybeDb
 
 
 def cleanup(
     older_than: Annotated[
         str, typer.Option(metavar="AGE", help="Delete runs that were created so long ago: 30d, 12h, 90m, 45s or 2w.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and show what would be.")] = False,
+    dry_run: DryRun = False,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,

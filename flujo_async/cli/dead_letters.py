@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
 
 import typer
 
 from flujo_async._model.summary import RunSummary
+from flujo_async.cli.options import FlujoName, Json, Limit, MaybeDb
 from flujo_async.cli.run_page import summary_as_json
-from flujo_async.cli.runs import Json
-from flujo_async.cli.runtime import FlujoName, perform, place_at
+from flujo_async.cli.runtime import perform, place_at
 from flujo_async.cli.screen import ago, brief, columns, plain, print_json, put, say
-from flujo_async.cli.store import MaybeDb
 
 app: typer.Typer = typer.Typer(help="Look at the runs that have failed.", no_args_is_help=True)
 
@@ -27,7 +25,7 @@ def dead_letters() -> None:
 def list_dead_letters(
     db: MaybeDb = None,
     flujo: FlujoName = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
+    limit: Limit = 50,
     json: Json = False,
 ) -> None:
     """List the runs that have failed, the newest first, with their errors.

@@ -18,8 +18,9 @@ from flujo_async._runtime.flujo import Flujo
 from flujo_async.cli.demo_progress import Follower
 from flujo_async.cli.demo_report import print_report, print_report_json
 from flujo_async.cli.exit_code import ExitCode
+from flujo_async.cli.options import Db
 from flujo_async.cli.screen import duration, say
-from flujo_async.cli.store import DEFAULT_DB, Db, Store, find_summary, is_interrupted, store_at
+from flujo_async.cli.store import DEFAULT_DB, Store, find_summary, is_interrupted, store_at
 from flujo_async.cli.survey import MAX_RANKED, NAME, VERSION, Notes, Report, python_files, survey
 from flujo_async.errors import InvalidArgument, RunConflict, VersionMismatch
 

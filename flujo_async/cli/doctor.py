@@ -19,10 +19,10 @@ from flujo_async._runtime.flujo import runner_of
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_schema, about_store, about_versions
-from flujo_async.cli.runs import Json, name_of
-from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.options import FlujoName, Json, MaybeDb
+from flujo_async.cli.runtime import Runtime, name_of, perform, place_at
 from flujo_async.cli.screen import columns, plain, print_json, print_line, put, size
-from flujo_async.cli.store import MaybeDb, Store
+from flujo_async.cli.store import Store
 
 _NAMED: Final = 3
 _STYLES: Final = {"fine": "", "note": "yellow", "problem": "bold red"}

@@ -9,10 +9,10 @@ import typer
 
 from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.completion import complete_run
-from flujo_async.cli.runs import Json
-from flujo_async.cli.runtime import FlujoName, perform, place_at
+from flujo_async.cli.options import FlujoName, Json, Limit, MaybeDb
+from flujo_async.cli.runtime import perform, place_at
 from flujo_async.cli.screen import brief, clock, columns, name_cell, plain, print_json, put, say
-from flujo_async.cli.store import MaybeDb, known_run
+from flujo_async.cli.store import known_run
 
 app: typer.Typer = typer.Typer(help="Look at how well runs have done.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def list_evaluations(
     run_id: Annotated[
         str | None, typer.Option("--run", metavar="RUN_ID", help="Only of this run.", autocompletion=complete_run)
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20,
+    limit: Limit = 20,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,

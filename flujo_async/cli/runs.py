@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeAlias, get_args
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -12,28 +12,25 @@ from rich.table import Table
 from flujo_async._codec.values import Codec
 from flujo_async._log.history import Change, changes
 from flujo_async._log.views import Commit
-from flujo_async._model.state import RunStatus, check_status
+from flujo_async._model.state import check_status
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
 from flujo_async.abc.backend import StateBackend
-from flujo_async.cli.completion import complete_run, complete_status
+from flujo_async.cli.completion import complete_status
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
+from flujo_async.cli.options import STATUSES, FlujoName, Json, Limit, MaybeDb, RunId
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
-from flujo_async.cli.runtime import FlujoName, Place, Runtime, as_typed, perform, place_at
+from flujo_async.cli.runtime import Place, Runtime, as_typed, name_of, perform, place_at
 from flujo_async.cli.saved_page import Saved, find_saved, print_saved, saved_as_json, saved_by_hand
 from flujo_async.cli.screen import ago, brief, clock, columns, plain, print_json, print_line, put, runs_text, say
-from flujo_async.cli.store import Found, MaybeDb, Store, find_run, find_summary, head_of
+from flujo_async.cli.store import Found, find_run, find_summary, head_of
 from flujo_async.cli.watch import LinePrinter, LivePage, Viewer, commit_as_json, has_terminal, watch
 
 app: typer.Typer = typer.Typer(help="Look at runs, and act on them.", no_args_is_help=True)
 
 _NAMED: Final = 3
-
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-STATUSES: Final = "|".join(get_args(RunStatus))
-RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.", autocompletion=complete_run)]
 
 
 @app.command("list")
@@ -44,7 +41,7 @@ def list_runs(
         str | None, typer.Option(metavar=STATUSES, help="Only runs in this status.", autocompletion=complete_status)
     ] = None,
     pipeline: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs of this pipeline.")] = None,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 50,
+    limit: Limit = 50,
     json: Json = False,
 ) -> None:
     """List runs, the newest first.
@@ -181,11 +178,6 @@ async def _diff(flujo: Runtime, run_id: str, a: int, b: int) -> list[Change]:
     reader = runner_of(flujo).reader
     before, after = await reader.get(run_id, until=a), await reader.get(run_id, until=b)
     return changes(before, after, Codec.lenient())  # also of values whose classes are not here
-
-
-def name_of(place: Place) -> str:
-    """Return what the user calls a place."""
-    return place.name if isinstance(place, Store) else f"the store of {place.name}"
 
 
 def _print_list(summaries: Sequence[RunSummary]) -> None:

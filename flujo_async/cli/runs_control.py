@@ -19,10 +19,9 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.completion import complete_decision
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import STDIN, parsed
+from flujo_async.cli.options import FlujoName, Json, MaybeDb, RunId
 from flujo_async.cli.run_page import print_standing, run_as_json, standing
-from flujo_async.cli.runs import Json, RunId
 from flujo_async.cli.runtime import (
-    FlujoName,
     Place,
     Runtime,
     as_typed,
@@ -33,7 +32,7 @@ from flujo_async.cli.runtime import (
     resume_command,
 )
 from flujo_async.cli.screen import plain, print_json, print_line, say
-from flujo_async.cli.store import Found, MaybeDb, Store, find_run, find_summary, head_of, is_driven, known_run
+from flujo_async.cli.store import Found, Store, find_run, find_summary, head_of, is_driven, known_run
 from flujo_async.errors import InvalidArgument, RunCancelled, RunFailed
 
 app: typer.Typer = typer.Typer()

@@ -16,9 +16,9 @@ from flujo_async._log.spans import Span
 from flujo_async._model.usage import Usage
 from flujo_async.cli.completion import SPAN_STATUSES, complete_span_status
 from flujo_async.cli.given import length
+from flujo_async.cli.options import FlujoName, Json, MaybeDb, RunId
 from flujo_async.cli.run_page import usage_as_json
-from flujo_async.cli.runs import Json, RunId, name_of
-from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.runtime import Runtime, name_of, perform, place_at
 from flujo_async.cli.screen import (
     clock,
     columns,
@@ -33,7 +33,7 @@ from flujo_async.cli.screen import (
     say,
     usage_text,
 )
-from flujo_async.cli.store import MaybeDb, known_run
+from flujo_async.cli.store import known_run
 from flujo_async.cli.trace_page import attributes_of, print_trace
 from flujo_async.errors import InvalidArgument
 

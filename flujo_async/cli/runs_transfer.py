@@ -11,11 +11,11 @@ import typer
 from flujo_async.backends.file_lock import write_file
 from flujo_async.backends.unfinished import unfinished
 from flujo_async.cli.given import STDIN
+from flujo_async.cli.options import FlujoName, Json, MaybeDb, RunId
 from flujo_async.cli.run_page import print_standing, run_as_json
-from flujo_async.cli.runs import Json, RunId
-from flujo_async.cli.runtime import FlujoName, Runtime, as_typed, perform, place_at
+from flujo_async.cli.runtime import Runtime, as_typed, perform, place_at
 from flujo_async.cli.screen import print_json, print_line, size
-from flujo_async.cli.store import Found, MaybeDb, find_run, head_of
+from flujo_async.cli.store import Found, find_run, head_of
 from flujo_async.errors import InvalidArgument
 
 app: typer.Typer = typer.Typer()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import typer
 from typing_extensions import TypeIs
@@ -34,15 +34,6 @@ from flujo_async.errors import InvalidArgument
 T = TypeVar("T")
 
 Runtime: TypeAlias = Flujo[Any, Any]
-
-FlujoName: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--flujo",
-        metavar="MODULE:ATTRIBUTE",
-        help="The Flujo that has the runs, or a function that returns it; by default the one in pyproject.toml.",
-    ),
-]
 
 _PYPROJECT: Final = "pyproject.toml"
 _TABLE: Final = "flujo-async"
@@ -162,6 +153,11 @@ def flujo_named(flujo: str | None) -> Named:
     if named is None:
         raise InvalidArgument(_NO_FLUJO)
     return named
+
+
+def name_of(place: Place) -> str:
+    """Return what the user calls a place."""
+    return place.name if isinstance(place, Store) else f"the store of {place.name}"
 
 
 def as_typed(place: Place) -> str:

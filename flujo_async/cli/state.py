@@ -8,10 +8,9 @@ from typing import Annotated, Any, TypeAlias, cast
 import typer
 
 from flujo_async.cli.given import STDIN, parsed
-from flujo_async.cli.runs import Json, name_of
-from flujo_async.cli.runtime import FlujoName, perform, place_at
+from flujo_async.cli.options import FlujoName, Json, MaybeDb
+from flujo_async.cli.runtime import name_of, perform, place_at
 from flujo_async.cli.screen import print_json, say
-from flujo_async.cli.store import MaybeDb
 from flujo_async.errors import InvalidArgument
 
 app: typer.Typer = typer.Typer(help="Read and write what a store keeps beside its runs.", no_args_is_help=True)

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
-
-import typer
+from typing import Any, Final
 
 from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
@@ -31,15 +29,6 @@ from flujo_async.errors import InvalidArgument, RunNotFound
 
 DEFAULT_DB: Final = "./flujo-demo.db"
 DB_VARIABLE: Final = "FLUJO_DB"
-
-_DB: Final = typer.Option(
-    "--db",
-    envvar=DB_VARIABLE,
-    metavar="PATH|URL",
-    help="Where runs are kept: a SQLite file, a directory of the file backend, or a URL.",
-)
-Db: TypeAlias = Annotated[str, _DB]
-MaybeDb: TypeAlias = Annotated[str | None, _DB]
 
 _FORKED: Final = RunForked.kind.encode()
 

@@ -23,10 +23,9 @@ from flujo_async.abc.shield import settle
 from flujo_async.cli.completion import complete_status
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.given import length
-from flujo_async.cli.runs import STATUSES, Json
-from flujo_async.cli.runtime import FlujoName, Runtime, perform, place_at
+from flujo_async.cli.options import STATUSES, FlujoName, Json, MaybeDb
+from flujo_async.cli.runtime import Runtime, perform, place_at
 from flujo_async.cli.screen import clock, name_cell, plain, print_json_line, print_text, say
-from flujo_async.cli.store import MaybeDb
 from flujo_async.cli.watch import commit_as_json
 from flujo_async.errors import IntegrityError, RunNotFound, SerializationError
 

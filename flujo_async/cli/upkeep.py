@@ -15,10 +15,10 @@ from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.flujo import runner_of
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import length
-from flujo_async.cli.runs import Json, name_of
-from flujo_async.cli.runtime import FlujoName, Place, Runtime, perform, place_at
+from flujo_async.cli.options import DryRun, FlujoName, Json, MaybeDb
+from flujo_async.cli.runtime import Place, Runtime, name_of, perform, place_at
 from flujo_async.cli.screen import columns, plain, print_json, print_line, print_old_runs, put, runs_text, say, size
-from flujo_async.cli.store import MaybeDb, Store, head_of
+from flujo_async.cli.store import Store, head_of
 
 
 def verify(
@@ -67,7 +67,7 @@ def compact(
     keep_last: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Keep the newest N runs of each pipeline that have ended.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, and show what would be.")] = False,
+    dry_run: DryRun = False,
     db: MaybeDb = None,
     flujo: FlujoName = None,
     json: Json = False,

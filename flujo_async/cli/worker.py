@@ -22,9 +22,9 @@ from flujo_async._runtime.worker import Worker
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish
+from flujo_async.cli.options import FlujoName, Json
 from flujo_async.cli.run_page import note, standing
-from flujo_async.cli.runs import Json
-from flujo_async.cli.runtime import FlujoName, Named, Runtime, flujo_named
+from flujo_async.cli.runtime import Named, Runtime, flujo_named
 from flujo_async.cli.screen import brief, clock, duration, print_json_line, print_line, runs_text
 from flujo_async.cli.store import find_summary
 from flujo_async.errors import FlujoError
