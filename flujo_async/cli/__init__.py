@@ -1,7 +1,7 @@
 """The command line: typer reads it, rich prints. One module a noun.
 
-``app`` puts the commands together, and turns errors into one line and an exit code (``exit_code``). ``options`` has what
-many commands are given, ``given`` reads what people type for values, and ``completion`` offers some on TAB.
+``app`` puts the commands together, and turns errors into one line and an ``exit_code``. ``options`` has what many
+commands are given, ``given`` reads what people type for values, and ``completion`` offers some on TAB.
 ``demo`` runs the pipeline in ``survey`` and follows it with ``demo_progress``; ``demo_report`` prints what comes out.
 ``runs`` looks at runs, whose definitions need not be at hand: ``run_page`` prints one of them, ``saved_page`` one that
 was saved by hand, ``watch`` follows one, ``tail`` all, and ``fact_line`` tells in a line what happened. ``runs_spans``
