@@ -42,7 +42,8 @@ def shown(path: str) -> str:
     command = commands()[path]
     context = command.make_context(path, [], resilient_parsing=True, terminal_width=_WIDE)
     usage = command.get_usage(context).removeprefix("Usage: ").translate({ord("{"): None, ord("}"): None})
-    records = [item.get_help_record(context) for item in command.params if item.param_type_name == "option"]
+    options = [item for item in command.params if item.param_type_name == "option" and not item.hidden]
+    records = [item.get_help_record(context) for item in options]
     rows = [f"| `{names}` | {_cell(_sentence(told))} |" for names, told in records]  # code may have the bars of a table
     return "\n".join([f"```text\n{usage}\n```", "", "| option | means |", "|---|---|", *rows])
 

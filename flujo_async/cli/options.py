@@ -9,6 +9,7 @@ import typer
 from flujo_async._model.state import RunStatus
 from flujo_async.cli.completion import complete_run
 from flujo_async.cli.store import DB_VARIABLE
+from flujo_async.errors import InvalidArgument
 
 STATUSES: Final = "|".join(get_args(RunStatus))
 
@@ -29,6 +30,19 @@ FlujoName: TypeAlias = Annotated[
         help="The Flujo that has the runs, or a function that returns it; by default the one in pyproject.toml.",
     ),
 ]
+
+
+def _refuse_db(ctx: typer.Context, db: str | None) -> str | None:
+    if db is not None and not ctx.resilient_parsing:  # on TAB it tells where the runs are
+        raise InvalidArgument(
+            "--db: a store alone does not know what this command executes; --flujo MODULE:ATTRIBUTE names the Flujo "
+            "that does, and that has its store"
+        )
+    return db
+
+
+NoDb: TypeAlias = Annotated[str | None, typer.Option("--db", hidden=True, callback=_refuse_db)]
+"""For commands that execute steps: what to say to who has looked at the run with ``--db`` before."""
 
 RunId: TypeAlias = Annotated[str, typer.Argument(metavar="RUN_ID", help="The run.", autocompletion=complete_run)]
 Limit: TypeAlias = Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")]

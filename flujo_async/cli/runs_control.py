@@ -19,7 +19,7 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.completion import complete_decision
 from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.given import STDIN, parsed
-from flujo_async.cli.options import FlujoName, Json, MaybeDb, RunId
+from flujo_async.cli.options import FlujoName, Json, MaybeDb, NoDb, RunId
 from flujo_async.cli.run_page import print_standing, run_as_json, standing
 from flujo_async.cli.runtime import (
     Place,
@@ -65,7 +65,7 @@ PayloadFile: TypeAlias = Annotated[
 
 
 @app.command("resume")
-def resume_run(run_id: RunId, flujo: FlujoName = None, json: Json = False) -> None:
+def resume_run(run_id: RunId, db: NoDb = None, flujo: FlujoName = None, json: Json = False) -> None:
     """Drive a run until it rests. It may have been interrupted, paused, forked, or answered.
 
     Of a run that is driven elsewhere it waits for the end. The exit code is 1 if the run fails or is cancelled.
@@ -77,6 +77,7 @@ def resume_run(run_id: RunId, flujo: FlujoName = None, json: Json = False) -> No
 def cancel_run(
     run_id: RunId,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")] = "",
+    db: NoDb = None,
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:
@@ -168,6 +169,7 @@ def redrive_run(
             help="The step to decide on, of several that wait for that, by default all, or that have failed.",
         ),
     ] = None,
+    db: NoDb = None,
     flujo: FlujoName = None,
     json: Json = False,
 ) -> None:

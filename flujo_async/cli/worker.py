@@ -22,7 +22,7 @@ from flujo_async._runtime.worker import Worker
 from flujo_async.abc.backend import StateBackend
 from flujo_async.abc.clock import Clock
 from flujo_async.abc.shield import finish
-from flujo_async.cli.options import FlujoName, Json
+from flujo_async.cli.options import FlujoName, Json, NoDb
 from flujo_async.cli.run_page import note, standing
 from flujo_async.cli.runtime import Named, Runtime, flujo_named
 from flujo_async.cli.screen import brief, clock, duration, print_json_line, print_line, runs_text
@@ -59,6 +59,7 @@ def work(
     drain_timeout: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long runs may go on when it is asked to stop.")
     ] = 30,
+    db: NoDb = None,
     json: Json = False,
 ) -> None:
     """Take dispatched runs from queues and drive them. Prints a line for each run that it lets go.

@@ -13,12 +13,21 @@ NO_FLUJO = (
 )
 
 
-@pytest.mark.parametrize(
-    "command", [["runs", "resume", "a"], ["runs", "cancel", "a"], ["runs", "redrive", "a"], ["worker"]]
-)
+WHAT_EXECUTES = [["runs", "resume", "a"], ["runs", "cancel", "a"], ["runs", "redrive", "a"], ["worker"]]
+
+
+@pytest.mark.parametrize("command", WHAT_EXECUTES)
 def test_what_executes_needs_a_flujo(call: InProcess, command: list[str]) -> None:
     finished = call(*command)
     assert (finished.code, finished.out, finished.err) == (2, "", NO_FLUJO)
+
+
+@pytest.mark.parametrize("command", WHAT_EXECUTES)
+def test_who_gives_a_store_to_what_executes_is_told_what_to_give(call: InProcess, command: list[str]) -> None:
+    finished = call(*command, "--db", "runs.db")
+    assert (finished.code, finished.out) == (2, "")
+    assert finished.err.startswith("flujo-async: --db: a store alone does not know what this command executes; --flujo")
+    assert "--db" not in call(*command, "--help").out
 
 
 @pytest.mark.parametrize("command", [["signal", "a", "approval", "--resume"], ["fork", "a", "--run"]])

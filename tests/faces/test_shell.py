@@ -53,6 +53,7 @@ def complete(call: InProcess, monkeypatch: pytest.MonkeyPatch, line: str) -> lis
 
 def test_runs_statuses_and_events_are_completed(call: InProcess, monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
     assert complete(call, monkeypatch, f"runs show --db {shop.db} go") == ["good"]
+    assert complete(call, monkeypatch, f"runs resume --db {shop.db} go") == ["good"]
     assert complete(call, monkeypatch, f"audit --db {shop.db} --run b") == ["bad"]
     assert complete(call, monkeypatch, "runs list --status p") == ["pending", "paused"]
     assert complete(call, monkeypatch, "runs redrive bad --decision s") == ["skip"]
