@@ -21,7 +21,7 @@ from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.finding import Finding, about_hashes, about_runs, about_schema, about_store, about_versions
 from flujo_async.cli.options import FlujoName, Json, MaybeDb
 from flujo_async.cli.runtime import Runtime, name_of, perform, place_at
-from flujo_async.cli.screen import columns, plain, print_json, print_line, put, size
+from flujo_async.cli.screen import GAP, columns, plain, print_json, print_line, put, size
 from flujo_async.cli.store import Store
 
 _NAMED: Final = 3
@@ -128,7 +128,7 @@ def _print(found: Examination, name: str) -> None:
     total = "" if found.store.size is None else f", {size(found.store.size)} on the disk"
     print_line(f"{name}{total}")
     print_line("")
-    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     for column in ("level", "about"):
         table.add_column(column, no_wrap=True)
     table.add_column("text", overflow="fold")

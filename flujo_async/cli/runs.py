@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
-from rich.table import Table
+from rich.cells import cell_len
 
 from flujo_async._codec.values import Codec
 from flujo_async._log.history import Change, changes
@@ -24,13 +25,30 @@ from flujo_async.cli.options import STATUSES, FlujoName, Json, Limit, MaybeDb, R
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
 from flujo_async.cli.runtime import Place, Runtime, as_typed, name_of, perform, place_at
 from flujo_async.cli.saved_page import Saved, find_saved, print_saved, saved_as_json, saved_by_hand
-from flujo_async.cli.screen import ago, brief, clock, columns, plain, print_json, print_line, put, runs_text, say
+from flujo_async.cli.screen import (
+    GAP,
+    ago,
+    brief,
+    clock,
+    columns,
+    plain,
+    print_json,
+    print_line,
+    put,
+    runs_text,
+    say,
+    screen,
+)
 from flujo_async.cli.store import Found, find_run, find_summary, head_of
 from flujo_async.cli.watch import LinePrinter, LivePage, Viewer, commit_as_json, has_terminal, watch
 
 app: typer.Typer = typer.Typer(help="Look at runs, and act on them.", no_args_is_help=True)
 
 _NAMED: Final = 3
+_NAMES: Final = ("Run", "Pipeline")
+_NUMBERS: Final = ("Steps", "Created", "Updated")
+_LEFT_OUT: Final = {"Version": sys.maxsize, "Created": sys.maxsize, "Steps": 16, "Pipeline": 16, "Updated": 16}
+"""What a list goes without on a narrow terminal, in this order, before names of up to so many columns are folded."""
 
 
 @app.command("list")
@@ -181,28 +199,42 @@ async def _diff(flujo: Runtime, run_id: str, a: int, b: int) -> list[Change]:
 
 
 def _print_list(summaries: Sequence[RunSummary]) -> None:
-    put(*(_listing(summaries, without) for without in (set[str](), {"Version"}, {"Version", "Created"})))
+    now = datetime.now(UTC)
+    rows = [_row(summary, now) for summary in summaries]
+    shown = _columns_for(rows, screen().width)
+    table = columns(
+        *(name for name in shown if name not in _NUMBERS),
+        numbers=[name for name in shown if name in _NUMBERS],
+        whole=("Version", "Status"),
+    )
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
+    put(table)
     _print_notes(summaries)
 
 
-def _listing(summaries: Sequence[RunSummary], without: Set[str]) -> Table:
-    """Return a line for each run; narrow terminals go without some columns."""
-    names = [name for name in ("Run", "Pipeline", "Version", "Status") if name not in without]
-    numbers = [number for number in ("Steps", "Created", "Updated") if number not in without]
-    table = columns(*names, numbers=numbers, whole=("Version", "Status"))
-    now = datetime.now(UTC)
-    for summary in summaries:
-        row = {
-            "Run": plain(summary.run_id),
-            "Pipeline": plain(summary.pipeline_name),
-            "Version": version(summary),
-            "Status": standing(summary),
-            "Steps": f"{summary.current_step_index:,}",
-            "Created": ago(summary.created_at, now),
-            "Updated": ago(summary.updated_at, now),
-        }
-        table.add_row(*(row[name] for name in (*names, *numbers)))
-    return table
+def _row(summary: RunSummary, now: datetime) -> dict[str, str]:
+    return {
+        "Run": plain(summary.run_id),
+        "Pipeline": plain(summary.pipeline_name),
+        "Version": version(summary),
+        "Status": standing(summary),
+        "Steps": f"{summary.current_step_index:,}",
+        "Created": ago(summary.created_at, now),
+        "Updated": ago(summary.updated_at, now),
+    }
+
+
+def _columns_for(rows: Sequence[Mapping[str, str]], room: int) -> list[str]:
+    """Return the columns for a terminal: a narrow one goes without those that matter least."""
+    widths = {name: max(cell_len(text) for text in (name, *(row[name] for row in rows))) for name in rows[0]}
+    shown = list(widths)
+    for least, most in _LEFT_OUT.items():
+        needed = sum(min(widths[name], most) if name in _NAMES else widths[name] for name in shown)
+        if needed + GAP * (len(shown) - 1) <= room:
+            break
+        shown.remove(least)
+    return shown
 
 
 def _print_notes(summaries: Sequence[RunSummary]) -> None:

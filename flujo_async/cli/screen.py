@@ -13,12 +13,14 @@ from typing import Any, Final, cast
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 _UNFOLDED: Final = 1000
 """The width of a pipe: whoever searches the lines needs them whole."""
+
+GAP: Final = 2
+"""So many blanks are between the columns of a table."""
 
 _LONGEST: Final = 200
 _SHARE_OF_NAMES: Final = 3
@@ -48,7 +50,7 @@ def columns(*names: str, numbers: Sequence[str] = (), whole: Sequence[str] = ())
         numbers: columns of numbers.
         whole: those among ``names`` that a narrow terminal does not fold.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold", no_wrap=name in whole)  # not cut: somebody may want to copy it
     for number in numbers:
@@ -61,16 +63,9 @@ def name_cell(name: str) -> str:
     return cut_inside(plain(name), screen().width // _SHARE_OF_NAMES)
 
 
-def put(*tables: Table) -> None:
-    """Print a table on stdout, without the blanks that it would fill its lines with.
-
-    Args:
-        tables: the same with fewer and fewer columns: the first one that fits is printed, or else the last one.
-    """
+def put(table: Table) -> None:
+    """Print a table on stdout, without the blanks that it would fill its lines with."""
     out = screen()
-    unfolded = out.options.update(max_width=_UNFOLDED)
-    fitting = (table for table in tables if Measurement.get(out, unfolded, table).maximum <= out.width)
-    table = next(fitting, tables[-1])
     with out.capture() as captured:
         out.print(table)
     sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
@@ -78,7 +73,7 @@ def put(*tables: Table) -> None:
 
 def print_pairs(pairs: Iterable[tuple[str, str]], *, everything: bool) -> None:
     """Print names and what they stand for, a line each; unless it is to be ``everything``, long values are cut."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, show_header=False, padding=(0, GAP, 0, 0), pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in pairs:

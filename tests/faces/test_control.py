@@ -365,6 +365,28 @@ def test_eighty_columns_are_enough(one_project: Project, command: list[str]) -> 
     assert "approval" in shown
 
 
+@pytest.mark.parametrize(
+    ("width", "header"),
+    [
+        (140, "Run Pipeline Version Status Steps Created Updated"),
+        (80, "Run Pipeline Status Steps Updated"),
+        (60, "Run Pipeline Status Steps Updated"),
+        (50, "Run Pipeline Status Updated"),
+        (40, "Run Status Updated"),
+        (30, "Run Status"),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_names_that_can_be_read(
+    one_project: Project, width: int, header: str
+) -> None:
+    one_project.run("orders", "an-order", "6a1ee4ac-47ba-4a02-8e5e-5a1fbf5b51ce/child/collect-all-items")
+    sent = on_terminal(one_project.cli, "runs", "list", COLUMNS=str(width))
+    table = re.sub(r"\x1b\[\d*m", "", sent).partition("\r\n\r\n")[0].splitlines()
+    assert table[0].split() == header.split()
+    assert max(map(len, table)) <= width
+    assert len(table) <= 1 + 4 + 1
+
+
 def test_a_command_drives_no_other_run(one_project: Project) -> None:
     """Not even one that is due in the store, with a runtime that would take it up."""
     app = one_project.directory / "app.py"
