@@ -13,7 +13,7 @@ from flujo_async.cli.completion import complete_event, complete_run
 from flujo_async.cli.given import length
 from flujo_async.cli.options import FlujoName, Json, Limit, MaybeDb
 from flujo_async.cli.runtime import Runtime, perform, place_at
-from flujo_async.cli.screen import brief, clock, columns, name_cell, print_json, put, say
+from flujo_async.cli.screen import brief, clock, columns, name_cell, print_json, put, say, say_if_more
 from flujo_async.cli.store import known_run, who
 
 _UNTOLD: Final = frozenset({"signal_id", "sent_at"})
@@ -57,8 +57,7 @@ def audit(
         say("there is nothing of the kind in the audit log")
     else:
         _print(found[:limit])
-        if len(found) > limit:
-            say(f"there are more than {limit:,}; --limit shows them")
+        say_if_more(found, limit)
 
 
 async def _read(

@@ -11,7 +11,7 @@ from flujo_async._model.summary import RunSummary
 from flujo_async.cli.options import FlujoName, Json, Limit, MaybeDb
 from flujo_async.cli.run_page import summary_as_json
 from flujo_async.cli.runtime import perform, place_at
-from flujo_async.cli.screen import ago, brief, columns, plain, print_json, put, say
+from flujo_async.cli.screen import ago, brief, columns, plain, print_json, put, say, say_if_more
 
 app: typer.Typer = typer.Typer(help="Look at the runs that have failed.", no_args_is_help=True)
 
@@ -39,8 +39,7 @@ def list_dead_letters(
         say("no run has failed")
     else:
         _print(found[:limit])
-        if len(found) > limit:
-            say(f"there are more than {limit:,}; --limit shows them")
+        say_if_more(found, limit)
 
 
 def _print(summaries: Sequence[RunSummary]) -> None:

@@ -11,7 +11,7 @@ from flujo_async.abc.backend import StateBackend
 from flujo_async.cli.completion import complete_run
 from flujo_async.cli.options import FlujoName, Json, Limit, MaybeDb
 from flujo_async.cli.runtime import perform, place_at
-from flujo_async.cli.screen import brief, clock, columns, name_cell, plain, print_json, put, say
+from flujo_async.cli.screen import brief, clock, columns, name_cell, plain, print_json, put, say, say_if_more
 from flujo_async.cli.store import known_run
 
 app: typer.Typer = typer.Typer(help="Look at how well runs have done.", no_args_is_help=True)
@@ -41,8 +41,7 @@ def list_evaluations(
         say("nothing was evaluated" if run_id is None else f"nothing of run {run_id!r} was evaluated")
     else:
         _print(found[:limit])
-        if len(found) > limit:
-            say(f"there are more than {limit:,}; --limit shows them")
+        say_if_more(found, limit)
 
 
 async def _find(backend: StateBackend, limit: int, run_id: str | None) -> list[dict[str, Any]]:

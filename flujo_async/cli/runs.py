@@ -23,7 +23,7 @@ from flujo_async.cli.exit_code import ExitCode
 from flujo_async.cli.fact_line import tell
 from flujo_async.cli.options import STATUSES, FlujoName, Json, Limit, MaybeDb, RunId
 from flujo_async.cli.run_page import note, print_run, run_as_json, standing, summary_as_json, version
-from flujo_async.cli.runtime import Place, Runtime, as_typed, name_of, perform, place_at
+from flujo_async.cli.runtime import Runtime, as_typed, name_of, perform, place_at
 from flujo_async.cli.saved_page import Saved, find_saved, print_saved, saved_as_json, saved_by_hand
 from flujo_async.cli.screen import (
     GAP,
@@ -37,6 +37,7 @@ from flujo_async.cli.screen import (
     put,
     runs_text,
     say,
+    say_if_more,
     screen,
 )
 from flujo_async.cli.store import Found, find_run, find_summary, head_of
@@ -68,11 +69,7 @@ def list_runs(
     is shown as interrupted, and `runs resume` takes it up; in a queue it waits for a worker instead.
     """
     query = RunQuery(status=None if status is None else check_status(status), pipeline_name=pipeline)
-    print_runs(place_at(flujo, db), query, limit, json=json)
-
-
-def print_runs(place: Place, query: RunQuery, limit: int, *, json: bool) -> None:
-    """Print the runs that a query asks for, at most ``limit``."""
+    place = place_at(flujo, db)
     found, saved = perform(place, lambda flujo: _find_runs(flujo, query, limit + 1))
     if json:
         print_json([summary_as_json(summary) for summary in found[:limit]])
@@ -80,10 +77,9 @@ def print_runs(place: Place, query: RunQuery, limit: int, *, json: bool) -> None
     if found:
         _print_list(found[:limit])
     elif not saved:
-        such = " such" if query.status or query.pipeline_name else ""
+        such = " such" if status or pipeline else ""
         say(f"there are no{such} runs in {name_of(place)}")
-    if len(found) > limit:
-        say(f"there are more than {limit:,}; --limit shows them")
+    say_if_more(found, limit)
     if saved:
         say(_beside(saved))
 

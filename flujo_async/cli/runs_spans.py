@@ -139,11 +139,11 @@ async def _stats(flujo: Runtime, pipeline: str | None, age: timedelta | None) ->
     return _Stats(
         await backend.get_workflow_stats(),
         await backend.get_span_statistics(pipeline, since),
-        sum((_consumed(run) for run in roots_of(runs)), Usage()),
+        sum((_consumed(run) for run in _roots(runs)), Usage()),
     )
 
 
-def roots_of(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _roots(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the runs that no other one among them counts as its own: a parent's usage has that of its children."""
     known = {run["run_id"] for run in runs}
     return [run for run in runs if run["parent_run_id"] not in known]

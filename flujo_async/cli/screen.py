@@ -42,6 +42,12 @@ def say(text: str) -> None:
     screen(stderr=True).print(plain(text), soft_wrap=True)
 
 
+def say_if_more(found: Sequence[object], limit: int) -> None:
+    """Say that there is more than the first ``limit``, which are shown, if so."""
+    if len(found) > limit:
+        say(f"there are more than {limit:,}; --limit shows them")
+
+
 def columns(*names: str, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
     """Return a table without frames: columns of words, then columns of numbers, under their headers.
 

@@ -102,7 +102,7 @@ class Found:
     state: WorkflowState
     output: object
     forked_from: str | None
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...]
 
 
 def store_at(db: str) -> Store:
