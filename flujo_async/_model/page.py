@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from flujo_async.errors import InvalidArgument
 
+T = TypeVar("T")
+
 _LARGEST: Final = 2**63 - 1
+
+
+def page(items: list[T], limit: int | None, offset: int) -> list[T]:
+    """Return ``limit`` items (``None`` is no limit) at most, without the first ``offset``."""
+    return items[offset : None if limit is None else offset + limit]
 
 
 def check_page(limit: Any, offset: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from flujo_async._model.entry import Entry, EntryQuery
 from flujo_async._model.lease import ClaimQuery
+from flujo_async._model.page import page
 from flujo_async._model.stored import RunQuery
 from flujo_async._model.summary import RunSummary
 
@@ -89,16 +90,14 @@ def newest_first(moment: datetime) -> tuple[float, int]:
 def select(summaries: Iterable[RunSummary], query: RunQuery) -> list[RunSummary]:
     """Return what a listing shows of ``summaries``: filtered, ordered, then cut to one page."""
     found = sorted((summary for summary in summaries if matches(summary, query)), key=listing_order)
-    end = None if query.limit is None else query.offset + query.limit
-    return found[query.offset : end]
+    return page(found, query.limit, query.offset)
 
 
 def select_entries(entries: Iterable[Entry], query: EntryQuery) -> list[Entry]:
     """Return what a reader of entries gets: filtered, newest first, then cut to one page."""
     asked = (entry for entry in entries if _is_entry_asked_for(entry, query))
     found = sorted(asked, key=lambda entry: (*newest_first(entry.created_at), entry.run_id, entry.kind, entry.key))
-    end = None if query.limit is None else query.offset + query.limit
-    return found[query.offset : end]
+    return page(found, query.limit, query.offset)
 
 
 def choose(summaries: Iterable[RunSummary], query: ClaimQuery, now: datetime) -> list[RunSummary]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +16,7 @@ from flujo_async.errors import InvalidArgument
 RunStatus: TypeAlias = Literal["pending", "running", "paused", "completed", "failed", "cancelled"]
 """Where a run stands."""
 
-RUN_STATUSES: frozenset[RunStatus] = frozenset({"pending", "running", "paused", "completed", "failed", "cancelled"})
+RUN_STATUSES: frozenset[RunStatus] = frozenset(get_args(RunStatus))
 TERMINAL: frozenset[RunStatus] = frozenset({"completed", "failed", "cancelled"})
 RESTING: frozenset[RunStatus] = frozenset({*TERMINAL, "paused"})
 """A resting run executes nothing and holds no lease."""

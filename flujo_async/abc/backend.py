@@ -15,6 +15,7 @@ from flujo_async._log.audit_log import newest_first, own_events
 from flujo_async._model.audit import AuditEvent, AuditQuery
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery
 from flujo_async._model.lease import ANY_RUN, ClaimQuery, Lease
+from flujo_async._model.page import page
 from flujo_async._model.report import SchemaVersion, StoreReport
 from flujo_async._model.state import Waiting
 from flujo_async._model.stored import Blob, NewRun, Record, RunQuery, RunUpdate, Signal, Snapshot, StoredRun
@@ -305,8 +306,8 @@ class StateBackend(StateApi):
         events: list[AuditEvent] = []
         for run_id in ids:
             events += own_events(run_id, await self.read_events(run_id))
-        end = None if query.limit is None else query.offset + query.limit
-        return newest_first(event for event in events if query.asks_for(event))[query.offset : end]
+        asked = newest_first(event for event in events if query.asks_for(event))
+        return page(asked, query.limit, query.offset)
 
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
         """Return the data of the blobs that the log of a run was given, shared prefix included, by digest.

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from flujo_async._codec.plain import decode_plain, encode_plain
 from flujo_async._model.entry import Entry, EntryKind, EntryQuery, by_run, entry_id
+from flujo_async._model.page import page
 from flujo_async._model.selection import contains, newest_first
 from flujo_async._model.state import TERMINAL, RunStatus, check_status
 from flujo_async._model.stored import RunQuery
@@ -137,8 +138,7 @@ def select_known(runs: Iterable[KnownRun], query: KnownRunQuery) -> list[KnownRu
         (run for run in runs if _is_asked_for(run, query)),
         key=lambda run: (*newest_first(getattr(run, query.order)), run.run_id),
     )
-    end = None if query.limit is None else query.offset + query.limit
-    return found[query.offset : end]
+    return page(found, query.limit, query.offset)
 
 
 def of_head(head: RunSummary) -> KnownRun:

@@ -167,11 +167,9 @@ BUGS = (
         "query_runs: a page is cut before the filter",
         SELECTION,
         """    found = sorted((summary for summary in summaries if matches(summary, query)), key=listing_order)
-    end = None if query.limit is None else query.offset + query.limit
-    return found[query.offset : end]""",
-        """    end = None if query.limit is None else query.offset + query.limit
-    page = sorted(summaries, key=listing_order)[query.offset : end]
-    return [summary for summary in page if matches(summary, query)]""",
+    return page(found, query.limit, query.offset)""",
+        """    found = page(sorted(summaries, key=listing_order), query.limit, query.offset)
+    return [summary for summary in found if matches(summary, query)]""",
         (CONTRACT + "test_listings_are_filtered_before_they_are_cut",),
     ),
     Bug(
