@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
 
-from flujo_async._codec.heads import decode_entry, encode_entry
-from flujo_async._codec.tree import check_format, dumps, loads
+from flujo_async._codec.heads import decode_entry, encode_entry, load_object
+from flujo_async._codec.tree import check_format, dumps
 from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_run, entry_id, put
 from flujo_async._model.selection import select_entries
 from flujo_async.backends import file_line, file_lock
@@ -75,7 +75,7 @@ class _Index:
         for line in data.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 return
-            tree = cast("dict[str, Any]", loads(line))
+            tree = load_object(line)
             write.append((tree, start, len(line)))
             start += len(line)
             if not tree.get("more"):
@@ -100,15 +100,6 @@ class _Index:
                 self.places[run_id] = left
         else:
             check_format(ENTRIES, tree["format"], FORMAT)
-
-
-class _Open(LockedFile):
-    """The file, opened for one use: threads, and forked processes, would share the lock of one that they share."""
-
-    @property
-    def fd(self) -> int | None:
-        """The open file; ``None`` if there is none."""
-        return self._fd
 
 
 class EntryFile:
@@ -151,7 +142,7 @@ class EntryFile:
             except LogIsBusy:  # somebody was stopped while writing; what is whole can be read all the same
                 self._index = _Index()
                 try:
-                    file = _Open(self._path)
+                    file = LockedFile(self._path)
                     with file.unlocked():
                         self._catch_up(file)
                         return self._select(file, query)
@@ -181,8 +172,9 @@ class EntryFile:
                 self._write_anew(file, is_asked_to=True)
 
     @contextmanager
-    def _locked(self, *, create: bool = False, patience: float | None = None) -> Generator[_Open]:
-        file = _Open(self._path)
+    def _locked(self, *, create: bool = False, patience: float | None = None) -> Generator[LockedFile]:
+        # Opened for one use: threads, and forked processes, would share the lock of a file that they share.
+        file = LockedFile(self._path)
         try:
             with file.locked(create=create, patience=patience):
                 self._catch_up(file)
@@ -190,7 +182,7 @@ class EntryFile:
         finally:
             file.close()
 
-    def _catch_up(self, file: _Open) -> None:
+    def _catch_up(self, file: LockedFile) -> None:
         """Take in what was written since the file was used last."""
         size = 0 if file.fd is None else os.fstat(file.fd).st_size
         header = self._index.header
@@ -207,16 +199,16 @@ class EntryFile:
             end, self._index = self._index.end, _Index()
             raise BackendError(f"{self._path}: what stands behind byte {end} are no entries: {error!r}") from error
 
-    def _select(self, file: _Open, query: EntryQuery) -> list[Entry]:
+    def _select(self, file: LockedFile, query: EntryQuery) -> list[Entry]:
         places = {id(place.entry): place for place in self._index.of(query.run_id)}
         asked = select_entries((place.entry for place in places.values()), query)
         return [self._read(file, places[id(entry)]) for entry in asked]
 
-    def _read(self, file: _Open, place: _Place) -> Entry:
+    def _read(self, file: LockedFile, place: _Place) -> Entry:
         line = file_line.read(cast("int", file.fd), place.start, place.start + place.size)
-        return decode_entry(cast("dict[str, Any]", loads(line))["entry"])
+        return decode_entry(load_object(line)["entry"])
 
-    def _write(self, file: _Open, lines: Sequence[dict[str, Any]]) -> None:
+    def _write(self, file: LockedFile, lines: Sequence[dict[str, Any]]) -> None:
         """Put one write behind the others; durable when this returns."""
         fd, index = cast("int", file.fd), self._index
         data = b"" if index.end else self._header()
@@ -240,7 +232,7 @@ class EntryFile:
         if not index.places or (index.end > _LARGE and 2 * _size(index) < index.end):
             self._write_anew(file, is_asked_to=False)
 
-    def _write_anew(self, file: _Open, *, is_asked_to: bool) -> None:
+    def _write_anew(self, file: LockedFile, *, is_asked_to: bool) -> None:
         """Write what still counts to a file of its own, which takes the place of this one."""
         if os.name == "nt" or _size(self._index) == self._index.end:  # nothing can take the place of an open file there
             return

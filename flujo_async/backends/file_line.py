@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from flujo_async._codec import heads
 from flujo_async._codec.tree import dumps, loads
@@ -49,11 +49,6 @@ def first_signals(signals: Sequence[Signal]) -> dict[str, Any]:
     return {"signals": list(map(heads.encode_signal, signals))} if signals else {}
 
 
-def parse(line: bytes) -> dict[str, Any]:
-    """Return a line as an object."""
-    return cast("dict[str, Any]", loads(line))
-
-
 @dataclass(slots=True)
 class Content:
     """What lines have brought, one after the other.
@@ -81,7 +76,7 @@ class Content:
             IntegrityError: it is no line of a log, or not the next one.
         """
         try:
-            tree = parse(line)
+            tree = heads.load_object(line)
             signals = _signals(tree)
             records = [_decode_record(record) for record in tree.get("records", ())]
             blobs = set[str](tree.get("blobs", ()))
@@ -104,7 +99,7 @@ class Content:
         try:
             for line in lines.splitlines():
                 if line.startswith(_SIGNALS):
-                    self.signals += _signals(parse(line))
+                    self.signals += _signals(heads.load_object(line))
         except BROKEN as error:
             raise self._no_line(error) from error
 

@@ -114,18 +114,18 @@ def link_or_copy(source: Path, target: Path) -> None:
     except FileExistsError:
         return
     except OSError:
-        copy_file(source, target)
+        _copy_file(source, target)
 
 
 def link_growing(source: Path, target: Path) -> None:
     """Give a file that others still add to, and may remove, a second name."""
     if os.name == "nt":  # to be removed there it is emptied first
-        copy_file(source, target)
+        _copy_file(source, target)
     else:
         link_or_copy(source, target)
 
 
-def copy_file(source: Path, target: Path) -> None:
+def _copy_file(source: Path, target: Path) -> None:
     """Copy what is in a file, durably."""
     shutil.copyfile(source, target)
     sync_file(target)

@@ -22,11 +22,14 @@ class LockedFile:
 
     Args:
         path: where the file is, once there is one.
+
+    Attributes:
+        fd: the open file; ``None`` if there is none.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd: int | None = None
+        self.fd: int | None = None
         self._mutex = threading.Lock()
         self._is_stuck = False
         self._is_locked = False
@@ -36,7 +39,7 @@ class LockedFile:
 
     def close(self) -> None:
         """Give back the file descriptor, if there is one."""
-        fd, self._fd = self._fd, None
+        fd, self.fd = self.fd, None
         if fd is not None:
             os.close(fd)
 
@@ -80,7 +83,7 @@ class LockedFile:
         Raises:
             BackendError: it was, by somebody who did not lock it.
         """
-        if not self._is_there(cast("int", self._fd)):
+        if not self._is_there(cast("int", self.fd)):
             raise BackendError(
                 f"{self.path} was removed or replaced while it was written, and nobody would find that write; what "
                 f"stands there now counts: stop all processes that use {self.path.parent} before files are moved there"
@@ -88,9 +91,9 @@ class LockedFile:
 
     def _lock(self, create: bool, patience: float | None) -> None:
         while True:
-            if self._fd is None and not self._open(create):
+            if self.fd is None and not self._open(create):
                 return
-            fd = cast("int", self._fd)
+            fd = cast("int", self.fd)
             if patience is None:
                 file_lock.lock(fd)
             elif not file_lock.lock_within(fd, patience):
@@ -105,13 +108,13 @@ class LockedFile:
 
     def _unlock(self) -> None:
         self._is_locked = False
-        if self._fd is not None:
-            file_lock.unlock(self._fd)
+        if self.fd is not None:
+            file_lock.unlock(self.fd)
 
     def _open(self, create: bool) -> bool:
         flags = os.O_RDWR | file_lock.BINARY | (os.O_CREAT if create else 0)
         try:
-            self._fd = os.open(self.path, flags, 0o666)
+            self.fd = os.open(self.path, flags, 0o666)
         except FileNotFoundError:
             if create:
                 raise

@@ -127,10 +127,10 @@ class RunLog(LockedFile):
         Raises:
             IntegrityError: the log is broken.
         """
-        if self._fd is not None:
-            size = os.fstat(self._fd).st_size
+        if self.fd is not None:
+            size = os.fstat(self.fd).st_size
             if size != self._end:
-                self._catch_up(self._fd, size)
+                self._catch_up(self.fd, size)
         return self._summary
 
     def read(self, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
@@ -198,7 +198,7 @@ class RunLog(LockedFile):
         """
         files = SideFiles(self.path, secrets.token_hex(8))
         try:
-            shared = () if run.prefix is None else source_of(run.prefix, source).share(run.prefix, files)
+            shared = () if run.prefix is None else _source_of(run.prefix, source).share(run.prefix, files)
             files.keep(run.blobs)
             birth = heads.encode_summary(summary)
             first = {**file_line.first_signals(run.signals), "format": FORMAT, "files": files.mark}
@@ -211,7 +211,7 @@ class RunLog(LockedFile):
             self.remove()
             raise
         self.check_there()
-        self._birth = _Birth(file_line.parse(line)["head"], files, tuple(shared))
+        self._birth = _Birth(heads.load_object(line)["head"], files, tuple(shared))
         self._summary = heads.decode_summary(self._birth.head)
 
     def write(
@@ -278,7 +278,7 @@ class RunLog(LockedFile):
 
     def extent(self) -> int:
         """Return where the last complete line ends."""
-        return 0 if self._fd is None else file_line.last_line(self._fd, os.fstat(self._fd).st_size)[1]
+        return 0 if self.fd is None else file_line.last_line(self.fd, os.fstat(self.fd).st_size)[1]
 
     def needed(self) -> dict[str, int]:
         """Return the marks of the logs that this one shares, and how many bytes of each."""
@@ -294,13 +294,13 @@ class RunLog(LockedFile):
 
     def remove(self) -> None:
         """Remove the log, while it is locked: who waits for the lock finds out that the file is gone."""
-        if self._fd is None:
+        if self.fd is None:
             with suppress(FileNotFoundError):
                 file_lock.sync_directory(self.path.parent)  # whoever removed it may have died before that
             return
         belongings = self.belongings()
         if os.name == "nt":  # an open file cannot be removed there, but an empty one is no run
-            os.ftruncate(self._fd, 0)
+            os.ftruncate(self.fd, 0)
             self.close()
         self.path.unlink(missing_ok=True)
         self.close()
@@ -338,7 +338,7 @@ class RunLog(LockedFile):
             return
         try:
             self._birth = birth = birth or self._parse_birth(file_line.line_at(fd, 0, end))
-            head = file_line.parse(line)["head"]
+            head = heads.load_object(line)["head"]
             if head.get("waiting_for"):
                 told = told_in(end - len(line) - 1, head["waiting_for"], partial(_waits_at, fd, end), told)
                 head["waiting_for"] = told.waits
@@ -352,7 +352,7 @@ class RunLog(LockedFile):
         self._doubtful = min(self._doubtful, end - len(line) - 1)  # whoever wrote the last line may have failed
 
     def _parse_birth(self, line: bytes) -> _Birth:
-        tree = file_line.parse(line)
+        tree = heads.load_object(line)
         if "format" not in tree:
             raise NoLog(f"{self.path.name} is no log of a run", run_id=self.run_id, seq=1)
         check_format(self.path, tree["format"], FORMAT)
@@ -420,11 +420,11 @@ class RunLog(LockedFile):
 
     def _signals_between(self, start: int, end: int) -> list[Signal]:
         content = Content(self.run_id)
-        content.add_signals(file_line.read(cast("int", self._fd), start, end))
+        content.add_signals(file_line.read(cast("int", self.fd), start, end))
         return content.signals
 
     def _own_lines(self, start: int) -> bytes:
-        return file_line.read(cast("int", self._fd), start, self._end)
+        return file_line.read(cast("int", self.fd), start, self._end)
 
     def _own_tail(self, after: int, limit: int | None) -> list[Record]:
         before, (seq, position) = self._known().shared_seq, self._bookmark
@@ -448,7 +448,7 @@ class RunLog(LockedFile):
             self._add(b"", sync=True)
 
     def _add(self, lines: bytes, sync: bool) -> None:
-        fd = cast("int", self._fd)
+        fd = cast("int", self.fd)
         self._doubtful = min(self._doubtful, self._end)
         start = self._doubtful if sync else self._end
         try:
@@ -466,10 +466,10 @@ class RunLog(LockedFile):
 
 
 def _waits_at(fd: int, size: int, start: int) -> Any:
-    return file_line.parse(file_line.line_at(fd, start, size))["head"]["waiting_for"]
+    return heads.load_object(file_line.line_at(fd, start, size))["head"]["waiting_for"]
 
 
-def source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
+def _source_of(prefix: Prefix, source: RunLog | None) -> RunLog:
     """Return the log that a fork continues.
 
     Raises:
