@@ -23,7 +23,7 @@ from flujo_async._codec.tree import check_format, dumps
 from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_run, entry_id, put
 from flujo_async._model.selection import select_entries
 from flujo_async.backends import file_line, file_lock
-from flujo_async.backends.file_locked import LockedFile, LogIsBusy
+from flujo_async.backends.file_locked import LockedFile, LogIsBusy, opened_once
 from flujo_async.backends.file_logs import PATIENCE
 from flujo_async.errors import BackendError
 
@@ -173,14 +173,9 @@ class EntryFile:
 
     @contextmanager
     def _locked(self, *, create: bool = False, patience: float | None = None) -> Generator[LockedFile]:
-        # Opened for one use: threads, and forked processes, would share the lock of a file that they share.
-        file = LockedFile(self._path)
-        try:
-            with file.locked(create=create, patience=patience):
-                self._catch_up(file)
-                yield file
-        finally:
-            file.close()
+        with opened_once(self._path, create=create, patience=patience) as file:
+            self._catch_up(file)
+            yield file
 
     def _catch_up(self, file: LockedFile) -> None:
         """Take in what was written since the file was used last."""

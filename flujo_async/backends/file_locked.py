@@ -127,3 +127,17 @@ class LockedFile:
             return os.path.samestat(os.stat(self.path), os.fstat(fd))
         except FileNotFoundError:
             return False
+
+
+@contextmanager
+def opened_once(path: Path, *, create: bool = False, patience: float | None = None) -> Generator[LockedFile]:
+    """Lend a file, locked, and opened for this use alone: threads, and forked processes, would share a lock otherwise.
+
+    Arguments, and what is raised, are those of ``LockedFile.locked``.
+    """
+    file = LockedFile(path)
+    try:
+        with file.locked(create=create, patience=patience):
+            yield file
+    finally:
+        file.close()

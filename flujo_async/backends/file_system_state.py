@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from flujo_async._codec.heads import dump_object, load_object
 from flujo_async._codec.tree import check_format
 from flujo_async.backends import file_lock
+from flujo_async.backends.file_locked import opened_once
 from flujo_async.backends.file_name import key_file_name
 from flujo_async.errors import BackendError, SerializationError
 
@@ -72,18 +72,8 @@ class SystemStates:
             with self._locked():
                 (self._directory / _UNFINISHED).unlink(missing_ok=True)
 
-    @contextmanager
-    def _locked(self) -> Generator[None]:
-        # Opened each time: threads, and forked processes, would share the lock of a file that they share.
-        fd = os.open(self._directory / _LOCK, os.O_RDWR | os.O_CREAT | file_lock.BINARY, 0o666)
-        try:
-            file_lock.lock(fd)
-            try:
-                yield
-            finally:
-                file_lock.unlock(fd)
-        finally:
-            os.close(fd)
+    def _locked(self) -> AbstractContextManager[object]:
+        return opened_once(self._directory / _LOCK, create=True)
 
 
 def _value(path: Path, key: str, data: bytes) -> dict[str, Any]:
