@@ -13,3 +13,13 @@ def tell(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: An
         loop.call_soon_threadsafe(call, *args)
     except RuntimeError:  # it was closed in between
         return
+
+
+def wake(waiting: asyncio.Future[None]) -> None:
+    """Let who awaits a future go on soon, from any thread; it may be cancelled meanwhile."""
+    tell(waiting.get_loop(), _answer, waiting)
+
+
+def _answer(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

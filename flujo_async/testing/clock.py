@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from flujo_async._model.policy import seconds
 from flujo_async.abc.clock import Clock
+from flujo_async.abc.event_loop import wake
 
 _START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,13 +24,6 @@ class _Sleeper:
     wakes_at: datetime
     number: int
     woken: asyncio.Future[None] = field(compare=False)
-
-    def wake(self) -> None:
-        self.woken.get_loop().call_soon_threadsafe(self._answer)
-
-    def _answer(self) -> None:
-        if not self.woken.done():  # it may have been cancelled at the same instant
-            self.woken.set_result(None)
 
 
 class VirtualClock(Clock):
@@ -86,7 +80,7 @@ class VirtualClock(Clock):
             while self._sleepers and self._sleepers[0].wakes_at <= self._now:
                 due.append(heapq.heappop(self._sleepers))
         for sleeper in due:
-            sleeper.wake()
+            wake(sleeper.woken)
 
     @property
     def sleepers(self) -> int:
@@ -118,7 +112,7 @@ class VirtualClock(Clock):
             asleep = len(self._sleepers)
         for watcher, wanted in list(self._watchers.items()):
             if asleep >= wanted:
-                _Sleeper(self._now, 0, watcher).wake()
+                wake(watcher)
         return sleeper
 
     def _get_up(self, sleeper: _Sleeper) -> None:
