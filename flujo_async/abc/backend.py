@@ -27,7 +27,7 @@ from flujo_async.abc.pending import Pending
 from flujo_async.abc.state_api import StateApi
 from flujo_async.errors import BackendError
 
-_VERBS = frozenset(
+VERBS = frozenset(
     {
         "create_run",
         "load",
@@ -49,8 +49,10 @@ _VERBS = frozenset(
         "get_system_state",
     }
 )
+"""What a store implements, if it is not made of three methods."""
+
 _THREE_METHODS = frozenset({"save_state", "load_state", "delete_state"})
-_ALL = _VERBS | _THREE_METHODS
+_ALL = VERBS | _THREE_METHODS
 _POLL_SECONDS = 0.02
 
 
@@ -98,10 +100,10 @@ class StateBackend(StateApi):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = frozenset(name for name in _ALL if getattr(cls, name) is not getattr(StateBackend, name))
-        if own >= _VERBS:
+        if own >= VERBS:
             return
         if not own >= _THREE_METHODS:
-            missing = ", ".join(sorted(_VERBS - own))
+            missing = ", ".join(sorted(VERBS - own))
             raise TypeError(
                 f"{cls.__name__} is no backend yet: it lacks {missing}; "
                 f"implement these, or save_state, load_state and delete_state"

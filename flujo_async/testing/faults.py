@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
 from flujo_async._model.stored import Record
-from flujo_async.abc.event_loop import tell
+from flujo_async.abc.backend import VERBS
+from flujo_async.abc.event_loop import wake
 from flujo_async.errors import BackendError, InvalidArgument
 
 How: TypeAlias = Literal["before", "middle", "after"]
@@ -32,10 +33,7 @@ WRITES: Final = frozenset(
 )
 """The verbs that change what is stored, but for ``renew``, which a thread calls when its time has come."""
 
-READS: Final = frozenset(
-    {"load", "next_due", "read_signals", "query_runs", "read_events", "read_blobs", "read_entries", "get_system_state"}
-)
-VERBS: Final = WRITES | READS | {"renew", "backup", "compact"}
+_CALLS: Final = VERBS | {"backup", "compact"}
 _DIVISIBLE: Final = frozenset({"claim", "renew"})
 """The verbs with several items in one call, each of which may take effect or not."""
 
@@ -84,7 +82,7 @@ class Latch:
             self.is_open = True
             waiting, self._waiting = self._waiting, []
         for future in waiting:
-            tell(future.get_loop(), _answer, future)
+            wake(future)
 
     async def wait(self) -> None:
         """Return when it is open."""
@@ -94,11 +92,6 @@ class Latch:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
         await future
-
-
-def _answer(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 Deliver: TypeAlias = Callable[[bool], Awaitable[Any]]
@@ -113,24 +106,20 @@ class Fault:
 
     Attributes:
         calls: the calls that it has happened to.
+        how: whether they take effect.
     """
 
     def __init__(self, verbs: frozenset[str], nth: int | Collection[int] | None, how: How, act: Act) -> None:
         self.calls: list[Call] = []
         self._verbs = verbs
         self._chosen = {nth} if isinstance(nth, int) else None if nth is None else set(nth)
-        self._how: How = how
+        self.how: How = how
         self._act = act
         self._seen = 0
         self._reached = Latch()
         self._released = Latch()
         self._is_withdrawn = False
         self._check()
-
-    @property
-    def how(self) -> How:
-        """Whether the calls take effect."""
-        return self._how
 
     @property
     def has_happened(self) -> bool:
@@ -173,11 +162,11 @@ class Fault:
         return await self._act(self, call, deliver)
 
     def _check(self) -> None:
-        if unknown := self._verbs - VERBS:
-            raise InvalidArgument(f"{sorted(unknown)} are no verbs of a store; there are {', '.join(sorted(VERBS))}")
+        if unknown := self._verbs - _CALLS:
+            raise InvalidArgument(f"{sorted(unknown)} are no verbs of a store; there are {', '.join(sorted(_CALLS))}")
         if self._chosen is not None and (not self._chosen or min(self._chosen) < 1):
             raise InvalidArgument(f"nth counts the calls from now on, and the next one is 1, not {self._chosen}")
-        if self._how == "middle" and self._verbs - _DIVISIBLE:
+        if self.how == "middle" and self._verbs - _DIVISIBLE:
             raise InvalidArgument(
                 f"only {' and '.join(sorted(_DIVISIBLE))} have a middle: all else takes effect as a whole or not at "
                 f"all; for some of several concurrent calls name these, as in nth=(1, 3)"
@@ -193,7 +182,7 @@ class Fault:
 
     def __repr__(self) -> str:
         nth = "every" if self._chosen is None else ", ".join(map(str, sorted(self._chosen)))
-        return f"<{self._act.__name__.strip('_')} {'/'.join(sorted(self._verbs))} {nth}, {self._how}>"
+        return f"<{self._act.__name__.strip('_')} {'/'.join(sorted(self._verbs))} {nth}, {self.how}>"
 
 
 def failing(error: BaseException | type[BaseException] | None, then: Callable[[], object]) -> Act:
