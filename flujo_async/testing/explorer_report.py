@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
@@ -11,6 +11,7 @@ from flujo_async._model.state import RunStatus
 from flujo_async.testing.faults import Call
 
 _MISSING: Final = object()
+_MOST_TOLD: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +144,6 @@ class CrashReport:
         return "\n\n".join([f"{head}; {len(self.failures)} do not end as the undisturbed run", *listed, *rest])
 
 
-_MOST_TOLD: Final = 10
-
-
 def step_name(run_id: str, key: str, own: str) -> str:
     """Return a step as a reader knows it."""
     return f"step {key!r}" if run_id == own else f"step {key!r} of run {run_id!r}"
@@ -157,14 +155,10 @@ def _told(crash: Crash, life: Life) -> str:
 
 
 def _differing_fields(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    for name in _in_order([*wanted, *found]):
+    for name in dict.fromkeys([*wanted, *found]):
         one, other = found.get(name, _MISSING), wanted.get(name, _MISSING)
         if not _is_same(one, other):
             yield f"context.{name}: {_shown(one)} instead of {_shown(other)}"
-
-
-def _in_order(names: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(names)
 
 
 def _shown(value: Any) -> str:
