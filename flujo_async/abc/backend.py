@@ -171,8 +171,8 @@ class StateBackend(StateApi):
                 that nobody else has claimed still counts.
             records: one or more, ``seq`` from ``expected_seq + 1``.
             expected_seq: the last ``seq`` that the caller has seen; compared inside the write.
-            update: the head after these records; fields that are ``None`` there become ``None``, except
-                ``pipeline_version``, ``signals_read`` and ``metadata``, which ``None`` leaves alone.
+            update: the head after these records; what is ``None`` in its ``change`` becomes ``None``, except for what
+                ``HeadChange`` says that it leaves.
             blobs: what the records name and no earlier record of this log does; one that the store has already, for
                 this run or another, is not stored again. It stays as long as a log that was given it, or a fork that
                 shares the first of these records.
