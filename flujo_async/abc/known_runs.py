@@ -32,7 +32,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRun:
-    """A run, as all lists show it; ``as_dict`` has the same keys, and three more."""
+    """A run, as all lists show it; ``as_dict`` has the same keys, and two more."""
 
     run_id: str
     pipeline_id: str
@@ -114,25 +114,29 @@ class KnownRunQuery:
 
 async def known_runs(store: Verbs, query: KnownRunQuery) -> list[KnownRun]:
     """Return what a list shows, from the verbs of the port."""
-    kept = [await store.read_entries(EntryQuery(kind=kind)) for kind in SAVED_KINDS]
-    saved = by_run(entry for entries in kept for entry in entries)
+    saved = by_run(await _saved(store, None))
     if not saved and query.is_of_heads:
         return [of_head(head) for head in await store.query_runs(query.of_heads())]
     driven = [of_head(head) for head in await store.query_runs(RunQuery())]
     heads = {run.run_id for run in driven}
     by_hand = [of_entries(entries) for run_id, entries in saved.items() if run_id not in heads]
-    return select_known([*driven, *by_hand], query)
+    return _select([*driven, *by_hand], query)
 
 
 async def known_run(store: Verbs, run_id: str) -> KnownRun | None:
     """Return one run; ``None`` if nobody has driven or saved it."""
     for head in await store.query_runs(RunQuery(run_id=run_id)):
         return of_head(head)
-    kept = [await store.read_entries(EntryQuery(kind=kind, run_id=run_id)) for kind in SAVED_KINDS]
-    return of_entries([entry for entries in kept for entry in entries]) if any(kept) else None
+    saved = await _saved(store, run_id)
+    return of_entries(saved) if saved else None
 
 
-def select_known(runs: Iterable[KnownRun], query: KnownRunQuery) -> list[KnownRun]:
+async def _saved(store: Verbs, run_id: str | None) -> list[Entry]:
+    """Return what makes runs known that nobody has driven, one of them or all."""
+    return [entry for kind in SAVED_KINDS for entry in await store.read_entries(EntryQuery(kind=kind, run_id=run_id))]
+
+
+def _select(runs: Iterable[KnownRun], query: KnownRunQuery) -> list[KnownRun]:
     """Return what a list shows of ``runs``: filtered, ordered, then cut to one page."""
     found = sorted(
         (run for run in runs if _is_asked_for(run, query)),
