@@ -40,7 +40,7 @@ def kept(run_id: str, kind: EntryKind, data: Mapping[str, Any], now: datetime, *
     body = dict(data)
     for name in _MOMENTS:
         if body.get(name) is not None:
-            body[name] = moment_of(body[name], f"{at}.{name}")
+            body[name] = _moment_of(body[name], f"{at}.{name}")
     for name in _NUMBERS:
         if body.get(name) is not None:
             check_number(body[name], f"{at}.{name}")
@@ -92,19 +92,14 @@ def _check_tokens(value: Any, at: str) -> None:
         raise InvalidArgument(f"{at} is a whole number, or such numbers by kind, not {value!r}")
 
 
-def kept_span(run_id: str, span: Mapping[str, Any], now: datetime, *, at: str) -> Entry:
-    """Return what to keep of a span.
-
-    Raises:
-        InvalidArgument: it has no ``span_id`` or no ``name``, or a time is no time; and as ``kept``.
-    """
+def _kept_span(run_id: str, span: Mapping[str, Any], now: datetime, *, at: str) -> Entry:
     span_id, name = required(span, "span_id", at), required(span, "name", at)
     body = {**_SPAN, **span, "span_id": str(span_id), "name": str(name)}
     if body["parent_span_id"] is not None:
         body["parent_span_id"] = str(body["parent_span_id"])
-    body["start_time"] = seconds_of(span.get("start_time", now), f"{at}.start_time")
+    body["start_time"] = _seconds_of(span.get("start_time", now), f"{at}.start_time")
     if body["end_time"] is not None:
-        body["end_time"] = seconds_of(body["end_time"], f"{at}.end_time")
+        body["end_time"] = _seconds_of(body["end_time"], f"{at}.end_time")
     body["status"] = str(span.get("status") or ("running" if body["end_time"] is None else "completed"))
     return kept(run_id, "span", body, now, key=body["span_id"], at=at)
 
@@ -113,11 +108,12 @@ def kept_spans(run_id: str, spans: Iterable[Mapping[str, Any]], now: datetime, *
     """Return what to keep of spans.
 
     Raises:
-        InvalidArgument: two of them have one ``span_id``; and as ``kept_span``.
+        InvalidArgument: one has no ``span_id`` or no ``name``, or a time that is none, or two have one ``span_id``; and
+            as ``kept``.
     """
     found: dict[str, Entry] = {}
     for place, span in enumerate(spans):
-        entry = kept_span(run_id, span, now, at=f"{at}[{place}]")
+        entry = _kept_span(run_id, span, now, at=f"{at}[{place}]")
         if entry.key in found:
             raise InvalidArgument(f"{at}: two spans have the span_id {entry.key!r}")
         found[entry.key] = entry
@@ -156,12 +152,8 @@ def required(data: Mapping[str, Any], name: str, at: str) -> Any:
     return value
 
 
-def moment_of(value: Any, at: str) -> datetime:
-    """Return a moment in UTC, of a ``datetime`` or a text in ISO 8601; one without a time zone is in UTC already.
-
-    Raises:
-        InvalidArgument: it is neither.
-    """
+def _moment_of(value: Any, at: str) -> datetime:
+    """Return a moment in UTC, of a ``datetime`` or a text in ISO 8601; one without a time zone is in UTC already."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError as error:
@@ -171,14 +163,10 @@ def moment_of(value: Any, at: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def seconds_of(value: Any, at: str) -> float:
-    """Return seconds since 1970 in UTC, of such a number or a moment.
-
-    Raises:
-        InvalidArgument: it is neither.
-    """
+def _seconds_of(value: Any, at: str) -> float:
+    """Return seconds since 1970 in UTC, of such a number or a moment."""
     if isinstance(value, (datetime, str)):
-        return moment_of(value, at).timestamp()
+        return _moment_of(value, at).timestamp()
     check_number(value, at)
     return float(value)
 
