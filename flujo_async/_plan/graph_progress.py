@@ -36,7 +36,7 @@ class Progress:
         for gate in (gate for node in graph.nodes for gate in node.gates):
             self._actions.setdefault(gate.step, set()).update(gate.actions)
 
-    def succeed(self, name: str, place: int, action: str | None = None) -> None:
+    def succeed(self, name: str, place: int, action: str | None) -> None:
         """A node has succeeded.
 
         Args:

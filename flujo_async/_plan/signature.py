@@ -63,7 +63,7 @@ class Signature:
         """The parameters that a caller may fill by place, in order."""
         return tuple(name for name in self.places if name in self.parameters)
 
-    def arrange(self, named: Mapping[str, Any], extra: Sequence[Any] = ()) -> tuple[list[Any], dict[str, Any]]:
+    def arrange(self, named: Mapping[str, Any], extra: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional arguments and those by name of a call.
 
         Args:
