@@ -1,4 +1,4 @@
-"""The contract of a store, eighth part: what it keeps beside records, blobs and snapshots."""
+"""The contract of a store: what it keeps beside records, blobs and snapshots."""
 
 from __future__ import annotations
 

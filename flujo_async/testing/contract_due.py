@@ -1,4 +1,4 @@
-"""The contract of a store, fourth part: when a run may be claimed, and when the next one may be."""
+"""The contract of a store: when a run may be claimed, and when the next one may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a store, seventh part: logs that go on from another's."""
+"""The contract of a store: logs that go on from another's."""
 
 from __future__ import annotations
 

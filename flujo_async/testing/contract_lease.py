@@ -1,4 +1,4 @@
-"""The contract of a store, third part: who may write."""
+"""The contract of a store: who may write."""
 
 from __future__ import annotations
 

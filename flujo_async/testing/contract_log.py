@@ -1,4 +1,4 @@
-"""The contract of a store, first part: what is written, and what comes back."""
+"""The contract of a store: what is written, and what comes back."""
 
 from __future__ import annotations
 

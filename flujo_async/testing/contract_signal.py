@@ -1,4 +1,4 @@
-"""The contract of a store, second part: signals, and what they wake."""
+"""The contract of a store: signals, and what they wake."""
 
 from __future__ import annotations
 

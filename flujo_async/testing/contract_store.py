@@ -1,4 +1,4 @@
-"""The contract of a store, fifth part: many runs, several callers, beginning and end."""
+"""The contract of a store: many runs, several callers, beginning and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a store, last part: system state, which belongs to no run."""
+"""The contract of a store: system state, which belongs to no run."""
 
 from __future__ import annotations
 

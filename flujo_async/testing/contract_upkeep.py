@@ -1,4 +1,4 @@
-"""The contract of a store, ninth part: copying it, and giving back space."""
+"""The contract of a store: copying it, and giving back space."""
 
 from __future__ import annotations
 
