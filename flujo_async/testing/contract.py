@@ -20,22 +20,6 @@ from flujo_async.testing.contract_store import StoreContract
 from flujo_async.testing.contract_system import SystemContract
 from flujo_async.testing.contract_trace_api import TraceApiContract
 from flujo_async.testing.contract_upkeep import UpkeepContract
-from flujo_async.testing.samples import LOG, T0, TTL, append, claim, create, load, new_run, sealed, signal, update
-
-__all__ = [
-    "LOG",
-    "T0",
-    "TTL",
-    "BackendContract",
-    "append",
-    "claim",
-    "create",
-    "load",
-    "new_run",
-    "sealed",
-    "signal",
-    "update",
-]
 
 
 class BackendContract(
@@ -69,8 +53,8 @@ class BackendContract(
             return MyBackend(target)
     ```
 
-    Needs ``pytest-asyncio``. What the tests are made of is in ``flujo_async.testing.samples``; the names that
-    tests of one store's own need most are here as well.
+    Needs ``pytest-asyncio``. What the tests are made of is in ``flujo_async.testing.samples``, also for tests of one
+    store's own.
     """
 
     pytestmark: ClassVar[Any] = pytest.mark.asyncio
