@@ -1,4 +1,4 @@
-"""The documents that every definition can be turned into."""
+"""The documents that every definition can be turned into. This module is what ``Chain`` has for its ``documents``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flujo_async._plan.pipeline import Chain, Pipeline, as_pipeline
 from flujo_async._plan.yaml_text import yaml_text
 
 
-class Documents:
-    """Writes definitions down and reads them back; knows every kind of element, as ``Chain`` itself cannot."""
+def to_dict(chain: Chain[Any, Any]) -> dict[str, Any]:
+    """Return a definition as plain JSON."""
+    return document_of(as_pipeline(chain, "to_dict()"))
 
-    def to_dict(self, chain: Chain[Any, Any]) -> dict[str, Any]:
-        """Return a definition as plain JSON."""
-        return document_of(as_pipeline(chain, "to_dict()"))
 
-    def to_yaml(self, chain: Chain[Any, Any]) -> str:
-        """Return a definition as YAML."""
-        return yaml_text(self.to_dict(chain))
+def to_yaml(chain: Chain[Any, Any]) -> str:
+    """Return a definition as YAML."""
+    return yaml_text(to_dict(chain))
 
-    def to_mermaid(self, chain: Chain[Any, Any]) -> str:
-        """Return a definition as a flow chart."""
-        return flowchart(as_pipeline(chain, "to_mermaid()"))
 
-    def from_dict(self, data: Mapping[str, Any], steps: Mapping[str, Any]) -> Pipeline[Any, Any]:
-        """Return the definition of a document."""
-        return pipeline_of(data, steps)
+def to_mermaid(chain: Chain[Any, Any]) -> str:
+    """Return a definition as a flow chart."""
+    return flowchart(as_pipeline(chain, "to_mermaid()"))
+
+
+def from_dict(data: Mapping[str, Any], steps: Mapping[str, Any]) -> Pipeline[Any, Any]:
+    """Return the definition of a document."""
+    return pipeline_of(data, steps)
