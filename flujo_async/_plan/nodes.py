@@ -200,10 +200,10 @@ class WaitFor(Chain[Any, Any]):
     has_own_name: ClassVar[bool] = True
 
     name: str
-    schema: Any = None
-    prompt: str | None = None
-    timeout: float | None = None
-    default: Any = ...
+    schema: Any
+    prompt: str | None
+    timeout: float | None
+    default: Any
 
     def inlets(self) -> list[End]:
         """Return nothing: the input is ignored."""

@@ -73,7 +73,7 @@ class _Birth:
 
     head: dict[str, Any]
     files: SideFiles
-    prefix: tuple[Segment, ...] = ()
+    prefix: tuple[Segment, ...]
 
     @property
     def shared_seq(self) -> int:
