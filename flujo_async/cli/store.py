@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from flujo_async._codec.facts import read_fact
 from flujo_async._codec.values import Codec
-from flujo_async._log.chain import verify
-from flujo_async._log.fold import Fold, fold_log
+from flujo_async._log.fold import Fold
 from flujo_async._log.views import workflow_state
 from flujo_async._model.facts import RunForked
 from flujo_async._model.ids import check_run_id
@@ -20,7 +19,7 @@ from flujo_async._model.stored import Record, RunQuery
 from flujo_async._model.summary import RunSummary
 from flujo_async._runtime.owner import Owner
 from flujo_async.abc.backend import StateBackend
-from flujo_async.abc.logs import read_values
+from flujo_async.abc.logs import read_log
 from flujo_async.backends import backend_from_url
 from flujo_async.backends.file_entries import ENTRIES
 from flujo_async.backends.file_name import SUFFIX
@@ -159,16 +158,14 @@ async def find_run(backend: StateBackend, run_id: str) -> Found:
         RunNotFound: there is no such run.
         IntegrityError: its log is broken.
     """
-    stored = await backend.load(check_run_id(run_id))
-    if stored is None:
+    log = await read_log(backend, check_run_id(run_id))
+    if log is None:
         raise _no_run(run_id)
-    verify(run_id, stored.records)
-    records = await read_values(backend, run_id, stored.records)
-    fold, codec = fold_log(run_id, records), Codec.lenient()
+    fold, codec = log.fold, Codec.lenient()
     state, output = workflow_state(fold, codec), codec.decode(fold.output, at="output")
-    children = fold.awaited.children() if stored.summary.status == "paused" else ()
+    children = fold.awaited.children() if log.head.status == "paused" else ()
     missing = [child for child in children if not await backend.query_runs(RunQuery(run_id=child))]
-    return Found(stored.summary, fold, state, output, _forked_from(records), tuple(missing))
+    return Found(log.head, fold, state, output, _forked_from(log.records), tuple(missing))
 
 
 def who(owner: str) -> str:
