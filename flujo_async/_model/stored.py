@@ -44,6 +44,7 @@ class HeadChange:
     """What few appends change in the head of the run, such as the last one.
 
     Attributes:
+        status: where the run stands from now on.
         pipeline_version: the version it goes on under; ``None`` leaves it.
         error_message: why the run failed, in one line.
         waiting_for: what a paused run waits for.
