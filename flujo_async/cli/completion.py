@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from typing import Final, get_args
 
 import typer
@@ -16,6 +17,7 @@ from flujo_async.cli.runtime import Named, place_at
 from flujo_async.errors import FlujoError
 
 SPAN_STATUSES: Final = ("running", "completed", "failed", "cancelled", "skipped")
+"""Those that logs tell; who saves spans may have others."""
 
 _NEWEST: Final = 200
 
@@ -30,24 +32,19 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     return [run_id for run_id in ids if run_id.startswith(incomplete)]
 
 
-def complete_event(incomplete: str) -> list[str]:
-    """Return the events of the audit log whose names begin so."""
-    return sorted(event for event in AUDIT_EVENTS if event.startswith(incomplete))
+def _one_of(words: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what offers those of some words that begin so."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
 
 
-def complete_decision(incomplete: str) -> list[str]:
-    """Return the decisions on a step that begin so."""
-    return [decision for decision in get_args(Decision) if decision.startswith(incomplete)]
-
-
-def complete_status(incomplete: str) -> list[str]:
-    """Return the statuses of runs that begin so."""
-    return [status for status in get_args(RunStatus) if status.startswith(incomplete)]
-
-
-def complete_span_status(incomplete: str) -> list[str]:
-    """Return the statuses of spans that logs tell whose names begin so; who saves spans may have others."""
-    return [status for status in SPAN_STATUSES if status.startswith(incomplete)]
+complete_event: Final = _one_of(sorted(AUDIT_EVENTS))
+complete_decision: Final = _one_of(get_args(Decision))
+complete_status: Final = _one_of(get_args(RunStatus))
+complete_span_status: Final = _one_of(SPAN_STATUSES)
 
 
 async def _newest(backend: StateBackend) -> list[str]:
