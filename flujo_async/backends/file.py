@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import CoroutineType
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -37,12 +38,28 @@ from flujo_async.backends.file_upkeep import back_up, compact, report
 from flujo_async.backends.store_path import store_path
 from flujo_async.errors import BackendError, IntegrityError, RunExists
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _THREADS = 32  # they wait for the disk; anyio starts them as they are needed
 _POLL_SECONDS = 0.05
 
 _limiter: RunVar[CapacityLimiter] = RunVar("flujo_async.backends.file")
+
+
+def _off_loop(
+    verb: Callable[Concatenate[FileBackend, P], T],
+) -> Callable[Concatenate[FileBackend, P], CoroutineType[Any, Any, T]]:
+    """Let a verb run in a worker thread. Should the caller be cancelled, it goes on to its end there."""
+
+    @wraps(verb)
+    async def run(self: FileBackend, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await anyio.to_thread.run_sync(partial(verb, self, *args, **kwargs), limiter=_threads())
+        except (OSError, RuntimeError) as error:  # the latter: there are too many threads
+            raise BackendError(f"{self._directory}: {error}") from error  # pyright: ignore[reportPrivateUsage] -- its own
+
+    return run  # type: ignore[return-value]  # pyright knows what kind of coroutine it is, mypy does not
 
 
 class FileBackend(StateBackend):
@@ -71,124 +88,9 @@ class FileBackend(StateBackend):
         self._changes = Changes()
 
     @override
-    async def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
-        check_run_id(run.summary.run_id)
-        return await self._off_loop(partial(self._create_run, run, owner, ttl))
-
-    @override
-    async def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
-        return await self._off_loop(partial(self._load, run_id, until, from_snapshot))
-
-    @override
-    async def append(
-        self,
-        lease: Lease,
-        records: Sequence[Record],
-        *,
-        expected_seq: int,
-        update: RunUpdate,
-        blobs: Sequence[Blob] = (),
-    ) -> int:
-        return await self._off_loop(partial(self._append, lease, records, expected_seq, own_update(update), blobs))
-
-    @override
-    async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
-        return await self._off_loop(partial(self._claim, owner, now, ttl, query))
-
-    @override
-    async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
-        return await self._off_loop(partial(self._renew, leases, now + ttl))
-
-    @override
-    async def next_due(self, query: ClaimQuery) -> datetime | None:
-        return await self._off_loop(partial(self._next_due, query))
-
-    @override
-    async def release(
-        self,
-        lease: Lease,
-        *,
-        wake_at: datetime | None = None,
-        signals_read: int | None = None,
-        waiting_for: Sequence[Waiting] | None = None,
-    ) -> None:
-        await self._off_loop(partial(self._release, lease, wake_at, signals_read, waiting_for))
-
-    @override
-    async def post(self, signal: Signal) -> Signal:
-        return await self._off_loop(partial(self._post, signal))
-
-    @override
-    async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
-        return await self._off_loop(partial(self._read_signals, known))
-
-    @override
-    async def query_runs(self, query: RunQuery) -> list[RunSummary]:
-        return await self._off_loop(partial(self._query_runs, query))
-
-    @override
-    async def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
-        return await self._off_loop(partial(self._read_events, run_id, after, limit))
-
-    @override
-    async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
-        return await self._off_loop(partial(self._read_blobs, run_id, digests))
-
-    @override
-    async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
-        await self._off_loop(partial(self._put_snapshot, lease, snapshot))
-
-    @override
-    async def delete_run(self, run_id: str) -> None:
-        await self._off_loop(partial(self._delete_run, check_run_id(run_id)))
-
-    @override
-    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
-        await self._off_loop(partial(self._entries.put, list(map(own_entry, entries)), instead_of))
-
-    @override
-    async def read_entries(self, query: EntryQuery) -> list[Entry]:
-        return await self._off_loop(partial(self._entries.read, query))
-
-    @override
-    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
-        await self._off_loop(partial(self._system.set, check_key(key), load_object(dump_state(value))))
-
-    @override
-    async def get_system_state(self, key: str) -> dict[str, Any] | None:
-        return await self._off_loop(partial(self._system.get, check_key(key)))
-
-    @override
-    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
-        # What other processes write is announced by nobody.
-        await self._changes.wait(run_id, timeout=min(timeout, _POLL_SECONDS))
-
-    @override
-    async def backup(self, target: Path) -> None:
-        await self._off_loop(partial(self._backup, Path(target)))
-
-    @override
-    async def compact(self) -> None:
-        await self._off_loop(self._compact)
-
-    @override
-    async def report(self, *, is_quick: bool = False) -> StoreReport:
-        return await self._off_loop(partial(report, self._directory))
-
-    @override
-    async def shutdown(self) -> None:
-        await self._off_loop(self._logs.close_idle)
-
-    async def _off_loop(self, work: Callable[[], T]) -> T:
-        try:
-            return await anyio.to_thread.run_sync(work, limiter=_threads())
-        except (OSError, RuntimeError) as error:  # the latter: there are too many threads
-            raise BackendError(f"{self._directory}: {error}") from error
-
-    # What follows runs in a worker thread. Should the caller be cancelled, it goes on to its end there.
-
-    def _create_run(self, run: NewRun, owner: str | None, ttl: timedelta) -> Lease | None:
-        run_id, prefix = run.summary.run_id, run.prefix
+    @_off_loop
+    def create_run(self, run: NewRun, *, owner: str | None = None, ttl: timedelta = timedelta(0)) -> Lease | None:
+        run_id, prefix = check_run_id(run.summary.run_id), run.prefix
         name, source = file_name(run_id), prefix and file_name(prefix.run_id)
         summary = transition.created(run, owner, ttl)
         file_lock.make_directory(self._directory)
@@ -200,27 +102,22 @@ class FileBackend(StateBackend):
         self._changes.announce(run_id)
         return summary.lease
 
-    def _load(self, run_id: str, until: int | None, from_snapshot: bool) -> StoredRun | None:
+    @override
+    @_off_loop
+    def load(self, run_id: str, *, until: int | None = None, from_snapshot: bool = False) -> StoredRun | None:
         with self._logs.using(file_name(run_id)) as log:
             return log.read(until=until, from_snapshot=from_snapshot)
 
-    def _read_events(self, run_id: str, after: int, limit: int | None) -> list[Record]:
-        with self._logs.using(file_name(run_id)) as log:
-            return log.tail(after, limit)
-
-    def _read_blobs(self, run_id: str, digests: Iterable[str]) -> dict[str, bytes]:
-        with self._logs.using(file_name(run_id)) as log:
-            files = log.files
-        return files.read(digests) if files else {}
-
-    def _put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
-        with self._logs.using(file_name(lease.run_id)) as log:
-            head = log.head()
-            if head and transition.is_held(head, lease):
-                log.put_snapshot(snapshot)
-
-    def _append(
-        self, lease: Lease, records: Sequence[Record], expected_seq: int, update: RunUpdate, blobs: Sequence[Blob]
+    @override
+    @_off_loop
+    def append(
+        self,
+        lease: Lease,
+        records: Sequence[Record],
+        *,
+        expected_seq: int,
+        update: RunUpdate,
+        blobs: Sequence[Blob] = (),
     ) -> int:
         last_seq = expected_seq + len(records)
         with self._logs.using(file_name(lease.run_id)) as log:
@@ -228,11 +125,13 @@ class FileBackend(StateBackend):
             if head is None:
                 raise transition.lost(lease)
             transition.check_append(head, lease, expected_seq)
-            log.write(transition.advanced(head, last_seq, update), records=records, blobs=blobs)
+            log.write(transition.advanced(head, last_seq, own_update(update)), records=records, blobs=blobs)
         self._changes.announce(lease.run_id)
         return last_seq
 
-    def _claim(self, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
+    @override
+    @_off_loop
+    def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery = ANY_RUN) -> list[Lease]:
         leases: list[Lease] = []
         for run_id in self._candidates(query, now):
             if len(leases) >= query.limit:
@@ -259,18 +158,22 @@ class FileBackend(StateBackend):
             log.write(claimed, sync=False)  # as with ``renew``; the first append makes it durable too
             return lease
 
-    def _next_due(self, query: ClaimQuery) -> datetime | None:
+    @override
+    @_off_loop
+    def next_due(self, query: ClaimQuery) -> datetime | None:
         if query.run_id is None:
             return selection.next_due(self._heads.all(), query)
         with self._logs.using(file_name(query.run_id)) as log:
             head = log.head()
         return None if head is None else selection.due_at(head, query)
 
-    def _renew(self, leases: Sequence[Lease], expires_at: datetime) -> list[Lease]:
+    @override
+    @_off_loop
+    def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
         renewed: list[Lease | None] = []
         for lease in leases:
             try:
-                renewed.append(self._renew_one(lease, expires_at, PATIENCE if len(leases) > 1 else None))
+                renewed.append(self._renew_one(lease, now + ttl, PATIENCE if len(leases) > 1 else None))
             except LogIsBusy:  # not lost: whoever wants to claim it waits for the same lock
                 renewed.append(lease)
         return [lease for lease in renewed if lease]
@@ -284,12 +187,15 @@ class FileBackend(StateBackend):
             log.write(summary, sync=False)  # only a failure of the machine loses it, and that ends the owner too
             return renewed
 
-    def _release(
+    @override
+    @_off_loop
+    def release(
         self,
         lease: Lease,
-        wake_at: datetime | None,
-        signals_read: int | None,
-        waiting_for: Sequence[Waiting] | None,
+        *,
+        wake_at: datetime | None = None,
+        signals_read: int | None = None,
+        waiting_for: Sequence[Waiting] | None = None,
     ) -> None:
         with self._logs.using(file_name(lease.run_id)) as log:
             head = log.head()
@@ -298,7 +204,9 @@ class FileBackend(StateBackend):
             log.write(transition.released(head, wake_at, signals_read, waiting_for))
         self._changes.announce(lease.run_id)
 
-    def _post(self, signal: Signal) -> Signal:
+    @override
+    @_off_loop
+    def post(self, signal: Signal) -> Signal:
         with self._logs.using(file_name(signal.run_id)) as log:
             head = log.head()
             if head is None:
@@ -309,33 +217,99 @@ class FileBackend(StateBackend):
         self._changes.announce(signal.run_id)
         return kept or signal
 
-    def _read_signals(self, known: Mapping[str, int]) -> list[Signal]:
+    @override
+    @_off_loop
+    def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
         found = [self._logs.look(file_name(run_id), partial(RunLog.signals, known=n)) for run_id, n in known.items()]
         return [signal for signals in found for signal in signals]
 
-    def _query_runs(self, query: RunQuery) -> list[RunSummary]:
+    @override
+    @_off_loop
+    def query_runs(self, query: RunQuery) -> list[RunSummary]:
         if query.run_id:
             head = self._heads.read(file_name(query.run_id))
             return selection.select([head] if head else [], query)
         return selection.select(self._heads.all(), query)
 
-    def _delete_run(self, run_id: str) -> None:
-        self._entries.remove(run_id)
+    @override
+    @_off_loop
+    def read_events(self, run_id: str, *, after: int = 0, limit: int | None = None) -> list[Record]:
+        with self._logs.using(file_name(run_id)) as log:
+            return log.tail(after, limit)
+
+    @override
+    @_off_loop
+    def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
+        with self._logs.using(file_name(run_id)) as log:
+            files = log.files
+        return files.read(digests) if files else {}
+
+    @override
+    @_off_loop
+    def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
+        with self._logs.using(file_name(lease.run_id)) as log:
+            head = log.head()
+            if head and transition.is_held(head, lease):
+                log.put_snapshot(snapshot)
+
+    @override
+    @_off_loop
+    def delete_run(self, run_id: str) -> None:
+        self._entries.remove(check_run_id(run_id))
         with self._logs.using(file_name(run_id)) as log:
             log.remove()
         self._changes.announce(run_id)
 
-    def _backup(self, target: Path) -> None:
+    @override
+    @_off_loop
+    def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None = None) -> None:
+        self._entries.put(list(map(own_entry, entries)), instead_of)
+
+    @override
+    @_off_loop
+    def read_entries(self, query: EntryQuery) -> list[Entry]:
+        return self._entries.read(query)
+
+    @override
+    @_off_loop
+    def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        self._system.set(check_key(key), load_object(dump_state(value)))
+
+    @override
+    @_off_loop
+    def get_system_state(self, key: str) -> dict[str, Any] | None:
+        return self._system.get(check_key(key))
+
+    @override
+    async def wait_for_work(self, run_id: str | None = None, *, timeout: float) -> None:
+        # What other processes write is announced by nobody.
+        await self._changes.wait(run_id, timeout=min(timeout, _POLL_SECONDS))
+
+    @override
+    @_off_loop
+    def backup(self, target: Path) -> None:
         # Forks come after what they continue, so that their copies share what is there already.
         oldest_first = sorted(self._heads.all(), key=lambda summary: summary.created_at)
         names = dict.fromkeys(file_name(summary.run_id) for summary in oldest_first)
         names.update(dict.fromkeys(entry.name for entry in self._logs.names()))
-        back_up(self._logs, names, [self._system, self._entries], target)
+        back_up(self._logs, names, [self._system, self._entries], Path(target))
 
-    def _compact(self) -> None:
+    @override
+    @_off_loop
+    def compact(self) -> None:
         compact(self._logs)
         self._system.compact()
         self._entries.compact()
+
+    @override
+    @_off_loop
+    def report(self, *, is_quick: bool = False) -> StoreReport:
+        return report(self._directory)
+
+    @override
+    @_off_loop
+    def shutdown(self) -> None:
+        self._logs.close_idle()
 
 
 def _readable_head(log: RunLog) -> RunSummary | None:

@@ -47,9 +47,9 @@ BUGS = (
         "file.append-in-two-lines",
         "append: records and head are two writes, and a crash between them leaves a broken run",
         STORE,
-        "log.write(transition.advanced(head, last_seq, update), records=records, blobs=blobs)",
+        "log.write(transition.advanced(head, last_seq, own_update(update)), records=records, blobs=blobs)",
         """log.write(head, records=records, blobs=blobs)
-            log.write(transition.advanced(head, last_seq, update))""",
+            log.write(transition.advanced(head, last_seq, own_update(update)))""",
         (TESTS + "test_a_write_that_ends_anywhere_never_happened",),
     ),
     Bug(
