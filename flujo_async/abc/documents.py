@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from flujo_async._codec import heads
 from flujo_async._model import selection, transition
@@ -36,6 +37,9 @@ from flujo_async.errors import (
     SerializationError,
 )
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 INDEX_ID = "flujo-async.index"
 """The document under this id lists the ids of all runs; no run may have it."""
 
@@ -43,6 +47,18 @@ SYSTEM_ID = "flujo-async.system"
 """The document under this id holds the system state of all keys; no run may have it."""
 
 _RESERVED = frozenset({INDEX_ID, SYSTEM_ID})
+
+
+def _in_turn(
+    verb: Callable[Concatenate[DocumentRuns, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[DocumentRuns, P], Coroutine[Any, Any, T]]:
+    """Let a verb run when it is its turn, and to its end."""
+
+    @wraps(verb)
+    async def run(self: DocumentRuns, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.turn.run(verb(self, *args, **kwargs))
+
+    return run
 
 
 class DocumentRuns:
@@ -59,27 +75,41 @@ class DocumentRuns:
     callers, so they need no locks of their own; a call that has begun is carried to its end. What does not:
     two processes, or two instances, on one store would overwrite each other's changes. An append costs as
     much as loading and saving the whole run, listing as much as loading all of them.
+
+    Attributes:
+        turn: what lets one verb run at a time.
     """
 
     def __init__(self, store: ThreeMethods) -> None:
+        self.turn = Turn()
         self._store = store
-        self._turn = Turn()
         self._entries = DocumentEntries(store)
 
+    @_in_turn
     async def create_run(self, run: NewRun, *, owner: str | None, ttl: timedelta) -> Lease | None:
         """As in ``StateBackend``; refuses the reserved ids."""
         run_id = check_run_id(run.summary.run_id)
         if _is_reserved(run_id):
             raise InvalidArgument(f"{run_id!r} is reserved by backends that implement the three methods")
+        if await self._read(run_id):
+            raise RunExists(f"run {run_id!r} exists")
         document = _Document.new(transition.created(run, owner, ttl), run.signals)
-        await self._turn.run(self._create(run, document))
+        if run.prefix:
+            document = document.continuing(await self._read(run.prefix.run_id), run.prefix)
+        # The index first: it may name a run that is not there, but a run that it lacks would be lost.
+        run_ids = await self._run_ids()
+        if run_id not in run_ids:
+            await self._write_index([*run_ids, run_id])
+        await self._write(document.with_records(run.records, run.blobs))
         return document.summary.lease
 
+    @_in_turn
     async def load(self, run_id: str, *, until: int | None, from_snapshot: bool) -> StoredRun | None:
         """As in ``StateBackend``."""
-        document = await self._turn.run(self._read(run_id))
+        document = await self._read(run_id)
         return None if document is None else document.stored(until, from_snapshot)
 
+    @_in_turn
     async def append(
         self,
         lease: Lease,
@@ -90,31 +120,43 @@ class DocumentRuns:
         blobs: Sequence[Blob],
     ) -> int:
         """As in ``StateBackend``."""
-        last_seq = expected_seq + len(records)
-
-        def change(document: _Document | None) -> _Document:
-            if document is None:
-                raise transition.lost(lease)
-            transition.check_append(document.summary, lease, expected_seq)
-            grown = document.with_records(records, blobs)
-            return grown.with_head(transition.advanced(document.summary, last_seq, update))
-
-        await self._turn.run(self._change(lease.run_id, change))
+        document, last_seq = await self._read(lease.run_id), expected_seq + len(records)
+        if document is None:
+            raise transition.lost(lease)
+        transition.check_append(document.summary, lease, expected_seq)
+        grown = document.with_records(records, blobs)
+        await self._write(grown.with_head(transition.advanced(document.summary, last_seq, update)))
         return last_seq
 
+    @_in_turn
     async def claim(self, owner: str, *, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
         """As in ``StateBackend``."""
-        return await self._turn.run(self._claim(owner, now, ttl, query))
+        documents = {document.summary.run_id: document for document in await self._documents(query.run_id)}
+        leases: list[Lease] = []
+        for summary in selection.choose((each.summary for each in documents.values()), query, now):
+            claimed, lease = transition.claimed(summary, owner, now, ttl)
+            await self._write(documents[summary.run_id].with_head(claimed))
+            leases.append(lease)
+        return leases
 
+    @_in_turn
     async def renew(self, leases: Sequence[Lease], *, now: datetime, ttl: timedelta) -> list[Lease]:
         """As in ``StateBackend``."""
-        return await self._turn.run(self._renew(leases, now + ttl))
+        renewed: list[Lease] = []
+        for lease in leases:
+            if document := await self._held(lease):
+                summary, longer = transition.renewed(document.summary, lease, now + ttl)
+                await self._write(document.with_head(summary))
+                renewed.append(longer)
+        return renewed
 
+    @_in_turn
     async def next_due(self, query: ClaimQuery) -> datetime | None:
         """As in ``StateBackend``."""
-        documents = await self._turn.run(self._documents(query.run_id))
+        documents = await self._documents(query.run_id)
         return selection.next_due((document.summary for document in documents), query)
 
+    @_in_turn
     async def release(
         self,
         lease: Lease,
@@ -124,127 +166,85 @@ class DocumentRuns:
         waiting_for: Sequence[Waiting] | None,
     ) -> None:
         """As in ``StateBackend``."""
-
-        def change(document: _Document | None) -> _Document | None:
-            if document is None or not transition.is_held(document.summary, lease):
-                return None
+        if document := await self._held(lease):
             head = transition.released(document.summary, wake_at, signals_read, waiting_for)
-            return document.with_head(head)
+            await self._write(document.with_head(head))
 
-        await self._turn.run(self._change(lease.run_id, change))
-
+    @_in_turn
     async def post(self, signal: Signal) -> Signal:
         """As in ``StateBackend``."""
-        kept = signal
+        document = await self._read(signal.run_id)
+        if document is None:
+            raise transition.missing(signal.run_id)
+        if (kept := document.signal(signal.signal_id)) is not None:
+            return kept
+        await self._write(document.with_signal(signal))
+        return signal
 
-        def change(document: _Document | None) -> _Document | None:
-            if document is None:
-                raise transition.missing(signal.run_id)
-            nonlocal kept
-            kept = document.signal(signal.signal_id) or signal
-            return document.with_signal(signal) if kept is signal else None
-
-        await self._turn.run(self._change(signal.run_id, change))
-        return kept
-
+    @_in_turn
     async def read_signals(self, known: Mapping[str, int]) -> list[Signal]:
         """As in ``StateBackend``."""
-        documents = await self._turn.run(self._read_all(known))
+        documents = await self._read_all(known)
         return [signal for document in documents for signal in document.signals(known[document.summary.run_id])]
 
+    @_in_turn
     async def query_runs(self, query: RunQuery) -> list[RunSummary]:
         """As in ``StateBackend``."""
-        documents = await self._turn.run(self._documents(query.run_id))
+        documents = await self._documents(query.run_id)
         return selection.select((document.summary for document in documents), query)
 
+    @_in_turn
     async def read_events(self, run_id: str, *, after: int, limit: int | None) -> list[Record]:
         """As in ``StateBackend``."""
-        document = await self._turn.run(self._read(run_id))
+        document = await self._read(run_id)
         end = None if limit is None else after + limit
         return list(document.records(after, end)) if document else []
 
+    @_in_turn
     async def read_blobs(self, run_id: str, digests: Collection[str]) -> dict[str, bytes]:
         """As in ``StateBackend``."""
-        document = await self._turn.run(self._read(run_id))
+        document = await self._read(run_id)
         return document.blobs(digests) if document else {}
 
+    @_in_turn
     async def put_snapshot(self, lease: Lease, snapshot: Snapshot) -> None:
         """As in ``StateBackend``."""
+        document = await self._held(lease)
+        if document and 1 <= snapshot.seq <= document.summary.last_seq:
+            await self._write(document.with_snapshot(snapshot))
 
-        def change(document: _Document | None) -> _Document | None:
-            if document is None or not transition.is_held(document.summary, lease):
-                return None
-            return document.with_snapshot(snapshot)
-
-        await self._turn.run(self._change(lease.run_id, change))
-
+    @_in_turn
     async def delete_run(self, run_id: str) -> None:
         """As in ``StateBackend``."""
-        if not _is_reserved(check_run_id(run_id)):
-            await self._turn.run(self._delete(run_id))
-
-    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None) -> None:
-        """As in ``StateBackend``."""
-        await self._turn.run(self._entries.put(list(map(heads.own_entry, entries)), instead_of))
-
-    async def read_entries(self, query: EntryQuery) -> list[Entry]:
-        """As in ``StateBackend``."""
-        return await self._turn.run(self._entries.read(query))
-
-    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
-        """As in ``StateBackend``."""
-        await self._turn.run(self._set_system_state(heads.check_key(key), heads.load_object(heads.dump_state(value))))
-
-    async def get_system_state(self, key: str) -> State | None:
-        """As in ``StateBackend``."""
-        heads.check_key(key)
-        value = (await self._turn.run(self._system_states())).get(key)
-        return None if value is None else pure(value)
-
-    # What follows runs in turn.
-
-    async def _create(self, run: NewRun, document: _Document) -> None:
-        run_id = run.summary.run_id
-        if await self._read(run_id):
-            raise RunExists(f"run {run_id!r} exists")
-        if run.prefix:
-            document = document.continuing(await self._read(run.prefix.run_id), run.prefix)
-        # The index first: it may name a run that is not there, but a run that it lacks would be lost.
-        run_ids = await self._run_ids()
-        if run_id not in run_ids:
-            await self._write_index([*run_ids, run_id])
-        await self._write(document.with_records(run.records, run.blobs))
-
-    async def _delete(self, run_id: str) -> None:
+        if _is_reserved(check_run_id(run_id)):
+            return
         await self._entries.remove(run_id)
         await explain(self._store.delete_state(run_id), run_id)
         run_ids = await self._run_ids()
         if run_id in run_ids:
             await self._write_index([other for other in run_ids if other != run_id])
 
-    async def _claim(self, owner: str, now: datetime, ttl: timedelta, query: ClaimQuery) -> list[Lease]:
-        documents = {document.summary.run_id: document for document in await self._documents(query.run_id)}
-        leases: list[Lease] = []
-        for summary in selection.choose((each.summary for each in documents.values()), query, now):
-            claimed, lease = transition.claimed(summary, owner, now, ttl)
-            await self._write(documents[summary.run_id].with_head(claimed))
-            leases.append(lease)
-        return leases
+    @_in_turn
+    async def put_entries(self, entries: Sequence[Entry], *, instead_of: EntryKind | None) -> None:
+        """As in ``StateBackend``."""
+        await self._entries.put(list(map(heads.own_entry, entries)), instead_of)
 
-    async def _renew(self, leases: Iterable[Lease], expires_at: datetime) -> list[Lease]:
-        renewed: list[Lease] = []
-        for lease in leases:
-            document = await self._read(lease.run_id)
-            if document and transition.is_held(document.summary, lease):
-                summary, longer = transition.renewed(document.summary, lease, expires_at)
-                await self._write(document.with_head(summary))
-                renewed.append(longer)
-        return renewed
+    @_in_turn
+    async def read_entries(self, query: EntryQuery) -> list[Entry]:
+        """As in ``StateBackend``."""
+        return await self._entries.read(query)
 
-    async def _change(self, run_id: str, change: Callable[[_Document | None], _Document | None]) -> None:
-        changed = change(await self._read(run_id))
-        if changed:
-            await self._write(changed)
+    @_in_turn
+    async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
+        """As in ``StateBackend``."""
+        states = {**await self._system_states(), heads.check_key(key): heads.load_object(heads.dump_state(value))}
+        await explain(self._store.save_state(SYSTEM_ID, {"format": FORMAT, "states": states}), SYSTEM_ID)
+
+    @_in_turn
+    async def get_system_state(self, key: str) -> State | None:
+        """As in ``StateBackend``."""
+        value = (await self._system_states()).get(heads.check_key(key))
+        return None if value is None else pure(value)
 
     async def _documents(self, run_id: str | None) -> list[_Document]:
         return await self._read_all([run_id] if run_id else await self._run_ids())
@@ -252,6 +252,11 @@ class DocumentRuns:
     async def _read_all(self, run_ids: Iterable[str]) -> list[_Document]:
         found = [await self._read(run_id) for run_id in run_ids]
         return [document for document in found if document]
+
+    async def _held(self, lease: Lease) -> _Document | None:
+        """Return the run of a lease, unless somebody else has it, or it is gone."""
+        document = await self._read(lease.run_id)
+        return document if document and transition.is_held(document.summary, lease) else None
 
     async def _read(self, run_id: str) -> _Document | None:
         if not _may_exist(run_id):
@@ -277,10 +282,6 @@ class DocumentRuns:
     async def _system_states(self) -> dict[str, State]:
         state = await explain(self._store.load_state(SYSTEM_ID), SYSTEM_ID)
         return {} if state is None else dict(checked(SYSTEM_ID, state)["states"])
-
-    async def _set_system_state(self, key: str, value: State) -> None:
-        states = {**await self._system_states(), key: value}
-        await explain(self._store.save_state(SYSTEM_ID, {"format": FORMAT, "states": states}), SYSTEM_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,10 +323,8 @@ class _Document:
         given = {blob.digest: {"seq": records[0].seq, "data": _text(blob)} for blob in blobs}
         return _Document(self.summary, {**self.state, "records": grown, "blobs": {**given, **self.state["blobs"]}})
 
-    def with_snapshot(self, snapshot: Snapshot) -> _Document | None:
-        """Return the run with a snapshot; ``None`` if its log is too short for it."""
-        if not 1 <= snapshot.seq <= self.summary.last_seq:
-            return None
+    def with_snapshot(self, snapshot: Snapshot) -> _Document:
+        """Return the run with a snapshot."""
         tree = {"seq": snapshot.seq, "hash": snapshot.hash, "body": b64encode(snapshot.body).decode()}
         return _Document(self.summary, {**self.state, "snapshot": tree})
 
