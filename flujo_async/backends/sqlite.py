@@ -41,7 +41,7 @@ from flujo_async.backends.sqlite_entries import put_entries
 from flujo_async.backends.sqlite_file import NoFileYet, SQLiteFile, Synchronous
 from flujo_async.backends.sqlite_look import look, look_now
 from flujo_async.backends.sqlite_readers import Readers, Rows
-from flujo_async.backends.sqlite_report import report, schema_version
+from flujo_async.backends.sqlite_report import report
 from flujo_async.backends.sqlite_together import do_together
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.backends.store_path import store_path
@@ -280,7 +280,7 @@ class SQLiteBackend(StateBackend):
 
     @override
     async def schema_version(self) -> SchemaVersion:
-        return await look(self._file, partial(schema_version, self._file))
+        return await look(self._file, self._file.schema_version)
 
     @override
     async def upgrade(self) -> None:

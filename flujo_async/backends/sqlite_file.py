@@ -17,7 +17,7 @@ from flujo_async._codec.tree import loads
 from flujo_async._model.report import SchemaVersion
 from flujo_async._model.selection import contains
 from flujo_async._model.tree import Json, JsonObject
-from flujo_async.backends.sql import migrations, queries
+from flujo_async.backends.sql import migrations
 from flujo_async.backends.sqlite_place import Place, log_of
 from flujo_async.backends.sqlite_watch import Watch
 from flujo_async.errors import BackendError, FlujoError, SchemaTooNew, SerializationError
@@ -34,7 +34,6 @@ _LOOK_EVERY = 8
 """Transactions between two looks at how much has been written."""
 
 _MIGRATIONS = migrations()
-_WHOSE = queries("sqlite.sql")["whose"]
 _LARGEST_IDLE_WAL = 16 * 2**20
 _LONG_ENOUGH = 4 * 2**20
 _LENGTHEN_BY = 2**20
@@ -106,9 +105,10 @@ class SQLiteFile:
         """Forget where the file was: it is being closed, and may be replaced then."""
         self._place = None
 
-    def connect(self, mode: Literal["ro", "rw", "rwc"]) -> sqlite3.Connection:
-        """Open one connection, which begins no transactions by itself."""
-        return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=self._busy_seconds)
+    def connect(self, mode: Literal["ro", "rw", "rwc"], *, waits: bool = True) -> sqlite3.Connection:
+        """Open one connection, which begins no transactions by itself, and mostly waits while others hold a lock."""
+        timeout = self._busy_seconds if waits else 0
+        return sqlite3.connect(self._uri(mode), uri=True, isolation_level=None, timeout=timeout)
 
     def open_reader(self) -> sqlite3.Connection:
         """Open one connection for reading, in the thread that is to use it.
@@ -125,14 +125,14 @@ class SQLiteFile:
             reader.create_function(name, 2, function, deterministic=True)
         return reader
 
-    def schema_version(self, whose: tuple[int, int, int]) -> SchemaVersion:
-        """Return the version of the schema that the row of the query ``whose`` tells.
+    def schema_version(self, db: sqlite3.Connection | None) -> SchemaVersion:
+        """Return the version of the schema; ``db`` is ``None`` where there is no file.
 
         Raises:
             SchemaTooNew: it is newer than this package.
             BackendError: another application wrote the database.
         """
-        return SchemaVersion(self._judged(whose), len(_MIGRATIONS))
+        return SchemaVersion(0 if db is None else self._version(db), len(_MIGRATIONS))
 
     def explain(self, error: Exception) -> FlujoError:
         """Return what to tell a caller about an error: a new exception for each."""
@@ -176,10 +176,7 @@ class SQLiteFile:
 
     def _version(self, db: sqlite3.Connection) -> int:
         """Return the version of the schema; 0 is an empty database."""
-        return self._judged(db.execute(_WHOSE).fetchone())
-
-    def _judged(self, whose: tuple[int, int, int]) -> int:
-        application, version, has_tables = whose
+        application, version, has_tables = _whose(db)
         newest = len(_MIGRATIONS)
         if application == APPLICATION_ID and version <= newest:
             return version
@@ -233,20 +230,14 @@ class SQLiteFile:
         wal = log_of(self.path)
         if not wal.exists() or not wal.stat().st_size:
             return
-        db.execute("PRAGMA busy_timeout = 0")
-        try:
-            db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY:
-                raise
-            return  # somebody writes, and has been here before
-        finally:
-            db.execute(f"PRAGMA busy_timeout = {round(self._busy_seconds * 1000)}")
-        try:
-            with closing(self.connect("rw")) as checkpointer:
-                checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        finally:
-            db.execute("ROLLBACK")
+        with closing(self.connect("rw", waits=False)) as guard:  # its transaction ends with it
+            try:
+                guard.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_BUSY:
+                    raise
+                return  # somebody writes, and has been here before
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Take one step, unless another process has just taken it."""
@@ -389,6 +380,21 @@ class LogFile:
             return os.lseek(log, 0, os.SEEK_END)  # and not `stat`, which makes commits longer: see `sqlite_place`
         finally:
             os.close(log)
+
+
+def _whose(db: sqlite3.Connection) -> tuple[int, int, bool]:
+    """Return the application and the version in the header of a database, and whether one without them has tables.
+
+    That is of one instant, so that nobody who creates the tables meanwhile is seen half way. Only the header is read
+    where it tells enough: to read the schema as well takes ten times as long.
+    """
+    db.execute("SAVEPOINT whose")
+    application: int = db.execute("PRAGMA application_id").fetchone()[0]
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    is_told = application or version
+    has_tables = not is_told and db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    db.execute("RELEASE whose")
+    return application, version, has_tables
 
 
 def _page_count(db: sqlite3.Connection) -> int:

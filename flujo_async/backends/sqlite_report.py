@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from flujo_async._model.report import SchemaVersion, StorePart, StoreReport
+from flujo_async._model.report import StorePart, StoreReport
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_file import SQLiteFile
 from flujo_async.backends.sqlite_place import log_of
@@ -17,14 +17,9 @@ _MOST_DAMAGES: Final = 20
 _Rows: TypeAlias = list[tuple[Any, ...]]
 
 
-def schema_version(file: SQLiteFile, db: sqlite3.Connection | None) -> SchemaVersion:
-    """Return the version of the schema; ``db`` is ``None`` where there is no file."""
-    return file.schema_version((0, 0, 0) if db is None else db.execute(_SQL["whose"]).fetchone())
-
-
 def report(file: SQLiteFile, db: sqlite3.Connection | None, *, is_quick: bool) -> StoreReport:
     """Return what the database tells of itself; ``db`` is ``None`` where there is no file."""
-    schema = schema_version(file, db)
+    schema = file.schema_version(db)
     if db is None or not schema.stored:
         return StoreReport(schema=schema, size=0)
     log = _size(log_of(file.path))

@@ -19,7 +19,6 @@ from flujo_async.abc.logs import log_of
 from flujo_async.backends import sqlite_rows as rows
 from flujo_async.backends.sql import queries
 from flujo_async.backends.sqlite_file import SQLiteFile
-from flujo_async.backends.sqlite_report import schema_version
 from flujo_async.errors import IntegrityError
 
 _SQL = queries("sqlite.sql")
@@ -58,7 +57,7 @@ def workflow_stats(db: sqlite3.Connection | None, since: datetime) -> dict[str, 
 
 def stats_of_any_version(file: SQLiteFile, db: sqlite3.Connection | None, since: datetime) -> dict[str, Any]:
     """Return what ``get_workflow_stats`` does, when the database has been brought up to date."""
-    if schema_version(file, db).is_old:
+    if file.schema_version(db).is_old:
         file.open(create=False).close()
     return workflow_stats(db, since)
 

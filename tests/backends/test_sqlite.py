@@ -588,21 +588,12 @@ async def test_a_log_that_was_made_longer_is_read_after_a_crash(path: Path) -> N
 
 
 @pytest.mark.parametrize(("writes", "has_link"), [(False, False), (True, False), (True, True)])
-def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, writes: bool, has_link: bool) -> None:
+def test_a_log_that_was_left_is_settled_before_anything_is_written(crashed: Path, writes: bool, has_link: bool) -> None:
     """Whoever only reads does not wait for that. The log is beside the file, also where a symbolic link leads to it."""
-    crashed, link = path.with_name("crashed.db"), path.with_name("link.db")
-
-    async def crash() -> None:
-        async with SQLiteBackend(path) as backend:
-            await append_many(backend, await create(backend), 2, 30)
-            for suffix in ("", "-wal"):
-                await asyncio.to_thread(shutil.copy, f"{path}{suffix}", f"{crashed}{suffix}")
-
-    asyncio.run(crash())
     before = content(crashed)
+    link = crashed.with_name("link.db")
     link.symlink_to(crashed)
-    found = link if has_link else crashed
-    file = SQLiteFile(found, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
+    file = _file(link if has_link else crashed)
     with closing(file.open(create=writes)) as opened:
         assert opened.connection.execute("SELECT count(*) FROM facts").fetchone() == (30,)
         assert (opened.is_settled, content(crashed) != before) == (writes, writes)
@@ -612,6 +603,36 @@ def test_a_log_that_was_left_is_settled_before_anything_is_written(path: Path, w
         assert settled != before
         opened.tend(is_asked_to=False)
         assert content(crashed) == settled
+
+
+def test_a_log_is_not_settled_while_others_write(crashed: Path) -> None:
+    """They have been here before, and checkpoints are made under the lock of writers only."""
+    file = _file(crashed)
+    before = content(crashed)
+    with closing(file.open(create=False)) as opened, closing(sqlite3.connect(crashed, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        opened.tend(is_asked_to=False)
+        assert content(crashed) == before
+        other.execute("ROLLBACK")
+
+
+@pytest.fixture
+def crashed(path: Path) -> Path:
+    """The store of a process that has died: a run of thirty facts, all of it in the write-ahead log."""
+    left = path.with_name("crashed.db")
+
+    async def crash() -> None:
+        async with SQLiteBackend(path) as backend:
+            await append_many(backend, await create(backend), 2, 30)
+            for suffix in ("", "-wal"):
+                await asyncio.to_thread(shutil.copy, f"{path}{suffix}", f"{left}{suffix}")
+
+    asyncio.run(crash())
+    return left
+
+
+def _file(path: Path) -> SQLiteFile:
+    return SQLiteFile(path, synchronous="full", busy_timeout=timedelta(seconds=1), watch=Watch(Changes()))
 
 
 async def test_large_records_are_checkpointed_sooner(path: Path) -> None:

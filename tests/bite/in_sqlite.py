@@ -351,6 +351,22 @@ BUGS = (
         (TESTS + "test_a_log_that_was_left_is_settled_before_anything_is_written",),
     ),
     Bug(
+        "sqlite.left-log-settled-without-lock",
+        "a log that others have left is checkpointed while they write, which old SQLite does not survive",
+        FILE,
+        '                guard.execute("BEGIN IMMEDIATE")\n',
+        "                pass\n",
+        (TESTS + "test_a_log_is_not_settled_while_others_write",),
+    ),
+    Bug(
+        "sqlite.stranger-without-a-name",
+        "the tables of another application that has not put its number into the header are put among ours",
+        FILE,
+        "if application or version or has_tables:",
+        "if application or version:",
+        (TESTS + "test_another_applications_database_is_refused_and_left_alone",),
+    ),
+    Bug(
         "sqlite.does-not-wait-for-disk",
         "G4: with synchronous=full, too, a commit does not wait for the disk",
         FILE,

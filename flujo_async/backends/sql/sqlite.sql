@@ -3,11 +3,6 @@
 -- ``{nothing}`` stands for NULL in what is written often: Python's driver looks for an adapter of each None, as it does
 -- for bytes, and that takes longer than binding all the rest. No column has numbers that are not whole.
 
--- name: whose
--- One statement, so that nobody who creates the tables meanwhile is seen half way.
-SELECT application_id, user_version, EXISTS (SELECT 1 FROM sqlite_master)
-FROM pragma_application_id, pragma_user_version;
-
 -- The usual append to a leased run writes its facts and not the run: what both would tell, the last fact tells. When
 -- the run is let go, its row has it all again, so lists and claims of what nobody has can walk along indexes.
 
