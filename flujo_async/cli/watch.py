@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -63,24 +63,21 @@ _BESIDE_NAMES: Final = 32
 """How many columns of a page are beside the names of steps."""
 
 
-class Viewer(Protocol):
-    """Shows a run while it goes on."""
+class Viewer:
+    """Shows a run while it goes on. Derive from it, and override what there is to show."""
 
     def open(self) -> AbstractContextManager[object]:
         """Begin to show something, until the block ends."""
-        ...
+        return nullcontext()
 
     def see(self, commit: Commit) -> None:
         """Take in a fact."""
-        ...
 
     def draw(self, head: RunSummary, fold: Fold) -> None:
         """Show how the run stands."""
-        ...
 
     def end(self, head: RunSummary, fold: Fold) -> None:
         """Show how the run rests."""
-        ...
 
 
 async def watch(flujo: Runtime, run_id: str, viewer: Viewer, flujo_option: str, *, after: int) -> RunSummary:
@@ -193,19 +190,11 @@ class LinePrinter(Viewer):
         self._is_json = json
 
     @override
-    def open(self) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    @override
     def see(self, commit: Commit) -> None:
         if self._is_json:
             print_json_line(commit_as_json(commit))
         elif (text := tell(commit.fact)) is not None:
             print_line(f"{clock(commit.at)}  {text}")
-
-    @override
-    def draw(self, head: RunSummary, fold: Fold) -> None:
-        pass
 
     @override
     def end(self, head: RunSummary, fold: Fold) -> None:
@@ -225,10 +214,6 @@ class LivePage(Viewer):
     @override
     def open(self) -> AbstractContextManager[object]:
         return self._live
-
-    @override
-    def see(self, commit: Commit) -> None:
-        pass
 
     @override
     def draw(self, head: RunSummary, fold: Fold) -> None:
