@@ -31,17 +31,34 @@ class ThreeMethods(Protocol):
         ...
 
 
-def checked(run_id: str, state: State) -> State:
-    """Return a document that came back, if this version can read it.
+class Medium:
+    """Keeps documents of this version by a user's three methods, whose failures are ``BackendError``."""
 
-    Raises:
-        BackendError: this package has not written it, or a newer version has.
-    """
-    version = state.get("format")
-    if not isinstance(version, int):
-        raise BackendError(f"what load_state({run_id!r}) returned was not written by this package")
-    check_format(f"the document {run_id!r}", version, FORMAT)
-    return state
+    def __init__(self, store: ThreeMethods) -> None:
+        self._store = store
+
+    async def save(self, name: str, state: State) -> None:
+        """Keep a document in place of what was there."""
+        await _explained(self._store.save_state(name, {"format": FORMAT, **state}), name)
+
+    async def load(self, name: str) -> State | None:
+        """Return a document, if there is one.
+
+        Raises:
+            BackendError: this package has not written it, or a newer version has.
+        """
+        state = await _explained(self._store.load_state(name), name)
+        if state is None:
+            return None
+        version = state.get("format")
+        if not isinstance(version, int):
+            raise BackendError(f"what load_state({name!r}) returned was not written by this package")
+        check_format(f"the document {name!r}", version, FORMAT)
+        return state
+
+    async def delete(self, name: str) -> None:
+        """Forget a document, if there is one."""
+        await _explained(self._store.delete_state(name), name)
 
 
 def pure(tree: State) -> State:
@@ -54,15 +71,10 @@ def pure(tree: State) -> State:
     return cast("State", loads(dumps(tree)))
 
 
-async def explain(call: Coroutine[Any, Any, T], run_id: str) -> T:
-    """Wait for one of the three methods.
-
-    Raises:
-        BackendError: it failed, with its error as the ``__cause__``.
-    """
+async def _explained(call: Coroutine[Any, Any, T], name: str) -> T:
     try:
         return await call
     except BackendError:
         raise
     except Exception as error:  # whatever a user's own store may raise is the store's trouble
-        raise BackendError(f"the store failed on {run_id!r}: {error!r}") from error
+        raise BackendError(f"the store failed on {name!r}: {error!r}") from error

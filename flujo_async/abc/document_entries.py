@@ -10,7 +10,7 @@ from flujo_async._codec.heads import decode_entry, encode_entry
 from flujo_async._model.entry import Entry, EntryId, EntryKind, EntryQuery, by_run, entry_id, put
 from flujo_async._model.ids import MAX_RUN_ID_LENGTH
 from flujo_async._model.selection import select_entries
-from flujo_async.abc.document import FORMAT, State, ThreeMethods, checked, explain, pure
+from flujo_async.abc.document import Medium, State, pure
 
 ENTRIES_ID = "flujo-async.entries"
 """The document under this id lists the runs that have entries; no run's id may begin with it."""
@@ -22,8 +22,8 @@ class DocumentEntries:
     What goes to several runs at once is in the list first, and counts from then on. All of this runs in turn.
     """
 
-    def __init__(self, store: ThreeMethods) -> None:
-        self._store = store
+    def __init__(self, medium: Medium) -> None:
+        self._medium = medium
 
     async def put(self, entries: Sequence[Entry], instead_of: EntryKind | None) -> None:
         """As ``StateBackend.put_entries``."""
@@ -37,7 +37,7 @@ class DocumentEntries:
         run_ids = list(dict.fromkeys([*index["run_ids"], *after]))
         pending = after if len(after) > 1 else {}
         if pending or run_ids != index["run_ids"]:
-            await self._save(ENTRIES_ID, {"format": FORMAT, "run_ids": run_ids, "pending": pending})
+            await self._medium.save(ENTRIES_ID, {"run_ids": run_ids, "pending": pending})
         if pending:
             await self._settled()
         else:
@@ -55,12 +55,12 @@ class DocumentEntries:
         index = await self._settled()
         if run_id not in index["run_ids"]:
             return
-        await explain(self._store.delete_state(_id_of(run_id)), run_id)
+        await self._medium.delete(_id_of(run_id))
         left = [other for other in index["run_ids"] if other != run_id]
         if left:
-            await self._save(ENTRIES_ID, {**index, "run_ids": left})
+            await self._medium.save(ENTRIES_ID, {**index, "run_ids": left})
         else:
-            await explain(self._store.delete_state(ENTRIES_ID), ENTRIES_ID)
+            await self._medium.delete(ENTRIES_ID)
 
     async def _settled(self) -> State:
         """Return the list when nothing is in it that belongs to the runs."""
@@ -69,27 +69,22 @@ class DocumentEntries:
             return index
         await self._write(index["pending"])
         settled: State = {**index, "pending": {}}
-        await self._save(ENTRIES_ID, settled)
+        await self._medium.save(ENTRIES_ID, settled)
         return settled
 
     async def _index(self) -> State:
-        state = await explain(self._store.load_state(ENTRIES_ID), ENTRIES_ID)
-        return {"format": FORMAT, "run_ids": [], "pending": {}} if state is None else checked(ENTRIES_ID, state)
+        return await self._medium.load(ENTRIES_ID) or {"run_ids": [], "pending": {}}
 
     async def _of(self, run_id: str, index: State) -> dict[EntryId, Entry]:
         trees: Iterable[Any] | None = index["pending"].get(run_id)
         if trees is None:
-            name = _id_of(run_id)
-            state = await explain(self._store.load_state(name), name)
-            trees = [] if state is None else checked(name, state)["entries"]
+            state = await self._medium.load(_id_of(run_id))
+            trees = [] if state is None else state["entries"]
         return {entry_id(entry): entry for entry in map(decode_entry, pure({"entries": trees})["entries"])}
 
     async def _write(self, trees_by_run: Mapping[str, list[State]]) -> None:
         for run_id, trees in trees_by_run.items():
-            await self._save(_id_of(run_id), {"format": FORMAT, "run_id": run_id, "entries": trees})
-
-    async def _save(self, name: str, state: State) -> None:
-        await explain(self._store.save_state(name, state), name)
+            await self._medium.save(_id_of(run_id), {"run_id": run_id, "entries": trees})
 
 
 def _id_of(run_id: str) -> str:

@@ -27,7 +27,7 @@ from flujo_async._model.stored import (
     StoredRun,
 )
 from flujo_async._model.summary import RunSummary
-from flujo_async.abc.document import FORMAT, State, ThreeMethods, checked, explain, pure
+from flujo_async.abc.document import Medium, State, ThreeMethods, pure
 from flujo_async.abc.document_entries import ENTRIES_ID, DocumentEntries
 from flujo_async.abc.turn import Turn
 from flujo_async.errors import (
@@ -82,8 +82,8 @@ class DocumentRuns:
 
     def __init__(self, store: ThreeMethods) -> None:
         self.turn = Turn()
-        self._store = store
-        self._entries = DocumentEntries(store)
+        self._medium = Medium(store)
+        self._entries = DocumentEntries(self._medium)
 
     @_in_turn
     async def create_run(self, run: NewRun, *, owner: str | None, ttl: timedelta) -> Lease | None:
@@ -219,7 +219,7 @@ class DocumentRuns:
         if _is_reserved(check_run_id(run_id)):
             return
         await self._entries.remove(run_id)
-        await explain(self._store.delete_state(run_id), run_id)
+        await self._medium.delete(run_id)
         run_ids = await self._run_ids()
         if run_id in run_ids:
             await self._write_index([other for other in run_ids if other != run_id])
@@ -238,7 +238,7 @@ class DocumentRuns:
     async def set_system_state(self, key: str, value: Mapping[str, Any]) -> None:
         """As in ``StateBackend``."""
         states = {**await self._system_states(), heads.check_key(key): heads.load_object(heads.dump_state(value))}
-        await explain(self._store.save_state(SYSTEM_ID, {"format": FORMAT, "states": states}), SYSTEM_ID)
+        await self._medium.save(SYSTEM_ID, {"states": states})
 
     @_in_turn
     async def get_system_state(self, key: str) -> State | None:
@@ -261,27 +261,25 @@ class DocumentRuns:
     async def _read(self, run_id: str) -> _Document | None:
         if not _may_exist(run_id):
             return None
-        state = await explain(self._store.load_state(run_id), run_id)
+        state = await self._medium.load(run_id)
         return None if state is None else _Document.of(run_id, state)
 
     async def _write(self, document: _Document) -> None:
-        run_id = document.summary.run_id
-        await explain(self._store.save_state(run_id, document.state), run_id)
+        await self._medium.save(document.summary.run_id, document.state)
 
     async def _run_ids(self) -> list[str]:
-        state = await explain(self._store.load_state(INDEX_ID), INDEX_ID)
-        return [] if state is None else list(checked(INDEX_ID, state)["run_ids"])
+        state = await self._medium.load(INDEX_ID)
+        return [] if state is None else list(state["run_ids"])
 
     async def _write_index(self, run_ids: list[str]) -> None:
         if run_ids:
-            index = {"format": FORMAT, "run_ids": run_ids}
-            await explain(self._store.save_state(INDEX_ID, index), INDEX_ID)
+            await self._medium.save(INDEX_ID, {"run_ids": run_ids})
         else:
-            await explain(self._store.delete_state(INDEX_ID), INDEX_ID)
+            await self._medium.delete(INDEX_ID)
 
     async def _system_states(self) -> dict[str, State]:
-        state = await explain(self._store.load_state(SYSTEM_ID), SYSTEM_ID)
-        return {} if state is None else dict(checked(SYSTEM_ID, state)["states"])
+        state = await self._medium.load(SYSTEM_ID)
+        return {} if state is None else dict(state["states"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,12 +292,12 @@ class _Document:
     @classmethod
     def new(cls, summary: RunSummary, signals: Sequence[Signal]) -> _Document:
         posted = [pure(heads.encode_signal(signal)) for signal in signals]
-        state: State = {"format": FORMAT, "records": [], "posted": posted, "blobs": {}, "snapshot": None}
+        state: State = {"records": [], "posted": posted, "blobs": {}, "snapshot": None}
         return cls(summary, state).with_head(summary)
 
     @classmethod
     def of(cls, run_id: str, state: State) -> _Document:
-        summary = heads.decode_summary(checked(run_id, state))
+        summary = heads.decode_summary(state)
         kinds: dict[str, Any] = {"records": list, "posted": list, "blobs": dict, "snapshot": (dict, type(None))}
         if summary.run_id != run_id or not all(isinstance(state.get(key, ""), kind) for key, kind in kinds.items()):
             raise BackendError(f"what load_state({run_id!r}) returned is not the whole state of this run")

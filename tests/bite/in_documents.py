@@ -171,8 +171,8 @@ BUGS = (
         "documents.newer-format-taken",
         "a document that a newer version wrote is read, and written over",
         DOCUMENT,
-        'check_format(f"the document {run_id!r}", version, FORMAT)\n',
-        'check_format(f"the document {run_id!r}", version, FORMAT + 1)\n',
+        'check_format(f"the document {name!r}", version, FORMAT)\n',
+        'check_format(f"the document {name!r}", version, FORMAT + 1)\n',
         (TESTS + "test_a_document_of_a_newer_version_is_refused",),
     ),
 )
