@@ -81,7 +81,7 @@ class DocumentRuns:
     """
 
     def __init__(self, store: ThreeMethods) -> None:
-        self.turn = Turn()
+        self.turn: Turn = Turn()
         self._medium = Medium(store)
         self._entries = DocumentEntries(self._medium)
 
