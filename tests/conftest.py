@@ -1,5 +1,6 @@
 """What every test has: a loop that must not be blocked, and no limit on how slow a generated example may be."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -36,3 +37,12 @@ def loop_is_never_blocked() -> Iterator[None]:
             # A store is imported when it is first asked for, as modules are: once in a process, and its SQL with it.
             function.can_block_in("flujo_async/backends/sql/__init__.py", {"migrations", "queries"})
         yield
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Nothing is freed in this test but what nobody refers to: no collection of circles comes by chance."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

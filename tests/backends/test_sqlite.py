@@ -494,6 +494,7 @@ async def test_one_damaged_moment_keeps_nobody_from_the_other_runs(
     assert sorted(await listed(backend)) == ["run0", "run2"]
 
 
+@pytest.mark.usefixtures("uncollected")
 async def test_one_damaged_text_keeps_nobody_from_the_other_runs(path: Path) -> None:
     """One bit is enough to make bytes that are no text. The connection that stumbled over it is closed in the end."""
     async with SQLiteBackend(path) as backend:

@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,14 +9,6 @@ from flujo_async import Flujo, RunContext, StepContext, parallel, step, workflow
 from flujo_async._plan.pipeline import Chain
 
 RUNS = 20
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @step
