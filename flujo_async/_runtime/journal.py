@@ -45,6 +45,7 @@ class Journal:
         self._backend = backend
         self._lease = lease
         self._pace = pace
+        self._loop = asyncio.get_running_loop()  # asking for it takes a system call before Python 3.12
         self._first_seq = self._sent_seq = fold.seq
         self._told = fold.seldom
         self._noted: list[Record] = []
@@ -93,7 +94,7 @@ class Journal:
         self._check()
         for fact in facts:
             self.note(fact)
-        if self._writing is None and not self._is_wanted and self.soloist is asyncio.current_task():
+        if self._writing is None and not self._is_wanted and self.soloist is asyncio.current_task(self._loop):
             writing = self._send()
             if writing is None:
                 return self.settle()
@@ -103,7 +104,7 @@ class Journal:
         return durable
 
     def _place_in(self, queue: list[asyncio.Future[None]]) -> asyncio.Future[None]:
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[None] = self._loop.create_future()
         queue.append(place)
         return place
 
@@ -124,7 +125,7 @@ class Journal:
         if durability == "async":
             self.flush()
         # Nobody goes on before those who have recorded something before: results reach code in the order of the log.
-        before, mine = self._going_on, asyncio.get_running_loop().create_future()
+        before, mine = self._going_on, self._loop.create_future()
         self._going_on = mine
         try:
             if queue := self._behind or self._answering:
@@ -153,7 +154,7 @@ class Journal:
         """Let what was noted go down soon, with what comes at the same instant; nobody waits for it."""
         self._is_wanted = True
         if self._writing is None and self._soon is None:
-            self._soon = asyncio.get_running_loop().call_soon(self._go_on)
+            self._soon = self._loop.call_soon(self._go_on)
 
     async def settle(self) -> None:
         """Return when nothing is on its way to the store any more, nor deferred until now."""
@@ -242,7 +243,7 @@ class Journal:
                 durable.set_exception(self.failure)
         if behind:
             self._waking += 1
-            asyncio.get_running_loop().call_soon(self._woken)
+            self._loop.call_soon(self._woken)
 
     def _woken(self) -> None:
         self._waking -= 1
