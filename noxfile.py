@@ -80,7 +80,7 @@ def crash(session: nox.Session) -> None:
 
 @nox.session
 def bite(session: nox.Session) -> None:
-    """Plant deliberate bugs, one at a time, and see the tests catch each: 371 bugs, a quarter of an hour."""
+    """Plant deliberate bugs, one at a time, and see the tests catch each: 372 bugs, a quarter of an hour."""
     session.install("-e", ".[cli]", *group("test"))
     session.run("python", "-m", "tests.bite", *session.posargs)
 

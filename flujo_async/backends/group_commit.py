@@ -36,7 +36,7 @@ class OpenDatabase(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise if what has just been committed would not be found."""
+        """Make sure that what has just been committed lasts; raise if it would not be found."""
         ...
 
     def tend(self, *, is_asked_to: bool) -> float | None:

@@ -38,6 +38,8 @@ _LARGEST_IDLE_WAL = 16 * 2**20
 _LONG_ENOUGH = 4 * 2**20
 _LENGTHEN_BY = 2**20
 _PAGE: Final = bytes(4096)
+_HEADER_BYTES = 32
+_PIECE_BYTES = 2**20
 _RETRY_SECONDS = 0.01
 
 _WHAT_TO_DO = {
@@ -93,13 +95,13 @@ class SQLiteFile:
                 raise NoFileYet(f"{self.path} does not exist yet")
             db = self.connect("rwc")
             try:
-                is_settled = self._set_up(db, is_to_write=create)
+                left = self._set_up(db, is_to_write=create)
             except BaseException:
                 db.close()
                 raise
         self._place = Place(self.path)
         waits_for_disk = self._synchronous == "full"
-        return OpenFile(self, db, self._watch, self._place, waits_for_disk=waits_for_disk, is_settled=is_settled)
+        return OpenFile(self, db, self._watch, self._place, waits_for_disk=waits_for_disk, left=left)
 
     def leave(self) -> None:
         """Forget where the file was: it is being closed, and may be replaced then."""
@@ -191,22 +193,21 @@ class SQLiteFile:
             )
         return 0
 
-    def _set_up(self, db: sqlite3.Connection, *, is_to_write: bool) -> bool:
-        """Make the file one of ours, of the newest schema; return whether what others have left is settled."""
+    def _set_up(self, db: sqlite3.Connection, *, is_to_write: bool) -> bytes | None:
+        """Make the file one of ours, of the newest schema; return the header of the log that was left, once settled."""
         version = self._version(db)
         is_to_write = is_to_write or version < len(_MIGRATIONS)
         db.execute("PRAGMA wal_autocheckpoint = 0")
         if not version:
             self._insist(db, "PRAGMA auto_vacuum = INCREMENTAL")
         self._insist(db, "PRAGMA journal_mode = WAL")
-        if is_to_write:
-            self.settle_what_was_left(db)
+        left = self.settle_what_was_left(db) if is_to_write else None
         db.execute(f"PRAGMA synchronous = {self._synchronous}")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute(f"PRAGMA journal_size_limit = {_LARGEST_IDLE_WAL}")
         while self._version(db) < len(_MIGRATIONS):
             self._migrate(db)
-        return is_to_write
+        return left
 
     def _insist(self, db: sqlite3.Connection, pragma: str) -> None:
         # SQLite does not wait by itself here when two processes open a new file at once.
@@ -220,24 +221,26 @@ class SQLiteFile:
                     raise
                 time.sleep(_RETRY_SECONDS)
 
-    def settle_what_was_left(self, db: sqlite3.Connection) -> None:
-        """Checkpoint the write-ahead log that others have left, before anything is added to it.
+    def settle_what_was_left(self, db: sqlite3.Connection) -> bytes:
+        """Checkpoint the write-ahead log that others have left, before anything is added to it; return its header.
 
         Its last owner may have died because the disk failed. After a sync that failed, the system calls pages clean
         that it still shows and never wrote: a later sync would succeed, and what is written behind them would be out
-        of reach after the failure of power. The checkpoint writes them again, elsewhere, and the log starts anew.
+        of reach after the failure of power. The checkpoint writes them again, elsewhere, and the log starts anew,
+        unless somebody reads what stands in it: see ``OpenFile.check``.
         """
-        wal = log_of(self.path)
-        if not wal.exists() or not wal.stat().st_size:
-            return
+        left = LogFile(self.path).header()
+        if not left:
+            return left
         with closing(self.connect("rw", waits=False)) as guard:  # its transaction ends with it
             try:
                 guard.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 if _code(error) != sqlite3.SQLITE_BUSY:
                     raise
-                return  # somebody writes, and has been here before
+                return b""  # somebody writes, and has been here before
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return left
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         """Take one step, unless another process has just taken it."""
@@ -258,8 +261,8 @@ class OpenFile:
     while another starts the write-ahead log anew, so checkpoints are made only while this process has the write
     lock, on a second connection: the one that writes may not checkpoint inside its own transaction.
 
-    Attributes:
-        is_settled: whether the log that others have left is settled; until then nothing may be written.
+    Args:
+        left: the header of the log that others have left, if that is settled; until it is, nothing may be written.
     """
 
     def __init__(
@@ -270,10 +273,10 @@ class OpenFile:
         place: Place,
         *,
         waits_for_disk: bool,
-        is_settled: bool,
+        left: bytes | None,
     ) -> None:
         self.connection = connection
-        self.is_settled: bool = is_settled
+        self._left = left
         self._file = file
         self._watch = watch
         self._place = place
@@ -284,14 +287,21 @@ class OpenFile:
         self._pages = _page_count(connection)
 
     def check(self) -> None:
-        """Raise if others have removed or replaced the file."""
+        """Raise if others have removed or replaced the file; make sure that what was just committed lasts.
+
+        Where it was added to what others have left, since somebody reads that, all of the log is written again.
+        """
         self._place.check()
+        if self._left and self._log is not None and self.connection.total_changes:
+            if self._log.header() == self._left:
+                with self._locked():
+                    self._log.write_again()
+            self._left = b""
 
     def tend(self, *, is_asked_to: bool) -> float | None:
         """Checkpoint if enough has been written, and look for changes that others have made."""
-        if not self.is_settled:
-            self._file.settle_what_was_left(self.connection)
-            self.is_settled = True
+        if self._left is None:
+            self._left = self._file.settle_what_was_left(self.connection)
         # Whoever has just been answered comes back soon and needs the interpreter, so this mostly does nothing.
         self._transactions += 1
         if is_asked_to or not self._transactions % _LOOK_EVERY:
@@ -370,6 +380,22 @@ class LogFile:
                 log.write(_PAGE)  # and write one of them whole for each page in it that changes
             os.fsync(log.fileno())
         self._size = self._look()
+
+    def header(self) -> bytes:
+        """Return what stands at its beginning, which changes whenever it begins anew; nothing where there is no log."""
+        try:
+            with self._path.open("rb", buffering=0) as log:
+                return log.read(_HEADER_BYTES)
+        except FileNotFoundError:
+            return b""
+
+    def write_again(self) -> None:
+        """Make all of it durable, whatever the system says of its pages; only while nobody can write to it."""
+        with self._path.open("r+b", buffering=0) as log:
+            while piece := log.read(_PIECE_BYTES):
+                log.seek(-len(piece), os.SEEK_CUR)
+                log.write(piece)
+            os.fsync(log.fileno())
 
     def _look(self) -> int:
         try:

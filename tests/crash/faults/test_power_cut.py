@@ -6,7 +6,9 @@ synced, or any part of it, and forgets what a failed sync was to bring it.
 
 import json
 import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from itertools import takewhile
 from pathlib import Path
 
@@ -42,19 +44,38 @@ def cuts(stage: Stage, shims: list[Shim], to: Path, seed: int, every: int) -> It
             yield left, told
 
 
-async def run_and_cut(kind: str, directory: Path, library: Path, fault: str, nth: int, every: int = 1) -> int:
-    """Run a scene, with a fault at the n-th call and, if that ended it, once more; then cut the power everywhere."""
+def begin_to_read(stage: Stage) -> sqlite3.Connection:
+    """Read all that is in a database, and do not stop: what stands in its log is in use from now on."""
+    (path,) = stage.disk.rglob("runs.db")
+    db = sqlite3.connect(path, isolation_level=None)
+    if path.with_name("runs.db-wal").exists():  # it would keep others from turning the log on
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    return db
+
+
+async def run_and_cut(
+    kind: str, directory: Path, library: Path, fault: str, nth: int, every: int = 1, *, is_read: bool = False
+) -> int:
+    """Run a scene, with a fault at the n-th call and, if that ended it, once more; then cut the power everywhere.
+
+    Args:
+        is_read: whether somebody reads all the time, from when the first process has ended.
+    """
     stage = Stage(kind, directory)
     expected = await undisturbed(stage.scene, directory / "undisturbed")
     calls, first, times = FAULTS[fault]
     shims: list[Shim] = []
-    while True:
-        (place := directory / f"life{len(shims)}").mkdir()
-        shim = Shim(library, stage.disk, place, is_traced=True)
-        shim.fail(calls, 0 if shims else first * nth, times=times)
-        shims.append(shim)
-        if (await stage.perform(shim)).has_ended:
-            break
+    with ExitStack() as stack:
+        while True:
+            (place := directory / f"life{len(shims)}").mkdir()
+            shim = Shim(library, stage.disk, place, is_traced=True)
+            shim.fail(calls, 0 if shims else first * nth, times=times)
+            shims.append(shim)
+            if (await stage.perform(shim)).has_ended:
+                break
+            if is_read:
+                stack.enter_context(closing(begin_to_read(stage)))
     for left, told in cuts(stage, shims, directory / "cut", nth, every):
         await left.resume_and_check(told, expected)
     return shims[0].failed
@@ -131,4 +152,17 @@ async def test_a_sync_that_succeeds_after_one_that_failed_is_not_believed(
         nth += 1
         (place := tmp_path / str(nth)).mkdir()
         was_felt = await run_and_cut(kind, place, library, fault, nth, every=5)
+    assert nth > 10
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", ["sync", "two syncs"])
+async def test_it_is_not_believed_either_while_somebody_reads(tmp_path: Path, fault: str, library: Path) -> None:
+    """The log cannot begin anew then, and what is written stands behind what a sync has failed for."""
+    nth, was_felt = 0, 1
+    while was_felt:
+        nth += 1
+        (place := tmp_path / str(nth)).mkdir()
+        was_felt = await run_and_cut("sqlite", place, library, fault, nth, every=5, is_read=True)
     assert nth > 10
