@@ -6,6 +6,7 @@ Only the standard library: this is imported in the environments of all peers.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import tempfile
 import time
@@ -68,6 +69,7 @@ class Lags:
         self._threads: list[int] = []
 
     async def __aenter__(self) -> Lags:
+        gc.collect()  # what is due from before would hold the loop up at some point, whoever is measured
         self._task = asyncio.create_task(self._look())
         await asyncio.sleep(0)
         return self
