@@ -141,28 +141,20 @@ async def test_a_sync_that_succeeds_after_one_that_could_not_be_undone_is_not_be
 
 @pytest.mark.crash
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["file", "sqlite"])
+@pytest.mark.parametrize(
+    ("kind", "is_read"), [("file", False), ("sqlite", False), ("sqlite", True)], ids=["file", "sqlite", "sqlite, read"]
+)
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "none"])
 async def test_a_sync_that_succeeds_after_one_that_failed_is_not_believed(
-    tmp_path: Path, kind: str, fault: str, library: Path
+    tmp_path: Path, kind: str, is_read: bool, fault: str, library: Path
 ) -> None:
-    """Somewhere a sync fails, the next process goes on, its syncs succeed, and then the power fails."""
+    """Somewhere a sync fails, the next process goes on, its syncs succeed, and then the power fails.
+
+    While somebody reads a write-ahead log, it cannot begin anew, and grows behind what the sync has failed for.
+    """
     nth, was_felt = 0, 1
     while was_felt:
         nth += 1
         (place := tmp_path / str(nth)).mkdir()
-        was_felt = await run_and_cut(kind, place, library, fault, nth, every=5)
-    assert nth > 10
-
-
-@pytest.mark.crash
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("fault", ["sync", "two syncs"])
-async def test_it_is_not_believed_either_while_somebody_reads(tmp_path: Path, fault: str, library: Path) -> None:
-    """The log cannot begin anew then, and what is written stands behind what a sync has failed for."""
-    nth, was_felt = 0, 1
-    while was_felt:
-        nth += 1
-        (place := tmp_path / str(nth)).mkdir()
-        was_felt = await run_and_cut("sqlite", place, library, fault, nth, every=5, is_read=True)
+        was_felt = await run_and_cut(kind, place, library, fault, nth, every=5, is_read=is_read)
     assert nth > 10
