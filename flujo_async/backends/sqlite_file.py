@@ -227,7 +227,7 @@ class SQLiteFile:
         Its last owner may have died because the disk failed. After a sync that failed, the system calls pages clean
         that it still shows and never wrote: a later sync would succeed, and what is written behind them would be out
         of reach after the failure of power. The checkpoint writes them again, elsewhere, and the log starts anew,
-        unless somebody reads what stands in it: see ``OpenFile.check``.
+        unless somebody reads what stands in it, or writes just now: see ``OpenFile.check``.
         """
         left = LogFile(self.path).header()
         if not left:
@@ -238,8 +238,8 @@ class SQLiteFile:
             except sqlite3.OperationalError as error:
                 if _code(error) != sqlite3.SQLITE_BUSY:
                     raise
-                return b""  # somebody writes, and has been here before
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            else:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return left
 
     def _migrate(self, db: sqlite3.Connection) -> None:
@@ -289,10 +289,10 @@ class OpenFile:
     def check(self) -> None:
         """Raise if others have removed or replaced the file; make sure that what was just committed lasts.
 
-        Where it was added to what others have left, since somebody reads that, all of the log is written again.
+        Where it was added to what others have left, since the log could not start anew, all of that is written again.
         """
         self._place.check()
-        if self._left and self._log is not None and self.connection.total_changes:
+        if self._left and self._log is not None and self.connection.total_changes:  # who only reads has added nothing
             if self._log.header() == self._left:
                 with self._locked():
                     self._log.write_again()

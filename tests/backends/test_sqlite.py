@@ -606,7 +606,7 @@ def test_a_log_that_was_left_is_settled_before_anything_is_written(crashed: Path
 
 
 def test_a_log_is_not_settled_while_others_write(crashed: Path) -> None:
-    """They have been here before, and checkpoints are made under the lock of writers only."""
+    """Checkpoints are made under the lock of writers only."""
     file = _file(crashed)
     before = content(crashed)
     with closing(file.open(create=False)) as opened, closing(sqlite3.connect(crashed, isolation_level=None)) as other:
@@ -616,16 +616,18 @@ def test_a_log_is_not_settled_while_others_write(crashed: Path) -> None:
         other.execute("ROLLBACK")
 
 
-@pytest.mark.parametrize("is_read", [False, True])
-def test_a_log_that_cannot_begin_anew_is_written_again(crashed: Path, is_read: bool) -> None:
-    """It is in use while somebody reads; then the first commit stands behind what may not be on the disk."""
+@pytest.mark.parametrize("others", ["do nothing", "read", "write"])
+def test_a_log_that_cannot_begin_anew_is_written_again(crashed: Path, others: str) -> None:
+    """It is in use while somebody reads or writes; then the first commit stands behind what may not be on the disk."""
     log = crashed.with_name(f"{crashed.name}-wal")
     written: list[bool] = []
-    with closing(sqlite3.connect(crashed, isolation_level=None)) as reader:
-        if is_read:
-            reader.execute("BEGIN")
-            reader.execute("SELECT count(*) FROM facts").fetchall()
+    with closing(sqlite3.connect(crashed, isolation_level=None)) as other:
+        if others != "do nothing":
+            other.execute("BEGIN" if others == "read" else "BEGIN IMMEDIATE")
+            other.execute("SELECT count(*) FROM facts").fetchall()
         with closing(_file(crashed).open(create=True)) as opened:
+            if others == "write":
+                other.execute("ROLLBACK")
             for count in range(3):
                 if count:
                     opened.connection.execute("INSERT INTO system_states (key, value) VALUES (?, '{}')", (count,))
@@ -634,7 +636,8 @@ def test_a_log_that_cannot_begin_anew_is_written_again(crashed: Path, is_read: b
                 opened.check()
                 assert content(log) == before
                 written.append(log.stat().st_mtime > 0)
-    assert written == [False, is_read, False]  # nothing is to be made sure of before the first commit, nor later on
+    # Nothing is to be made sure of before the first commit, nor later on.
+    assert written == [False, others != "do nothing", False]
 
 
 @pytest.fixture
